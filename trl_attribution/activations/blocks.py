@@ -1,0 +1,74 @@
+"""Find a model's decoder blocks by structure, so that no list of model names is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from trl_attribution.errors import ModelError
+
+
+@dataclass(frozen=True)
+class DecoderBlocks:
+    """The decoder blocks of a model in order; block ``l - 1`` writes the residual stream of layer ``l``."""
+
+    path: str
+    """Where the blocks live, as ``named_modules`` spells it: ``model.layers``."""
+    blocks: tuple[torch.nn.Module, ...]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Refuse layers that the model does not have.
+
+        Raises:
+            ModelError: no layer is given, one is given twice, or one lies outside 0..len(self).
+        """
+        if not layers:
+            raise ModelError(f"layers: none given; choose from 0 (embeddings) to {len(self)} (after the last block)")
+        if len(set(layers)) != len(layers):
+            raise ModelError(f"layers: {list(layers)} names a layer twice; list each once")
+        outside = [layer for layer in layers if not 0 <= layer <= len(self)]
+        if outside:
+            raise ModelError(
+                f"layers: {outside} out of range: {self.path!r} holds {len(self)} decoder blocks, "
+                f"so choose from 0 (embeddings) to {len(self)} (after the last block)"
+            )
+
+
+def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlocks:
+    """The decoder blocks of ``model``: at ``path`` if given, else found by structure.
+
+    By structure: the ``ModuleList`` of ``config.num_hidden_layers`` modules that holds the most parameters.
+
+    Raises:
+        ModelError: nothing fits, or ``path`` names no list of modules; the message lists the candidates.
+    """
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) > 0
+    }
+    if path is not None:
+        if path not in lists:
+            raise ModelError(f"decoder blocks: no list of modules at {path!r}. {_choices(lists)}")
+        return DecoderBlocks(path, tuple(lists[path]))
+    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    fitting = {name: blocks for name, blocks in lists.items() if expected is None or len(blocks) == expected}
+    if not fitting:
+        raise ModelError(
+            f"decoder blocks: {type(model).__name__} has no list of {expected} modules "
+            f"(config.num_hidden_layers). Name it yourself with blocks_path / --blocks-path. {_choices(lists)}"
+        )
+    largest = max(fitting, key=lambda name: sum(parameter.numel() for parameter in fitting[name].parameters()))
+    return DecoderBlocks(largest, tuple(fitting[largest]))
+
+
+def _choices(lists: dict[str, torch.nn.ModuleList]) -> str:
+    if not lists:
+        return "The model has no lists of modules at all."
+    found = ", ".join(f"{name!r} ({len(blocks)})" for name, blocks in sorted(lists.items())[:20])
+    return f"Lists of modules found: {found}."

@@ -1,0 +1,395 @@
+"""Compute mean activations on M0: stops after the highest layer asked for, each prompt once, no LM head.
+
+Axis letters: n pairs, R responses, L layers, D hidden size, T tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trl_attribution.activations.attention import UnsupportedAttention, attention_replaced, packed_layout
+from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
+from trl_attribution.activations.packing import (
+    GroupActivations,
+    PromptGroup,
+    batches,
+    pack,
+    split_group,
+)
+from trl_attribution.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs import EncodedPair
+
+logger = logging.getLogger(__name__)
+
+Path = Literal["auto", "packed", "plain"]
+
+# Cosine between the packed and the plain path's centered means that the self-check asks for. The plain path is the
+# yardstick; in 16-bit both carry rounding noise, so they may differ by more without either being wrong.
+_AGREEMENT = {torch.float32: 0.9999, torch.float64: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.99}
+_CHECK_GROUPS = 4
+_PADDING_ID = 0
+
+
+@dataclass(frozen=True)
+class ActivationConfig:
+    """How activations are computed; what is computed depends on ``layers`` alone."""
+
+    layers: tuple[int, ...]
+    """Layers to read, 0 = embeddings, l = after decoder block l, before any final norm."""
+    token_budget: int | None = None
+    """Tokens in one forward pass; None chooses by device (2,048 on CPU, 16,384 elsewhere)."""
+    path: Path = "auto"
+    """``packed`` shares each prompt between its responses; ``plain`` runs every sequence by itself; ``auto`` takes
+    packed where a self-check against plain agrees."""
+    blocks_path: str | None = None
+    """Where the decoder blocks live (``model.layers``), if they are not found by structure."""
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and self.token_budget < 1:
+            raise SettingsError(f"token_budget: {self.token_budget} is not positive; leave it out for the default")
+        if self.path not in ("auto", "packed", "plain"):
+            raise SettingsError(f"path: {self.path!r} is unknown; choose auto, packed or plain")
+
+
+@dataclass
+class ActivationStats:
+    """What was computed so far, for cost reports."""
+
+    sequences: int = 0
+    tokens_computed: int = 0
+    """Tokens that went through the model."""
+    tokens_in_sequences: int = 0
+    """Tokens of all sequences, prompts counted once per response: what a naive pass computes."""
+    seconds: float = 0.0
+    budget_halvings: int = 0
+
+
+@dataclass(frozen=True)
+class PairVectors:
+    """Vectors of n pairs, float32 on the CPU."""
+
+    pair: Tensor
+    """[n, L, D], mean activation of the chosen minus that of the rejected response."""
+    context: Tensor
+    """[n, L, D], residual stream at the last prompt token; zeros where a pair has no prompt token."""
+
+
+class ActivationEngine:
+    """Mean activations of one model at fixed layers.
+
+    Example:
+        >>> engine = ActivationEngine(model, ActivationConfig(layers=(20,)))  # doctest: +SKIP
+        >>> engine.pair_vectors(encoded_pairs).pair.shape  # doctest: +SKIP
+        torch.Size([n, 1, 576])
+
+    Raises:
+        ModelError: the decoder blocks are not found, or a layer is out of range.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: ActivationConfig) -> None:
+        self.model = model
+        self.config = config
+        self.blocks: DecoderBlocks = find_blocks(model, config.blocks_path)
+        self.blocks.check_layers(config.layers)
+        self.layers = config.layers
+        self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.token_budget = config.token_budget or (2048 if self.device.type == "cpu" else 16384)
+        self.path: Path = config.path
+        self.path_reason = "as asked" if config.path != "auto" else "no sequence seen yet"
+        self.stats = ActivationStats()
+        self._longest_checked = 0
+
+    def pair_vectors(self, pairs: Sequence[EncodedPair]) -> PairVectors:
+        """Pair and context vectors of ``pairs``, in their order.
+
+        Pairs with the same prompt share its tokens, and equal responses to it are computed once. Where truncation
+        left the two responses of a pair with different prompts, the context is the mean of both.
+        """
+        groups, places = _group(pairs)
+        found = self.activations(groups)
+        pair = torch.empty(len(pairs), len(self.layers), self.hidden_size)
+        context = torch.empty_like(pair)
+        for index, (chosen, rejected) in enumerate(places):
+            pair[index] = found[chosen.group].responses[chosen.response]
+            pair[index] -= found[rejected.group].responses[rejected.response]
+            context[index] = found[chosen.group].context
+            if rejected.group != chosen.group:
+                context[index] += found[rejected.group].context
+                context[index] /= 2
+        return PairVectors(pair, context)
+
+    def activations(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+        """Context and mean response activations of each group, in their order.
+
+        Raises:
+            ValueError: a response has no tokens.
+            ModelError: the model cannot run, or one sequence alone does not fit into memory.
+        """
+        if any(not response for group in groups for response in group.responses):
+            raise ValueError("activations: a response without tokens has no mean")
+        if not groups:
+            return []
+        start = time.perf_counter()
+        with self._inference():
+            self._choose_path(groups)
+            runner = self._packed if self.path == "packed" else self._plain
+            found = runner(groups)
+        self.stats.seconds += time.perf_counter() - start
+        self.stats.sequences += sum(len(group.responses) for group in groups)
+        self.stats.tokens_in_sequences += sum(
+            len(group.prompt_ids) + len(response) for group in groups for response in group.responses
+        )
+        return found
+
+    def parameters_per_token(self) -> int:
+        """Parameters of the blocks that run: about half the FLOPs a token costs, attention scores left out."""
+        last = max(self.layers)
+        return sum(parameter.numel() for block in self.blocks.blocks[:last] for parameter in block.parameters())
+
+    def _choose_path(self, groups: Sequence[PromptGroup]) -> None:
+        """Check packed against plain on these groups, again whenever much longer ones turn up.
+
+        Sliding windows and chunked attention only show on sequences longer than the window, so a check on short
+        rows says nothing about long ones.
+        """
+        longest = max(group.longest for group in groups)
+        if self.config.path != "auto" or self.path == "plain" or longest <= 1.25 * self._longest_checked:
+            return
+        self._longest_checked = longest
+        by_length = sorted(groups, key=lambda group: -group.longest)
+        sample = [by_length[0], *groups[: _CHECK_GROUPS - 1]]
+        try:
+            agreement = _agreement(self._packed(sample), self._plain(sample))
+        except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                raise
+            self._take("plain", f"the packed path fails for this model: {error}")
+            return
+        needed = _AGREEMENT.get(self.dtype, 0.9999)
+        if agreement >= needed:
+            self._take("packed", f"self-check: cosine {agreement:.6f} to the plain path")
+        else:
+            self._take("plain", f"self-check: the packed path's cosine is {agreement:.4f}, below {needed}")
+            logger.warning("%s; every sequence runs by itself (slower, same numbers)", self.path_reason)
+
+    def _take(self, path: Path, reason: str) -> None:
+        self.path, self.path_reason = path, reason
+
+    def _packed(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+        parts: list[PromptGroup] = []
+        owners: list[int] = []
+        for index, group in enumerate(groups):
+            split = split_group(group, self.token_budget)
+            parts.extend(split)
+            owners.extend([index] * len(split))
+        with attention_replaced(self.model):
+            found = self._in_batches(parts, [part.tokens for part in parts], self._packed_batch)
+        return [_join([part for part, owner in zip(found, owners, strict=True) if owner == i]) for i in range(len(groups))]
+
+    def _packed_batch(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+        layout = pack(groups, self.device)
+        with packed_layout(layout):
+            means = self._read(layout.readout, input_ids=layout.input_ids, position_ids=layout.position_ids)
+        self.stats.tokens_computed += layout.input_ids.numel()
+        found: list[GroupActivations] = []
+        row = len(groups)
+        for index, group in enumerate(groups):
+            found.append(GroupActivations(means[index], means[row : row + len(group.responses)]))
+            row += len(group.responses)
+        return found
+
+    def _plain(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+        singles = [PromptGroup(group.prompt_ids, [response]) for group in groups for response in group.responses]
+        found = iter(self._in_batches(singles, [single.tokens for single in singles], self._plain_batch))
+        return [_join([next(found) for _ in group.responses]) for group in groups]
+
+    def _plain_batch(self, singles: Sequence[PromptGroup]) -> list[GroupActivations]:
+        # Padding on the right: causal models, recurrent ones too, never look there.
+        width = max(single.tokens for single in singles)
+        input_ids = torch.full((len(singles), width), _PADDING_ID)
+        attention_mask = torch.zeros(len(singles), width, dtype=torch.long)
+        readout = torch.zeros(2 * len(singles), len(singles) * width)
+        for row, single in enumerate(singles):
+            prompt, total = len(single.prompt_ids), single.tokens
+            input_ids[row, :total] = torch.tensor([*single.prompt_ids, *single.responses[0]])
+            attention_mask[row, :total] = 1
+            if prompt:
+                readout[row, row * width + prompt - 1] = 1.0
+            readout[len(singles) + row, row * width + prompt : row * width + total] = 1.0 / (total - prompt)
+        means = self._read(
+            readout.to(self.device),
+            input_ids=input_ids.to(self.device),
+            attention_mask=attention_mask.to(self.device),
+        )
+        self.stats.tokens_computed += input_ids.numel()
+        count = len(singles)
+        return [GroupActivations(means[row], means[count + row : count + row + 1]) for row in range(count)]
+
+    def _read(self, readout: Tensor, **inputs: Tensor) -> Tensor:
+        """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU."""
+        means: dict[int, Tensor] = {}
+        with self._captured(lambda layer, stream: means.__setitem__(layer, readout @ stream.flatten(0, 1).float())):
+            try:
+                self.model(**inputs, use_cache=False)
+            except _EnoughLayersError:
+                pass
+        missing = [layer for layer in self.layers if layer not in means]
+        if missing:
+            raise ModelError(f"layers {missing} never ran in {type(self.model).__name__}: wrong blocks_path?")
+        return torch.stack([means[layer] for layer in self.layers], dim=1).cpu()
+
+    @contextmanager
+    def _captured(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Hooks that hand each wanted layer's residual stream to ``take`` and stop the pass after the last."""
+        last = max(self.layers)
+        handles = []
+        for layer in self.layers:
+            if layer == 0:
+                handles.append(
+                    self.blocks.blocks[0].register_forward_pre_hook(
+                        lambda _module, args, kwargs: _taken(take, 0, _block_input(args, kwargs), last),
+                        with_kwargs=True,
+                    )
+                )
+            else:
+                handles.append(
+                    self.blocks.blocks[layer - 1].register_forward_hook(
+                        lambda _module, _args, output, layer=layer: _taken(take, layer, _block_output(output), last)
+                    )
+                )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _in_batches(
+        self,
+        items: Sequence[PromptGroup],
+        sizes: Sequence[int],
+        run: Callable[[Sequence[PromptGroup]], list[GroupActivations]],
+    ) -> list[GroupActivations]:
+        """``run`` over budget-sized batches; out of memory halves the budget and goes on."""
+        found: dict[int, GroupActivations] = {}
+        pending = batches(sizes, self.token_budget)
+        while pending:
+            batch = pending.pop(0)
+            try:
+                found.update(zip(batch, run([items[index] for index in batch]), strict=True))
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve_budget(error, alone=len(batch) == 1, tokens=sum(sizes[index] for index in batch))
+                rest = [index for indices in [batch, *pending] for index in indices]
+                again = batches([sizes[index] for index in rest], self.token_budget)
+                pending = [[rest[position] for position in positions] for positions in again]
+        return [found[index] for index in range(len(items))]
+
+    def _halve_budget(self, error: BaseException, alone: bool, tokens: int) -> None:
+        if alone:
+            raise ModelError(
+                f"out of memory on a single prompt group of {tokens} tokens: lower max_length, use a 16-bit dtype, "
+                "or a device with more memory"
+            ) from error
+        self.token_budget = max(1, min(self.token_budget, tokens) // 2)
+        self.stats.budget_halvings += 1
+        logger.warning("out of memory: going on with a token budget of %d", self.token_budget)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the model's own mode comes back whatever happens."""
+        training = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+
+class _EnoughLayersError(Exception):
+    """Raised by the hook on the last wanted layer: the rest of the model need not run."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    group: int
+    response: int
+
+
+def _group(pairs: Sequence[EncodedPair]) -> tuple[list[PromptGroup], list[tuple[_Place, _Place]]]:
+    """Prompts and responses of ``pairs``, each once, and where each pair's two responses are."""
+    index: dict[tuple[int, ...], int] = {}
+    responses: list[dict[tuple[int, ...], int]] = []
+
+    def place(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> _Place:
+        group = index.setdefault(tuple(prompt_ids), len(index))
+        if group == len(responses):
+            responses.append({})
+        return _Place(group, responses[group].setdefault(tuple(response_ids), len(responses[group])))
+
+    places = [
+        (
+            place(pair.chosen.prompt_ids, pair.chosen.response_ids),
+            place(pair.rejected.prompt_ids, pair.rejected.response_ids),
+        )
+        for pair in pairs
+    ]
+    groups = [PromptGroup(prompt, list(found)) for prompt, found in zip(index, responses, strict=True)]
+    return groups, places
+
+
+def _join(parts: Sequence[GroupActivations]) -> GroupActivations:
+    return GroupActivations(parts[0].context, torch.cat([part.responses for part in parts]))
+
+
+def _agreement(left: Sequence[GroupActivations], right: Sequence[GroupActivations]) -> float:
+    """Lowest cosine, over layers, between two paths' means after centering; a shared offset must not hide errors."""
+    rows_left, rows_right = (
+        torch.cat([torch.cat([group.context[None], group.responses]) for group in side]).double()
+        for side in (left, right)
+    )
+    center = rows_right.mean(0, keepdim=True)
+    cosines = torch.nn.functional.cosine_similarity(rows_left - center, rows_right - center, dim=-1)
+    # Rows that equal the center have no direction to compare.
+    norms = (rows_right - center).norm(dim=-1)
+    judged = cosines[norms > 1e-6 * rows_right.norm(dim=-1).clamp_min(1e-12)]
+    return float(judged.min()) if judged.numel() else 1.0
+
+
+def _taken(take: Callable[[int, Tensor], None], layer: int, stream: Tensor, last: int) -> None:
+    take(layer, stream)
+    if layer == last:
+        raise _EnoughLayersError
+
+
+def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    stream: Tensor = args[0] if args else kwargs["hidden_states"]
+    return stream
+
+
+def _block_output(output: Any) -> Tensor:
+    stream: Tensor = output[0] if isinstance(output, tuple) else output
+    return stream
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))

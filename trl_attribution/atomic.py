@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all: written as ``.part``, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trl_attribution.errors import AttributionError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield ``PATH.part`` to write to; on success flush it and rename it to ``path``.
+
+    On any exception the part file is removed and ``path`` is untouched. Missing parent folders are made.
+
+    Raises:
+        AttributionError: the disk is full or the folder cannot be written; the message names the path.
+    """
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise AttributionError(
+            f"cannot write {target}: {error.strerror or error}. "
+            "Free some space or choose another output folder; nothing was left half-written."
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; keys keep their order."""
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable (POSIX keeps it in the folder's own data)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

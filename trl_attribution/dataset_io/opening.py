@@ -1,0 +1,181 @@
+"""Finds out what a dataset argument is (file, folder, hub id or object in memory) and opens it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.dataset_io.files import (
+    SUPPORTED,
+    CsvRows,
+    FolderRows,
+    JsonLinesRows,
+    ParquetRows,
+    file_kind,
+    open_file,
+)
+from trl_attribution.dataset_io.rows import DatasetRows, RowSource, SequenceRows
+from trl_attribution.errors import DataError
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_SOURCES = (DatasetRows, SequenceRows, JsonLinesRows, CsvRows, ParquetRows, FolderRows)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SPLIT_WORD = re.compile(r"(?:^|[-_./\\])(train|test|validation|valid|val|dev|eval)(?=[-_./\\]|$)")
+
+
+def open_rows(
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, split: str | None = None
+) -> RowSource:
+    """Open a dataset for reading row by row.
+
+    Args:
+        dataset: a JSONL or CSV file (gzip too), a Parquet file, a ``save_to_disk`` folder, a folder of such files, a
+            Hub id, a ``datasets.Dataset`` or ``DatasetDict``, a list of dicts, or a source opened before.
+        split: which split to read where there are several.
+
+    Raises:
+        DataError: nothing is there, the format is unknown, a split must be chosen, or the dataset is a stream.
+    """
+    if isinstance(dataset, str | Path):
+        return _open_named(str(dataset), split)
+    if isinstance(dataset, _SOURCES):
+        return dataset
+    if isinstance(dataset, Sequence):
+        return _open_sequence(dataset)
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    if isinstance(dataset, Dataset):
+        return DatasetRows("the dataset in memory", "memory", dataset)
+    if isinstance(dataset, DatasetDict):
+        return DatasetRows("the dataset in memory", "memory", _choose_split(dataset, split, "the DatasetDict"))
+    if isinstance(dataset, IterableDataset | IterableDatasetDict):
+        raise DataError(
+            "the dataset is a stream (IterableDataset), which cannot be audited: its rows have no fixed order or end. "
+            "Load it without streaming=True, or write it to JSONL or Parquet first."
+        )
+    raise DataError(
+        f"cannot read a {type(dataset).__name__} as a dataset. "
+        "Give a path, a Hub id, a datasets.Dataset or a list of dicts."
+    )
+
+
+def _open_sequence(rows: Sequence[Any]) -> RowSource:
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"row {index}: a {type(row).__name__}, not a dict. Each row must map column names to values."
+            )
+    return SequenceRows("the list in memory", rows)
+
+
+def _open_named(name: str, split: str | None) -> RowSource:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _open_folder(path, name, split)
+    if path.exists():
+        return _open_single_file(path, name, split)
+    if _HUB_ID.fullmatch(name) and file_kind(path) is None and path.suffix.lower() != ".gz":
+        return _open_hub(name, split)
+    raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
+
+
+def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
+    source = open_file(path, name)
+    if path.stat().st_size == 0:
+        raise DataError(f"{name}: the file is empty. Give a file with at least one preference pair.")
+    if split is not None and split != "train":
+        raise DataError(f"{name}: a single file has no split '{printable(split)}'. Leave the split out.")
+    return source
+
+
+def _open_folder(path: Path, name: str, split: str | None) -> RowSource:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _open_saved(path, name, split)
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file_kind(file) and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    files = _files_of_split([(file, str(file.relative_to(path))) for file in files], name, split)
+    kinds = sorted({str(file_kind(file)) for file in files})
+    if not files:
+        raise DataError(f"{name}: no dataset files in this folder. Supported: {SUPPORTED}.")
+    if len(kinds) > 1:
+        raise DataError(
+            f"{name}: the folder mixes {' and '.join(kinds)} files, which may hold the same rows twice. "
+            "Give one file, or a folder with files of one kind."
+        )
+    prefix = name.rstrip("/")
+    return FolderRows(name, tuple(open_file(file, f"{prefix}/{file.relative_to(path)}") for file in files))
+
+
+def _files_of_split(files: list[tuple[Path, str]], name: str, split: str | None) -> list[Path]:
+    words = {relative: _split_word(relative) for _, relative in files}
+    found = sorted({word for word in words.values() if word})
+    if split is None:
+        if len(found) > 1:
+            raise DataError(f"{name}: the folder holds several splits ({', '.join(found)}). Choose one with --split.")
+        return [file for file, _ in files]
+    chosen = [file for file, relative in files if words[relative] == split]
+    if files and not chosen:
+        splits = ", ".join(found) or "none: its file names carry no split"
+        raise DataError(f"{name}: no split '{printable(split)}' in this folder. Splits there: {splits}.")
+    return chosen
+
+
+def _split_word(relative: str) -> str | None:
+    stem = relative.split(".", 1)[0]
+    match = _SPLIT_WORD.search(stem)
+    return match.group(1) if match else None
+
+
+def _open_saved(path: Path, name: str, split: str | None) -> RowSource:
+    from datasets import Dataset, load_from_disk
+
+    try:
+        loaded = load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(
+            f"{name}: a save_to_disk folder that cannot be loaded ({printable(error)}). "
+            "Save it again, or copy the whole folder."
+        ) from error
+    if isinstance(loaded, Dataset):
+        if split is not None and str(loaded.split or "train") != split:
+            raise DataError(f"{name}: holds a single dataset, no split '{printable(split)}'. Leave the split out.")
+        return DatasetRows(name, "save_to_disk", loaded)
+    return DatasetRows(name, "save_to_disk", _choose_split(loaded, split, name))
+
+
+def _choose_split(splits: DatasetDict, split: str | None, name: str) -> Dataset:
+    names = [str(key) for key in splits]
+    if split is not None and split not in names:
+        raise DataError(f"{name}: no split '{printable(split)}'. Splits there: {', '.join(names)}.")
+    if split is None and len(names) != 1:
+        raise DataError(
+            f"{name}: several splits ({', '.join(names)}). Choose one with --split {names[0] if names else 'NAME'}."
+        )
+    chosen: Dataset = splits[split if split is not None else names[0]]
+    return chosen
+
+
+def _open_hub(name: str, split: str | None) -> RowSource:
+    import datasets
+    from huggingface_hub import constants
+
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:
+        offline = constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+        reason = (
+            "the Hub is switched off (HF_HUB_OFFLINE=1) and it is not in the cache" if offline else printable(error)
+        )
+        raise DataError(
+            f"{name}: no such file or folder here, and as a Hub dataset it cannot be loaded: {reason}. "
+            "Check the spelling and the connection, or download it and give its local path."
+        ) from error
+    return DatasetRows(name, "hub", _choose_split(loaded, split, name))

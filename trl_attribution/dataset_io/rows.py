@@ -1,0 +1,116 @@
+"""One row of a dataset and where it came from, so that every fault can be traced to a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as its dataset holds it, all columns kept."""
+
+    index: int
+    """Place in the whole dataset, counted from 0."""
+    location: str
+    """For messages: ``data.jsonl:17`` (line, from 1), ``data.parquet row 3`` or ``row 3`` (row, from 0)."""
+    values: dict[str, Any]
+    """Column name to value."""
+    raw: bytes | None = None
+    """JSONL only: the line as read, with its newline, so that an untouched row can be written back unchanged."""
+
+    def changed(self, **values: Any) -> Row:
+        """This row with some columns replaced; its raw line no longer holds."""
+        return replace(self, values={**self.values, **values}, raw=None)
+
+
+class RowSource(Protocol):
+    """A dataset that can be read from the start any number of times, in constant memory."""
+
+    @property
+    def name(self) -> str:
+        """What the user gave, for messages."""
+
+    @property
+    def kind(self) -> str:
+        """``jsonl``, ``parquet``, ``csv``, ``save_to_disk``, ``hub``, ``memory`` or ``folder``."""
+
+    @property
+    def columns(self) -> list[str] | None:
+        """Column names where the format states them, None where only the rows can tell (JSONL)."""
+
+    @property
+    def features(self) -> Features | None:
+        """Column types where the format has them, for writing the same types back."""
+
+    @property
+    def num_rows(self) -> int | None:
+        """Number of rows where it is known without reading them, else None."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """Rows in dataset order, from the first one each time."""
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """Rows of a ``datasets.Dataset``, read in slices (element-wise access of Arrow columns is far slower)."""
+
+    name: str
+    kind: str
+    dataset: Dataset
+
+    @property
+    def columns(self) -> list[str] | None:
+        """Column names, or None where only the rows can tell."""
+        return list(self.dataset.column_names)
+
+    @property
+    def features(self) -> Features | None:
+        """Column types, or None where the format has none."""
+        return self.dataset.features
+
+    @property
+    def num_rows(self) -> int | None:
+        """Number of rows, or None where it is not known."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Row]:
+        prefix = "" if self.kind == "memory" else f"{self.name} "
+        plain = self.dataset.with_format(None)
+        for start in range(0, len(plain), BATCH_ROWS):
+            for offset, values in enumerate(unzip(plain[start : start + BATCH_ROWS])):
+                index = start + offset
+                yield Row(index, f"{prefix}row {index}", values)
+
+
+@dataclass(frozen=True)
+class SequenceRows:
+    """Rows of a list of dicts."""
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    kind: str = "memory"
+    columns: list[str] | None = None
+    features: Features | None = None
+
+    @property
+    def num_rows(self) -> int | None:
+        """Number of rows, or None where it is not known."""
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        for index, values in enumerate(self.rows):
+            yield Row(index, f"row {index}", dict(values))
+
+
+def unzip(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a batch given as columns of equal length."""
+    names = list(batch)
+    for values in zip(*batch.values(), strict=True):
+        yield dict(zip(names, values, strict=True))

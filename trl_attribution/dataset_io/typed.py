@@ -1,0 +1,114 @@
+"""Rows as a typed Arrow dataset on disk: the way to Parquet and save_to_disk without holding them in memory."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.dataset_io.json_lines import Record, values_of, write_json_lines
+from trl_attribution.errors import AttributionError, DataError
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+@contextmanager
+def dataset_on_disk(rows: Iterable[Record], target: Path, features: Features | None) -> Iterator[Dataset]:
+    """The rows as a Dataset stored beside the target, gone afterwards.
+
+    Args:
+        rows: rows or plain dicts.
+        target: where the result will go; its folder is made.
+        features: the column types, or None to infer them from the rows.
+
+    Raises:
+        DataError: a row does not fit the types.
+        AttributionError: the folder cannot be written.
+    """
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    bars = is_progress_bar_enabled()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise AttributionError(
+            f"cannot write {target}: {error.strerror or error}. Choose another output folder."
+        ) from error
+    with folder as place:
+        disable_progress_bar()
+        try:
+            yield _inferred(rows, place, target) if features is None else _typed(rows, features, place, target)
+        finally:
+            if bars:
+                enable_progress_bar()
+
+
+def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path) -> Dataset:
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+
+    file = f"{folder}/rows.arrow"
+    try:
+        with ArrowWriter(path=file, features=features) as writer:
+            for number, row in enumerate(rows):
+                values = dict(values_of(row))
+                _check_fit(values, dict(features), f"{target}: row {number}")
+                writer.write(features.encode_example(values))
+            writer.finalize()
+    except (pa.ArrowException, TypeError, KeyError) as error:
+        raise DataError(
+            f"{target}: a row does not fit the column types of the input ({printable(error)}). Choose .jsonl as output."
+        ) from error
+    return Dataset.from_file(file)
+
+
+def _check_fit(value: Any, feature: Any, where: str) -> None:
+    """Encoding drops what a struct type does not know without a word; an auditor must not."""
+    if isinstance(value, Mapping) and isinstance(feature, dict):
+        unknown = [key for key, entry in value.items() if entry is not None and key not in feature]
+        if unknown:
+            raise DataError(
+                f"{where}: the column types of the input have no place for {printable(', '.join(map(str, unknown)))}. "
+                "Choose .jsonl as output."
+            )
+        for key, entry in value.items():
+            if key in feature:
+                _check_fit(entry, feature[key], where)
+    elif isinstance(value, list) and hasattr(feature, "feature"):
+        for entry in value:
+            _check_fit(entry, feature.feature, where)
+
+
+def _inferred(rows: Iterable[Record], folder: str, target: Path) -> Dataset:
+    """Two passes: the first spools the rows as JSON lines and learns the types, the second writes them.
+
+    ``load_dataset("json")`` is no way to do it: it turns text that looks like a date into a timestamp.
+    """
+    from trl_attribution.dataset_io.feature_types import NULL, feature_of, feature_union, features_of
+
+    spool = Path(folder) / "rows.jsonl"
+    features: dict[str, Any] = {}
+
+    def learned() -> Iterator[Mapping[str, Any]]:
+        for row in rows:
+            values = values_of(row)
+            for name, value in values.items():
+                features[name] = feature_union(features.get(name, NULL), feature_of(value))
+            yield values
+
+    write_json_lines(learned(), spool, target)
+    return _typed(_spooled(spool, list(features)), features_of(features), folder, target)
+
+
+def _spooled(spool: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    with spool.open("rb") as lines:
+        for line in lines:
+            values = json.loads(line)
+            yield {name: values.get(name) for name in columns}

@@ -1,0 +1,125 @@
+"""Writes rows in any of the formats that can be read, whole or not at all, with the column types they came with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.atomic import atomic_path
+from trl_attribution.dataset_io.files import SUPPORTED, file_kind
+from trl_attribution.dataset_io.json_lines import Record, output_stream, values_of, write_json_lines
+from trl_attribution.dataset_io.rows import RowSource
+from trl_attribution.dataset_io.typed import dataset_on_disk
+from trl_attribution.errors import DataError
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def write_rows(
+    rows: Iterable[Record],
+    path: str | Path,
+    like: RowSource | None = None,
+    exchanged: tuple[str, str] | None = None,
+) -> int:
+    """Write rows to ``path`` and return how many there were; memory stays flat in their number.
+
+    The format follows the suffix: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``; a path without a suffix
+    becomes a ``save_to_disk`` folder. A ``Row`` that still has its raw JSONL line is written as that line.
+
+    Args:
+        rows: rows or plain dicts, in output order. They may be read lazily from the file that is being replaced.
+        path: file or folder to write. An existing file is replaced in one step; an existing folder is refused.
+        like: where the rows came from; its column types are kept where the output format has types.
+        exchanged: two columns whose values were swapped in some rows, so that each must hold what the other held.
+
+    Raises:
+        DataError: the suffix is unknown, the folder exists, or a value does not fit the format.
+        AttributionError: the disk is full or the folder cannot be written.
+    """
+    target = Path(path).expanduser()
+    kind = output_kind(target)
+    if kind in ("save_to_disk", "parquet"):
+        features = like.features if like is not None else None
+        if features is not None and exchanged is not None:
+            from trl_attribution.dataset_io.feature_types import exchangeable
+
+            features = exchangeable(features, *exchanged)
+        with dataset_on_disk(rows, target, features) as dataset:
+            _save(dataset, kind, target)
+            return len(dataset)
+    with atomic_path(target) as part:
+        if kind == "jsonl":
+            return write_json_lines(rows, part, target)
+        return _write_csv(rows, part, target, like)
+
+
+def output_kind(path: Path) -> str:
+    """The format that ``write_rows`` would choose for a path, checked before any work is done.
+
+    Raises:
+        DataError: the suffix is unknown, or the folder exists already.
+    """
+    kind = file_kind(path)
+    if kind is None and path.suffix:
+        raise DataError(f"{path}: unknown output type '{''.join(path.suffixes)}'. Supported: {SUPPORTED}.")
+    if path.is_dir():
+        raise DataError(f"{path}: the folder exists already. Choose another output path, or delete it first.")
+    return kind or "save_to_disk"
+
+
+def _write_csv(rows: Iterable[Record], part: Path, target: Path, like: RowSource | None) -> int:
+    count = 0
+    header = list(like.columns) if like is not None and like.columns is not None else None
+    with output_stream(part, target) as handle, io.TextIOWrapper(handle, encoding="utf-8", newline="") as text:
+        # RFC 4180 line ends: with them the writer quotes every cell that holds a lone \r or \n.
+        writer = csv.writer(text, lineterminator="\r\n")
+        for count, row in enumerate(rows, start=1):
+            values = values_of(row)
+            if count == 1:
+                header = header or list(values)
+                writer.writerow(header)
+            unknown = values.keys() - set(header or [])
+            if unknown:
+                raise DataError(f"{target}: row {count - 1} has columns that row 0 lacks: {sorted(unknown)}. {_TYPED}")
+            writer.writerow([_cell(values.get(name), target, count, name) for name in header or []])
+        if count == 0 and header:
+            writer.writerow(header)
+    return count
+
+
+_TYPED = "CSV cannot hold them: choose .jsonl or .parquet as output."
+
+
+def _cell(value: Any, target: Path, number: int, column: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float | bool):
+        return str(value)
+    raise DataError(
+        f"{target}: row {number - 1}, column '{printable(column)}' holds a {type(value).__name__}, not text. {_TYPED}"
+    )
+
+
+def _save(dataset: Dataset, kind: str, target: Path) -> None:
+    if kind == "parquet":
+        with atomic_path(target) as part:
+            dataset.to_parquet(str(part))
+        return
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        dataset.save_to_disk(str(part))
+        os.replace(part, target)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {target}: {error.strerror or error}. Free some space or choose another output folder."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,26 @@
+"""Any TRL preference dataset as pairs, with ids that hold across files and TRL's own token ids."""
+
+from trl_attribution.pairs.encoding import EncodedPair, EncodedResponse, Encoding, encode_pair, encode_pairs
+from trl_attribution.pairs.faults import RowFault, SkippedRow
+from trl_attribution.pairs.formats import Pair, Reading, pair_id
+from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
+from trl_attribution.pairs.reader import Duplicate, PairReader, Survey, survey
+
+__all__ = [
+    "Duplicate",
+    "EncodedPair",
+    "EncodedResponse",
+    "Encoding",
+    "FingerprintBuilder",
+    "Pair",
+    "PairReader",
+    "Reading",
+    "RowFault",
+    "SkippedRow",
+    "Survey",
+    "dataset_fingerprint",
+    "encode_pair",
+    "encode_pairs",
+    "pair_id",
+    "survey",
+]

@@ -1,0 +1,321 @@
+"""One dataset row in any preference format -> one pair, or a fault that says what to mend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.pairs import anthropic
+from trl_attribution.pairs.faults import RowFault
+from trl_attribution.pairs.identity import canonical_json, content_id
+from trl_attribution.pairs.implicit import split_prompt
+from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
+from trl_attribution.text import printable
+
+FORMATS = ("auto", "trl", "anthropic")
+BAD_ROW_RULES = ("error", "skip")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the columns of a dataset become pairs. Stored with everything made from it."""
+
+    prompt_column: str = "prompt"
+    """Column with the prompt; where the dataset lacks it, or the name is "", the prompt is inside both responses."""
+    chosen_column: str = "chosen"
+    """Column with the preferred response."""
+    rejected_column: str = "rejected"
+    """Column with the other response."""
+    source_column: str = "source"
+    """Column that says where a pair comes from; without it every pair's source is "all"."""
+    format: str = "auto"
+    """``trl`` as DPOTrainer reads it, ``anthropic`` for raw transcripts, ``auto`` to decide on the first row."""
+    split: str | None = None
+    """Which split to read where the dataset has several."""
+    on_bad_row: str = "error"
+    """``error`` refuses a dataset with bad rows, ``skip`` leaves them out and lists them."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("format", self.format, FORMATS),
+            ("on_bad_row", self.on_bad_row, BAD_ROW_RULES),
+        ):
+            if value not in known:
+                raise SettingsError(f"unknown {name} '{value}'. Choose one of: {', '.join(known)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One preference pair, its prompt apart from its responses."""
+
+    pair_id: str
+    """32 hex characters, from content alone."""
+    flipped_id: str
+    """``pair_id`` of the same pair with chosen and rejected swapped."""
+    row: int
+    """Its row in the dataset, from 0."""
+    location: str
+    """Where that row stands, for messages."""
+    source: str
+    """Where the pair comes from."""
+    prompt: str | Messages
+    """Text (may be empty) or messages; all three fields are of the same type."""
+    chosen: str | Messages
+    """The preferred response."""
+    rejected: str | Messages
+    """The other response."""
+    tools: list[dict[str, Any]] | None
+    """Tool schemas that the chat template gets."""
+    chat_template_kwargs: dict[str, Any]
+    """Further arguments that the chat template gets."""
+
+    @property
+    def conversational(self) -> bool:
+        """Whether prompt and responses are messages."""
+        return isinstance(self.prompt, list)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape that all rows of a dataset must share: TRL decides it on the first row."""
+
+    explicit: bool
+    """The prompt has a column of its own."""
+    conversational: bool
+    """Messages, not text."""
+    anthropic: bool
+    """Raw transcripts."""
+
+    def __str__(self) -> str:
+        if self.anthropic:
+            return "Human/Assistant transcripts"
+        return f"{'messages' if self.conversational else 'text'}, {'with' if self.explicit else 'without'} a prompt"
+
+
+def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
+    """The id of one dataset row: 32 hex characters that depend on nothing but prompt, responses and template input.
+
+    Args:
+        example: a row in any format that can be audited.
+        reading: how its columns are named and read; by default as TRL names them, transcripts recognized.
+
+    Raises:
+        RowFault: the row is no preference pair; a ``DataError`` that names the field and the fix.
+    """
+    return read_pair(example, reading or Reading()).pair_id
+
+
+def read_pair(
+    values: Mapping[str, Any],
+    reading: Reading,
+    form: Form | None = None,
+    row: int = 0,
+    location: str = "row 0",
+    default_source: str = "all",
+) -> Pair:
+    """One row as a pair.
+
+    Args:
+        values: the row, column name to value.
+        reading: names and format.
+        form: the form that the row must have, None for any.
+        row: its place in the dataset.
+        location: the same for messages.
+        default_source: source of a row that names none.
+
+    Raises:
+        RowFault: the row is no preference pair, or has another form.
+    """
+    own = form_of(values, reading)
+    if form is not None and own != form:
+        raise RowFault(
+            "mixed_formats",
+            reading.chosen_column,
+            f"the row holds {own}, the dataset's first row {form}. TRL reads all rows like the first: bring them into "
+            "one format.",
+        )
+    prompt, chosen, rejected = _parts(values, reading, own)
+    tools, extra = _tools(values.get("tools")), _template_kwargs(values.get("chat_template_kwargs"))
+    source = values.get(reading.source_column)
+    return Pair(
+        pair_id=content_id(prompt, chosen, rejected, tools, extra),
+        flipped_id=content_id(prompt, rejected, chosen, tools, extra),
+        row=row,
+        location=location,
+        source=default_source if source is None or source == "" else str(source),
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        tools=tools,
+        chat_template_kwargs=extra,
+    )
+
+
+def form_of(values: Mapping[str, Any], reading: Reading) -> Form:
+    """The form of one row.
+
+    Raises:
+        RowFault: a column is missing or holds neither text nor messages, or text and messages are mixed.
+    """
+    chosen = _field(values, reading.chosen_column)
+    rejected = _field(values, reading.rejected_column)
+    explicit = reading.prompt_column != "" and reading.prompt_column in values
+    raw = isinstance(chosen, str) and chosen.startswith(anthropic.START)
+    if reading.format == "anthropic" or (reading.format == "auto" and raw and not explicit):
+        for name in (reading.chosen_column, reading.rejected_column):
+            if not isinstance(values[name], str):
+                raise RowFault("mixed_formats", name, "holds messages, not a transcript. Read it with --format trl.")
+        return Form(explicit=False, conversational=False, anthropic=True)
+    prompt = _field(values, reading.prompt_column) if explicit else chosen
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowFault(
+            "mixed_formats",
+            reading.rejected_column,
+            f"holds {_kind(rejected)} where {reading.chosen_column} holds {_kind(chosen)}. Write both in one format.",
+        )
+    if isinstance(prompt, str) != isinstance(chosen, str):
+        raise RowFault(
+            "mixed_formats",
+            reading.prompt_column,
+            f"holds {_kind(prompt)} where {reading.chosen_column} holds {_kind(chosen)}. Write all in one format; if "
+            "the responses contain the prompt, leave its column out (--prompt-column '').",
+        )
+    return Form(explicit=explicit, conversational=isinstance(chosen, list), anthropic=False)
+
+
+def _kind(value: str | list[Any]) -> str:
+    return "text" if isinstance(value, str) else "messages"
+
+
+def _field(values: Mapping[str, Any], name: str) -> str | list[Any]:
+    if name not in values:
+        columns = printable(", ".join(map(str, values)))
+        raise RowFault(
+            "missing_column", name, f"the row has no such column (its columns: {columns}). Add or rename it."
+        )
+    value = values[name]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and value:
+        return list(value)
+    if isinstance(value, list | tuple):
+        raise RowFault("not_text", name, "the list of messages is empty. Add the messages or drop the row.")
+    what = "None (an empty value)" if value is None else f"a {type(value).__name__} ({printable(value, 40)})"
+    raise RowFault("not_text", name, f"is {what}, not text or messages. Write text there, or drop the row.")
+
+
+def _parts(values: Mapping[str, Any], reading: Reading, form: Form) -> tuple[Any, Any, Any]:
+    """Prompt, chosen and rejected, checked, all text or all messages."""
+    names = reading.chosen_column, reading.rejected_column
+    chosen, rejected = (values[name] for name in names)
+    if form.anthropic:
+        return _transcripts(chosen, rejected, names)
+    prompt = values[reading.prompt_column] if form.explicit else None
+    if not form.conversational:
+        return _text(prompt, chosen, rejected, names)
+    shared = None if prompt is None else checked_messages(prompt, reading.prompt_column)
+    return _conversation(shared, checked_messages(chosen, names[0]), checked_messages(rejected, names[1]), names)
+
+
+def _transcripts(chosen: str, rejected: str, names: tuple[str, str]) -> tuple[Messages, Messages, Messages]:
+    turns = anthropic.parse_transcript(chosen, names[0]), anthropic.parse_transcript(rejected, names[1])
+    _check_different(*turns, names)
+    prompt, *responses = anthropic.split_transcripts(*turns, names[1])
+    for name, response in zip(names, responses, strict=True):
+        check_response(response, name, prompt)
+    return prompt, responses[0], responses[1]
+
+
+def _conversation(
+    prompt: Messages | None, chosen: Messages, rejected: Messages, names: tuple[str, str]
+) -> tuple[Messages, Messages, Messages]:
+    _check_different(chosen, rejected, names)
+    if prompt is None:
+        prompt, chosen, rejected = split_prompt(chosen, rejected)
+        if not prompt:
+            raise RowFault(
+                "no_shared_prompt",
+                names[1],
+                f"shares no first message with {names[0]}, and there is no prompt column. Add a prompt column, or "
+                "start both with the same messages.",
+            )
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        check_response(response, name, prompt)
+    return prompt, chosen, rejected
+
+
+def _text(prompt: str | None, chosen: str, rejected: str, names: tuple[str, str]) -> tuple[str, str, str]:
+    if looks_like_messages(chosen) and looks_like_messages(rejected):
+        raise RowFault(
+            "messages_as_text",
+            names[0],
+            "holds messages written out as text, which TRL would train on letter by letter. Store the dataset as JSONL "
+            "or Parquet, with real lists of messages.",
+        )
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        _check_text(response, name)
+    _check_different(chosen, rejected, names)
+    if prompt is not None:
+        return prompt, chosen, rejected
+    if chosen[0] != rejected[0] and (chosen.endswith(" ") or rejected.endswith(" ")):
+        raise RowFault(
+            "no_shared_prompt",
+            names[1],
+            f"shares no prompt with {names[0]}, and TRL splits such a row wrongly where a response ends in a space. "
+            "Strip the space, or add a prompt column.",
+        )
+    prompt, chosen, rejected = split_prompt(chosen, rejected)
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        _check_text(response, name)
+    return prompt, chosen, rejected
+
+
+def _check_text(response: str, name: str) -> None:
+    if not response.strip():
+        raise RowFault("empty_response", name, "the response is empty. Add its text or drop the row.")
+
+
+def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None:
+    if canonical_json({names[0]: chosen})[len(names[0]) :] == canonical_json({names[1]: rejected})[len(names[1]) :]:
+        raise RowFault(
+            "identical_responses",
+            names[1],
+            f"is the same as {names[0]}, so the pair prefers nothing. Drop the row or mend one response.",
+        )
+
+
+def _tools(value: Any) -> list[dict[str, Any]] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise RowFault(
+                "broken_tools",
+                "tools",
+                f"broken JSON ({error.msg}, column {error.colno}). Write a JSON list of schemas.",
+            ) from error
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
+        raise RowFault(
+            "broken_tools",
+            "tools",
+            f"is a {type(value).__name__}, not a list of schemas. Write a list of JSON objects.",
+        )
+    return list(value)
+
+
+def _template_kwargs(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RowFault(
+            "bad_template_kwargs",
+            "chat_template_kwargs",
+            f"is a {type(value).__name__}, not an object. Write the template's arguments as an object, or drop the "
+            "column.",
+        )
+    return {str(key): entry for key, entry in value.items()}

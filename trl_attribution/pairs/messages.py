@@ -1,0 +1,112 @@
+"""Checks on chat messages, no stricter than what TRL trains on without complaint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trl_attribution.pairs.faults import RowFault
+from trl_attribution.text import printable
+
+Messages = list[dict[str, Any]]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
+RESPONSE_ROLES = ("assistant", "tool")
+_MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
+
+
+def checked_messages(value: list[Any], field: str) -> Messages:
+    """The messages without their None entries (transformers drops them too).
+
+    Raises:
+        RowFault: an entry is no message, its role is unknown, or it has neither text nor tool calls.
+    """
+    messages: Messages = []
+    for place, message in enumerate(value):
+        where = f"message {place}"
+        if not isinstance(message, Mapping):
+            raise RowFault(
+                "bad_message",
+                field,
+                f'{where} is a {type(message).__name__}, not an object. Write {{"role": ..., "content": ...}}.',
+            )
+        messages.append({str(key): entry for key, entry in message.items() if entry is not None})
+        _check_role(messages[-1], field, where)
+        _check_content(messages[-1], field, where)
+    return messages
+
+
+def _check_role(message: dict[str, Any], field: str, where: str) -> None:
+    if "role" not in message:
+        raise RowFault(
+            "bad_message",
+            field,
+            f"{where} has no role (its keys: {printable(', '.join(message))}). Add one of {', '.join(ROLES[:5])}.",
+        )
+    if message["role"] not in ROLES:
+        raise RowFault(
+            "wrong_role",
+            field,
+            f"{where} has the role '{printable(message['role'], 40)}'. Rename it to one of {', '.join(ROLES[:5])}.",
+        )
+
+
+def _check_content(message: dict[str, Any], field: str, where: str) -> None:
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return
+    if content is None:
+        raise RowFault("bad_message", field, f"{where} has no content. Add its text as content, or drop the message.")
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise RowFault(
+            "not_text", field, f"{where}: content is a {type(content).__name__}, not text. Write it as text."
+        )
+    for block in content:
+        if not isinstance(block, Mapping) or not isinstance(block.get("text"), str):
+            kind = printable(block.get("type"), 40) if isinstance(block, Mapping) else type(block).__name__
+            raise RowFault(
+                "not_text", field, f"{where}: a content block of type '{kind}'. Only text blocks can be audited."
+            )
+
+
+def check_response(messages: Messages, field: str, prompt: Messages) -> None:
+    """Refuse a response that is nobody's answer.
+
+    Raises:
+        RowFault: the response does not start and end with the assistant (or a tool), or says nothing.
+    """
+    if not messages:
+        raise RowFault(
+            "empty_response", field, "has no message beyond the shared prompt. Add the response or drop the row."
+        )
+    first, last = str(messages[0]["role"]), str(messages[-1]["role"])
+    if first not in RESPONSE_ROLES and messages[: len(prompt)] == prompt:
+        raise RowFault(
+            "wrong_role",
+            field,
+            f"starts with the {first} message of the prompt again. Keep only the response in it, or leave the prompt "
+            "column out (--prompt-column '').",
+        )
+    for role, place in ((first, "starts"), (last, "ends")):
+        if role not in RESPONSE_ROLES:
+            raise RowFault(
+                "wrong_role",
+                field,
+                f"{place} with a message of role '{role}'. A response must start and end with role assistant or tool.",
+            )
+    if not any(message.get("tool_calls") or text_of(message).strip() for message in messages):
+        raise RowFault("empty_response", field, "the response is empty. Add its text or drop the row.")
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """All text of a message, its blocks joined."""
+    content = message.get("content", "")
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def looks_like_messages(text: str) -> bool:
+    """Whether a text is a list of messages printed as JSON or as Python, as CSV files hold them."""
+    return _MESSAGES_AS_TEXT.match(text) is not None

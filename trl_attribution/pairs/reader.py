@@ -1,0 +1,235 @@
+"""A dataset's pairs one after the other, its bad rows collected and reported together."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trl_attribution.dataset_io import Row, RowSource, open_rows
+from trl_attribution.errors import DataError
+from trl_attribution.pairs.faults import RowFault, SkippedRow
+from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.identity import FingerprintBuilder
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SHOWN = 10
+_PEEK_ROWS = 100
+_OTHER_NAMES = {
+    "prompt": ("instruction", "question", "query", "input", "context", "problem", "conversation", "messages"),
+    "chosen": ("preferred", "accepted", "winner", "better", "positive", "win", "response_chosen", "output_1"),
+    "rejected": ("dispreferred", "refused", "loser", "worse", "negative", "lose", "response_rejected", "output_2"),
+}
+
+
+class PairReader:
+    """The pairs of a dataset, in row order; can be iterated again from the start.
+
+    With ``on_bad_row="error"`` iteration stops yielding at the first bad row, reads the rest for its faults, and
+    raises one ``DataError`` that lists the first ten. With ``"skip"`` they are left out and kept in ``skipped``.
+
+    Args:
+        dataset: whatever ``open_rows`` opens.
+        reading: column names, format, split and what to do about bad rows.
+
+    Raises:
+        DataError: the dataset cannot be opened, is empty, or lacks a column.
+    """
+
+    def __init__(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource,
+        reading: Reading | None = None,
+    ) -> None:
+        self.reading = reading or Reading()
+        self.source: RowSource = open_rows(dataset, self.reading.split)
+        self.skipped: list[SkippedRow] = []
+        head = list(islice(self.source, _PEEK_ROWS))
+        if not head:
+            raise DataError(f"{self.source.name}: holds no rows. Give a dataset with at least one preference pair.")
+        self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
+        self._check_columns()
+        self.form: Form | None = self._first_form(head)
+
+    @property
+    def format(self) -> str:
+        """``trl`` or ``anthropic``: what ``auto`` was resolved to."""
+        return "anthropic" if self.form is not None and self.form.anthropic else "trl"
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield the good rows as pairs.
+
+        Raises:
+            DataError: bad rows with ``on_bad_row="error"``, or not one good row.
+        """
+        self.skipped = []
+        faults = _Faults()
+        refuse = self.reading.on_bad_row == "error"
+        good = 0
+        for row in self.source:
+            try:
+                pair = self.read(row)
+            except RowFault as fault:
+                faults.add(row, fault)
+                if not refuse:
+                    self.skipped.append(SkippedRow(row.index, row.location, fault.reason))
+                continue
+            good += 1
+            if not (refuse and faults.count):
+                yield pair
+        if faults.count and (refuse or not good):
+            raise DataError(faults.message(self.source.name, good + faults.count, skippable=good > 0))
+
+    def read(self, row: Row) -> Pair:
+        """One row of the source as a pair.
+
+        Raises:
+            RowFault: it is none.
+        """
+        default = "unknown" if self.reading.source_column in self._columns else "all"
+        return read_pair(row.values, self.reading, self.form, row.index, row.location, default)
+
+    def _first_form(self, head: list[Row]) -> Form | None:
+        for row in head:
+            try:
+                return form_of(row.values, self.reading)
+            except RowFault:
+                continue
+        return None
+
+    def _check_columns(self) -> None:
+        reading = self.reading
+        needed = {"chosen": reading.chosen_column, "rejected": reading.rejected_column}
+        if reading.prompt_column not in ("prompt", ""):
+            needed["prompt"] = reading.prompt_column
+        if reading.source_column != "source":
+            needed["source"] = reading.source_column
+        missing = {role: name for role, name in needed.items() if name not in self._columns}
+        if missing:
+            hints = [self._hint(role, name) for role, name in missing.items()]
+            raise DataError(
+                f"{self.source.name}: no column {' or '.join(repr(name) for name in missing.values())}. "
+                f"Columns there: {printable(', '.join(self._columns))}. {' '.join(hints)}"
+            )
+        for vision in ("image", "images"):
+            if vision in self._columns:
+                raise DataError(
+                    f"{self.source.name}: column '{vision}' makes this a vision dataset to TRL; only text pairs can be "
+                    f"audited. Drop the column if the pairs do not need it."
+                )
+
+    def _hint(self, role: str, name: str) -> str:
+        lowered = {column.lower(): column for column in self._columns}
+        close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+        close += [other for other in _OTHER_NAMES.get(role, ()) if other in lowered]
+        close += [column for column in lowered if role in column]
+        option = f"--{role}-column"
+        if not close:
+            return f"Name the right one with {option}."
+        found = printable(lowered[close[0]])
+        return f"Did you mean '{found}'? Then add {option} {found} (Reading({role}_column='{found}'))."
+
+
+@dataclass
+class _Faults:
+    """Bad rows seen so far: all counted by reason, the first ten with their sentence."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.reasons.total()
+
+    def add(self, row: Row, fault: RowFault) -> None:
+        self.reasons[fault.reason] += 1
+        if len(self.lines) < SHOWN:
+            self.lines.append(f"  {row.location}: column '{fault.field}' {fault.detail}")
+
+    def message(self, name: str, rows: int, skippable: bool) -> str:
+        by_reason = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
+        rest = [f"  and {self.count - SHOWN} more"] if self.count > SHOWN else []
+        fix = (
+            "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
+            if skippable
+            else "Not one row can be read: check the column names and the format."
+        )
+        head = f"{name}: {self.count} of {rows} rows cannot be read as preference pairs ({by_reason})."
+        return "\n".join([head, *self.lines, *rest, fix])
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A pair that stands in several rows."""
+
+    pair_id: str
+    count: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a dataset shows, before any model is loaded."""
+
+    pairs: int
+    """Rows that are pairs, repeats counted."""
+    unique: int
+    """Different pairs among them."""
+    duplicates: list[Duplicate]
+    """The most repeated pairs, at most ten."""
+    contradictions: int
+    """Different pairs that also stand in the dataset the other way round."""
+    sources: dict[str, int]
+    """Rows of each source."""
+    skipped: list[SkippedRow]
+    """Rows left out."""
+    fingerprint: str
+    """The dataset's fingerprint."""
+
+
+def survey(reader: PairReader) -> Survey:
+    """Read a dataset once: check every row, count repeats and sources, and take its fingerprint.
+
+    Memory: 36 bytes a pair.
+
+    Raises:
+        DataError: as ``PairReader`` raises.
+    """
+    ids, flipped, rows = bytearray(), bytearray(), bytearray()
+    sources: Counter[str] = Counter()
+    fingerprint = FingerprintBuilder()
+    for pair in reader:
+        ids += bytes.fromhex(pair.pair_id)
+        flipped += bytes.fromhex(pair.flipped_id)
+        rows += pair.row.to_bytes(4, "little")
+        sources[pair.source] += 1
+        fingerprint.add(pair.pair_id)
+    unique, first, counts = np.unique(_as_ids(ids), return_index=True, return_counts=True)
+    row_of = np.frombuffer(rows, dtype="<u4")
+    return Survey(
+        pairs=sources.total(),
+        unique=len(unique),
+        duplicates=[
+            Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))
+            for place in np.lexsort((first, -counts))[:SHOWN]
+            if counts[place] > 1
+        ],
+        contradictions=int(np.isin(unique, _as_ids(flipped)).sum()) // 2,
+        sources=dict(sources.most_common()),
+        skipped=list(reader.skipped),
+        fingerprint=fingerprint.hexdigest(),
+    )
+
+
+def _as_ids(data: bytearray) -> npt.NDArray[np.void]:
+    return np.frombuffer(bytes(data), dtype="V16")

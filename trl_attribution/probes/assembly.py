@@ -1,0 +1,61 @@
+"""The last step of every builder: choose the layer, take the logit lens there, bind to M0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from trl_attribution.models import LoadedModel
+from trl_attribution.probes.logit_lens import promoted_tokens
+from trl_attribution.probes.probe import Probe
+from trl_attribution.probes.separability import choose_layer
+
+
+def assemble(
+    name: str,
+    loaded: LoadedModel,
+    *,
+    layers: Sequence[int],
+    layer: int | Literal["auto"],
+    vector: Tensor,
+    built: dict[str, Any],
+    prompt_vectors: Tensor | None = None,
+    contexts: Tensor | None = None,
+    separability: dict[int, float] | None = None,
+    top_tokens: int = 10,
+) -> Probe:
+    """A probe of ``loaded`` with the layer chosen and the tokens it promotes there.
+
+    Args:
+        name: the probe's.
+        loaded: M0.
+        layers: of the L axis, ascending.
+        layer: the one flags are taken at, or ``auto`` (see ``choose_layer``).
+        vector: ``[L, D]``, towards the undesired behavior.
+        built: how it was built, plain values.
+        prompt_vectors: ``[M, L, D]``.
+        contexts: ``[M, L, D]``.
+        separability: layer -> AUC, where known.
+        top_tokens: how many promoted tokens to keep.
+
+    Raises:
+        ProbeError: ``layer`` is not among ``layers``, or the vector is not a usable direction.
+    """
+    known = separability or {}
+    chosen = choose_layer(layers, known, layer)
+    return Probe(
+        name=name,
+        layers=tuple(layers),
+        vector=vector,
+        layer=chosen,
+        model=loaded.fingerprint,
+        prompt_vectors=prompt_vectors,
+        contexts=contexts,
+        built={**built, "model_name": loaded.name, "layer_asked": layer},
+        separability=known,
+        promoted_tokens=promoted_tokens(
+            loaded.model, loaded.tokenizer, vector[list(layers).index(chosen)].float(), top_tokens
+        ),
+    )

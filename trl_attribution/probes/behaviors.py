@@ -1,0 +1,229 @@
+"""Behavior files: prompts with undesired and desired responses, contrast texts, and prompts to sample on."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trl_attribution.dataset_io import Row, open_rows
+from trl_attribution.errors import ProbeError
+from trl_attribution.probes.judging import Prompt
+from trl_attribution.text import printable
+
+Source = str | Path | Sequence[Mapping[str, Any]]
+"""A JSONL file (or another dataset file), or rows in memory."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt of a behavior with responses that show it and responses that do not."""
+
+    prompt: Prompt
+    undesired: tuple[str, ...]
+    desired: tuple[str, ...]
+    location: str
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether there is a prompt at all; contrast texts may come without."""
+        return bool(self.prompt)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a behavior file holds, rows of the same prompt merged."""
+
+    source: str
+    examples: tuple[Example, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the prompts and responses in order, whatever the file's format."""
+        return _digest([[one.prompt, one.undesired, one.desired] for one in self.examples])
+
+
+@dataclass(frozen=True)
+class BehaviorPrompt:
+    """A prompt to sample on; ``plain`` is the same request without what is suspected to trigger the behavior."""
+
+    prompt: Prompt
+    plain: Prompt | None
+    location: str
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a prompt file holds."""
+
+    source: str
+    prompts: tuple[BehaviorPrompt, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the prompts in order, whatever the file's format."""
+        return _digest([[one.prompt, one.plain] for one in self.prompts])
+
+
+def read_behavior(source: Source) -> Examples:
+    """Read rows of ``prompt``, ``undesired`` and ``desired`` (a text or a list of texts each).
+
+    A prompt is a text or a list of messages. Rows with the same prompt are merged.
+
+    Raises:
+        DataError: the file is not there or a line is not JSON.
+        ProbeError: a field is missing, empty or of the wrong type, or a response stands on both sides; the
+            message names the file, line and field.
+    """
+    rows = open_rows(source)
+    examples = [
+        Example(
+            prompt=_prompt(row, "prompt"),
+            undesired=_responses(row, "undesired"),
+            desired=_responses(row, "desired"),
+            location=row.location,
+        )
+        for row in _rows(rows, ("prompt", "undesired", "desired"))
+    ]
+    return Examples(rows.name, tuple(_checked(_merged(examples), rows.name)))
+
+
+def read_contrast(source: Source) -> Examples:
+    """Read rows of ``positive`` and ``negative`` text with an optional ``prompt``.
+
+    Positive texts show the behavior. A row without a prompt is an example of its own.
+
+    Raises:
+        DataError: the file is not there or a line is not JSON.
+        ProbeError: a field is missing, empty or of the wrong type; the message names the file, line and field.
+    """
+    rows = open_rows(source)
+    examples = [
+        Example(
+            prompt=_prompt(row, "prompt") if row.values.get("prompt") else "",
+            undesired=_responses(row, "positive"),
+            desired=_responses(row, "negative"),
+            location=row.location,
+        )
+        for row in _rows(rows, ("positive", "negative"))
+    ]
+    return Examples(rows.name, tuple(_checked(_merged(examples), rows.name)))
+
+
+def read_prompts(source: Source, need_plain: bool = False) -> Prompts:
+    """Read rows of ``prompt`` with an optional ``plain`` variant.
+
+    Raises:
+        DataError: the file is not there or a line is not JSON.
+        ProbeError: a field is missing, empty or of the wrong type; the message names the file, line and field.
+    """
+    rows = open_rows(source)
+    needed = ("prompt", "plain") if need_plain else ("prompt",)
+    prompts = [
+        BehaviorPrompt(
+            prompt=_prompt(row, "prompt"),
+            plain=_prompt(row, "plain") if row.values.get("plain") is not None else None,
+            location=row.location,
+        )
+        for row in _rows(rows, needed)
+    ]
+    if not prompts:
+        raise ProbeError(f"{rows.name} holds no prompts; a behavior needs at least one row")
+    return Prompts(rows.name, tuple(prompts))
+
+
+def _rows(rows: Iterable[Row], needed: Sequence[str]) -> Iterator[Row]:
+    for row in rows:
+        for field in needed:
+            if row.values.get(field) is None:
+                raise ProbeError(_missing(row, field))
+        yield row
+
+
+def _missing(row: Row, field: str) -> str:
+    there = [str(key) for key in row.values]
+    if field in there:
+        return f"{row.location}: field `{field}` is null; give it a value or remove the row"
+    close = difflib.get_close_matches(field, there, n=1)
+    hint = f"; did you mean `{printable(close[0], 40)}`?" if close else "."
+    listed = ", ".join(printable(key, 40) for key in there) or "none"
+    return f"{row.location}: field `{field}` is missing{hint} Fields there: {listed}."
+
+
+def _prompt(row: Row, field: str) -> Prompt:
+    value = row.values[field]
+    if isinstance(value, str):
+        if not value.strip():
+            raise ProbeError(f"{row.location}: field `{field}` is empty; give the prompt's text or its messages")
+        return value
+    if not isinstance(value, list) or not value:
+        raise ProbeError(
+            f"{row.location}: field `{field}` must be a text or a list of messages, not {_described(value)}"
+        )
+    for place, message in enumerate(value):
+        _check_message(message, f"{row.location}: field `{field}`, message {place}")
+    if value[-1]["role"] == "assistant":
+        raise ProbeError(
+            f"{row.location}: field `{field}` ends with an assistant message; the response belongs in its own field"
+        )
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
+
+
+def _check_message(message: object, where: str) -> None:
+    if not isinstance(message, dict):
+        raise ProbeError(f"{where} must be an object with `role` and `content`, not {_described(message)}")
+    for key in ("role", "content"):
+        if not isinstance(message.get(key), str):
+            raise ProbeError(f"{where}: `{key}` is missing or not a text")
+
+
+def _responses(row: Row, field: str) -> tuple[str, ...]:
+    value = row.values[field]
+    texts = value if isinstance(value, list) else [value]
+    if not texts:
+        raise ProbeError(f"{row.location}: field `{field}` is an empty list; give at least one response")
+    for place, text in enumerate(texts):
+        where = f"{row.location}: field `{field}`" + (f", response {place}," if isinstance(value, list) else "")
+        if not isinstance(text, str):
+            raise ProbeError(f"{where} must be a text, not {_described(text)}")
+        if not text.strip():
+            raise ProbeError(f"{where} is empty; there are no tokens to take a mean over")
+    return tuple(texts)
+
+
+def _merged(examples: Iterable[Example]) -> list[Example]:
+    merged: dict[str, Example] = {}
+    for one in examples:
+        key = json.dumps(one.prompt, sort_keys=True) if one.has_prompt else one.location
+        first = merged.get(key)
+        merged[key] = (
+            one
+            if first is None
+            else replace(first, undesired=first.undesired + one.undesired, desired=first.desired + one.desired)
+        )
+    return list(merged.values())
+
+
+def _checked(examples: list[Example], source: str) -> list[Example]:
+    if not examples:
+        raise ProbeError(f"{source} holds no examples; a behavior needs at least one row")
+    for one in examples:
+        both = sorted(set(one.undesired) & set(one.desired))
+        if both:
+            raise ProbeError(
+                f"{one.location}: the response {printable(both[0], 60)!r} stands on both sides, undesired and desired. "
+                "Remove it from one of them."
+            )
+    return examples
+
+
+def _described(value: object) -> str:
+    return "an empty list" if value == [] else f"{type(value).__name__} {printable(repr(value), 60)}"
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

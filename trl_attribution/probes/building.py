@@ -1,0 +1,195 @@
+"""Builders: examples or two models' own responses in; a probe bound to M0 out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.errors import ProbeError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes.assembly import assemble
+from trl_attribution.probes.behaviors import (
+    Example,
+    Examples,
+    Prompts,
+    Source,
+    read_behavior,
+    read_contrast,
+    read_prompts,
+)
+from trl_attribution.probes.encoding import PromptFormat, encode_example, example_activations
+from trl_attribution.probes.judging import Judge
+from trl_attribution.probes.probe import Probe, check_name
+from trl_attribution.probes.sampling import OnProgress, SamplingConfig, changed_prompts, sample_both
+from trl_attribution.probes.separability import ExampleActivations, choose_layer, cross_validated_auc
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a probe is built; stored with it."""
+
+    activations: ActivationConfig
+    """Layers of the probe, and how the model is run."""
+    layer: int | Literal["auto"] = "auto"
+    """The layer that flags are taken at; ``auto`` is the one with the best cross-validated separability."""
+    prompt_format: PromptFormat = "auto"
+    """Whether a text prompt becomes a user message."""
+    encoding: Encoding = field(default_factory=Encoding)
+    """Truncation, as in DPO training."""
+    top_tokens: int = 10
+    """Tokens kept from the logit lens."""
+
+    def __post_init__(self) -> None:
+        # The L axis is always ascending, however the layers were listed; a layer that is not there fails early.
+        layers = tuple(sorted(self.activations.layers))
+        object.__setattr__(self, "activations", replace(self.activations, layers=layers))
+        choose_layer(layers, {}, self.layer)
+
+    def described(self) -> dict[str, Any]:
+        """The settings that decide the probe's numbers, as plain values."""
+        return {
+            "layers": list(self.activations.layers),
+            "prompt_format": self.prompt_format,
+            "encoding": asdict(self.encoding),
+        }
+
+
+def candidate_layers(blocks: int) -> tuple[int, ...]:
+    """Layers worth trying on a model of ``blocks`` decoder blocks: from half of its depth to about 0.8.
+
+    That is 16 to 26 of 32, where the paper looked.
+    """
+    return tuple(range(max(1, -(-blocks // 2)), max(1, blocks * 26 // 32) + 1))
+
+
+def build_from_behavior(name: str, behavior: Source, loaded: LoadedModel, config: BuildConfig) -> Probe:
+    """A probe from a behavior file (see ``read_behavior``).
+
+    The direction of prompt i is ``v_i`` = mean over its undesired responses' mean activations minus the mean
+    over its desired ones', ``[L, D]``; the probe's vector is the mean of the ``v_i``; the context of prompt i is the
+    residual stream at its last token.
+
+    Raises:
+        DataError: the file cannot be read as rows.
+        ProbeError: a row is no example, the layers do not fit, or both sides are the same at a layer.
+    """
+    check_name(name)
+    examples = read_behavior(behavior)
+    return _from_examples(name, examples, loaded, config, {"method": "behavior", **_file_of(examples)})
+
+
+def build_from_contrast(name: str, texts: Source, loaded: LoadedModel, config: BuildConfig) -> Probe:
+    """A probe from contrast texts (see ``read_contrast``): positive minus negative.
+
+    Where every row has a prompt the probe knows its prompts, as one from a behavior file does. A text without a
+    prompt is averaged over all its tokens, first to last.
+
+    Raises:
+        DataError: the file cannot be read as rows.
+        ProbeError: a row is no example, the layers do not fit, or both sides are the same at a layer.
+    """
+    check_name(name)
+    examples = read_contrast(texts)
+    return _from_examples(name, examples, loaded, config, {"method": "contrast", **_file_of(examples)})
+
+
+def build_from_responses(
+    name: str,
+    prompts: Source,
+    m0: LoadedModel,
+    m1: LoadedModel,
+    judge: Judge,
+    sampling: SamplingConfig,
+    config: BuildConfig,
+    *,
+    four_condition_filter: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Probe:
+    """A probe from two models' own responses to ``prompts`` (see ``read_prompts`` and ``changed_prompts``).
+
+    ``judge(prompt, response)`` says whether a response shows the behavior. The direction of a prompt is the mean
+    activation of M1's responses that show it minus that of M0's responses that do not, **both taken on M0**: the
+    difference of two models' activations would measure the models, not the responses. Prompts whose behavior did
+    not change are left out and counted in ``built["left_out"]``.
+
+    Raises:
+        DataError: the file cannot be read as rows.
+        ProbeError: M0 and M1 are the same model, a row is no prompt, or the behavior changed on no prompt.
+    """
+    check_name(name)
+    if m0.fingerprint == m1.fingerprint:
+        raise ProbeError(
+            f"M0 ({m0.name}) and M1 ({m1.name}) are the same model (fingerprint {m0.fingerprint.digest}): "
+            "nothing changed between them. Give the model before and the model after training."
+        )
+    asked = read_prompts(prompts, need_plain=four_condition_filter)
+    sampled = sample_both(
+        asked, m0, m1, sampling, config.prompt_format, with_plain=four_condition_filter, on_progress=on_progress
+    )
+    changed = changed_prompts(sampled, judge, four_condition_filter)
+    if not changed.examples:
+        raise ProbeError(_nothing_changed(asked, changed.left_out))
+    built = {
+        "method": "responses",
+        "source": asked.source,
+        "prompts_sha256": asked.digest,
+        "m1": m1.fingerprint.digest,
+        "judge": getattr(judge, "__name__", type(judge).__name__),
+        "sampling": asdict(sampling),
+        "four_condition_filter": four_condition_filter,
+        "prompts_sampled": len(asked.prompts),
+        "left_out": changed.left_out,
+    }
+    return _from_examples(name, Examples(asked.source, changed.examples), m0, config, built)
+
+
+def _nothing_changed(asked: Prompts, left_out: dict[str, int]) -> str:
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+    return (
+        f"{asked.source}: the behavior changed on none of {len(asked.prompts)} prompts ({reasons}). "
+        "Sample more responses a prompt, check the judge on a few responses, or give other prompts."
+    )
+
+
+def _file_of(examples: Examples) -> dict[str, Any]:
+    return {"source": examples.source, "examples_sha256": examples.digest}
+
+
+def _from_examples(
+    name: str, examples: Examples, loaded: LoadedModel, config: BuildConfig, built: dict[str, Any]
+) -> Probe:
+    engine = ActivationEngine(loaded.model, config.activations)
+    encoded = [
+        encode_example(one, loaded.tokenizer, config.encoding, config.prompt_format) for one in examples.examples
+    ]
+    activations = example_activations(engine, encoded)
+    prompt_vectors = torch.stack([one.direction for one in activations])
+    counts = {
+        "prompts": len(activations),
+        "undesired": sum(len(one.undesired) for one in activations),
+        "desired": sum(len(one.desired) for one in activations),
+    }
+    return assemble(
+        name,
+        loaded,
+        layers=engine.layers,
+        layer=config.layer,
+        vector=prompt_vectors.mean(dim=0),
+        prompt_vectors=prompt_vectors,
+        contexts=_contexts(activations, examples.examples),
+        separability=cross_validated_auc(activations, engine.layers),
+        built={**built, "counts": counts, "settings": config.described()},
+        top_tokens=config.top_tokens,
+    )
+
+
+def _contexts(activations: Sequence[ExampleActivations], examples: Sequence[Example]) -> Tensor | None:
+    """``[M, L, D]``; None when a prompt is missing, since its row would say nothing."""
+    contexts = [one.context for one in activations if one.context is not None]
+    return torch.stack(contexts) if len(contexts) == len(examples) else None

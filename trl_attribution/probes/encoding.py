@@ -1,0 +1,134 @@
+"""Examples to token ids exactly as a dataset pair's, and back from activations to examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from trl_attribution.activations import ActivationEngine, PromptGroup
+from trl_attribution.errors import ProbeError
+from trl_attribution.pairs import EncodedResponse, Encoding, Pair, RowFault, encode_pair
+from trl_attribution.probes.behaviors import Example
+from trl_attribution.probes.judging import Prompt
+from trl_attribution.probes.separability import ExampleActivations
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PromptFormat = Literal["auto", "chat", "text"]
+"""``chat``: a text prompt becomes one user message; ``auto``: chat where the tokenizer has a chat template."""
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """Token ids of one example's responses, each with the prompt ids it is read after."""
+
+    undesired: list[EncodedResponse]
+    desired: list[EncodedResponse]
+    has_prompt: bool
+
+
+def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, location: str) -> bool:
+    """Whether ``prompt`` goes through the tokenizer's chat template.
+
+    Raises:
+        ProbeError: messages without a chat template or with ``text``, or an unknown format.
+    """
+    if prompt_format not in ("auto", "chat", "text"):
+        raise ProbeError(f"prompt format {prompt_format!r} is unknown; choose auto, chat or text")
+    has_template = bool(tokenizer.chat_template)
+    if isinstance(prompt, list) and (prompt_format == "text" or not has_template):
+        reason = "the prompt format is 'text'" if prompt_format == "text" else "the tokenizer has no chat template"
+        raise ProbeError(f"{location}: field `prompt` is a list of messages, but {reason}; give the prompt as text")
+    if prompt_format == "chat" and not has_template:
+        raise ProbeError("the prompt format is 'chat', but the tokenizer has no chat template; use 'text' or 'auto'")
+    return prompt_format == "chat" or (prompt_format == "auto" and has_template)
+
+
+def encode_example(
+    example: Example, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, prompt_format: PromptFormat
+) -> EncodedExample:
+    """Token ids of every response of ``example``, each encoded as half of a preference pair.
+
+    TRL splits prompt from response by both halves of a pair, so every response is paired with the first one of
+    the other side.
+
+    Raises:
+        ProbeError: the prompt leaves no room for a response, or does not fit the prompt format.
+    """
+    chat = example.has_prompt and as_chat(example.prompt, prompt_format, tokenizer, example.location)
+
+    def encoded(undesired: str, desired: str) -> tuple[EncodedResponse, EncodedResponse]:
+        pair = _pair(example, undesired, desired, chat)
+        try:
+            both = encode_pair(pair, tokenizer, encoding)
+        except RowFault as fault:
+            field = {"chosen": "undesired", "rejected": "desired"}.get(fault.field, fault.field)
+            raise ProbeError(f"{example.location}: field `{field}`: {fault.detail}") from fault
+        return both.chosen, both.rejected
+
+    first_undesired, first_desired = encoded(example.undesired[0], example.desired[0])
+    return EncodedExample(
+        undesired=[first_undesired] + [encoded(text, example.desired[0])[0] for text in example.undesired[1:]],
+        desired=[first_desired] + [encoded(example.undesired[0], text)[1] for text in example.desired[1:]],
+        has_prompt=example.has_prompt,
+    )
+
+
+def example_activations(engine: ActivationEngine, encoded: Sequence[EncodedExample]) -> list[ExampleActivations]:
+    """Mean response activations and context of every example, all in one pass over the model."""
+    groups: list[PromptGroup] = []
+    places: list[list[tuple[int, int]]] = []
+    for one in encoded:
+        own, where = _grouped(one.undesired + one.desired)
+        places.append([(len(groups) + group, member) for group, member in where])
+        groups.extend(own)
+    results = engine.activations(groups)
+    collected = []
+    for one, where in zip(encoded, places, strict=True):
+        means = torch.stack([results[group].responses[member] for group, member in where])
+        split = len(one.undesired)
+        # Truncation can leave responses with different prompts: as for a pair, the context is the mean of theirs.
+        contexts = [results[group].context for group in dict.fromkeys(group for group, _ in where)]
+        context = torch.stack(contexts).mean(dim=0) if one.has_prompt else None
+        collected.append(ExampleActivations(means[:split], means[split:], context))
+    return collected
+
+
+def _grouped(responses: Sequence[EncodedResponse]) -> tuple[list[PromptGroup], list[tuple[int, int]]]:
+    """Responses that share their prompt's tokens in one group; and (group, member) of each response."""
+    members: dict[tuple[int, ...], list[list[int]]] = {}
+    keys: list[tuple[int, ...]] = []
+    places = []
+    for response in responses:
+        key = tuple(response.prompt_ids)
+        if key not in members:
+            members[key] = []
+            keys.append(key)
+        places.append((keys.index(key), len(members[key])))
+        members[key].append(response.response_ids)
+    return [PromptGroup(prompt_ids=list(key), responses=members[key]) for key in keys], places
+
+
+def _pair(example: Example, undesired: str, desired: str, chat: bool) -> Pair:
+    prompt: Any = example.prompt
+    chosen: Any = undesired
+    rejected: Any = desired
+    if chat:
+        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (undesired, desired))
+    return Pair(
+        pair_id="",
+        flipped_id="",
+        row=0,
+        location=example.location,
+        source="",
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        tools=None,
+        chat_template_kwargs={},
+    )

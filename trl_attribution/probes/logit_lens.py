@@ -1,0 +1,51 @@
+"""Which tokens a direction promotes: the model's own final norm and LM head applied to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trl_attribution.activations import find_blocks
+from trl_attribution.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def promoted_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direction: Tensor, count: int = 10
+) -> list[str]:
+    """The ``count`` tokens whose logits ``direction`` ``[D]`` raises most, as raw text, best first.
+
+    Empty when the model has no LM head of that width. A final norm's bias is taken out (the logits of a zero
+    direction are subtracted): it promotes the same tokens whatever the direction.
+    """
+    head: nn.Module | None = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if head is None or weight is None or weight.shape[-1] != direction.shape[0]:
+        return []
+    norm = final_norm(model)
+    rows = torch.stack([direction, torch.zeros_like(direction)]).to(weight.device, weight.dtype)
+    with torch.no_grad():
+        logits = head(norm(rows) if norm is not None else rows).float()
+    promoted = logits[0] - logits[1]
+    known = min(promoted.shape[0], len(tokenizer))
+    best = promoted[:known].topk(min(count, known)).indices.tolist()
+    return [str(tokenizer.decode([token])) for token in best]
+
+
+def final_norm(model: PreTrainedModel) -> nn.Module | None:
+    """The norm between the last decoder block and the LM head: the last norm beside the list of blocks."""
+    try:
+        path = find_blocks(model).path
+    except ModelError:
+        return None
+    beside = model.get_submodule(path.rpartition(".")[0]).named_children()
+    norms = [module for name, module in beside if _is_norm(name, module)]
+    return norms[-1] if norms else None
+
+
+def _is_norm(name: str, module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() or "norm" in name

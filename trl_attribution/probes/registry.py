@@ -1,0 +1,350 @@
+"""Probes on disk: one folder a probe, NAME/probe.safetensors + NAME/probe.json, that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as render_safetensors
+from torch import Tensor
+
+from trl_attribution.errors import ProbeError
+from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.probes.probe import Probe, check_name
+from trl_attribution.text import printable
+
+FORMAT = "trl-attribution probe"
+VERSION = 1
+SIGN = "towards"
+AXES = {
+    "vector": ["layer", "hidden"],
+    "prompt_vectors": ["prompt", "layer", "hidden"],
+    "contexts": ["prompt", "layer", "hidden"],
+    "reference_scores": ["layer", "reference"],
+}
+_TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
+_SET_ASIDE = re.compile(r"\.(.+)\.old")
+
+T = TypeVar("T")
+
+
+class ProbeRegistry:
+    """A folder of probes. Iterating gives every probe in order of name.
+
+    A visible subfolder is a probe; one that cannot be read is an error, never skipped. Several processes can
+    save into one registry: writers take turns by a lock file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """``path`` is the registry's folder; it is made when the first probe is saved."""
+        self.path = Path(path)
+
+    def names(self) -> list[str]:
+        """Names of all probes, sorted.
+
+        Raises:
+            ProbeError: the folder does not exist, or cannot be read.
+        """
+        if not self.path.is_dir():
+            raise ProbeError(
+                f"no probe registry at {self.path}: not a folder. "
+                "Build a probe with `trl-attribution probe build NAME --registry FOLDER` first, or check the path."
+            )
+        try:
+            folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
+        except OSError as error:
+            raise ProbeError(f"cannot read the probe registry {self.path}: {error.strerror or error}") from error
+        visible = {entry.name for entry in folders if not entry.name.startswith(".")}
+        set_aside = {
+            entry.name[1:-4] for entry in folders if entry.name.startswith(".") and entry.name.endswith(".old")
+        }
+        return sorted(visible | set_aside)
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __iter__(self) -> Iterator[Probe]:
+        return (self.load(name) for name in self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return self.path.is_dir() and name in self.names()
+
+    def load(self, name: str) -> Probe:
+        """The probe called ``name``.
+
+        Raises:
+            ProbeError: there is none (the message lists what there is), or its files are broken, foreign, or
+                written by a newer version.
+        """
+        check_name(name)
+        there = self.names()
+        if name not in there:
+            raise ProbeError(f"no probe {name!r} in {self.path}; there {_count(there)}")
+        return read_probe(self._folder(name), expected_name=name)
+
+    def load_all(self, names: Sequence[str] | None = None) -> list[Probe]:
+        """The probes called ``names`` in that order, or all of them in order of name.
+
+        Raises:
+            ProbeError: the registry is empty, a name is not there (all missing ones are named and what there is
+                is listed), or a probe cannot be read.
+        """
+        there = self.names()
+        wanted = there if names is None else list(dict.fromkeys(names))
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            listed = ", ".join(repr(printable(name, 80)) for name in missing)
+            raise ProbeError(f"no probe {listed} in {self.path}; there {_count(there)}")
+        if not wanted:
+            raise ProbeError(f"the probe registry {self.path} holds no probes; build or import one first")
+        return [self.load(name) for name in wanted]
+
+    def save(self, probe: Probe, overwrite: bool = False) -> Path:
+        """Write ``probe`` to its folder and return that; the folder appears whole or not at all.
+
+        With ``overwrite`` an existing probe of that name is replaced; when that fails, or the process dies in
+        between, the old one is still there.
+
+        Raises:
+            ProbeError: the name is taken and ``overwrite`` is not set, the description has values that JSON
+                cannot hold, or the folder cannot be written.
+        """
+        files = {_TENSORS: _render_tensors(probe)}
+        files[_DESCRIPTION] = _render_description(probe, files[_TENSORS])
+        target = self.path / probe.name
+        with self._writing(), _explained(target):
+            self._clean_up(probe.name)
+            if target.exists() and not overwrite:
+                raise ProbeError(
+                    f"probe {probe.name!r} is already in {self.path}. "
+                    "Choose another name, or ask for it to be overwritten (--overwrite)."
+                )
+            self._put(target, files)
+        return target
+
+    def _put(self, target: Path, files: dict[str, bytes]) -> None:
+        part, old = target.with_name(f".{target.name}.part"), self._set_aside(target.name)
+        try:
+            part.mkdir()
+            for name, content in files.items():
+                _write_flushed(part / name, content)
+            _flush_folder(part)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(part, target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
+        _flush_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _folder(self, name: str) -> Path:
+        """Where the probe called ``name`` lies: set aside, if a process died while replacing it."""
+        target, old = self.path / name, self._set_aside(name)
+        return old if old.is_dir() and not target.is_dir() else target
+
+    def _set_aside(self, name: str) -> Path:
+        return self.path / f".{name}.old"
+
+    def _clean_up(self, name: str) -> None:
+        """Finish what a killed writer of ``name`` left: an old probe comes back, a part is removed."""
+        target, old = self.path / name, self._set_aside(name)
+        if old.is_dir():
+            if target.is_dir():
+                shutil.rmtree(old)
+            else:
+                os.replace(old, target)
+        shutil.rmtree(target.with_name(f".{name}.part"), ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with _explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def read_probe(folder: str | Path, expected_name: str | None = None) -> Probe:
+    """The probe in ``folder``.
+
+    Raises:
+        ProbeError: a file is missing, broken or foreign, does not belong to the other one, or is of a newer
+            format version; the message names the file.
+    """
+    folder = Path(folder)
+    path = folder / _DESCRIPTION
+    description = _parse_description(path)
+    name = _field(description, "name", str, path)
+    if expected_name is not None and name != expected_name:
+        raise ProbeError(
+            f"{path}: this is probe {printable(name, 80)!r} in a folder called {expected_name!r}. "
+            "Rename the folder back."
+        )
+    tensors = _read_tensors(folder / _TENSORS, _field(description, "payload_sha256", str, path))
+    return _assemble(description, tensors, path)
+
+
+def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Probe:
+    layers = _field(description, "layers", list, path)
+    separability = _field(description, "separability", dict, path)
+    tokens = _field(description, "promoted_tokens", list, path)
+    try:
+        probe = Probe(
+            name=_field(description, "name", str, path),
+            layers=tuple(int(layer) for layer in layers),
+            layer=_field(description, "layer", int, path),
+            model=_model(_field(description, "model", dict, path), path),
+            built=_field(description, "built", dict, path),
+            separability={int(layer): float(auc) for layer, auc in separability.items()},
+            promoted_tokens=[str(token) for token in tokens],
+            vector=tensors["vector"],
+            prompt_vectors=tensors.get("prompt_vectors"),
+            contexts=tensors.get("contexts"),
+            reference_scores=tensors.get("reference_scores"),
+        )
+    except (TypeError, ValueError) as error:
+        raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
+    except ProbeError as error:
+        raise ProbeError(f"{path}: {error}") from error
+    if probe.fingerprint != _field(description, "fingerprint", str, path):
+        raise ProbeError(f"{path}: the description was changed after the probe was built; build the probe again")
+    return probe
+
+
+def _parse_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProbeError(
+            f"{path} is missing, so {path.parent} is not a probe. Remove the folder or build the probe again."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ProbeError(f"{path}:{error.lineno}: broken JSON ({error.msg}); build the probe again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProbeError(f"{path} cannot be read: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
+    version = _field(description, "version", int, path)
+    if version > VERSION:
+        raise ProbeError(
+            f"{path}: probe format version {version} is newer than version {VERSION}, the newest this "
+            "trl-attribution reads. Upgrade trl-attribution."
+        )
+    if version != VERSION:
+        raise ProbeError(f"{path}: there is no probe format version {version}; build the probe again")
+    if description.get("sign") != SIGN or description.get("axes") != AXES:
+        raise ProbeError(
+            f"{path}: `sign` must be {SIGN!r} and `axes` {AXES}: with another meaning of the numbers "
+            "the wrong pairs would be flagged. Build the probe again."
+        )
+    return description
+
+
+def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> T:
+    value = description.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ProbeError(f"{path}: field `{key}` is missing or is not of type {kind.__name__}; build the probe again")
+    return value
+
+
+def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
+    return ModelFingerprint(**{part.name: _field(parts, part.name, str, path) for part in fields(ModelFingerprint)})
+
+
+def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be read: {error.strerror or error}. Build the probe again.") from error
+    digest = hashlib.sha256(payload).hexdigest()
+    if digest != expected_digest:
+        raise ProbeError(
+            f"{path} is damaged: its SHA-256 is {digest}, {_DESCRIPTION} says {expected_digest}. "
+            "Restore it from a copy or build the probe again."
+        )
+    try:
+        tensors = parse_safetensors(payload)
+    except SafetensorError as error:
+        raise ProbeError(f"{path} is not a safetensors file: {error}") from error
+    unknown = sorted(tensors.keys() - AXES.keys())
+    if unknown or "vector" not in tensors:
+        raise ProbeError(f"{path}: a probe has the tensors {', '.join(AXES)}; this file has {sorted(tensors)}")
+    return tensors
+
+
+def _render_tensors(probe: Probe) -> bytes:
+    tensors = {name: getattr(probe, name) for name in AXES}
+    # One entry only: safetensors writes several in an order that differs from run to run.
+    metadata = {FORMAT: json.dumps({"version": VERSION, "axes": AXES}, sort_keys=True)}
+    return render_safetensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
+
+
+def _render_description(probe: Probe, payload: bytes) -> bytes:
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": probe.name,
+        "layers": list(probe.layers),
+        "layer": probe.layer,
+        "sign": SIGN,
+        "axes": AXES,
+        "model": probe.model.to_json(),
+        "fingerprint": probe.fingerprint,
+        "separability": {str(layer): auc for layer, auc in probe.separability.items()},
+        "promoted_tokens": probe.promoted_tokens,
+        "built": probe.built,
+        "payload_sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    try:
+        text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise ProbeError(f"probe {probe.name!r}: what it was built from cannot be written as JSON ({error})") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ProbeError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Free some space or choose another registry folder; nothing was left half-written."
+        ) from error
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _count(names: Sequence[str]) -> str:
+    listed = ", ".join(names) if names else "none; build or import one first"
+    return f"{'is' if len(names) == 1 else 'are'} {listed}"

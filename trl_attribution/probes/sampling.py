@@ -1,0 +1,227 @@
+"""The two models' own responses to a behavior's prompts, and which of them say that the behavior changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.models import LoadedModel
+from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
+from trl_attribution.probes.encoding import PromptFormat, as_chat
+from trl_attribution.probes.judging import Judge, Prompt
+
+OnProgress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in all)."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How responses are sampled; stored with the probe."""
+
+    n: int = 4
+    """Responses a prompt."""
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    """0 is greedy, which gives one response a prompt."""
+    batch_size: int = 8
+    """Prompts generated for at once; with ``seed`` it decides what is sampled."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"sampling: {name} must be at least 1, not {getattr(self, name)}")
+        if self.temperature < 0:
+            raise SettingsError(f"sampling: temperature must not be negative, not {self.temperature}")
+        if self.temperature == 0 and self.n > 1:
+            raise SettingsError(
+                f"sampling: at temperature 0 all {self.n} responses to a prompt are the same; "
+                "set n=1 or a higher temperature"
+            )
+
+
+@dataclass(frozen=True)
+class SampledPrompt:
+    """A prompt with the responses of both models, to it and to its plain variant."""
+
+    prompt: BehaviorPrompt
+    m0: tuple[str, ...]
+    m1: tuple[str, ...]
+    m0_plain: tuple[str, ...] = ()
+    m1_plain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChangedPrompts:
+    """The prompts on which the behavior changed, as examples, and why the others were left out."""
+
+    examples: tuple[Example, ...]
+    left_out: dict[str, int]
+    """Reason -> number of prompts: ``m1_never_shows``, ``m0_always_shows``, ``shown_on_plain``, ``m0_shows``."""
+
+
+def sample_responses(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    config: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    on_progress: OnProgress | None = None,
+) -> list[tuple[str, ...]]:
+    """``config.n`` responses of the model to each prompt, in order; empty ones are kept as empty texts.
+
+    The same model, prompts and settings give the same responses on the same machine. The caller's random state
+    is left as it was. Sampling is from the whole distribution: no top-k or top-p, whatever the model's own
+    generation defaults say.
+
+    Raises:
+        ProbeError: a prompt does not fit the prompt format.
+    """
+    encoded = [prompt_ids(loaded, prompt, prompt_format, f"prompt {place}") for place, prompt in enumerate(prompts)]
+    responses: list[tuple[str, ...]] = []
+    devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for start in range(0, len(encoded), config.batch_size):
+            torch.manual_seed(config.seed + start)
+            responses.extend(_generate(loaded, encoded[start : start + config.batch_size], config))
+            if on_progress is not None:
+                on_progress(len(responses), len(encoded))
+    return responses
+
+
+def sample_both(
+    prompts: Prompts,
+    m0: LoadedModel,
+    m1: LoadedModel,
+    config: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    with_plain: bool = False,
+    on_progress: OnProgress | None = None,
+) -> list[SampledPrompt]:
+    """Responses of M0 and M1 to every prompt, and to its plain variant where asked for.
+
+    Raises:
+        ProbeError: a prompt has no plain variant though one is needed.
+    """
+    asked: list[Prompt] = [one.prompt for one in prompts.prompts]
+    if with_plain:
+        asked += [_plain(one) for one in prompts.prompts]
+    count, total = len(prompts.prompts), 2 * len(asked)
+    by_model = []
+    for done, model in ((0, m0), (len(asked), m1)):
+        shifted = None if on_progress is None else _shifted(on_progress, done, total)
+        by_model.append(sample_responses(model, asked, config, prompt_format, shifted))
+    first, second = by_model
+    return [
+        SampledPrompt(
+            prompt=one,
+            m0=first[place],
+            m1=second[place],
+            m0_plain=first[count + place] if with_plain else (),
+            m1_plain=second[count + place] if with_plain else (),
+        )
+        for place, one in enumerate(prompts.prompts)
+    ]
+
+
+def changed_prompts(
+    sampled: Sequence[SampledPrompt], judge: Judge, four_condition_filter: bool = False
+) -> ChangedPrompts:
+    """The prompts whose behavior changed: M1 shows it at least once, M0 at least once does not.
+
+    Undesired are the responses of M1 that show the behavior, desired those of M0 that do not. The four-condition
+    filter is that of the code published with arXiv 2602.11079: over all samples, M0 never shows the behavior on
+    the plain prompt, M0 never shows it on the prompt itself, M1 never shows it on the plain prompt, and M1 shows
+    it at least once on the prompt itself. (That code takes M0's responses to the plain prompt as the desired side
+    by default; here both sides answer the same prompt, its other variant, so that the two differ in the response
+    alone. And it weighs samples equally, where here prompts weigh equally.)
+    """
+    examples = []
+    left_out: Counter[str] = Counter()
+    for one in sampled:
+        undesired = [text for text in one.m1 if text.strip() and judge(one.prompt.prompt, text)]
+        desired = [text for text in one.m0 if text.strip() and not judge(one.prompt.prompt, text)]
+        reason = _reason(one, judge, undesired, desired, four_condition_filter)
+        if reason is None:
+            examples.append(Example(one.prompt.prompt, tuple(undesired), tuple(desired), one.prompt.location))
+        else:
+            left_out[reason] += 1
+    return ChangedPrompts(tuple(examples), dict(left_out))
+
+
+def prompt_ids(loaded: LoadedModel, prompt: Prompt, prompt_format: PromptFormat, location: str) -> list[int]:
+    """Token ids that generation starts from: those that a dataset pair's prompt is given.
+
+    Raises:
+        ProbeError: the prompt does not fit the prompt format.
+    """
+    tokenizer = loaded.tokenizer
+    if not as_chat(prompt, prompt_format, tokenizer, location):
+        plain: Any = tokenizer(text=prompt)
+        return list(plain["input_ids"])
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    encoded: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def _reason(
+    one: SampledPrompt, judge: Judge, undesired: Sequence[str], desired: Sequence[str], four_conditions: bool
+) -> str | None:
+    """Why a prompt is left out, None when it is kept."""
+    if not undesired:
+        return "m1_never_shows"
+    if four_conditions:
+        plain = _plain(one.prompt)
+        if any(text.strip() and judge(plain, text) for text in one.m0_plain + one.m1_plain):
+            return "shown_on_plain"
+        if any(text.strip() and judge(one.prompt.prompt, text) for text in one.m0):
+            return "m0_shows"
+    return None if desired else "m0_always_shows"
+
+
+def _plain(prompt: BehaviorPrompt) -> Prompt:
+    if prompt.plain is None:
+        raise ProbeError(
+            f"{prompt.location}: field `plain` is missing; the four-condition filter compares each prompt "
+            "with the same request without the trigger. Add it, or leave the filter out."
+        )
+    return prompt.plain
+
+
+def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
+    return lambda here, _: on_progress(done + here, total)
+
+
+def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:
+    model: Any = loaded.model
+    pad = _pad_id(loaded)
+    width = max(len(ids) for ids in batch)
+    ids_BT = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in batch], device=model.device)
+    mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
+    if config.temperature > 0:
+        how: dict[str, Any] = dict(do_sample=True, temperature=config.temperature, top_p=1.0, top_k=0)
+    else:
+        how = dict(do_sample=False, temperature=None, top_p=None, top_k=None)
+    with torch.no_grad():
+        out_RT = model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            max_new_tokens=config.max_new_tokens,
+            num_return_sequences=config.n,
+            pad_token_id=pad,
+            **how,
+        )
+    texts = loaded.tokenizer.batch_decode(out_RT[:, width:], skip_special_tokens=True)
+    return [tuple(texts[i : i + config.n]) for i in range(0, len(texts), config.n)]
+
+
+def _pad_id(loaded: LoadedModel) -> int:
+    """Any id will do, since the mask hides it; the tokenizer's own keeps generate from warning."""
+    for known in (loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id):
+        if known is not None:
+            return int(known)
+    return 0

@@ -1,0 +1,28 @@
+"""Scores, calibration, flagging and per-source tables."""
+
+from __future__ import annotations
+
+from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, p_values, q_values
+from trl_attribution.scoring.flags import FlaggedPair, Flags, Rule, SourceRow, flag, source_table
+from trl_attribution.scoring.scores import Column, Scores, context_means, score_view
+from trl_attribution.scoring.table import ScoreTable, write_scores
+
+__all__ = [
+    "Calibration",
+    "Column",
+    "FlaggedPair",
+    "Flags",
+    "Rule",
+    "ScoreTable",
+    "Scores",
+    "SourceRow",
+    "calibrate",
+    "context_means",
+    "fewest_discoveries",
+    "flag",
+    "p_values",
+    "q_values",
+    "score_view",
+    "source_table",
+    "write_scores",
+]

@@ -1,0 +1,281 @@
+"""Which pairs are flagged, by which probe, and which sources they come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
+from trl_attribution.scoring.scores import Column, Scores
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a pair is flagged; exactly one of the three is given.
+
+    Raises:
+        SettingsError: none or several are given, or the value is out of range.
+    """
+
+    top_k: int | None = None
+    """The k pairs that rank highest."""
+    threshold: float | None = None
+    """Pairs that score at least this, -1 to 1."""
+    fdr: float | None = None
+    """Pairs whose q-value is at most this, 0 to 1; the level holds for each probe by itself."""
+
+    def __post_init__(self) -> None:
+        given = self.as_dict()
+        if len(given) != 1:
+            raise SettingsError(
+                f"give exactly one of top_k, threshold and fdr; given: {', '.join(given) if given else 'none'}"
+            )
+        name, value = next(iter(given.items()))
+        if isinstance(value, bool) or not isinstance(value, int if name == "top_k" else (int, float)):
+            raise SettingsError(f"{name} must be a {'whole number' if name == 'top_k' else 'number'}, not {value!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise SettingsError(f"top_k must be at least 1, not {self.top_k}")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise SettingsError(f"threshold must lie between -1 and 1, as scores do, not {self.threshold}")
+        if self.fdr is not None and not 0 < self.fdr < 1:
+            raise SettingsError(f"fdr must lie between 0 and 1 (0.05 is common), not {self.fdr}")
+
+    def as_dict(self) -> dict[str, float]:
+        """The one rule that is given, as a manifest's header stores it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class FlaggedPair:
+    """One flagged pair, with the probe that ranks it best."""
+
+    pair_id: str
+    position: int
+    """0-based position among the scored pairs."""
+    probe: str
+    layer: int
+    kind: str
+    score: float
+    rank: int
+    q_value: float
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The F flagged pairs of N, by best rank; iterating gives one :class:`FlaggedPair` each."""
+
+    rule: Rule
+    columns: tuple[Column, ...]
+    """The score columns that were looked at, one per probe."""
+    nulls: Mapping[str, Null]
+    """By probe, the null behind its q-values."""
+    pair_ids: tuple[str, ...]
+    """``[F]``, each once."""
+    positions: Integers
+    """``[F]``: 0-based positions among the N scored pairs."""
+    column_index: Integers
+    """``[F]``: which of ``columns`` ranks the pair best."""
+    score: npt.NDArray[np.float32]
+    rank: Integers
+    q_value: Doubles
+    pair_scores: npt.NDArray[np.float32]
+    """``[N]``: every pair's score under the probe that ranks it best."""
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    def __iter__(self) -> Iterator[FlaggedPair]:
+        for index, pair_id in enumerate(self.pair_ids):
+            column = self.columns[self.column_index[index]]
+            yield FlaggedPair(
+                pair_id=pair_id,
+                position=int(self.positions[index]),
+                probe=column.probe,
+                layer=column.layer,
+                kind=column.kind,
+                score=float(self.score[index]),
+                rank=int(self.rank[index]),
+                q_value=float(self.q_value[index]),
+            )
+
+    @property
+    def not_towards(self) -> int:
+        """How many flagged pairs score 0 or less: flipping these would teach the behavior, not remove it."""
+        return int((self.score <= 0).sum())
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """What one source contributes to the flagged pairs."""
+
+    source: str
+    pairs: int
+    flagged: int
+    share: float
+    """``flagged / pairs``."""
+    enrichment: float | None
+    """``share`` over the share among all other sources: infinite where they have no flagged pair, None where there
+    is nothing to compare (no other source, or no flagged pair anywhere)."""
+    p_value: float
+    """Fisher's exact test, one-sided: so many flagged pairs or more if flags fell on pairs regardless of source."""
+    q_value: float
+    """Benjamini-Hochberg over the sources."""
+    mean_score: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for strict JSON: an infinite enrichment becomes the string ``"inf"``."""
+        enrichment = "inf" if self.enrichment == math.inf else self.enrichment
+        return {**asdict(self), "enrichment": enrichment}
+
+
+def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None = None) -> Flags:
+    """Apply ``rule`` to the scores of one probe, or of all together.
+
+    A pair that several probes flag counts once and is listed under the probe that ranks it best (then the higher
+    score, then the probe given first). ``top_k`` takes pairs by that best rank; equal ranks go by score, then
+    dataset order. ``layer`` is for one choice over each probe's own.
+
+    Raises:
+        SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs.
+    """
+    names = scores.probes if probe is None else (probe,)
+    columns = tuple(scores.column(name, layer) for name in names)
+    if rule.top_k is not None and rule.top_k > len(scores):
+        raise SettingsError(f"top_k {rule.top_k} asks for more pairs than were scored ({len(scores)}): choose fewer")
+    best, passing = _Best(len(scores)), _Best(len(scores))
+    nulls: dict[str, Null] = {}
+    for index, column in enumerate(columns):
+        values = np.array(scores.of(column))
+        worth = calibrate(values, scores.references.get(column))
+        nulls[column.probe] = worth.null
+        best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
+        passing.offer(index, values, worth, _passes(rule, values, worth))
+    chosen = _distinct(scores, passing.order(), rule.top_k)
+    return Flags(
+        rule=rule,
+        columns=columns,
+        nulls=nulls,
+        pair_ids=tuple(scores.pair_ids.take(pa.array(chosen)).to_pylist()),
+        positions=chosen,
+        column_index=passing.column[chosen],
+        score=passing.score[chosen],
+        rank=passing.rank[chosen],
+        q_value=passing.q_value[chosen],
+        pair_scores=best.score,
+    )
+
+
+def source_table(flags: Flags, sources: Sequence[str] | pa.Array) -> list[SourceRow]:
+    """One row per source of the N scored pairs, strongest evidence first.
+
+    Sorted by p-value, then enrichment, then flagged pairs, then name. A source's pairs are not independent of one
+    another, so p-values order sources rather than prove anything; with one source alone the p-value is 1.
+
+    Raises:
+        SettingsError: ``sources`` [N] does not have one entry per scored pair.
+    """
+    if len(sources) != len(flags.pair_scores):
+        raise SettingsError(f"{len(sources)} sources were given for {len(flags.pair_scores)} scored pairs")
+    names, codes = _encode(sources)
+    pairs = np.bincount(codes, minlength=len(names))
+    flagged = np.bincount(codes[flags.positions], minlength=len(names))
+    p_value = _fisher(pairs, flagged)
+    q_value = q_values(p_value)
+    sums = np.bincount(codes, weights=flags.pair_scores, minlength=len(names))
+    rows = [
+        SourceRow(
+            source=name,
+            pairs=int(pairs[index]),
+            flagged=int(flagged[index]),
+            share=float(flagged[index] / pairs[index]),
+            enrichment=_enrichment(int(flagged[index]), int(pairs[index]), int(flagged.sum()), int(pairs.sum())),
+            p_value=float(p_value[index]),
+            q_value=float(q_value[index]),
+            mean_score=float(sums[index] / pairs[index]),
+        )
+        for index, name in enumerate(names)
+    ]
+    return sorted(rows, key=lambda row: (row.p_value, -(row.enrichment or 0.0), -row.flagged, row.source))
+
+
+class _Best:
+    """For each of N pairs, the column that ranks it best among those offered."""
+
+    def __init__(self, pairs: int) -> None:
+        self.rank = np.full(pairs, np.iinfo(np.int64).max)
+        self.score = np.zeros(pairs, dtype=np.float32)
+        self.q_value = np.ones(pairs)
+        self.column = np.full(pairs, -1, dtype=np.int64)
+
+    def offer(
+        self, index: int, values: npt.NDArray[np.float32], worth: Calibration, allowed: npt.NDArray[np.bool_]
+    ) -> None:
+        tied = (worth.rank == self.rank) & (values > self.score)
+        better = allowed & ((worth.rank < self.rank) | tied)
+        self.rank[better] = worth.rank[better]
+        self.score[better] = values[better]
+        self.q_value[better] = worth.q_value[better]
+        self.column[better] = index
+
+    def order(self) -> Integers:
+        """Positions of the pairs that some column allowed: best rank, then higher score, then dataset order."""
+        positions = np.flatnonzero(self.column >= 0)
+        return positions[np.lexsort((-self.score[positions], self.rank[positions]))]
+
+
+def _passes(rule: Rule, values: npt.NDArray[np.float32], worth: Calibration) -> npt.NDArray[np.bool_]:
+    if rule.threshold is not None:
+        return values.astype(np.float64) >= rule.threshold
+    if rule.fdr is not None:
+        return worth.q_value <= rule.fdr
+    return np.ones(len(values), dtype=bool)
+
+
+def _distinct(scores: Scores, order: Integers, limit: int | None) -> Integers:
+    """The first ``limit`` positions of ``order`` whose pair ids differ: a dataset may hold a pair twice."""
+    seen: set[str] = set()
+
+    def firsts() -> Iterator[int]:
+        for position in order:
+            pair_id = scores.pair_ids[int(position)].as_py()
+            if pair_id not in seen:
+                seen.add(pair_id)
+                yield int(position)
+
+    return np.fromiter(islice(firsts(), limit), dtype=np.int64)
+
+
+def _encode(sources: Sequence[str] | pa.Array) -> tuple[list[str], Integers]:
+    """The distinct sources, and each pair's index into them [N]."""
+    array = sources if isinstance(sources, (pa.Array, pa.ChunkedArray)) else pa.array(sources, pa.string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    names: list[str] = array.dictionary.to_pylist()
+    codes: Integers = array.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    used = np.unique(codes)
+    return [names[code] for code in used], np.searchsorted(used, codes)
+
+
+def _fisher(pairs: npt.NDArray[np.intp], flagged: npt.NDArray[np.intp]) -> Doubles:
+    """P(at least so many flagged) for every source, given the margins: the hypergeometric tail."""
+    from scipy.stats import hypergeom
+
+    values: Doubles = hypergeom.sf(flagged - 1, pairs.sum(), flagged.sum(), pairs)
+    return np.clip(values, 0.0, 1.0)
+
+
+def _enrichment(flagged: int, pairs: int, all_flagged: int, all_pairs: int) -> float | None:
+    if all_flagged == 0 or pairs == all_pairs:
+        return None
+    others = (all_flagged - flagged) / (all_pairs - pairs)
+    return math.inf if others == 0 else (flagged / pairs) / others

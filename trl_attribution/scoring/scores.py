@@ -1,0 +1,338 @@
+"""How strongly training on each pair pushes towards each behavior: response and contextual scores, in blocks.
+
+Axis letters: N pairs, n pairs of a block, L layers, D hidden size, C score columns (one per probe and layer),
+M prompts of a probe, K prompts of several probes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from trl_attribution.errors import ProbeError, SettingsError, StoreError
+from trl_attribution.scoring.columns import ColumnFile
+from trl_attribution.scoring.inputs import ProbeLike, VectorBlockLike, VectorViewLike
+from trl_attribution.scoring.targets import LayerTargets
+
+Kind = Literal["contextual", "response"]
+AskedKind = Literal["auto", "contextual", "response"]
+Progress = Callable[[int, int], None]
+
+MEMORY_BUDGET = 256 * 2**20
+"""Bytes that a block of vectors, and the probes' matrices beside it, may each take."""
+_MOST_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of scores was taken with."""
+
+    probe: str
+    layer: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of N pairs in C columns, kept on disk; a positive score pushes towards the behavior."""
+
+    pair_ids: pa.Array
+    """The N pair ids (strings), in the view's order."""
+    columns: tuple[Column, ...]
+    flag_layers: Mapping[str, int]
+    """Each probe's own choice of layer, scored or not."""
+    references: Mapping[Column, npt.NDArray[np.float64]]
+    """Scores of clean pairs [R], for the columns whose probe has some of the same kind."""
+    context_means: Mapping[int, Tensor]
+    """``mu`` [D] of each layer that contextual scores were taken at."""
+    zero_pairs: Mapping[int, int]
+    """By layer, how many pairs have a zero pair vector: they score 0."""
+    no_context: Mapping[int, int]
+    """By layer, how many pairs have no context, or one equal to ``mu``: they score 0 contextually."""
+    file: ColumnFile
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The probes' names, in the order they were given."""
+        return tuple(dict.fromkeys(column.probe for column in self.columns))
+
+    def column(self, probe: str, layer: int | None = None) -> Column:
+        """The column of ``probe`` at ``layer``; by default its own layer where scored, else its only one.
+
+        Raises:
+            SettingsError: no such column, or several and none of them is the probe's own; the choices are listed.
+        """
+        choices = [column for column in self.columns if column.probe == probe]
+        if not choices:
+            raise SettingsError(f"no scores for probe {probe!r}: scored probes are {', '.join(self.probes)}")
+        wanted = self.flag_layers.get(probe) if layer is None else layer
+        for column in choices:
+            if column.layer == wanted:
+                return column
+        if layer is None and len(choices) == 1:
+            return choices[0]
+        scored = ", ".join(str(column.layer) for column in choices)
+        raise SettingsError(
+            f"probe {probe!r} has no scores at layer {wanted}: choose one of the scored layers, {scored}"
+        )
+
+    def of(self, column: Column) -> npt.NDArray[np.float32]:
+        """The scores [N] of ``column``, memory-mapped and read-only."""
+        return self.file.read(self.columns.index(column))
+
+
+def score_view(
+    view: VectorViewLike,
+    probes: Sequence[ProbeLike],
+    kind: AskedKind = "auto",
+    layers: Sequence[int] | None = None,
+    scratch: str | Path | None = None,
+    *,
+    context_means: Mapping[int, Tensor] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every pair of ``view`` with every probe at every layer that both have.
+
+    The response score is ``cos(v_b, v_d)``. The contextual score is the mean over the behavior's prompts i of
+    ``cos(v_i, v_d) * max(0, cos(c_i - mu, c_d - mu))``. Both lie in -1..1, and flipping a pair negates them exactly.
+
+    Args:
+        view: pair and context vectors of N pairs.
+        probes: the behaviors to score for; names are unique.
+        kind: ``auto`` is contextual for probes that know their prompts and response for the others.
+        layers: the layers to score at; by default all that the view and the probe share.
+        scratch: folder for the scores while they are in use; by default the system's temporary folder.
+        context_means: ``mu`` [D] by layer; by default the mean of the view's own context vectors that are not zero.
+        memory_budget: bytes for a block of vectors, and again for the probes' matrices; more passes over the view
+            are made where the matrices do not fit. Scores of other budgets agree up to float32 rounding.
+        progress: called with the pairs read so far and the pairs to read, over all passes.
+
+    Raises:
+        SettingsError: unknown kind, no probes, repeated names, layers that cannot be scored, or a given context mean
+            of another shape.
+        ProbeError: a probe with a zero vector, of another hidden size, or without the prompts that its kind needs.
+        StoreError: vectors that are not finite; the pairs are named.
+        AttributionError: the scratch folder cannot hold the scores.
+    """
+    columns = _plan_columns(view, probes, kind, layers)
+    by_name = {probe.name: probe for probe in probes}
+    passes = _plan_passes(columns, by_name, view.hidden_size, memory_budget)
+    contextual = sorted({column.layer for column in columns if column.kind == "contextual"})
+    means = _given_means(context_means or {}, contextual, view.hidden_size)
+    missing = [layer for layer in contextual if layer not in means]
+    file = ColumnFile(len(columns), len(view), scratch)
+    report = _Counter(len(view) * (len(passes) + bool(missing)), progress)
+    if missing:
+        means |= _context_means(view, missing, _block_rows(len(missing), view.hidden_size, 0, memory_budget), report)
+    pair_ids = pa.array(view.pair_ids, pa.string())
+    run = _Run(view, columns, by_name, means, pair_ids, file, report)
+    for part in passes:
+        run.score(part, memory_budget)
+    return Scores(
+        pair_ids=pair_ids,
+        columns=columns,
+        flag_layers={probe.name: probe.layer for probe in probes},
+        references={
+            column: found for column in columns if (found := _reference(by_name[column.probe], column)) is not None
+        },
+        context_means=means,
+        zero_pairs=run.zero_pairs,
+        no_context=run.no_context,
+        file=file,
+    )
+
+
+def context_means(view: VectorViewLike, layers: Sequence[int], memory_budget: int = MEMORY_BUDGET) -> dict[int, Tensor]:
+    """``mu`` [D] by layer: the mean over the view's context vectors that are not zero, accumulated in float64."""
+    size = _block_rows(len(layers), view.hidden_size, 0, memory_budget)
+    return _context_means(view, layers, size, _Counter(len(view), None))
+
+
+class _Counter:
+    """Counts pairs read, for the progress display."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def add(self, pairs: int) -> None:
+        self._done += pairs
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class _Run:
+    """One call of :func:`score_view` under way."""
+
+    def __init__(
+        self,
+        view: VectorViewLike,
+        columns: tuple[Column, ...],
+        probes: Mapping[str, ProbeLike],
+        means: Mapping[int, Tensor],
+        pair_ids: pa.Array,
+        file: ColumnFile,
+        report: _Counter,
+    ) -> None:
+        self.view, self.columns, self.probes, self.means = view, columns, probes, means
+        self.pair_ids, self.file, self.report = pair_ids, file, report
+        self.zero_pairs: dict[int, int] = {}
+        self.no_context: dict[int, int] = {}
+
+    def score(self, part: Sequence[Column], memory_budget: int) -> None:
+        """One pass over the view, for the columns of ``part``."""
+        layers = list(dict.fromkeys(column.layer for column in part))
+        targets = [self._targets(layer, part) for layer in layers]
+        zero, without = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
+        size = _block_rows(len(layers), self.view.hidden_size, max(map(len, targets)), memory_budget)
+        for block in self.view.blocks(layers, size):
+            for index, target in enumerate(targets):
+                result = target.score(block.pair[:, index], block.context[:, index])
+                self._keep(block, target.columns, result.scores)
+                zero[target.layer] += result.zero_pairs
+                without[target.layer] += result.no_context
+            self.report.add(len(block.pair))
+        self.zero_pairs |= zero
+        self.no_context |= {layer: count for layer, count in without.items() if layer in self.means}
+
+    def _targets(self, layer: int, part: Sequence[Column]) -> LayerTargets:
+        here = [(self.columns.index(column), column) for column in part if column.layer == layer]
+        probes = [(index, self.probes[column.probe]) for index, column in here if column.kind == "contextual"]
+        plain = [(index, self.probes[column.probe]) for index, column in here if column.kind == "response"]
+        return LayerTargets.build(layer, probes, plain, self.means.get(layer), self.view.hidden_size)
+
+    def _keep(self, block: VectorBlockLike, columns: Sequence[int], scores: Tensor) -> None:
+        """Write ``scores`` [n, columns]; vectors that are not finite show here."""
+        _refuse_unless_finite(scores, block.start, self.pair_ids)
+        values = scores.T.contiguous().numpy()
+        for index, column in enumerate(columns):
+            self.file.write(column, block.start, values[index])
+
+
+def _plan_columns(
+    view: VectorViewLike, probes: Sequence[ProbeLike], kind: AskedKind, layers: Sequence[int] | None
+) -> tuple[Column, ...]:
+    """One column per probe and layer, probe by probe in the given order, layers ascending."""
+    if kind not in get_args(AskedKind):
+        raise SettingsError(f"unknown score kind {kind!r}: choose one of {', '.join(get_args(AskedKind))}")
+    names = [probe.name for probe in probes]
+    if not names:
+        raise SettingsError("no probes to score with: give at least one")
+    if len(set(names)) < len(names):
+        raise SettingsError(f"probe names must differ, but these were given: {', '.join(names)}")
+    asked = view.layers if layers is None else layers
+    absent = sorted(set(asked) - set(view.layers))
+    if absent:
+        raise SettingsError(
+            f"no vectors at layer {_listed(absent)}: the store holds layer {_listed(view.layers)}; "
+            "score at one of these, or make the vectors for the layer"
+        )
+    return tuple(column for probe in probes for column in _columns_of(probe, kind, asked))
+
+
+def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Iterator[Column]:
+    knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
+    if kind == "contextual" and not knows_prompts:
+        raise ProbeError(
+            f"probe {probe.name!r} does not know its prompts, which the contextual score needs: "
+            "build it from a behavior file, or ask for the response score"
+        )
+    shared = sorted(set(layers) & set(probe.layers))
+    if not shared:
+        raise SettingsError(
+            f"probe {probe.name!r} has layer {_listed(probe.layers)}, but the scores were to be taken at layer "
+            f"{_listed(layers)}: choose a layer that both have"
+        )
+    chosen: Kind = "contextual" if knows_prompts and kind != "response" else "response"
+    return (Column(probe.name, layer, chosen) for layer in shared)
+
+
+def _plan_passes(
+    columns: Sequence[Column], probes: Mapping[str, ProbeLike], hidden_size: int, memory_budget: int
+) -> list[list[Column]]:
+    """The columns, layer by layer, in groups whose matrices fit the budget (a group has at least one column)."""
+    passes: list[list[Column]] = []
+    free = 0
+    for column in sorted(columns, key=lambda column: column.layer):
+        prompts = probes[column.probe].prompt_vectors
+        rows = 2 * len(prompts) if column.kind == "contextual" and prompts is not None else 1
+        size = 4 * rows * hidden_size
+        if size > free or not passes:
+            passes.append([])
+            free = memory_budget
+        passes[-1].append(column)
+        free -= size
+    return passes
+
+
+def _block_rows(layers: int, hidden_size: int, targets: int, memory_budget: int) -> int:
+    """How many pairs a block may have, counting the view's own buffers and the temporaries of one layer."""
+    read = 4 * 2 * 2 * layers * hidden_size
+    temporary = 4 * (4 * hidden_size + 3 * targets)
+    return max(1, min(_MOST_ROWS, memory_budget // (read + temporary)))
+
+
+def _context_means(view: VectorViewLike, layers: Sequence[int], size: int, report: _Counter) -> dict[int, Tensor]:
+    total = torch.zeros(len(layers), view.hidden_size, dtype=torch.float64)
+    count = torch.zeros(len(layers), 1, dtype=torch.float64)
+    for block in view.blocks(layers, size):
+        added = block.context.sum(dim=0, dtype=torch.float64)
+        if not torch.isfinite(added).all():
+            _refuse_unless_finite(block.context.flatten(1), block.start, pa.array(view.pair_ids, pa.string()))
+        total += added
+        count += (block.context != 0).any(dim=2).sum(dim=0).unsqueeze(1)
+        report.add(len(block.context))
+    means = (total / count.clamp(min=1)).float()
+    return dict(zip(layers, means, strict=True))
+
+
+def _given_means(means: Mapping[int, Tensor], layers: Sequence[int], hidden_size: int) -> dict[int, Tensor]:
+    chosen = {layer: means[layer].float().cpu() for layer in layers if layer in means}
+    for layer, mean in chosen.items():
+        if mean.shape != (hidden_size,) or not torch.isfinite(mean).all():
+            raise SettingsError(
+                f"the context mean of layer {layer} must be {hidden_size} finite numbers, "
+                f"not of shape {tuple(mean.shape)} with {int((~torch.isfinite(mean)).sum())} that are not finite"
+            )
+    return chosen
+
+
+def _refuse_unless_finite(rows: Tensor, start: int, pair_ids: pa.Array) -> None:
+    """Raise for the pairs whose ``rows`` [n, any] of the block from ``start`` on are not finite."""
+    if torch.isfinite(rows).all():
+        return
+    bad = torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten().tolist()
+    names = ", ".join(pair_ids[start + row].as_py() for row in bad[:10])
+    raise StoreError(
+        f"{len(bad)} pairs from position {start} on have vectors that are not finite: {names}"
+        f"{' ...' if len(bad) > 10 else ''}. Verify the store and compute these pairs again in float32."
+    )
+
+
+def _reference(probe: ProbeLike, column: Column) -> npt.NDArray[np.float64] | None:
+    """The probe's scores of clean pairs for ``column``; scores of the other kind are no reference."""
+    if probe.reference_scores is None or probe.reference_scores.shape[1] == 0:
+        return None
+    calibration = probe.built.get("calibration")
+    if not isinstance(calibration, Mapping) or calibration.get("kind") != column.kind:
+        return None
+    scores: npt.NDArray[np.float64] = probe.reference_scores[probe.layers.index(column.layer)].double().numpy()
+    return scores
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(str(layer) for layer in layers)
+
+
+__all__ = ["MEMORY_BUDGET", "AskedKind", "Column", "Kind", "Progress", "Scores", "context_means", "score_view"]

@@ -1,0 +1,190 @@
+"""``scores.parquet``: every score with its rank, percentile, p- and q-value; one row group per probe and layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trl_attribution.atomic import atomic_path
+from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.scoring.calibration import Integers, Null, calibrate
+from trl_attribution.scoring.scores import Column, Scores
+
+TABLE_FORMAT = "trl-attribution scores"
+TABLE_VERSION = 1
+_KEY = b"trl_attribution"
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_FIELDS = [
+    pa.field("pair_id", pa.string(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("source", _WORD, nullable=False),
+    pa.field("probe", _WORD, nullable=False),
+    pa.field("layer", pa.int32(), nullable=False),
+    pa.field("kind", _WORD, nullable=False),
+    pa.field("score", pa.float32(), nullable=False),
+    pa.field("rank", pa.int64(), nullable=False),
+    pa.field("percentile", pa.float64(), nullable=False),
+    pa.field("p_value", pa.float64(), nullable=False),
+    pa.field("q_value", pa.float64(), nullable=False),
+]
+
+
+def write_scores(
+    path: str | Path,
+    scores: Scores,
+    sources: Sequence[str] | pa.Array,
+    rows: Sequence[int] | Integers | None = None,
+) -> Path:
+    """Write all N pairs of every column to ``path``, atomically and a column at a time.
+
+    Args:
+        path: the file to make, usually ``scores.parquet`` in an audit folder.
+        scores: what to write.
+        sources: each pair's source [N]; a pyarrow array is taken as it is.
+        rows: each pair's row in the dataset [N]; by default its position among the scored pairs.
+
+    Raises:
+        SettingsError: ``sources`` or ``rows`` do not have one entry per scored pair.
+        AttributionError: the file cannot be written; nothing is left half-written.
+    """
+    target = Path(path)
+    row_array = pa.array(np.arange(len(scores)) if rows is None else np.asarray(rows, dtype=np.int64), pa.int64())
+    source_array = _words(sources)
+    for name, array in (("sources", source_array), ("rows", row_array)):
+        if len(array) != len(scores):
+            raise SettingsError(f"{len(array)} {name} were given for {len(scores)} scored pairs")
+    nulls: list[Null] = ["reference" if column in scores.references else "mirror" for column in scores.columns]
+    schema = pa.schema(_FIELDS, metadata={_KEY: json.dumps(_header(scores, nulls)).encode()})
+    shared = [scores.pair_ids, row_array, source_array]
+    with atomic_path(target) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        for column in scores.columns:
+            table = pa.Table.from_arrays([*shared, *_arrays(scores, column)], schema=schema)
+            # One row group each, however many pairs there are: the reader finds a column by its number.
+            writer.write_table(table, row_group_size=max(1, len(scores)))
+    return target
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A ``scores.parquet`` on disk; only its header is in memory."""
+
+    path: Path
+    columns: tuple[Column, ...]
+    nulls: tuple[Null, ...]
+    """The null behind the p-values of each of ``columns``."""
+    pairs: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> ScoreTable:
+        """Read the header of ``path``.
+
+        Raises:
+            StoreError: the file is absent, broken, not a score table, or of a newer version.
+        """
+        file = Path(path)
+        with _opened(file) as parquet:
+            header = _checked_header(file, parquet.schema_arrow.metadata or {})
+            groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
+        try:
+            columns = tuple(Column(entry["probe"], entry["layer"], entry["kind"]) for entry in header["columns"])
+            nulls = tuple(entry["null"] for entry in header["columns"])
+            pairs = int(header["pairs"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{file} is broken: its header lacks {error}. Run the audit again.") from error
+        if groups != [pairs] * len(columns):
+            raise StoreError(f"{file} is broken: its row groups do not fit its header. Run the audit again.")
+        return cls(file, columns, nulls, pairs)
+
+    def read(self, column: Column, fields: Sequence[str] | None = None) -> pa.Table:
+        """The N rows of ``column`` in dataset order, all fields or some; nothing else is read.
+
+        Raises:
+            SettingsError: the table has no such column or field; the choices are listed.
+            StoreError: the file is gone or broken.
+        """
+        if column not in self.columns:
+            choices = "; ".join(f"{each.probe} at layer {each.layer} ({each.kind})" for each in self.columns)
+            raise SettingsError(
+                f"{self.path} has no {column.kind} scores of {column.probe!r} at layer {column.layer}; it has {choices}"
+            )
+        names = [field.name for field in _FIELDS]
+        unknown = [name for name in fields or () if name not in names]
+        if unknown:
+            raise SettingsError(f"scores have no field {', '.join(unknown)}: choose from {', '.join(names)}")
+        with _opened(self.path) as parquet:
+            try:
+                return parquet.read_row_group(
+                    self.columns.index(column), columns=None if fields is None else list(fields)
+                )
+            except (pa.ArrowException, OSError) as error:
+                raise StoreError(f"{self.path} is broken: {error}. Run the audit again.") from error
+
+    def __iter__(self) -> Iterator[tuple[Column, pa.Table]]:
+        """Every column with its rows, one at a time."""
+        for column in self.columns:
+            yield column, self.read(column)
+
+
+def _arrays(scores: Scores, column: Column) -> list[pa.Array]:
+    values = np.array(scores.of(column))
+    worth = calibrate(values, scores.references.get(column))
+    return [
+        _repeated(column.probe, len(scores)),
+        pa.array(np.full(len(scores), column.layer, dtype=np.int32)),
+        _repeated(column.kind, len(scores)),
+        pa.array(values),
+        pa.array(worth.rank),
+        pa.array(worth.percentile),
+        pa.array(worth.p_value),
+        pa.array(worth.q_value),
+    ]
+
+
+def _header(scores: Scores, nulls: Sequence[Null]) -> dict[str, Any]:
+    columns = [{**asdict(column), "null": null} for column, null in zip(scores.columns, nulls, strict=True)]
+    return {"format": TABLE_FORMAT, "format_version": TABLE_VERSION, "pairs": len(scores), "columns": columns}
+
+
+def _words(values: Sequence[str] | pa.Array) -> pa.DictionaryArray:
+    """``values`` dictionary-encoded with 32-bit indices."""
+    array = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, pa.string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    return encoded.cast(_WORD)
+
+
+def _repeated(word: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), pa.array([word], pa.string()))
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise StoreError(f"there is no score table at {path}: run an audit first")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} cannot be read as a score table: {error}. Run the audit again.") from error
+
+
+def _checked_header(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata[_KEY])
+    except (KeyError, ValueError):
+        header = None
+    if not isinstance(header, dict) or header.get("format") != TABLE_FORMAT:
+        raise StoreError(f"{path} is a Parquet file, but not a score table: it was not made by an audit")
+    version = header.get("format_version")
+    if isinstance(version, int) and version > TABLE_VERSION:
+        raise StoreError(
+            f"{path} has score table version {version}; this trl-attribution reads up to {TABLE_VERSION}. "
+            "Install a newer trl-attribution to read it."
+        )
+    return header

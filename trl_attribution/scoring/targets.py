@@ -1,0 +1,153 @@
+"""The matrices that a block of pairs is scored against: all probes of one layer, their prompts side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trl_attribution.errors import ProbeError
+from trl_attribution.scoring.inputs import ProbeLike
+
+# A centred context smaller than this share of the context is the rounding error of float32, not a direction.
+_NO_DIRECTION = 4 * torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Scores [n, columns] of one block at one layer, and how many of its pairs could not be scored."""
+
+    scores: Tensor
+    zero_pairs: int
+    no_context: int
+
+
+@dataclass(frozen=True)
+class LayerTargets:
+    """The probes of one layer: K prompts of those scored contextually, then the behavior vectors of the others."""
+
+    layer: int
+    columns: tuple[int, ...]
+    """Where each column of the result belongs: contextual ones first, then response ones."""
+    directions: Tensor
+    """Unit rows [K + R, D]: the prompts' behavior vectors, then the R behavior vectors of response scores."""
+    contexts: Tensor
+    """Unit rows [K, D]: the prompts' centred context vectors, zero where a prompt has none."""
+    prompts: tuple[int, ...]
+    """How many of the K rows belong to each contextual column."""
+    mean: Tensor | None
+    """``mu`` [D]; None without contextual columns."""
+
+    @classmethod
+    def build(
+        cls,
+        layer: int,
+        contextual: Sequence[tuple[int, ProbeLike]],
+        response: Sequence[tuple[int, ProbeLike]],
+        mean: Tensor | None,
+        hidden_size: int,
+    ) -> LayerTargets:
+        """Concatenate what the probes of ``layer`` are scored with; each probe comes with its column's number.
+
+        Raises:
+            ProbeError: a probe of another hidden size, with a zero vector, or without any prompt that can be used.
+        """
+        counts = tuple(_check(probe, layer, hidden_size, is_contextual=True) for _, probe in contextual)
+        for _, probe in response:
+            _check(probe, layer, hidden_size, is_contextual=False)
+        directions = torch.zeros(sum(counts) + len(response), hidden_size)
+        contexts = torch.zeros(sum(counts), hidden_size)
+        start = 0
+        for (_, probe), count in zip(contextual, counts, strict=True):
+            rows = slice(start, start + count)
+            directions[rows], contexts[rows] = _prompt_rows(probe, layer, mean)
+            start += count
+        for row, (_, probe) in enumerate(response, start):
+            directions[row] = _behavior_row(probe, layer)
+        columns = tuple(index for index, _ in (*contextual, *response))
+        return cls(layer, columns, directions, contexts, counts, mean if contextual else None)
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def score(self, pair: Tensor, context: Tensor) -> BlockScores:
+        """Score pair vectors [n, D] with context vectors [n, D]; a vector that is not finite gives NaN."""
+        cosines = unit_rows(pair.float()) @ self.directions.T
+        zero_pairs = int((~pair.any(dim=1)).sum())
+        prompts = len(self.contexts)
+        without = 0
+        if self.mean is not None:
+            centred = usable_contexts(context.float(), self.mean)
+            without = int((~centred.any(dim=1)).sum())
+            similar = (unit_rows(centred) @ self.contexts.T).clamp_(min=0)
+            cosines[:, :prompts] *= similar
+        parts = torch.split(cosines[:, :prompts], list(self.prompts), dim=1) if self.prompts else ()
+        scores = torch.cat([*(part.mean(dim=1, keepdim=True) for part in parts), cosines[:, prompts:]], dim=1)
+        return BlockScores(scores.clamp_(-1, 1), zero_pairs, without)
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """``rows`` [n, D] scaled to length 1; zero rows stay zero, rows that are not finite become NaN.
+
+    Rows are first divided by their largest entry, so that no square overflows or vanishes.
+    """
+    scale: Tensor = torch.linalg.vector_norm(rows, ord=float("inf"), dim=1, keepdim=True)
+    scaled = rows / scale.where(scale != 0, 1.0)
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    scaled /= norm.where(norm != 0, 1.0)
+    return scaled
+
+
+def usable_contexts(contexts: Tensor, mean: Tensor) -> Tensor:
+    """``contexts`` [n, D] minus ``mean`` [D]; zero rows where there is no context or it equals the mean."""
+    size = torch.linalg.vector_norm(contexts, ord=float("inf"), dim=1, keepdim=True)
+    centred = contexts - mean
+    left = torch.linalg.vector_norm(centred, ord=float("inf"), dim=1, keepdim=True)
+    return centred.masked_fill_((size == 0) | (left < _NO_DIRECTION * size), 0.0)
+
+
+def _check(probe: ProbeLike, layer: int, hidden_size: int, *, is_contextual: bool) -> int:
+    """How many prompts the probe has (0 for a response score), after checking that it can be used."""
+    found = probe.vector.shape[-1]
+    if found != hidden_size:
+        raise ProbeError(
+            f"probe {probe.name!r} has vectors of size {found}, the pairs' vectors have size {hidden_size}: "
+            "it was built with another model"
+        )
+    if not is_contextual or probe.prompt_vectors is None:
+        return 0
+    if len(probe.prompt_vectors) == 0:
+        raise ProbeError(
+            f"probe {probe.name!r} has no prompts at layer {layer}: build it again, or use response scores"
+        )
+    return len(probe.prompt_vectors)
+
+
+def _prompt_rows(probe: ProbeLike, layer: int, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Unit behavior vectors and unit centred contexts [M, D] of the probe's prompts."""
+    index = probe.layers.index(layer)
+    if probe.prompt_vectors is None or probe.contexts is None or mean is None:
+        raise ProbeError(f"probe {probe.name!r} lacks the prompts or the context mean that layer {layer} needs")
+    vectors = unit_rows(probe.prompt_vectors[:, index].float())
+    contexts = unit_rows(usable_contexts(probe.contexts[:, index].float(), mean))
+    for what, rows in (("vectors", vectors), ("context vectors", contexts)):
+        if not torch.isfinite(rows).all():
+            raise ProbeError(f"probe {probe.name!r} has {what} that are not finite at layer {layer}: build it again")
+    if not (vectors.any(dim=1) & contexts.any(dim=1)).any():
+        raise ProbeError(
+            f"probe {probe.name!r} has no prompt with both a behavior vector and a context at layer {layer}: "
+            "every contextual score would be 0; build it again, or use response scores"
+        )
+    return vectors, contexts
+
+
+def _behavior_row(probe: ProbeLike, layer: int) -> Tensor:
+    """The probe's unit behavior vector [D]."""
+    row = unit_rows(probe.vector[probe.layers.index(layer)].float().unsqueeze(0))[0]
+    if not torch.isfinite(row).all():
+        raise ProbeError(f"probe {probe.name!r} has a vector that is not finite at layer {layer}: build it again")
+    if not row.any():
+        raise ProbeError(f"probe {probe.name!r} has a zero vector at layer {layer}: it points nowhere; build it again")
+    return row

@@ -1,0 +1,124 @@
+"""All shards of a store as one table: rows found by pair id, and read from whichever shards they lie in."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trl_attribution.errors import StoreError
+from trl_attribution.shards import DTYPES, ID_BYTES, Ids, Kind, Shard
+
+Rows = npt.NDArray[np.int64]
+"""Storage rows ``[n]``, counted over all shards."""
+
+
+class ShardSet:
+    """N rows in shards, found by id through one sorted array (no Python object a pair)."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self.shards = list(shards)
+        self.ids: Ids = np.concatenate([np.empty(0, f"S{ID_BYTES}"), *(shard.ids for shard in shards)])
+        self._starts: Rows = np.cumsum([0] + [len(shard) for shard in shards], dtype=np.int64)
+        self._order: Rows = np.argsort(self.ids, kind="stable")
+        self._sorted: Ids = self.ids[self._order]
+        repeated = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
+        if len(repeated):
+            raise StoreError(
+                f"{folder} holds {len(repeated)} pairs twice, among them {name_ids(repeated)}. "
+                "A shard was copied in by hand; delete the copy."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def find(self, ids: Ids) -> Rows:
+        """The row of each id, -1 where there is none."""
+        if not len(self):
+            return np.full(len(ids), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._sorted, ids), len(self) - 1)
+        return np.where(self._sorted[places] == ids, self._order[places], -1)
+
+    def append(self, shard: Shard) -> None:
+        """Take in a shard just written, merging its ids into the sorted ones (sorting them all again would cost)."""
+        order = np.argsort(shard.ids, kind="stable")
+        places = np.searchsorted(self._sorted, shard.ids[order])
+        self._sorted = np.insert(self._sorted, places, shard.ids[order])
+        self._order = np.insert(self._order, places, order + len(self))
+        self.ids = np.concatenate([self.ids, shard.ids])
+        self.shards.append(shard)
+        self._starts = np.append(self._starts, len(self))
+
+    def gather(self, rows: Rows, kind: Kind, axis: list[int], dtype: torch.dtype) -> Tensor:
+        """Vectors ``[n, L, D]`` of ``rows`` (any order) and positions ``axis`` on the layer axis, as ``dtype``.
+
+        Each shard that holds one of the rows is mapped once and let go again, so memory is that of the result.
+
+        Raises:
+            StoreError: a shard has vanished or shrunk since it was opened.
+        """
+        rising = bool((rows[1:] >= rows[:-1]).all())
+        order = np.arange(len(rows)) if rising else np.argsort(rows, kind="stable")
+        bounds = np.searchsorted(rows[order], self._starts)
+        hidden_size = self.shards[0].hidden_size if self.shards else 0
+        out = torch.empty(len(rows), len(axis), hidden_size, dtype=dtype)
+        for index in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
+            part = slice(int(bounds[index]), int(bounds[index + 1]))
+            shard = self.shards[index]
+            values = _take(shard.open_vectors(kind), rows[order[part]] - self._starts[index], axis)
+            vectors = torch.from_numpy(values).view(DTYPES[shard.dtype])
+            if rising:
+                out[part] = vectors
+            else:
+                out[torch.from_numpy(order[part])] = vectors.to(dtype)
+        return out
+
+
+def _take(vectors: npt.NDArray[Any], rows: Rows, axis: list[int]) -> npt.NDArray[Any]:
+    """Rows (rising) and layers of a mapped ``[n, L, D]``; neighbors come as a view, the rest is read row by row."""
+    if axis == list(range(axis[0], axis[0] + len(axis))):
+        vectors, axis = vectors[:, axis[0] : axis[0] + len(axis)], []
+    if rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        run = vectors[int(rows[0]) : int(rows[-1]) + 1]
+        return run[:, axis] if axis else run
+    return np.asarray(vectors[rows[:, None], axis] if axis else vectors[rows])
+
+
+def is_pair_id(value: object) -> bool:
+    """Whether ``value`` has the form of a pair id: 32 lowercase hex digits."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
+
+
+def parse_ids(pair_ids: Sequence[str]) -> Ids:
+    """Hex ids as an ``S16`` array ``[n]``.
+
+    Raises:
+        StoreError: one of them is no pair id; the message shows the first such.
+    """
+    try:
+        joined = "".join(pair_ids)
+        raw = binascii.unhexlify(joined) if joined == joined.lower() else b""
+    except (ValueError, TypeError):
+        raw = b""
+    if len(raw) != ID_BYTES * len(pair_ids) or not set(map(len, pair_ids)) <= {2 * ID_BYTES}:
+        wrong = next((value for value in pair_ids if not is_pair_id(value)), pair_ids)
+        raise StoreError(f"{wrong!r} is not a pair id: one has 32 hex digits, as pair_id() gives them")
+    return np.frombuffer(raw, dtype=f"S{ID_BYTES}")
+
+
+def hex_ids(ids: Ids) -> list[str]:
+    """The ids as hex strings, a new list."""
+    text = ids.tobytes().hex()
+    return [text[start : start + 2 * ID_BYTES] for start in range(0, len(text), 2 * ID_BYTES)]
+
+
+def name_ids(ids: Ids) -> str:
+    """The first ten ids, for a message."""
+    return ", ".join(hex_ids(ids[:10])) + (" ..." if len(ids) > 10 else "")

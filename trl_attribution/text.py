@@ -1,0 +1,35 @@
+"""Dataset text made safe to show: it is hostile until proven otherwise."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: object, limit: int = 200) -> str:
+    r"""``text`` on one line, with control, format and bidirectional characters escaped, at most ``limit`` long.
+
+    Terminal escape sequences, carriage returns and right-to-left overrides come out as visible ``\x1b``-style
+    escapes; rich markup is not touched (pass the result through ``rich.text.Text``, never through markup).
+
+    >>> printable("red \x1b[31malert\nnext")
+    'red \\x1b[31malert next'
+    """
+    shown: list[str] = []
+    length = 0
+    for character in str(text):
+        piece = _escape(character)
+        length += len(piece)
+        if length > limit:
+            return "".join(shown).rstrip() + "…"
+        shown.append(piece)
+    return "".join(shown)
+
+
+def _escape(character: str) -> str:
+    if character in "\n\t ":
+        return " "
+    if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
