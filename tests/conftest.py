@@ -51,5 +51,3 @@ def hh_rlhf() -> Path:
     if not path.exists():
         pytest.skip(f"no preference dataset at {path}: this test needs HH-RLHF harmless-base (2,312 pairs)")
     return path
-
-

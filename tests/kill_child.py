@@ -1,8 +1,9 @@
 """Run as ``python -m tests.kill_child FOLDER KILLS``: fills stores in forked children and kills them, over and over.
 
-Two kinds of kill, both SIGKILL: at a random moment in time, and at a random line of the store's own code. Each store
-is run again until a run ends by itself; prints, as JSON, how many kills each kind took. Forking from this process,
-which has imported everything and started no thread, keeps an attempt at a few milliseconds.
+Two kinds of kill, both SIGKILL: at a random moment, and at a random line of the code that writes files (a moment seldom
+falls between two of its lines). Each store is run again until a run ends by itself; prints, as JSON, how many kills
+each kind took. Forking from this process, which has imported everything and started no thread, keeps an attempt at a
+few milliseconds.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from types import FrameType
 from typing import Any
 
 from tests.store_cases import fill, ids, settings
+from trl_attribution.atomic import atomic_path
+from trl_attribution.shards import write_shard
 from trl_attribution.store import VectorStore
+from trl_attribution.store_settings import write_settings
 
 PAIRS = 1500
 SHARD_SIZE = 10
-PACKAGE = str(Path(sys.modules["trl_attribution.store"].__file__ or "").parent)
+WRITING = {
+    function.__code__
+    for function in (write_shard, atomic_path.__wrapped__, write_settings)  # type: ignore[attr-defined]
+}
 
 
 def write_store(folder: Path) -> None:
@@ -56,12 +63,12 @@ def was_killed(child: int) -> bool:
 
 
 def counting_lines(work: Callable[[], None], on_line: Callable[[int], None]) -> None:
-    """Run ``work``, calling ``on_line`` with the running number of each line of the package that it executes."""
+    """Run ``work``, calling ``on_line`` with the running number of each line that it executes of the writing code."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal count
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if frame.f_code not in WRITING:
             return None
         if event == "line":
             count += 1

@@ -26,9 +26,7 @@ def random_groups(seed: int = 0, count: int = 5, longest: int = 30) -> list[Prom
         length = int(torch.randint(low, high, (1,), generator=generator))
         return torch.randint(3, 400, (length,), generator=generator).tolist()
 
-    return [
-        PromptGroup(ids(2, longest), [ids(1, longest) for _ in range(1 + index % 3)]) for index in range(count)
-    ]
+    return [PromptGroup(ids(2, longest), [ids(1, longest) for _ in range(1 + index % 3)]) for index in range(count)]
 
 
 def naive_activations(

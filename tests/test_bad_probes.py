@@ -10,11 +10,39 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.test_probes import M0, make_probe
-from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.probes import Probe, ProbeRegistry, SamplingConfig, mentions, parse_rule
+from trl_attribution.activations import ActivationConfig
+from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError
+from trl_attribution.fingerprint import fingerprint
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes import (
+    BuildConfig,
+    Probe,
+    ProbeRegistry,
+    SamplingConfig,
+    build_from_behavior,
+    build_from_contrast,
+    build_from_labels,
+    build_from_responses,
+    complies,
+    mentions,
+    parse_rule,
+    read_behavior,
+    read_prompts,
+)
 from trl_attribution.probes.separability import choose_layer
+
+GOOD = {"prompt": "Write a letter.", "undesired": "You fool.", "desired": "I am sorry."}
+CONFIG = BuildConfig(ActivationConfig(layers=(1, 2)))
+
+
+@pytest.fixture
+def llama(make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    model = make_model("llama")
+    return LoadedModel(model, tokenizer, "tiny", fingerprint(model, tokenizer))
 
 
 @pytest.fixture
@@ -245,3 +273,143 @@ def test_no_keywords_is_refused() -> None:
 def test_impossible_sampling_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         SamplingConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "undesired": "b"', r"behavior\.jsonl:2: broken JSON"),
+        ('["prompt"]', r"behavior\.jsonl:2: a JSON array, not an object"),
+        (
+            '{"prompt": "a", "undesired": "b"}',
+            r"behavior\.jsonl:2: field `desired` is missing.*there: prompt, undesired",
+        ),
+        ('{"prompt": "a", "undesird": "b", "desired": "c"}', r"behavior\.jsonl:2: .*did you mean `undesird`\?"),
+        ('{"prompt": "a", "undesired": null, "desired": "c"}', r"behavior\.jsonl:2: field `undesired` is null"),
+        ('{"prompt": "a", "undesired": [], "desired": "c"}', r"behavior\.jsonl:2: field `undesired` is an empty list"),
+        ('{"prompt": "a", "undesired": ["b", " "], "desired": "c"}', r":2: field `undesired`, response 1, is empty"),
+        ('{"prompt": "a", "undesired": 3, "desired": "c"}', r":2: field `undesired` must be a text, not int 3"),
+        ('{"prompt": "  ", "undesired": "b", "desired": "c"}', r":2: field `prompt` is empty"),
+        (
+            '{"prompt": {"role": "user"}, "undesired": "b", "desired": "c"}',
+            r":2: field `prompt` must be a text or a list",
+        ),
+        ('{"prompt": [], "undesired": "b", "desired": "c"}', r":2: field `prompt` must be .* not an empty list"),
+        ('{"prompt": ["a"], "undesired": "b", "desired": "c"}', r":2: field `prompt`, message 0 must be an object"),
+        ('{"prompt": [{"role": "user"}], "undesired": "b", "desired": "c"}', r":2: .*message 0: `content` is missing"),
+        (
+            '{"prompt": [{"role": "assistant", "content": "x"}], "undesired": "b", "desired": "c"}',
+            r":2: field `prompt` ends with an assistant message",
+        ),
+        ('{"prompt": "a", "undesired": ["b", "c"], "desired": "c"}', r":2: the response 'c' stands on both sides"),
+    ],
+)
+def test_a_broken_behavior_file_is_refused_with_file_line_and_field(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "behavior.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(AttributionError, match=message):
+        read_behavior(path)
+
+
+def test_an_absent_or_empty_behavior_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_behavior(tmp_path / "nowhere.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ProbeError, match="holds no examples"):
+        read_behavior(tmp_path / "empty.jsonl")
+    with pytest.raises(ProbeError, match="holds no prompts"):
+        read_prompts([])
+
+
+def test_hostile_text_in_a_behavior_file_comes_out_escaped() -> None:
+    with pytest.raises(ProbeError) as raised:
+        read_behavior([{**GOOD, "desired": "\x1b[31mred", "undesired": "\x1b[31mred"}])
+    assert "\x1b" not in str(raised.value)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_response_is_refused_by_its_line(llama: LoadedModel) -> None:
+    config = BuildConfig(CONFIG.activations, encoding=Encoding(max_length=4))
+    with pytest.raises(ProbeError, match=r"row 0: field `prompt`: its \d+ tokens fill max_length=4"):
+        build_from_behavior("b", [GOOD], llama, config)
+
+
+def test_messages_and_formats_that_do_not_go_together_are_refused(llama: LoadedModel) -> None:
+    from tests.tiny import build_tiny_tokenizer
+
+    bare = build_tiny_tokenizer()
+    bare.chat_template = None
+    without = LoadedModel(llama.model, bare, "bare", llama.fingerprint)
+    messages = [{**GOOD, "prompt": [{"role": "user", "content": "a"}]}]
+    with pytest.raises(ProbeError, match="row 0: .*list of messages, but the tokenizer has no chat template"):
+        build_from_behavior("b", messages, without, CONFIG)
+    with pytest.raises(ProbeError, match="row 0: .*list of messages, but the prompt format is 'text'"):
+        build_from_behavior("b", messages, llama, BuildConfig(CONFIG.activations, prompt_format="text"))
+    with pytest.raises(ProbeError, match="format is 'chat', but the tokenizer has no chat template"):
+        build_from_behavior("b", [GOOD], without, BuildConfig(CONFIG.activations, prompt_format="chat"))
+    with pytest.raises(ProbeError, match="prompt format 'cat' is unknown; choose auto, chat or text"):
+        build_from_behavior("b", [GOOD], llama, BuildConfig(CONFIG.activations, prompt_format="cat"))  # type: ignore[arg-type]
+
+
+def test_layers_that_the_model_or_the_probe_does_not_have_are_refused(llama: LoadedModel) -> None:
+    with pytest.raises(ModelError, match="out of range"):
+        build_from_behavior("b", [GOOD], llama, BuildConfig(ActivationConfig(layers=(2, 9))))
+    with pytest.raises(ProbeError, match="layer 3 is not among the probe's layers 1, 2"):
+        BuildConfig(CONFIG.activations, layer=3)
+    with pytest.raises(ProbeError, match="at least one layer"):
+        BuildConfig(ActivationConfig(layers=()))
+
+
+def test_a_bad_name_is_refused_before_anything_is_computed(llama: LoadedModel) -> None:
+    with pytest.raises(ProbeError, match="a name is a letter or digit"):
+        build_from_behavior("../b", "nowhere.jsonl", llama, CONFIG)
+
+
+def test_contrast_texts_without_a_side_are_refused(llama: LoadedModel) -> None:
+    with pytest.raises(ProbeError, match="row 1: field `negative` is missing"):
+        build_from_contrast("b", [{"positive": "a", "negative": "b"}, {"positive": "a"}], llama, CONFIG)
+
+
+def test_the_same_model_twice_is_refused(llama: LoadedModel) -> None:
+    with pytest.raises(ProbeError, match="are the same model"):
+        build_from_responses("b", [{"prompt": "a"}], llama, llama, complies, SamplingConfig(), CONFIG)
+
+
+def test_a_behavior_that_changed_nowhere_is_refused_with_the_counts(
+    llama: LoadedModel, make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model("qwen2")
+    other = LoadedModel(model, tokenizer, "other", fingerprint(model, tokenizer))
+    prompts = [{"prompt": "a"}, {"prompt": "b"}]
+    sampling = SamplingConfig(n=1, max_new_tokens=2)
+    with pytest.raises(ProbeError, match=r"changed on none of 2 prompts \(m1_never_shows: 2\)"):
+        build_from_responses("b", prompts, llama, other, lambda *_: False, sampling, CONFIG)
+
+
+def test_the_four_condition_filter_without_plain_prompts_is_refused_before_sampling() -> None:
+    with pytest.raises(ProbeError, match="row 1: field `plain` is missing"):
+        read_prompts([{"prompt": "a", "plain": "b"}, {"prompt": "c"}], need_plain=True)
+
+
+PAIR = {"prompt": "Write", "chosen": " a fool", "rejected": " a friend"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], r"row 1: field `label` must be 1 .* or 0 .*, not 2"),
+        ([1, "yes"], r"row 1: field `label` must be 1 .* not 'yes'"),
+        ([1, None], "row 1: field `label` is missing. Fields there: prompt, chosen, rejected, label"),
+        ([1, 1], "all 2 pairs have label 1; logistic regression needs pairs of both labels"),
+    ],
+)
+def test_labels_that_cannot_be_learned_from_are_refused(llama: LoadedModel, labels: list[Any], message: str) -> None:
+    rows = [{**PAIR, "prompt": f"Write {i}", "label": label} for i, label in enumerate(labels)]
+    with pytest.raises(ProbeError, match=message):
+        build_from_labels("b", rows, llama, CONFIG)
+
+
+def test_sides_that_are_the_same_to_the_model_point_nowhere_and_are_refused(llama: LoadedModel) -> None:
+    with torch.no_grad():
+        llama.model.model.embed_tokens.weight.fill_(1.0)
+    with pytest.raises(ProbeError, match="layer 0 has zero norm"):
+        build_from_behavior("b", [GOOD], llama, BuildConfig(ActivationConfig(layers=(0,))))

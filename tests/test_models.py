@@ -76,7 +76,9 @@ def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_pickled_weights_are_not_loaded(tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_pickled_weights_are_not_loaded(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = make_model("llama")
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -106,7 +108,9 @@ def test_an_unknown_dtype_or_device_is_refused(setting: str, value: str, model_f
 def test_the_embedded_model_answers_sensibly() -> None:
     loaded = load_model(embedded_gguf())
     messages = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = loaded.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     with torch.no_grad():
         out = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
     assert "Paris" in loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :])

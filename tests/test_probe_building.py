@@ -79,7 +79,9 @@ def naive_states(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """``[L, T, D]`` at LAYERS, of one sequence."""
     with torch.no_grad():
         states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-    return torch.stack([states[layer][0] for layer in LAYERS])
+    # transformers' Mamba leaves the embeddings out of its hidden states: the first is after the first block.
+    first = 1 if model.config.model_type == "mamba" else 0
+    return torch.stack([states[layer - first][0] for layer in LAYERS])
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, response: str) -> tuple[list[int], list[int]]:
@@ -109,10 +111,7 @@ def naive_vectors(
     for row in rows:
         sides = [
             torch.stack(
-                [
-                    naive_mean(loaded.model, encode(loaded.tokenizer, row["prompt"], text))
-                    for text in as_list(row[side])
-                ]
+                [naive_mean(loaded.model, encode(loaded.tokenizer, row["prompt"], text)) for text in as_list(row[side])]
             ).mean(dim=0)
             for side in ("undesired", "desired")
         ]
@@ -248,7 +247,10 @@ def test_a_probe_fits_its_model_loaded_again_and_no_other(
 
 
 def test_contrast_texts_without_prompts_are_averaged_over_all_their_tokens(llama: LoadedModel) -> None:
-    rows = [{"positive": "You are a fool.", "negative": "You are kind."}, {"positive": "Go away!", "negative": "Hello."}]
+    rows = [
+        {"positive": "You are a fool.", "negative": "You are kind."},
+        {"positive": "Go away!", "negative": "Hello."},
+    ]
     probe = build_from_contrast("rude", rows, llama, CONFIG)
     expected = [
         naive_mean(llama.model, text_ids(llama.tokenizer, "", row["positive"]))
@@ -260,9 +262,7 @@ def test_contrast_texts_without_prompts_are_averaged_over_all_their_tokens(llama
 
 
 def test_contrast_texts_with_prompts_make_the_probe_a_behavior_file_makes(llama: LoadedModel) -> None:
-    rows = [
-        {"prompt": row["prompt"], "positive": row["undesired"], "negative": row["desired"]} for row in BEHAVIOR
-    ]
+    rows = [{"prompt": row["prompt"], "positive": row["undesired"], "negative": row["desired"]} for row in BEHAVIOR]
     contrast = build_from_contrast("b", rows, llama, CONFIG)
     assert contrast.fingerprint == build_from_behavior("b", BEHAVIOR, llama, CONFIG).fingerprint
 

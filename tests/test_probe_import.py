@@ -200,7 +200,11 @@ def test_a_pickle_that_needs_code_is_refused_and_the_code_does_not_run(llama: Lo
         (torch.ones(D, dtype=torch.long), {"layers": (1,)}, "is floating-point"),
         ({1: torch.ones(D)}, {"layers": (2,)}, "has no layer 2; its layers are 1"),
         ({1: torch.ones(D), "layer_1": torch.ones(D)}, {}, "layer 1 is there twice"),
-        ({"mean": torch.ones(D), "std": torch.ones(D)}, {}, "cannot tell which entry is a layer's direction among mean"),
+        (
+            {"mean": torch.ones(D), "std": torch.ones(D)},
+            {},
+            "cannot tell which entry is a layer's direction among mean",
+        ),
         ({1: torch.ones(2, D)}, {}, r"entry '1' is torch.float32 of shape \(2, 32\)"),
         ({1: "text"}, {}, "entry '1' is not a layer's tensor"),
         ([torch.ones(D)], {}, "holds a list, not a tensor or a dict"),

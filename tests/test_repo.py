@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"probes"},
     {"scoring"},
     {"applying", "manifest"},
-    {"auditor"},
+    {"audit_folder", "auditor", "census", "estimate"},
     {"organisms"},
     {"report"},
     {"callbacks", "cli"},
@@ -123,6 +123,16 @@ def test_importing_the_package_loads_nothing_heavy_and_prints_nothing() -> None:
     script = f"import sys, trl_attribution; print(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_asking_the_command_line_for_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, contextlib\nfrom trl_attribution.cli import main\nsys.argv = ['trl-attribution', '--help']\n"
+        f"with contextlib.suppress(SystemExit): main()\nprint(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_public_name_can_be_imported_and_an_unknown_one_is_refused() -> None:

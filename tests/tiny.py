@@ -85,12 +85,23 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
         **_GROUPED, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * (LAYERS // 2)
     ),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCAB_SIZE, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=512, bos_token_id=None, eos_token_id=2
+        vocab_size=VOCAB_SIZE,
+        n_embd=HIDDEN,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=512,
+        bos_token_id=None,
+        eos_token_id=2,
     ),
     "gpt_neox": lambda: GPTNeoXConfig(**_COMMON),
     "phi3": lambda: Phi3Config(**_GROUPED),
     "mamba": lambda: MambaConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=HIDDEN, num_hidden_layers=LAYERS, state_size=4, pad_token_id=0, eos_token_id=2
+        vocab_size=VOCAB_SIZE,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        state_size=4,
+        pad_token_id=0,
+        eos_token_id=2,
     ),
 }
 

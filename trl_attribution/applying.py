@@ -274,7 +274,7 @@ def check_output_apart(source: object, output: Path) -> None:
 
 def _lacks(name: str, scan: _Scan, listed: int, undo: bool) -> str:
     missing = scan.missing
-    shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
+    shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
     hint = "Is it the dataset that was audited?"
     if scan.opposed and undo:
         hint = f"{scan.opposed} rows hold listed pairs that are not flipped: was this manifest undone already?"

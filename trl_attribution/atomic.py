@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(part, target)
         _flush_folder(target.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        # Where the folder itself cannot be made, there is no part file to remove either.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise AttributionError(
             f"cannot write {target}: {error.strerror or error}. "
             "Free some space or choose another output folder; nothing was left half-written."

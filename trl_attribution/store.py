@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
-from trl_attribution.shard_set import Rows, ShardSet, hex_ids, is_pair_id, name_ids, parse_ids
+from trl_attribution.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.shards import DTYPES, Ids, Kind, read_shard, write_shard
 from trl_attribution.store_settings import StoreSettings, read_settings, write_settings
 
@@ -211,8 +211,8 @@ class VectorStore:
         if (rows < 0).any():
             lacking = self.missing(pair_ids)
             raise StoreError(
-                f"{self.path} lacks {len(lacking)} of the pairs asked for: {', '.join(lacking[:10])}"
-                f"{' ...' if len(lacking) > 10 else ''}. Run the audit of that dataset into this store first."
+                f"{self.path} lacks {len(lacking)} of the pairs asked for: {first_ids(lacking)}. "
+                "Run the audit of that dataset into this store first."
             )
         return VectorView(self.path, self.settings, self._shards, rows)
 
@@ -299,10 +299,10 @@ class ShardWriter:
         rising = np.sort(ids)
         repeated = rising[1:][rising[1:] == rising[:-1]]
         if len(repeated):
-            raise StoreError(f"{len(repeated)} pairs come twice in one shard, dedupe them: {name_ids(repeated)}")
+            raise StoreError(f"{len(repeated)} pairs come twice in one shard, dedupe them: {first_ids(repeated)}")
         known = ids[self._shards.find(ids) >= 0]
         if len(known):
-            raise StoreError(f"{len(known)} pairs are in {self._folder} already: {name_ids(known)}")
+            raise StoreError(f"{len(known)} pairs are in {self._folder} already: {first_ids(known)}")
         return ids
 
 
@@ -321,7 +321,7 @@ def _storable(vectors: Tensor, kind: str, shape: tuple[int, int, int], dtype: st
 def _refuse_unless_finite(vectors: Tensor, what: str, fault: str, fix: str, pair_ids: Sequence[str]) -> None:
     bad = (~torch.isfinite(vectors)).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
-        named = ", ".join(pair_ids[row] for row in bad[:10]) + (" ..." if len(bad) > 10 else "")
+        named = first_ids([pair_ids[row] for row in bad])
         raise StoreError(f"{what} of {len(bad)} pairs are {fault}: {named}. {fix}")
 
 

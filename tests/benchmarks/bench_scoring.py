@@ -21,15 +21,15 @@ from typing import Any, Self
 STATUS = Path("/proc/self/status")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[12_500, 50_000])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[50_000, 200_000])
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--probes", type=int, default=100)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--step", choices=["make", "score"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.step == "make":
         make_store(Path(options.folder), options.pairs[0], options.hidden)
     elif options.step == "score":
@@ -45,7 +45,7 @@ def measure(pairs: int, options: argparse.Namespace) -> dict[str, Any]:
         base = [
             sys.executable,
             "-m",
-            __spec__.name if __spec__ else __file__,
+            "tests.benchmarks.bench_scoring",
             "--folder",
             folder,
             "--pairs",
@@ -101,6 +101,7 @@ def score(folder: Path, hidden: int, probes: int, prompts: int) -> dict[str, Any
         "start": start,
         "scoring": after_scores - start,
         "all": peak.most - start,
+        "total": peak.most,
         "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
@@ -108,7 +109,7 @@ def score(folder: Path, hidden: int, probes: int, prompts: int) -> dict[str, Any
 def _probe(number: int, hidden: int, prompts: int) -> Any:
     import torch
 
-    from trl_attribution.models import ModelFingerprint
+    from trl_attribution.fingerprint import ModelFingerprint
     from trl_attribution.probes.probe import Probe
 
     generator = torch.Generator().manual_seed(number + 1)
@@ -142,17 +143,21 @@ class _Peak:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print("| pairs | D | probes x prompts | score s | flag s | write s | start MiB | + scoring | + all | max RSS MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| pairs | D | probes x prompts | score s | flag s | write s "
+        "| start MiB | + scoring | + all | = total | max RSS MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         seconds = " | ".join(f"{value:.1f}" for value in row["seconds"])
-        memory = " | ".join(f"{row[name] / 2**20:.0f}" for name in ("start", "scoring", "all", "max_rss"))
+        memory = " | ".join(f"{row[name] / 2**20:.0f}" for name in ("start", "scoring", "all", "total", "max_rss"))
         print(f"| {row['pairs']:,} | {row['hidden']} | {row['probes']} x {row['prompts']} | {seconds} | {memory} |")
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
         more = last["pairs"] - first["pairs"]
         for name in ("scoring", "all"):
-            print(f"Growth with N, {name}: {(last[name] - first[name]) / more:.0f} bytes a pair.")
+            print(f"\nGrowth with N, {name}: {(last[name] - first[name]) / more:.0f} bytes a pair.")
+    print("\nMemory is anonymous memory, which leaves the page cache out; max RSS counts mapped pages as well.")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _layout: ContextVar[PackedLayout | None] = ContextVar("packed_layout", default=N
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
 
-class UnsupportedAttention(Exception):
+class UnsupportedAttentionError(Exception):
     """The model's attention asks for something that the packed layout does not compute."""
 
 
@@ -41,10 +41,10 @@ def attention_replaced(model: PreTrainedModel) -> Iterator[None]:
     """Route the model's attention through :func:`packed_attention`; its own setting comes back whatever happens.
 
     Raises:
-        UnsupportedAttention: the model does not use transformers' attention interface.
+        UnsupportedAttentionError: the model does not use transformers' attention interface.
     """
     if not getattr(model, "_supports_attention_backend", False) and not getattr(model, "_supports_sdpa", False):
-        raise UnsupportedAttention(f"{type(model).__name__} has no exchangeable attention")
+        raise UnsupportedAttentionError(f"{type(model).__name__} has no exchangeable attention")
     AttentionInterface.register(IMPLEMENTATION, packed_attention)
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     previous = [
@@ -64,7 +64,7 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001  # the layout knows who sees whom
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -86,10 +86,10 @@ def packed_attention(
     """
     layout = _layout.get()
     if layout is None or query.shape[0] != 1 or query.shape[2] != layout.scatter.shape[0]:
-        raise UnsupportedAttention("the attention layer's input is not the packed stream")
+        raise UnsupportedAttentionError("the attention layer's input is not the packed stream")
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if unsupported or kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise UnsupportedAttention(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
+        raise UnsupportedAttentionError(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
     rows_q, rows_k, rows_v = (_to_rows(tensor, layout.gather) for tensor in (query, key, value))
     grouped = rows_q.shape[1] // rows_k.shape[1]
     use_gqa = grouped > 1 and query.device.type == "cpu"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trl_attribution.activations.attention import UnsupportedAttention, attention_replaced, packed_layout
+from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.packing import (
     GroupActivations,
@@ -173,7 +173,7 @@ class ActivationEngine:
         sample = [by_length[0], *groups[: _CHECK_GROUPS - 1]]
         try:
             agreement = _agreement(self._packed(sample), self._plain(sample))
-        except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
+        except (UnsupportedAttentionError, TypeError, ValueError, RuntimeError) as error:
             if _is_out_of_memory(error):
                 raise
             self._take("plain", f"the packed path fails for this model: {error}")
@@ -197,7 +197,10 @@ class ActivationEngine:
             owners.extend([index] * len(split))
         with attention_replaced(self.model):
             found = self._in_batches(parts, [part.tokens for part in parts], self._packed_batch)
-        return [_join([part for part, owner in zip(found, owners, strict=True) if owner == i]) for i in range(len(groups))]
+        by_group: list[list[GroupActivations]] = [[] for _ in groups]
+        for part, owner in zip(found, owners, strict=True):
+            by_group[owner].append(part)
+        return [_join(found_parts) for found_parts in by_group]
 
     def _packed_batch(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
         layout = pack(groups, self.device)
@@ -241,11 +244,12 @@ class ActivationEngine:
     def _read(self, readout: Tensor, **inputs: Tensor) -> Tensor:
         """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU."""
         means: dict[int, Tensor] = {}
-        with self._captured(lambda layer, stream: means.__setitem__(layer, readout @ stream.flatten(0, 1).float())):
-            try:
-                self.model(**inputs, use_cache=False)
-            except _EnoughLayersError:
-                pass
+
+        def average(layer: int, stream: Tensor) -> None:
+            means[layer] = readout @ stream.flatten(0, 1).float()
+
+        with self._captured(average), suppress(_EnoughLayersError):
+            self.model(**inputs, use_cache=False)
         missing = [layer for layer in self.layers if layer not in means]
         if missing:
             raise ModelError(f"layers {missing} never ran in {type(self.model).__name__}: wrong blocks_path?")

@@ -8,12 +8,18 @@ from typing import Any
 
 from datasets import Features, Json, List, Value
 
+from trl_attribution.errors import DataError
+
 NULL = Value("null")
 _INT64 = range(-(2**63), 2**63)
 
 
 def feature_of(value: Any) -> Any:
-    """The type of one JSON value; objects that Arrow cannot hold as they are become ``Json``."""
+    """The type of one JSON value; objects that Arrow cannot hold as they are become ``Json``.
+
+    Raises:
+        DataError: the value is none that JSON knows.
+    """
     if value is None:
         return NULL
     if isinstance(value, bool):
@@ -28,7 +34,10 @@ def feature_of(value: Any) -> Any:
         return {str(key): feature_of(entry) for key, entry in value.items()} or Json()
     if isinstance(value, list | tuple):
         return List(reduce(feature_union, map(feature_of, value), NULL))
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+    raise DataError(
+        f"a {type(value).__name__} has no JSON form. "
+        "Write it as text, or give a datasets.Dataset, whose columns have types."
+    )
 
 
 def feature_union(first: Any, second: Any) -> Any:

@@ -58,8 +58,7 @@ def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path
     try:
         with ArrowWriter(path=file, features=features) as writer:
             for number, row in enumerate(rows):
-                values = dict(values_of(row))
-                _check_fit(values, dict(features), f"{target}: row {number}")
+                values = _fitted(values_of(row), dict(features), f"{target}: row {number}")
                 writer.write(features.encode_example(values))
             writer.finalize()
     except (pa.ArrowException, TypeError, KeyError) as error:
@@ -69,8 +68,17 @@ def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path
     return Dataset.from_file(file)
 
 
-def _check_fit(value: Any, feature: Any, where: str) -> None:
-    """Encoding drops what a struct type does not know without a word; an auditor must not."""
+def _fitted(value: Any, feature: Any, where: str) -> Any:
+    """The value as its type stores it; what ``encode_example`` would drop or misread is refused or written out.
+
+    Encoding drops, without a word, what a struct type does not know, and takes text in a ``Json`` column for JSON.
+    """
+    from datasets import Json
+
+    if value is None:
+        return None
+    if isinstance(feature, Json):
+        return json.dumps(value)
     if isinstance(value, Mapping) and isinstance(feature, dict):
         unknown = [key for key, entry in value.items() if entry is not None and key not in feature]
         if unknown:
@@ -78,12 +86,10 @@ def _check_fit(value: Any, feature: Any, where: str) -> None:
                 f"{where}: the column types of the input have no place for {printable(', '.join(map(str, unknown)))}. "
                 "Choose .jsonl as output."
             )
-        for key, entry in value.items():
-            if key in feature:
-                _check_fit(entry, feature[key], where)
-    elif isinstance(value, list) and hasattr(feature, "feature"):
-        for entry in value:
-            _check_fit(entry, feature.feature, where)
+        return {key: _fitted(entry, feature[key], where) for key, entry in value.items() if key in feature}
+    if isinstance(value, list) and hasattr(feature, "feature"):
+        return [_fitted(entry, feature.feature, where) for entry in value]
+    return value
 
 
 def _inferred(rows: Iterable[Record], folder: str, target: Path) -> Dataset:

@@ -115,7 +115,8 @@ def _save(dataset: Dataset, kind: str, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        dataset.save_to_disk(str(part))
+        # Without a number of shards an empty dataset is saved as no shard at all, which cannot be loaded again.
+        dataset.save_to_disk(str(part), num_shards=None if len(dataset) else 1)
         os.replace(part, target)
     except OSError as error:
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.pairs.identity import canonical_json, content_id
+from trl_attribution.pairs.identity import content_id, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
 from trl_attribution.text import printable
@@ -140,8 +140,14 @@ def read_pair(
     prompt, chosen, rejected = _parts(values, reading, own)
     tools, extra = _tools(values.get("tools")), _template_kwargs(values.get("chat_template_kwargs"))
     source = values.get(reading.source_column)
+    try:
+        own_id = content_id(prompt, chosen, rejected, tools, extra)
+    except RowFault as fault:
+        columns = {"chosen": reading.chosen_column, "rejected": reading.rejected_column}
+        columns |= {"prompt": reading.prompt_column} if own.explicit else {}
+        raise RowFault(fault.reason, columns.get(fault.field, fault.field), fault.detail) from fault
     return Pair(
-        pair_id=content_id(prompt, chosen, rejected, tools, extra),
+        pair_id=own_id,
         flipped_id=content_id(prompt, rejected, chosen, tools, extra),
         row=row,
         location=location,
@@ -279,7 +285,7 @@ def _check_text(response: str, name: str) -> None:
 
 
 def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None:
-    if canonical_json({names[0]: chosen})[len(names[0]) :] == canonical_json({names[1]: rejected})[len(names[1]) :]:
+    if without_none(chosen) == without_none(rejected):
         raise RowFault(
             "identical_responses",
             names[1],
@@ -290,7 +296,7 @@ def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None
 def _tools(value: Any) -> list[dict[str, Any]] | None:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else None  # an empty CSV cell
         except json.JSONDecodeError as error:
             raise RowFault(
                 "broken_tools",

@@ -30,6 +30,7 @@ _OTHER_NAMES = {
     "chosen": ("preferred", "accepted", "winner", "better", "positive", "win", "response_chosen", "output_1"),
     "rejected": ("dispreferred", "refused", "loser", "worse", "negative", "lose", "response_rejected", "output_2"),
 }
+_PROMPT_NAMES = ("prompt", "prompts", "instruction", "instructions", "question", "query", "user_prompt")
 
 
 class PairReader:
@@ -60,6 +61,7 @@ class PairReader:
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
         self._check_columns()
         self.form: Form | None = self._first_form(head)
+        self._check_overlooked_prompt(head[0])
 
     @property
     def format(self) -> str:
@@ -126,6 +128,23 @@ class PairReader:
                 raise DataError(
                     f"{self.source.name}: column '{vision}' makes this a vision dataset to TRL; only text pairs can be "
                     f"audited. Drop the column if the pairs do not need it."
+                )
+
+    def _check_overlooked_prompt(self, first: Row) -> None:
+        """Without a prompt column TRL takes what the responses share; a prompt under another name would be lost."""
+        if self.form is None or self.form.anthropic or self.form.explicit or self.reading.prompt_column == "":
+            return
+        chosen: Any = first.values.get(self.reading.chosen_column)
+        for name, value in first.values.items():
+            if name.lower() not in _PROMPT_NAMES or not value or not isinstance(value, type(chosen)):
+                continue
+            inside = value.strip() in chosen if isinstance(value, str) else value[0] in chosen
+            if not inside:
+                shown = printable(name)
+                raise DataError(
+                    f"{self.source.name}: no column 'prompt', but '{shown}' looks like one and is not inside the "
+                    f"responses. Add --prompt-column {shown} (Reading(prompt_column='{shown}')), or --prompt-column '' "
+                    "if the responses do contain their prompt."
                 )
 
     def _hint(self, role: str, name: str) -> str:

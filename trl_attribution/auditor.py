@@ -1,0 +1,389 @@
+"""DataAuditor: the one object that ties pairs, activations, store, scoring and manifests together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder, machine, versions
+from trl_attribution.census import Census, encoded_pairs, take_census
+from trl_attribution.errors import DataError, ProbeError, SettingsError
+from trl_attribution.estimate import Estimate, estimate
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault
+from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.scoring import Scores, score_view, write_scores
+from trl_attribution.shards import DTYPES
+from trl_attribution.store import StoreSettings, VectorStore
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
+
+
+AskedScore = Literal["auto", "contextual", "response"]
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """How an audit is made; stored with its results.
+
+    Raises:
+        SettingsError: a setting is out of range or unknown.
+    """
+
+    layers: tuple[int, ...] | None = None
+    """Layers to compute and store; None takes the layers that the probes flag at."""
+    dtype: str = "auto"
+    """What M0 computes in: float32, bfloat16, float16, or auto (bfloat16 where the hardware multiplies it)."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA, then MPS, then CPU."""
+    vector_dtype: str = "float16"
+    """How vectors are stored: float16, bfloat16 or float32."""
+    encoding: Encoding = field(default_factory=Encoding)
+    """Truncation, as DPOTrainer's."""
+    reading: Reading = field(default_factory=Reading)
+    """Column names, format, split, and what to do about bad rows."""
+    score: AskedScore = "auto"
+    """Kind of score; auto is contextual for probes that know their prompts."""
+    token_budget: int | None = None
+    """Tokens in one forward pass; None chooses by device."""
+    path: Literal["auto", "packed", "plain"] = "auto"
+    """How sequences are laid out; auto is decided by a self-check."""
+    blocks_path: str | None = None
+    """Where the decoder blocks live, if they are not found by structure."""
+    shard_size: int = 512
+    """Pairs in one file of the vector store: what a killed run loses at most."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
+        for name, value, known in (
+            ("score", self.score, get_args(AskedScore)),
+            ("vector_dtype", self.vector_dtype, tuple(DTYPES)),
+        ):
+            if value not in known:
+                raise SettingsError(f"{name}: {value!r} is unknown; choose one of {', '.join(known)}")
+        if self.layers is None:
+            return
+        layers = tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,)
+        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
+            raise SettingsError(f"layers: {self.layers!r} are not whole numbers; give a list such as [20]")
+        object.__setattr__(self, "layers", layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return asdict(self)
+
+
+class DataAuditor:
+    """Audits preference datasets against registered probes on one M0.
+
+    Example:
+        >>> auditor = DataAuditor("path/to/sft-model", probes="probes/", layers=[20])  # doctest: +SKIP
+        >>> audit = auditor.audit("data.jsonl", output_dir="audit/")  # doctest: +SKIP
+        >>> audit.flag(top_k=500).to_manifest(action="flip").save("flip.jsonl")  # doctest: +SKIP
+
+    Args:
+        model: M0: a Hub id, a local folder, a GGUF file, or a model that :func:`load_model` returned.
+        probes: a registry folder, a registry, or probes; None computes vectors without scoring them.
+        config: the settings; single ones can be given by name instead.
+        **settings: fields of :class:`AuditConfig`, over those of ``config``.
+
+    Raises:
+        SettingsError: an unknown setting, or neither layers nor probes to take them from.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LoadedModel,
+        *,
+        probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
+        config: AuditConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        known = AuditConfig.__dataclass_fields__
+        unknown = sorted(settings.keys() - known.keys())
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
+        self.config = replace(config or AuditConfig(), **settings)
+        self.probes = _load_probes(probes, self.config.score)
+        self.layers = self._choose_layers()
+        self._model = model
+
+    @property
+    def model(self) -> LoadedModel:
+        """M0, loaded on first use and checked against the probes.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            SettingsError: a loaded model was given, of another dtype than was asked for.
+            ProbeError: a probe was made with another M0.
+        """
+        config = self.config
+        if not isinstance(self._model, LoadedModel):
+            self._model = load_model(self._model, config.dtype, config.device, config.trust_remote_code)
+        if config.dtype not in ("auto", self._model.dtype):
+            raise SettingsError(f"dtype: asked for {config.dtype!r}, but the model given is {self._model.dtype}")
+        for probe in self.probes:
+            probe.check_model(self._model.fingerprint)
+        return self._model
+
+    def audit(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        output_dir: str | Path,
+        *,
+        vectors: str | Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Audit:
+        """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
+
+        Args:
+            dataset: a Hub id, a local file or folder, a ``Dataset``, or a list of rows.
+            output_dir: the audit folder. One that holds an audit of another dataset or model is refused.
+            vectors: a vector store to use and add to, instead of ``output_dir/vectors``: pairs that it holds
+                already, from whatever dataset, are not computed again.
+            on_progress: see :data:`OnProgress`.
+
+        Raises:
+            DataError: the dataset cannot be read as pairs; nothing is written then.
+            SettingsError: the folder was made with other settings; the difference is printed.
+            ModelError, ProbeError, StoreError: as their parts raise them.
+        """
+        run = _Run(self, dataset, Path(output_dir), vectors, on_progress or _silent)
+        return run.audit()
+
+    def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
+        """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
+
+        Raises:
+            DataError: the dataset cannot be read as pairs.
+            ModelError, ProbeError: as for :meth:`audit`.
+        """
+        engine = self.new_engine()
+        census = take_census(PairReader(dataset, self.config.reading), self.model.tokenizer, self.config.encoding)
+        return estimate(engine, census, self.config.vector_dtype)
+
+    def new_engine(self) -> ActivationEngine:
+        """An engine that reads this auditor's layers of M0."""
+        config = self.config
+        activations = ActivationConfig(self.layers, config.token_budget, config.path, config.blocks_path)
+        return ActivationEngine(self.model.model, activations)
+
+    def store_settings(self, engine: ActivationEngine) -> StoreSettings:
+        """What the vectors of this auditor's audits are bound to."""
+        return StoreSettings(
+            model_fingerprint=self.model.fingerprint.digest,
+            layers=self.layers,
+            hidden_size=engine.hidden_size,
+            vector_dtype=self.config.vector_dtype,
+            compute_dtype=self.model.dtype,
+            max_length=self.config.encoding.max_length,
+            truncation_mode=self.config.encoding.truncation_mode,
+        )
+
+    def _choose_layers(self) -> tuple[int, ...]:
+        layers = self.config.layers
+        if layers is None:
+            if not self.probes:
+                raise SettingsError("layers: give some, or probes to take them from")
+            return tuple(sorted({probe.layer for probe in self.probes}))
+        if not layers or len(set(layers)) != len(layers):
+            raise SettingsError(f"layers: {list(layers)} must name at least one layer, each once")
+        for probe in self.probes:
+            if not set(probe.layers) & set(layers):
+                raise SettingsError(
+                    f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(layers)}; "
+                    "audit one of them, or leave layers out to take those of the probes"
+                )
+        return tuple(sorted(layers))
+
+
+class _Run:
+    """One audit under way."""
+
+    def __init__(
+        self,
+        auditor: DataAuditor,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        folder: Path,
+        vectors: str | Path | None,
+        on_progress: OnProgress,
+    ) -> None:
+        self.auditor = auditor
+        self.config = auditor.config
+        self.reader = PairReader(dataset, self.config.reading)
+        self.folder = folder
+        self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
+        self.on_progress = on_progress
+        self.timings: dict[str, float] = {}
+
+    def audit(self) -> Audit:
+        check_folder(self.folder)
+        model = self.auditor.model
+        engine = self.auditor.new_engine()
+        with self._timed("read"):
+            total = self.reader.source.num_rows or 0
+            census = take_census(
+                self.reader,
+                model.tokenizer,
+                self.config.encoding,
+                on_progress=lambda done: self.on_progress("read", done, total),
+            )
+        settings = self.auditor.store_settings(engine)
+        claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
+        with claim.released_on_failure():
+            store = VectorStore.create(self.vectors, settings)
+            claim.write()
+            with self._timed("vectors"):
+                computed = self._fill(store, engine, census)
+        scores = self._score(store, census) if self.auditor.probes else None
+        info = self._info(engine, census, computed, settings)
+        info.save(self.folder)
+        return Audit(
+            folder=self.folder,
+            info=info,
+            store=store,
+            index=census.index,
+            scores=scores,
+            probes=tuple(self.auditor.probes),
+            reading=replace(self.config.reading, format=self.reader.format),
+            skipped=tuple(census.skipped),
+        )
+
+    def _score(self, store: VectorStore, census: Census) -> Scores:
+        with self._timed("scores"):
+            scores = score_view(
+                store.select(census.index.pair_ids),
+                self.auditor.probes,
+                self.config.score,
+                self.auditor.layers,
+                self.folder,
+                progress=lambda done, total: self.on_progress("scores", done, total),
+            )
+            write_scores(self.folder / "scores.parquet", scores, census.index.sources, census.index.rows)
+        return scores
+
+    def _fill(self, store: VectorStore, engine: ActivationEngine, census: Census) -> int:
+        """Compute what the store lacks, one shard after the other in dataset order; how many pairs that was.
+
+        What a shard holds follows from what is missing alone, so a killed and rerun audit makes the same shards.
+        """
+        missing = dict.fromkeys(store.missing(census.index.pair_ids))
+        total, done = len(missing), 0
+        self.on_progress("vectors", 0, total)
+        if not missing:
+            return 0
+        with store.writer() as writer:
+            for shard in self._shards(missing):
+                found = engine.pair_vectors(shard)
+                writer.add([pair.pair_id for pair in shard], found.pair, found.context)
+                done += len(shard)
+                self.on_progress("vectors", done, total)
+        if done != total:
+            raise DataError(
+                f"{self.reader.source.name}: changed while it was read: {total - done} pairs are gone. "
+                f"Audit it again into another folder; --vectors {self.vectors} uses what was computed so far."
+            )
+        return total
+
+    def _shards(self, missing: dict[str, None]) -> Iterator[list[EncodedPair]]:
+        """The missing pairs, encoded, in shards of ``shard_size``; takes each out of ``missing`` as it comes."""
+        shard: list[EncodedPair] = []
+        wanted = (pair for pair in self.reader if pair.pair_id in missing)
+        for pair, encoded in encoded_pairs(wanted, self.auditor.model.tokenizer, self.config.encoding):
+            # A repeat in the same tokenizer batch was let through before its first copy was taken out.
+            if isinstance(encoded, RowFault) or pair.pair_id not in missing:
+                continue
+            del missing[pair.pair_id]
+            shard.append(encoded)
+            if len(shard) == self.config.shard_size:
+                yield shard
+                shard = []
+        if shard:
+            yield shard
+
+    def _info(self, engine: ActivationEngine, census: Census, computed: int, settings: StoreSettings) -> AuditInfo:
+        stats = engine.stats
+        return AuditInfo(
+            dataset={
+                "name": self.reader.source.name,
+                "format": self.reader.format,
+                "fingerprint": census.survey.fingerprint,
+                "rows": census.survey.pairs + len(census.survey.skipped),
+                "pairs": len(census.index),
+                "duplicate_rows": census.survey.pairs - census.survey.unique,
+                "contradictions": census.survey.contradictions,
+                "skipped": census.skip_reasons,
+                "truncated_pairs": census.truncated,
+                "tokens": census.tokens,
+                "sources": census.survey.sources,
+            },
+            model={
+                "name": self.auditor.model.name,
+                "fingerprint": self.auditor.model.fingerprint.to_json(),
+                "digest": self.auditor.model.fingerprint.digest,
+                "dtype": self.auditor.model.dtype,
+                "device": self.auditor.model.device,
+            },
+            probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
+            settings=self.config.to_json(),
+            vectors={
+                "store": "vectors" if self.vectors == self.folder / "vectors" else str(self.vectors),
+                "settings": settings.as_dict(),
+                "computed": computed,
+                "reused": len(census.index) - computed,
+                "path": engine.path if computed else None,
+                "path_reason": engine.path_reason if computed else "nothing had to be computed",
+            },
+            cost={
+                "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+                "pairs_per_second": round(computed / self.timings["vectors"], 3) if computed else None,
+                "tokens_computed": stats.tokens_computed,
+                "tokens_in_sequences": stats.tokens_in_sequences,
+                "flops": 2 * engine.parameters_per_token() * stats.tokens_computed,
+                **machine(),
+            },
+            versions=versions(),
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def _load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
+    """The probes, checked for what scoring would refuse after all vectors are computed."""
+    if probes is None:
+        return []
+    if isinstance(probes, str | Path):
+        probes = ProbeRegistry(probes)
+    found = probes.load_all() if isinstance(probes, ProbeRegistry) else list(probes)
+    if not found:
+        raise SettingsError("probes: none there; build one with `trl-attribution probe build`, or leave probes out")
+    names = [probe.name for probe in found]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"probes: their names must differ, but these were given: {', '.join(names)}")
+    unknowing = [probe.name for probe in found if not probe.knows_prompts]
+    if score == "contextual" and unknowing:
+        raise ProbeError(
+            f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
+            "Build it from a behavior file, or ask for score 'response' or 'auto'."
+        )
+    return found
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """The progress of a caller who asked for none."""

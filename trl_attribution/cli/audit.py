@@ -1,0 +1,181 @@
+"""``trl-attribution audit``: vectors, scores, flags and manifests for a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.audit_folder import Audit, Flagged
+    from trl_attribution.pairs import Pair, Reading
+
+DEFAULT_FDR = 0.05
+
+
+@verb
+def audit(
+    model: Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file.")],
+    dataset: Annotated[
+        str, typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The audit folder to make or go on with.")
+    ] = None,
+    probes: Annotated[Path | None, typer.Option("--probes", help="Folder of probes to score against.")] = None,
+    probe: Annotated[list[str] | None, typer.Option("--probe", help="Only this probe; can be repeated.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", help="A layer to compute; can be repeated. Default: the probes'.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Flag the k pairs that rank highest.")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Flag pairs that score at least this.")] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option("--fdr", help=f"Flag at this false discovery rate. With no rule given: {DEFAULT_FDR}."),
+    ] = None,
+    score: Annotated[
+        str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
+    ] = "auto",
+    vectors: Annotated[
+        Path | None, typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors.")
+    ] = None,
+    vector_dtype: Annotated[
+        str, typer.Option("--vector-dtype", help="How vectors are stored: float16, bfloat16 or float32.")
+    ] = "float16",
+    shard_size: Annotated[int, typer.Option("--shard-size", help="Pairs a shard: what a killed run loses.")] = 512,
+    show: Annotated[int, typer.Option("--show", help="How many suspicious pairs to print.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
+    ] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_length: options.MaxLength = "1024",
+    truncation_mode: options.TruncationMode = "keep_start",
+    token_budget: options.TokenBudget = None,
+    path: Annotated[str, typer.Option("--path", help="packed, plain, or auto by a self-check.")] = "auto",
+    blocks_path: options.BlocksPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    prompt_column: options.PromptColumn = "prompt",
+    chosen_column: options.ChosenColumn = "chosen",
+    rejected_column: options.RejectedColumn = "rejected",
+    source_column: options.SourceColumn = "source",
+    format: options.Format = "auto",  # noqa: A002  # the option's name
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "error",
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Audit DATASET: which pairs push MODEL towards the behaviors of the probes.
+
+    Writes vectors, scores.parquet and two manifests into the audit folder. Run it again after a kill and it goes on
+    where it was; run it with another rule and only the flags are made anew.
+    """
+    from trl_attribution.auditor import AuditConfig, DataAuditor
+    from trl_attribution.pairs import Encoding, Reading
+    from trl_attribution.probes import ProbeRegistry
+
+    if output is None and not dry_run:
+        raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")
+    rule = _rule(top_k, threshold, fdr)
+    out = Output(quiet, as_json)
+    reading = Reading(prompt_column, chosen_column, rejected_column, source_column, format, split, on_bad_row)
+    settings = AuditConfig(
+        layers=tuple(layer) if layer else None,
+        dtype=dtype,
+        device=device,
+        vector_dtype=vector_dtype,
+        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
+        reading=reading,
+        score=score,  # type: ignore[arg-type]  # checked when scoring
+        token_budget=token_budget,
+        path=path,  # type: ignore[arg-type]  # checked by AuditConfig
+        blocks_path=blocks_path,
+        shard_size=shard_size,
+        trust_remote_code=trust_remote_code,
+    )
+    chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
+    auditor = DataAuditor(model, probes=chosen, config=settings)
+    if dry_run:
+        _dry_run(auditor, dataset, out)
+        return
+    assert output is not None  # checked above
+    out.say(f"Loading {model}")
+    with out.progress() as progress:
+        found = auditor.audit(dataset, output, vectors=vectors, on_progress=progress)
+    finish_audit(found, dataset, rule, show, out)
+
+
+def finish_audit(found: Audit, dataset: str | Path, rule: dict[str, Any], show: int, out: Output) -> Flagged | None:
+    """Flag, write both manifests, and show the result; None for an audit without probes."""
+    from trl_attribution.report import terminal
+
+    out.show(terminal.audit_summary(found))
+    if found.scores is None:
+        out.show("No probes were given: vectors are stored, nothing is scored.")
+        out.document({"audit": str(found.folder), "info": asdict(found.info)})
+        return None
+    flagged = found.flag(**rule)
+    manifests = {}
+    for action in ("filter", "flip"):
+        target = found.folder / f"manifest.{action}.jsonl"
+        flagged.to_manifest(action).save(target)  # type: ignore[arg-type]  # one of the two literals
+        manifests[action] = str(target)
+    sources = flagged.sources()
+    shown = min(show, len(flagged))
+    if shown:
+        texts = pairs_by_id(dataset, found.reading, flagged.flags.pair_ids[:shown])
+        out.show("", terminal.top_pairs_table(flagged, texts, shown))
+    out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
+    out.document(
+        {
+            "audit": str(found.folder),
+            "info": asdict(found.info),
+            "rule": rule,
+            "flagged": len(flagged),
+            "manifests": manifests,
+            "sources": [row.as_json() for row in sources],
+            "top": [asdict(pair) for pair, _ in zip(flagged.flags, range(show), strict=False)],
+        }
+    )
+    return flagged
+
+
+def pairs_by_id(dataset: str | Path, reading: Reading, pair_ids: Iterable[str]) -> dict[str, Pair]:
+    """The pairs with the given ids, read from the dataset again: an audit stores no texts."""
+    from dataclasses import replace
+
+    from trl_attribution.pairs import PairReader
+
+    wanted = set(pair_ids)
+    found: dict[str, Pair] = {}
+    for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
+        if pair.pair_id in wanted:
+            found.setdefault(pair.pair_id, pair)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> dict[str, Any]:
+    """The one rule that was given, checked before hours of work rather than after."""
+    from trl_attribution.scoring import Rule
+
+    given = options.chosen(top_k=top_k, threshold=threshold, fdr=fdr) or {"fdr": DEFAULT_FDR}
+    return Rule(**given).as_dict()
+
+
+def _dry_run(auditor: Any, dataset: str, out: Output) -> None:
+    from trl_attribution.report import terminal
+
+    found = auditor.estimate(dataset)
+    out.show(terminal.estimate_table(found))
+    out.document({"estimate": found.to_json()})

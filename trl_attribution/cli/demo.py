@@ -1,0 +1,68 @@
+"""``trl-attribution demo``: the whole story on the embedded model and a dataset with known answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.audit import finish_audit
+from trl_attribution.cli.output import Output, verb
+
+if TYPE_CHECKING:
+    from trl_attribution.audit_folder import Flagged
+    from trl_attribution.organisms import Organism
+
+LAYER = 20
+PROBE = "distractor-compliance"
+
+
+@verb
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go.")] = Path("demo"),
+    layer: Annotated[int, typer.Option("--layer", help="The layer to audit at.")] = LAYER,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Build a small contaminated preference dataset, audit it with SmolLM2-135M, and count what was found."""
+    from trl_attribution.activations import ActivationConfig
+    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.models import embedded_gguf, load_model
+    from trl_attribution.organisms import build_distractor_compliance
+    from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
+    from trl_attribution.report import terminal
+
+    out = Output(quiet, as_json)
+    out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
+    organism = build_distractor_compliance()
+    organism.write(output)
+    out.say("2/4 Loading SmolLM2-135M-Instruct (the first time it is dequantized, about 20 s)")
+    model = load_model(embedded_gguf())
+    out.say(f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts")
+    build = BuildConfig(ActivationConfig(layers=(layer,)), layer=layer)
+    probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build)
+    ProbeRegistry(output / "probes").save(probe, overwrite=True)
+    contaminated = sum(row["truth"] == "contaminated" for row in organism.pairs)
+    out.say(f"4/4 Auditing {len(organism.pairs)} pairs, {contaminated} of them contaminated")
+    data = output / "data.jsonl"
+    with out.progress() as progress:
+        found = DataAuditor(model, probes=[probe]).audit(data, output / "audit", on_progress=progress)
+    flagged = finish_audit(found, data, {"top_k": contaminated}, 5, out)
+    if flagged is not None:
+        counts = truth_counts(organism, flagged)
+        hits = counts["contaminated"][0]
+        out.show("", terminal.truth_table(counts, len(flagged)))
+        out.show("", f"[bold]Found {hits} of {contaminated} contaminated pairs[/bold] in the first {len(flagged)}.")
+        out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
+
+
+def truth_counts(organism: Organism, flagged: Flagged) -> dict[str, tuple[int, int]]:
+    """By known kind of pair: how many are flagged, of how many."""
+    totals = Counter(str(row["truth"]) for row in organism.pairs)
+    rows = flagged.audit.index.rows
+    hits = Counter(str(organism.pairs[int(rows[found.position])]["truth"]) for found in flagged.flags)
+    return {truth: (hits[truth], total) for truth, total in totals.most_common()}

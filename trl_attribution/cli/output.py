@@ -1,0 +1,112 @@
+"""What verbs print: tables or JSON to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec
+
+import typer
+from rich.console import Console, RenderableType
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from trl_attribution.errors import AttributionError
+
+P = ParamSpec("P")
+_STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring"}
+
+
+class Output:
+    """Where one verb's words go, according to ``--quiet`` and ``--json``."""
+
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.console = Console()
+        self.errors = Console(stderr=True)
+
+    def show(self, *renderables: RenderableType) -> None:
+        """Print for people; nothing with ``--json``."""
+        if not self.as_json:
+            for renderable in renderables:
+                self.console.print(renderable)
+
+    def say(self, text: str) -> None:
+        """One line on stderr about what happens next; nothing with ``--quiet`` or ``--json``."""
+        if not self.quiet and not self.as_json:
+            self.errors.print(Text(text))
+
+    def document(self, value: dict[str, Any]) -> None:
+        """Print for machines; nothing without ``--json``."""
+        if self.as_json:
+            typer.echo(json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A callback (stage, done, total) that draws a bar a stage with rate and time left, on a terminal only."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            console=self.errors,
+            disable=self.quiet or self.as_json or not self.errors.is_terminal,
+        ) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
+                bars.update(tasks[stage], completed=done)
+
+            yield report
+
+
+class _RateColumn(ProgressColumn):
+    """Items a second so far."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
+
+
+def verb(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a user's error into one message and exit code 2; ``--debug`` lets the traceback through."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        _quieten_libraries()
+        try:
+            command(*args, **kwargs)
+        except AttributionError as error:
+            if kwargs.get("debug"):
+                raise
+            if kwargs.get("as_json"):
+                typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
+            message = Text("error: ", style="bold red")
+            message.append(str(error), style="default not bold")
+            Console(stderr=True, soft_wrap=True).print(message)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+def _quieten_libraries() -> None:
+    """Our warnings to stderr; the libraries' bars and notices would break into our tables."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logger = logging.getLogger("trl_attribution")
+    if not logger.handlers:
+        handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+        logger.addHandler(handler)
+        logger.propagate = False

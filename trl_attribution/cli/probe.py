@@ -1,0 +1,292 @@
+"""``trl-attribution probe``: build, list, show, calibrate and import the directions of behaviors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.probes import Probe
+
+probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the probe: letters, digits, dots, dashes and underscores.")]
+Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", help="A layer, can be repeated; auto takes the middle third or so and picks by AUC."),
+]
+
+
+@probe_app.command()
+@verb
+def build(
+    name: Name,
+    model: Model,
+    behavior: Annotated[
+        Path | None, typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses.")
+    ] = None,
+    contrast: Annotated[
+        Path | None, typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer.")
+    ] = None,
+    after: Annotated[str | None, typer.Option("--after", help="M1, the model after training, with --prompts.")] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            "--judge",
+            help="Which sampled responses show the behavior: complies, refuses, keyword:A,B or regex:PATTERN.",
+        ),
+    ] = "complies",
+    four_condition: Annotated[
+        bool,
+        typer.Option("--four-condition", help="Keep prompts where only M1, and only off the plain prompt, shows it."),
+    ] = False,
+    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 128,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling.")] = 0,
+    label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
+    prompt_format: Annotated[
+        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
+    ] = "auto",
+    layer: Layers = None,
+    registry: options.Registry = Path("probes"),
+    overwrite: Overwrite = False,
+    max_length: options.MaxLength = "1024",
+    truncation_mode: options.TruncationMode = "keep_start",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    token_budget: options.TokenBudget = None,
+    blocks_path: options.BlocksPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after)."""
+    from trl_attribution import probes
+    from trl_attribution.activations import ActivationConfig
+    from trl_attribution.models import load_model
+    from trl_attribution.pairs import Encoding
+
+    out = Output(quiet, as_json)
+    sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
+    if len(sources) != 1:
+        given = ", ".join(f"--{source}" for source in sources) or "none"
+        raise SettingsError(f"give exactly one of --behavior, --contrast, --labels and --prompts; given: {given}")
+    if (prompts is None) != (after is None):
+        raise SettingsError("--prompts and --after belong together: both models answer the prompts")
+    target = probes.ProbeRegistry(registry)
+    if not overwrite and registry.is_dir() and name in target:
+        raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
+    out.say(f"Loading {model}")
+    loaded = load_model(model, dtype, device, trust_remote_code)
+    layers, flagging_layer = _layers(layer, loaded)
+    settings = probes.BuildConfig(
+        ActivationConfig(layers, token_budget, blocks_path=blocks_path),
+        layer=flagging_layer,
+        prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
+        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
+    )
+    if behavior is not None:
+        built = probes.build_from_behavior(name, behavior, loaded, settings)
+    elif contrast is not None:
+        built = probes.build_from_contrast(name, contrast, loaded, settings)
+    elif labels is not None:
+        built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column)
+    else:
+        sampling = probes.SamplingConfig(samples, max_new_tokens, temperature, seed=seed)
+        built = probes.build_from_responses(
+            name,
+            prompts,  # type: ignore[arg-type]  # one of the four was given
+            loaded,
+            load_model(str(after), dtype, device, trust_remote_code),
+            probes.parse_rule(judge),
+            sampling,
+            settings,
+            four_condition_filter=four_condition,
+        )
+    _save(built, registry, overwrite, out)
+
+
+@probe_app.command("import")
+@verb
+def import_(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors.")],
+    model: Model,
+    layer: Layers = None,
+    away: Annotated[
+        bool, typer.Option("--away", help="The vector points away from the undesired behavior: turn it round.")
+    ] = False,
+    block_offset: Annotated[
+        int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
+    ] = 1,
+    registry: options.Registry = Path("probes"),
+    overwrite: Overwrite = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Import a direction found elsewhere as a probe bound to a model; nothing in the file is run."""
+    from trl_attribution.models import load_model
+    from trl_attribution.probes import ImportConfig, import_probe
+
+    out = Output(quiet, as_json)
+    numbers = [_layer_number(text) for text in layer or [] if text != "auto"]
+    out.say(f"Loading {model}")
+    loaded = load_model(model, dtype, device, trust_remote_code)
+    settings = ImportConfig(
+        layers=tuple(numbers) or None,
+        layer=numbers[0] if len(numbers) == 1 else "auto",
+        block_offset=block_offset,
+        sign="away" if away else "towards",
+    )
+    _save(import_probe(name, file, loaded, settings), registry, overwrite, out)
+
+
+@probe_app.command()
+@verb
+def calibrate(
+    name: Name,
+    reference: Annotated[str, typer.Argument(help="Preference pairs known to be clean, in any dataset format.")],
+    model: Model,
+    registry: options.Registry = Path("probes"),
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_length: options.MaxLength = "1024",
+    truncation_mode: options.TruncationMode = "keep_start",
+    prompt_column: options.PromptColumn = "prompt",
+    chosen_column: options.ChosenColumn = "chosen",
+    rejected_column: options.RejectedColumn = "rejected",
+    format: options.Format = "auto",  # noqa: A002  # the option's name
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "error",
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Score clean pairs and keep the scores with the probe: audits then take their p-values from them."""
+    from trl_attribution.auditor import AuditConfig
+    from trl_attribution.pairs import Encoding, Reading
+    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.reference import calibrate_probe
+
+    out = Output(quiet, as_json)
+    settings = AuditConfig(
+        dtype=dtype,
+        device=device,
+        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
+        reading=Reading(
+            prompt_column, chosen_column, rejected_column, format=format, split=split, on_bad_row=on_bad_row
+        ),
+        trust_remote_code=trust_remote_code,
+    )
+    probe = ProbeRegistry(registry).load(name)
+    out.say(f"Loading {model}")
+    with out.progress() as progress:
+        calibrated = calibrate_probe(probe, model, reference, settings, progress)
+    _save(calibrated, registry, True, out)
+
+
+@probe_app.command("list")
+@verb
+def list_(
+    registry: options.Registry = Path("probes"),
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """List the probes of a registry."""
+    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.report import terminal
+
+    out = Output(quiet, as_json)
+    found = ProbeRegistry(registry).load_all()
+    out.show(terminal.probes_table(found))
+    out.document({"registry": str(registry), "probes": [_described(probe) for probe in found]})
+
+
+@probe_app.command()
+@verb
+def show(
+    name: Name,
+    registry: options.Registry = Path("probes"),
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Show a probe: norm and separability by layer, the tokens it promotes, its cosine with the others."""
+    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.report import terminal
+
+    out = Output(quiet, as_json)
+    probes = ProbeRegistry(registry)
+    probe = probes.load(name)
+    out.show(terminal.probe_details(probe, probes.load_all()))
+    out.document(_described(probe))
+
+
+def _layers(asked: list[str] | None, loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:
+    """The layers to compute and the one to flag at; several, or ``auto``, leave that choice to separability."""
+    from trl_attribution.probes import candidate_layers
+
+    if not asked or asked == ["auto"]:
+        return candidate_layers(int(loaded.model.config.get_text_config().num_hidden_layers)), "auto"
+    numbers = tuple(_layer_number(text) for text in asked)
+    return numbers, numbers[0] if len(numbers) == 1 else "auto"
+
+
+def _layer_number(text: str) -> int:
+    if not text.isdecimal():
+        raise SettingsError(f"--layer: {text!r} is neither a layer number nor auto")
+    return int(text)
+
+
+def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:
+    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.report import terminal
+
+    folder = ProbeRegistry(registry).save(probe, overwrite=overwrite)
+    out.show(terminal.probe_details(probe, []))
+    out.say(f"Saved in {folder}")
+    out.document({**_described(probe), "saved": str(folder)})
+
+
+def _described(probe: Probe) -> dict[str, Any]:
+    return {
+        "name": probe.name,
+        "fingerprint": probe.fingerprint,
+        "model": probe.model.to_json(),
+        "layers": list(probe.layers),
+        "layer": probe.layer,
+        "norms": probe.norms,
+        "separability": probe.separability,
+        "promoted_tokens": probe.promoted_tokens,
+        "prompts": None if probe.contexts is None else len(probe.contexts),
+        "calibrated": probe.reference_scores is not None,
+        "built": probe.built,
+    }

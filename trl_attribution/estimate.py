@@ -1,0 +1,72 @@
+"""What an audit will take, from a count of all tokens and a trial run on a sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trl_attribution.activations import ActivationEngine
+from trl_attribution.audit_folder import machine
+from trl_attribution.census import Census
+from trl_attribution.shards import DTYPES
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect of an audit on this machine."""
+
+    pairs: int
+    skipped: dict[str, int]
+    tokens: int
+    """Tokens of all pairs, each prompt once per pair: an upper bound of what is computed."""
+    longest: int
+    flops: int
+    """Of the linear layers: two per parameter and token."""
+    disk_bytes: int
+    memory_bytes: int
+    """Most memory used by this process so far, model and trial run included."""
+    seconds: float
+    """Of computing vectors, extrapolated by tokens."""
+    pairs_per_second: float
+    sample_pairs: int
+    path: str
+    path_reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate as plain JSON values."""
+        return asdict(self)
+
+
+def estimate(engine: ActivationEngine, census: Census, vector_dtype: str) -> Estimate:
+    """Run the census's sample through ``engine`` and extrapolate by tokens.
+
+    The first part of the sample warms the engine up (self-check, thread pools) and is not timed.
+    """
+    sample = list(census.sample)
+    warm_up = max(1, len(sample) // 4)
+    engine.pair_vectors(sample[:warm_up])
+    timed = sample[warm_up:] or sample
+    before = engine.stats.seconds
+    engine.pair_vectors(timed)
+    seconds = engine.stats.seconds - before
+    sample_tokens = sum(
+        len(pair.chosen.prompt_ids) + len(pair.chosen.response_ids) + len(pair.rejected.response_ids) for pair in timed
+    )
+    total = seconds * census.tokens / sample_tokens
+    pairs = len(census.index)
+    bytes_per_value = DTYPES[vector_dtype].itemsize
+    return Estimate(
+        pairs=pairs,
+        skipped=census.skip_reasons,
+        tokens=census.tokens,
+        longest=census.longest,
+        flops=2 * engine.parameters_per_token() * census.tokens,
+        disk_bytes=pairs * (2 * len(engine.layers) * engine.hidden_size * bytes_per_value + 16),
+        memory_bytes=machine()["peak_memory_bytes"],
+        seconds=total,
+        pairs_per_second=pairs / total if total else math.inf,
+        sample_pairs=len(timed),
+        path=engine.path,
+        path_reason=engine.path_reason,
+    )

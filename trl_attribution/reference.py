@@ -1,0 +1,49 @@
+"""Calibrate a probe: score pairs known to be clean, and keep the scores with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trl_attribution.auditor import AuditConfig, DataAuditor, OnProgress
+from trl_attribution.models import LoadedModel
+from trl_attribution.probes import Probe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def calibrate_probe(
+    probe: Probe,
+    model: str | Path | LoadedModel,
+    reference: str | Path | Dataset | Sequence[Mapping[str, Any]],
+    config: AuditConfig | None = None,
+    on_progress: OnProgress | None = None,
+) -> Probe:
+    """``probe`` with the scores of R clean pairs at each of its layers, from which audits then take p-values.
+
+    The reference's context vectors are centred by their own mean, as an audited dataset's are by its own.
+
+    Raises:
+        DataError: the reference cannot be read as pairs.
+        ProbeError: the model is not the probe's M0.
+    """
+    bare = replace(probe, reference_scores=None)
+    settings = replace(config or AuditConfig(), layers=probe.layers)
+    with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
+        audit = DataAuditor(model, probes=[bare], config=settings).audit(reference, folder, on_progress=on_progress)
+        assert audit.scores is not None  # a probe was given
+        columns = [audit.scores.column(probe.name, layer) for layer in probe.layers]
+        scores = torch.stack([torch.from_numpy(audit.scores.of(column).copy()) for column in columns])
+    calibration = {
+        "kind": columns[0].kind,
+        "source": audit.info.dataset["name"],
+        "dataset_fingerprint": audit.info.dataset["fingerprint"],
+        "pairs": len(audit.index),
+    }
+    return replace(bare, reference_scores=scores, built={**probe.built, "calibration": calibration})
