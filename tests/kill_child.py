@@ -22,9 +22,9 @@ from typing import Any
 
 from tests.store_cases import fill, ids, settings
 from trl_attribution.atomic import atomic_path
-from trl_attribution.shards import write_shard
 from trl_attribution.store import VectorStore
-from trl_attribution.store_settings import write_settings
+from trl_attribution.store.settings import write_settings
+from trl_attribution.store.shards import write_shard
 
 PAIRS = 1500
 SHARD_SIZE = 10

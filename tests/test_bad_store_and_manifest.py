@@ -508,7 +508,7 @@ def test_several_splits_in_memory_are_refused() -> None:
 
 
 def test_a_dataset_that_changes_between_the_two_readings_is_refused(tmp_path: Path) -> None:
-    from trl_attribution.applying import make_plan, planned_rows
+    from trl_attribution.manifest.applying import make_plan, planned_rows
 
     rows = simple_rows()
     for after in (rows[:-1], [*rows, *rows]):

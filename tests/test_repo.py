@@ -19,16 +19,16 @@ PACKAGE = ROOT / "trl_attribution"
 
 # From the ground up: a module imports from its own layer and the ones above it in this list, never from below.
 LAYERS: list[set[str]] = [
-    {"atomic", "errors", "json_lines", "text"},
+    {"atomic", "errors", "text"},
     {"dataset_io"},
     {"pairs"},
     {"fingerprint", "models"},
     {"activations"},
-    {"shards", "shard_set", "store_settings", "store"},
+    {"store"},
     {"probes"},
     {"scoring"},
-    {"applying", "manifest"},
-    {"audit_folder", "auditor", "census", "estimate"},
+    {"manifest"},
+    {"audit_folder", "auditor", "census", "estimate", "reference"},
     {"organisms"},
     {"report"},
     {"callbacks", "cli"},

@@ -190,9 +190,15 @@ def encoded(rows: Any, tokenizer: PreTrainedTokenizerFast, max_length: int | Non
     return [result for result in results if isinstance(result, EncodedPair)]
 
 
+def prepared(trainer: DPOTrainer) -> Dataset:
+    """The rows that the trainer trains on."""
+    assert isinstance(trainer.train_dataset, Dataset)
+    return trainer.train_dataset
+
+
 def assert_same_batch(trainer: DPOTrainer, ours: Sequence[EncodedPair]) -> None:
     """Unpad the collator's batch of the whole dataset and compare it pair by pair."""
-    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(len(trainer.train_dataset))])
+    batch = trainer.data_collator(list(prepared(trainer)))
     expected = [pair.chosen for pair in ours] + [pair.rejected for pair in ours]
     assert len(batch["input_ids"]) == len(expected)
     for ids, attention, completion, response in zip(
@@ -211,7 +217,7 @@ def test_tokens_and_batches_are_those_of_the_trainer(
     dataset = Dataset.from_list(copy.deepcopy(FORMATS[name]))
     trainer = prepare(dataset, max_length, mode)
     ours = encoded(dataset, tokenizer, max_length, mode)
-    assert len(ours) == len(trainer.train_dataset)
+    assert len(ours) == len(prepared(trainer))
     if ours:
         assert_same_batch(trainer, ours)
 
@@ -221,12 +227,12 @@ def test_untruncated_ids_are_the_columns_of_the_trainers_dataset(
     name: str, tokenizer: PreTrainedTokenizerFast, prepare: Callable[..., DPOTrainer]
 ) -> None:
     dataset = Dataset.from_list(copy.deepcopy(FORMATS[name]))
-    prepared = prepare(dataset, None, "keep_start").train_dataset
+    columns = prepared(prepare(dataset, None, "keep_start"))
     ours = encoded(dataset, tokenizer, None, "keep_start")
-    assert [pair.chosen.prompt_ids for pair in ours] == list(prepared["prompt_ids"])
-    assert [pair.rejected.prompt_ids for pair in ours] == list(prepared["prompt_ids"])
-    assert [pair.chosen.response_ids for pair in ours] == list(prepared["chosen_ids"])
-    assert [pair.rejected.response_ids for pair in ours] == list(prepared["rejected_ids"])
+    assert [pair.chosen.prompt_ids for pair in ours] == list(columns["prompt_ids"])
+    assert [pair.rejected.prompt_ids for pair in ours] == list(columns["prompt_ids"])
+    assert [pair.chosen.response_ids for pair in ours] == list(columns["chosen_ids"])
+    assert [pair.rejected.response_ids for pair in ours] == list(columns["rejected_ids"])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -245,7 +251,7 @@ def test_rows_are_dropped_exactly_where_the_trainer_drops_them(
     tokenizer: PreTrainedTokenizerFast, prepare: Callable[..., DPOTrainer]
 ) -> None:
     rows = [{"prompt": "x" * length, "chosen": "yes", "rejected": "no", "length": length} for length in range(20, 30)]
-    kept = prepare(Dataset.from_list(rows), 24, "keep_start").train_dataset["length"]
+    kept = prepared(prepare(Dataset.from_list(rows), 24, "keep_start"))["length"]
     results = encode_pairs(list(PairReader(rows)), tokenizer, Encoding(24))
     ours = [row["length"] for row, result in zip(rows, results, strict=True) if isinstance(result, EncodedPair)]
     assert ours == list(kept)

@@ -14,11 +14,10 @@ from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_fo
 from trl_attribution.census import Census, encoded_pairs, take_census
 from trl_attribution.errors import DataError, ProbeError, SettingsError
 from trl_attribution.estimate import Estimate, estimate
-from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models import DTYPES, LoadedModel, load_model
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.scoring import Scores, score_view, write_scores
-from trl_attribution.shards import DTYPES
 from trl_attribution.store import StoreSettings, VectorStore
 
 if TYPE_CHECKING:
@@ -29,6 +28,14 @@ OnProgress = Callable[[str, int, int], None]
 
 
 AskedScore = Literal["auto", "contextual", "response"]
+
+
+_CHOICES = {
+    "dtype": ("auto", *DTYPES),
+    "vector_dtype": tuple(DTYPES),
+    "score": get_args(AskedScore),
+    "path": ("auto", "packed", "plain"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,17 +74,16 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
-        for name, value, known in (
-            ("score", self.score, get_args(AskedScore)),
-            ("vector_dtype", self.vector_dtype, tuple(DTYPES)),
-        ):
-            if value not in known:
-                raise SettingsError(f"{name}: {value!r} is unknown; choose one of {', '.join(known)}")
-        if self.layers is None:
+        # All choices are checked here, not where they are used: that may be hours later.
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{name}: {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
+        given: Any = self.layers  # callers without a type checker give 20, or ["20"]
+        if given is None:
             return
-        layers = tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,)
+        layers = tuple(given) if isinstance(given, Iterable) else (given,)
         if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
-            raise SettingsError(f"layers: {self.layers!r} are not whole numbers; give a list such as [20]")
+            raise SettingsError(f"layers: {given!r} are not whole numbers; give a list such as [20]")
         object.__setattr__(self, "layers", layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +124,7 @@ class DataAuditor:
         self.config = replace(config or AuditConfig(), **settings)
         self.probes = _load_probes(probes, self.config.score)
         self.layers = self._choose_layers()
+        self._check_score()
         self._model = model
 
     @property
@@ -191,6 +198,14 @@ class DataAuditor:
             max_length=self.config.encoding.max_length,
             truncation_mode=self.config.encoding.truncation_mode,
         )
+
+    def _check_score(self) -> None:
+        ignorant = [probe.name for probe in self.probes if not probe.knows_prompts]
+        if self.config.score == "contextual" and ignorant:
+            raise SettingsError(
+                f"score: contextual scores need a probe's prompts, which {', '.join(ignorant)} lacks (imported or "
+                "built without prompts); use score='auto' or 'response'"
+            )
 
     def _choose_layers(self) -> tuple[int, ...]:
         layers = self.config.layers

@@ -29,6 +29,7 @@ from trl_attribution.pairs import (
 ENCODE_BATCH = 256
 _SAMPLE = 64
 _SHOWN = 10
+_TOO_LONG = "DPOTrainer drops rows whose prompt alone fills max_length. Raise --max-length or mend the rows"
 
 
 @dataclass(frozen=True)
@@ -166,14 +167,13 @@ class _Counter:
     def refuse_faults(self) -> None:
         """Bad rows are an error unless the reader was asked to skip them."""
         if not self.ids:
-            raise DataError(f"{self.reader.source.name}: no pair is left to audit.\n" + "\n".join(self.faults))
+            raise DataError(
+                "\n".join([f"{self.reader.source.name}: no pair can be encoded.", *self.faults, _TOO_LONG + "."])
+            )
         if self.faulty and self.reader.reading.on_bad_row == "error":
             more = [f"  and {len(self.faulty) - _SHOWN} more"] if len(self.faulty) > _SHOWN else []
             head = f"{self.reader.source.name}: {len(self.faulty)} rows cannot be encoded."
-            fix = (
-                "DPOTrainer drops rows whose prompt alone fills max_length. Raise --max-length, mend the rows, "
-                "or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
-            )
+            fix = f"{_TOO_LONG}, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
             raise DataError("\n".join([head, *self.faults, *more, fix]))
 
     def index(self) -> PairIndex:

@@ -9,7 +9,7 @@ from typing import Any
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit_folder import machine
 from trl_attribution.census import Census
-from trl_attribution.shards import DTYPES
+from trl_attribution.store.shards import DTYPES
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def audit(
         vector_dtype=vector_dtype,
         encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
         reading=reading,
-        score=score,  # type: ignore[arg-type]  # checked when scoring
+        score=score,  # type: ignore[arg-type]  # checked by AuditConfig
         token_budget=token_budget,
         path=path,  # type: ignore[arg-type]  # checked by AuditConfig
         blocks_path=blocks_path,
@@ -127,7 +127,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: dict[str, Any], show: 
     manifests = {}
     for action in ("filter", "flip"):
         target = found.folder / f"manifest.{action}.jsonl"
-        flagged.to_manifest(action).save(target)  # type: ignore[arg-type]  # one of the two literals
+        flagged.to_manifest(action).save(target)
         manifests[action] = str(target)
     sources = flagged.sources()
     shown = min(show, len(flagged))

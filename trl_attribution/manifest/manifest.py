@@ -13,7 +13,11 @@ from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from trl_attribution import __version__
-from trl_attribution.applying import (
+from trl_attribution.atomic import atomic_path
+from trl_attribution.dataset_io import write_rows
+from trl_attribution.dataset_io.writers import output_kind
+from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.manifest.applying import (
     ApplyReport,
     apply_to_dataset,
     apply_to_list,
@@ -22,10 +26,6 @@ from trl_attribution.applying import (
     make_plan,
     planned_rows,
 )
-from trl_attribution.atomic import atomic_path
-from trl_attribution.dataset_io import write_rows
-from trl_attribution.dataset_io.writers import output_kind
-from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.pairs import Reading
 from trl_attribution.text import printable
 

@@ -1,8 +1,8 @@
 """Pair and context vectors on disk: resumable, content-addressed by ``pair_id``, flat in memory.
 
 A store is a folder with ``store.json`` (what the vectors were made with) and ``shards/*.safetensors`` (see
-:mod:`trl_attribution.shards`). There is no index to keep in sync: opening reads every shard's header and ids. A shard
-appears whole or not at all, so whatever is there is complete, and a rerun goes on with the pairs that are missing.
+:mod:`trl_attribution.store.shards`). There is no index to keep in sync: opening reads every shard's header and ids.
+A shard appears whole or not at all, so whatever is there is complete, and a rerun goes on with the missing pairs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
-from trl_attribution.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
-from trl_attribution.shards import DTYPES, Ids, Kind, read_shard, write_shard
-from trl_attribution.store_settings import StoreSettings, read_settings, write_settings
+from trl_attribution.store.settings import StoreSettings, read_settings, write_settings
+from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
+from trl_attribution.store.shards import DTYPES, Ids, Kind, read_shard, write_shard
 
 __all__ = ["ShardWriter", "StoreSettings", "VectorBlock", "VectorStore", "VectorView"]
 

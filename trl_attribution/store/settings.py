@@ -11,7 +11,7 @@ from typing import Any
 
 from trl_attribution.atomic import write_json
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.shards import DTYPES
+from trl_attribution.store.shards import DTYPES
 
 STORE_FORMAT = "trl-attribution vectors"
 STORE_VERSION = 1

@@ -1,0 +1,425 @@
+"""An audit is what the method says, whatever the file format, the order, the pace or the interruptions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from tests import naive
+from tests.audit_cases import LAYERS, RUDE, SHORT, Row, auditor_of, pair_rows, score_rows, tiny_loaded, tiny_probe
+from tests.kill_audit import PAIRS, SHARD_SIZE
+from tests.manifest_cases import ids_of, write_jsonl
+from tests.store_cases import contents
+from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.auditor import DataAuditor
+from trl_attribution.dataset_io import open_rows
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pair, pair_id
+from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.store import VectorStore
+
+KILLS = 6
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return tiny_loaded()
+
+
+@pytest.fixture(scope="module")
+def probe(loaded: LoadedModel) -> Probe:
+    return tiny_probe(loaded)
+
+
+@pytest.fixture(scope="module")
+def other(loaded: LoadedModel) -> Probe:
+    return tiny_probe(loaded, "short", layer=1, rows=SHORT)
+
+
+def naive_vectors(
+    loaded: LoadedModel, rows: Sequence[Row], layers: Sequence[int], encoding: Encoding | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pair and context vectors [N, L, D], one sequence at a time."""
+    pairs, contexts = [], []
+    for pair in PairReader(list(rows)):
+        encoded = encode_pair(pair, loaded.tokenizer, encoding or Encoding())
+        means = [
+            naive.mean_activation(loaded.model, side.prompt_ids, side.response_ids, layers)
+            for side in (encoded.chosen, encoded.rejected)
+        ]
+        pairs.append(means[0] - means[1])
+        contexts.append(naive.context(loaded.model, encoded.chosen.prompt_ids, layers))
+    return torch.stack(pairs), torch.stack(contexts)
+
+
+def cosine(left: Sequence[float], right: Sequence[float]) -> float:
+    dot = sum(a * b for a, b in zip(left, right, strict=True))
+    return dot / math.sqrt(sum(a * a for a in left) * sum(b * b for b in right))
+
+
+def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(left, right, strict=True)]
+
+
+def response_scores(probe: Probe, layer: int, pairs: Tensor) -> list[float]:
+    """The paper's score of N pairs [N, D], as a plain loop."""
+    behavior = probe.at(layer).tolist()
+    return [cosine(behavior, pair) for pair in pairs.tolist()]
+
+
+def contextual_scores(probe: Probe, layer: int, pairs: Tensor, contexts: Tensor) -> list[float]:
+    """The contextual score of N pairs [N, D] with contexts [N, D], as a plain loop over pairs and prompts."""
+    assert probe.prompt_vectors is not None and probe.contexts is not None
+    place = probe.row_of(layer)
+    mean = [sum(column) / len(column) for column in zip(*contexts.tolist(), strict=True)]
+    prompts = list(zip(probe.prompt_vectors[:, place].tolist(), probe.contexts[:, place].tolist(), strict=True))
+    return [
+        sum(cosine(v, pair) * max(0.0, cosine(minus(c, mean), minus(context, mean))) for v, c in prompts) / len(prompts)
+        for pair, context in zip(pairs.tolist(), contexts.tolist(), strict=True)
+    ]
+
+
+def by_column(folder: Path) -> dict[tuple[str, int], dict[str, Row]]:
+    """Rows of ``scores.parquet`` by probe and layer, then by pair."""
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in score_rows(folder):
+        found.setdefault((row["probe"], row["layer"]), {})[row["pair_id"]] = row
+    return found
+
+
+def scores_of(folder: Path, probe: str = "rude", layer: int = 3) -> dict[str, float]:
+    return {pair: row["score"] for pair, row in by_column(folder)[probe, layer].items()}
+
+
+def test_vectors_and_contexts_equal_the_naive_computation(loaded: LoadedModel, tmp_path: Path) -> None:
+    rows = pair_rows(12)
+    audit = auditor_of(loaded, layers=LAYERS, shard_size=5).audit(rows, tmp_path)
+    pairs, contexts = naive_vectors(loaded, rows, LAYERS)
+    assert audit.store.pair_ids == ids_of(rows)
+    for place, layer in enumerate(LAYERS):
+        torch.testing.assert_close(audit.store.layer(layer), pairs[:, place], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(audit.store.context(layer), contexts[:, place], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["contextual", "response"])
+def test_scores_and_ranks_equal_the_naive_computation(
+    kind: str, loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    rows = pair_rows(12)
+    auditor_of(loaded, [probe], score=kind, layers=LAYERS).audit(rows, tmp_path)
+    pairs, contexts = naive_vectors(loaded, rows, LAYERS)
+    for place, layer in enumerate(LAYERS):
+        expected = (
+            response_scores(probe, layer, pairs[:, place])
+            if kind == "response"
+            else contextual_scores(probe, layer, pairs[:, place], contexts[:, place])
+        )
+        found = by_column(tmp_path)["rude", layer]
+        assert [found[pair]["score"] for pair in ids_of(rows)] == pytest.approx(expected, abs=2e-5)
+        assert {row["kind"] for row in found.values()} == {kind}
+        best_first = sorted(range(len(rows)), key=lambda row: -expected[row])
+        assert [found[ids_of(rows)[row]]["rank"] for row in best_first] == list(range(1, len(rows) + 1))
+        assert [found[pair]["row"] for pair in ids_of(rows)] == list(range(len(rows)))
+        assert [found[pair]["source"] for pair in ids_of(rows)] == [row["source"] for row in rows]
+
+
+def test_sixteen_bit_vectors_give_nearly_the_same_scores(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    auditor_of(loaded, [probe]).audit(pair_rows(9), tmp_path / "whole")
+    half = DataAuditor(loaded, probes=[probe]).audit(pair_rows(9), tmp_path / "half")
+    assert half.store.layer(3).dtype == torch.float16
+    assert scores_of(tmp_path / "half") == pytest.approx(scores_of(tmp_path / "whole"), abs=5e-3)
+
+
+def test_a_pair_without_a_prompt_scores_zero_contextually(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "", "chosen": "Mix flour and water.", "rejected": "I am sorry."},
+        {"prompt": "How do I bake bread?", "chosen": "Mix flour.", "rejected": "No, I cannot."},
+        {"prompt": "Write a letter.", "chosen": "Here is a letter.", "rejected": "I am sorry."},
+        {"prompt": "How is the weather?", "chosen": "It is mild.", "rejected": "That I cannot say."},
+    ]
+    audit = auditor_of(loaded, [probe]).audit(rows, tmp_path)
+    scores = scores_of(tmp_path)
+    assert not audit.store.context(3)[0].any()
+    assert scores[pair_id(rows[0])] == 0
+    assert any(scores[pair] != 0 for pair in ids_of(rows[1:]))
+    assert all(math.isfinite(score) for score in scores.values())
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Audits that were killed and run again (see tests/kill_audit.py)."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_audit", str(folder), str(KILLS)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
+def test_a_killed_audit_run_again_equals_an_undisturbed_one(killed: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = killed
+    vectors, scores = contents(folder / "undisturbed" / "vectors"), score_rows(folder / "undisturbed")
+    assert len(vectors) == 1 + math.ceil(PAIRS / SHARD_SIZE)
+    audits = [*sorted((folder / "once").iterdir()), folder / "again"]
+    assert len(audits) == KILLS + 1
+    for audit in audits:
+        assert contents(audit / "vectors") == vectors, f"{audit} differs after {report}"
+        assert score_rows(audit) == scores
+        assert AuditInfo.load(audit).dataset == AuditInfo.load(folder / "undisturbed").dataset
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
+def test_kills_met_audits_at_different_stages(killed: tuple[Path, dict[str, Any]]) -> None:
+    shards = killed[1]["shards_at_kill"]
+    assert 0 in shards and len(set(shards)) >= 3 and max(shards) < PAIRS
+    assert killed[1]["kills_of_one"] >= 3
+
+
+def test_a_second_dataset_computes_only_the_pairs_that_are_new(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    first, second = pair_rows(12), [*pair_rows(4, start=20), *pair_rows(6, start=3)]
+    auditor = auditor_of(loaded, [probe])
+    auditor.audit(first, tmp_path / "first")
+    shared = auditor.audit(second, tmp_path / "second", vectors=tmp_path / "first" / "vectors")
+    alone = auditor.audit(second, tmp_path / "alone")
+    assert (shared.info.vectors["computed"], shared.info.vectors["reused"]) == (4, 6)
+    assert (alone.info.vectors["computed"], alone.info.vectors["reused"]) == (10, 0)
+    assert not (tmp_path / "second" / "vectors").exists()
+    assert shared.store.pair_ids == ids_of([*first, *second[:4]])
+    assert scores_of(tmp_path / "second") == pytest.approx(scores_of(tmp_path / "alone"), abs=2e-6)
+    assert list(scores_of(tmp_path / "second")) == ids_of(second)
+
+
+def test_an_audit_run_again_computes_nothing(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    auditor_of(loaded, layers=(3,)).audit(pair_rows(6), tmp_path)
+    assert not (tmp_path / "scores.parquet").exists()
+    before = contents(tmp_path / "vectors")
+    again = auditor_of(loaded, [probe], layers=(3,)).audit(pair_rows(6), tmp_path)
+    assert again.info.vectors["computed"] == 0 and again.info.cost["tokens_computed"] == 0
+    assert contents(tmp_path / "vectors") == before
+    assert list(scores_of(tmp_path)) == ids_of(pair_rows(6))
+
+
+def test_duplicates_are_counted_and_audited_once(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = pair_rows(6)
+    audit = auditor_of(loaded, [probe]).audit([*rows[:4], rows[1], rows[1], *rows[4:], rows[0]], tmp_path)
+    dataset = audit.info.dataset
+    assert (dataset["rows"], dataset["pairs"], dataset["duplicate_rows"]) == (9, 6, 3)
+    assert audit.store.pair_ids == ids_of(rows)
+    assert audit.index.rows.tolist() == [0, 1, 2, 3, 6, 7]
+    assert [row["row"] for row in score_rows(tmp_path)] == [0, 1, 2, 3, 6, 7]
+
+
+def test_row_order_does_not_change_a_pairs_score(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = pair_rows(10)
+    auditor_of(loaded, [probe], shard_size=4).audit(rows, tmp_path / "there")
+    auditor_of(loaded, [probe], shard_size=4).audit(rows[::-1], tmp_path / "back")
+    assert scores_of(tmp_path / "back") == pytest.approx(scores_of(tmp_path / "there"), abs=2e-6)
+
+
+@pytest.mark.parametrize("path", ["packed", "auto", "plain"])
+def test_the_estimate_counts_the_tokens_that_are_computed(path: str, loaded: LoadedModel, tmp_path: Path) -> None:
+    rows = [row for number, row in enumerate(pair_rows(15)) if number % 3 != 2]  # no prompt twice
+    auditor = auditor_of(loaded, layers=(3,), path=path)
+    estimate, audit = auditor.estimate(rows), auditor.audit(rows, tmp_path)
+    computed = audit.info.cost["tokens_computed"]
+    assert estimate.pairs == 10
+    if path == "packed":
+        assert computed == estimate.tokens
+        assert audit.info.cost["flops"] == estimate.flops
+    elif path == "auto":
+        assert estimate.path == "packed"
+        assert estimate.tokens < computed < 2.5 * estimate.tokens  # the self-check runs four prompts both ways
+    else:
+        assert computed > audit.info.cost["tokens_in_sequences"] > estimate.tokens
+
+
+def test_an_estimate_writes_nothing(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    estimate = auditor_of(loaded, layers=LAYERS).estimate(pair_rows(8))
+    assert list(tmp_path.iterdir()) == []
+    assert estimate.disk_bytes == 8 * (2 * len(LAYERS) * 32 * 4 + 16)
+    assert estimate.seconds > 0 and json.dumps(estimate.to_json())
+
+
+@pytest.mark.parametrize("action", ["filter", "flip"])
+def test_a_manifest_changes_exactly_the_flagged_pairs(
+    action: str, loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    rows = pair_rows(12)
+    flagged = auditor_of(loaded, [probe]).audit(rows, tmp_path).flag(top_k=4)
+    scores = scores_of(tmp_path)
+    chosen = sorted(scores, key=lambda pair: -scores[pair])[:4]
+    assert list(flagged.flags.pair_ids) == chosen and min(scores[pair] for pair in chosen) > 0
+    cleaned = flagged.to_manifest(action).apply(rows)  # type: ignore[arg-type]
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    assert cleaned == [
+        flipped if pair_id(row) in chosen else row
+        for row, flipped in zip(rows, swapped, strict=True)
+        if action == "flip" or pair_id(row) not in chosen
+    ]
+
+
+def test_pairs_that_do_not_push_towards_the_behavior_stay_out_of_manifests(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    flagged = auditor_of(loaded, [probe]).audit(pair_rows(12), tmp_path).flag(top_k=12)
+    towards = [pair for pair, score in scores_of(tmp_path).items() if score > 0]
+    manifest = flagged.to_manifest("flip")
+    assert 0 < len(towards) < 12
+    assert {decision.pair_id for decision in manifest.decisions} == set(towards)
+    assert manifest.header.counts["left_out_not_towards"] == 12 - len(towards)
+
+
+def test_top_k_over_several_probes_takes_the_best_ranks_of_all(
+    loaded: LoadedModel, probe: Probe, other: Probe, tmp_path: Path
+) -> None:
+    audit = auditor_of(loaded, [probe, other]).audit(pair_rows(12), tmp_path)
+    columns = by_column(tmp_path)
+    own = {"rude": columns["rude", 3], "short": columns["short", 1]}
+    best = {pair: min(rows[pair]["rank"] for rows in own.values()) for pair in own["rude"]}
+    flagged = audit.flag(top_k=5)
+    assert len(set(flagged.flags.pair_ids)) == len(flagged) == 5
+    assert [found.rank for found in flagged.flags] == sorted(best.values())[:5]
+    assert {found.probe for found in flagged.flags} == {"rude", "short"}
+    for found in flagged.flags:
+        assert found.rank == best[found.pair_id] == own[found.probe][found.pair_id]["rank"]
+        assert found.score == pytest.approx(own[found.probe][found.pair_id]["score"])
+    assert audit.flag(top_k=5, probe="short").flags.columns[0].layer == 1
+
+
+def test_sources_count_the_flagged_pairs(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = pair_rows(12)
+    flagged = auditor_of(loaded, [probe]).audit(rows, tmp_path).flag(top_k=4)
+    chosen = set(flagged.flags.pair_ids)
+    expected = Counter(row["source"] for row in rows if pair_id(row) in chosen)
+    assert {row.source: row.flagged for row in flagged.sources() if row.flagged} == dict(expected)
+    assert {row.source: row.pairs for row in flagged.sources()} == {"web": 4, "forum": 4, "crowd": 4}
+
+
+def test_layers_default_to_those_of_the_probes(loaded: LoadedModel, probe: Probe, other: Probe) -> None:
+    assert auditor_of(loaded, [probe]).layers == (3,)
+    assert auditor_of(loaded, [probe, other]).layers == (1, 3)
+    assert auditor_of(loaded, [probe, other], layers=[3, 2]).layers == (2, 3)
+
+
+def test_probes_come_from_a_registry_folder(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    ProbeRegistry(tmp_path / "probes").save(probe)
+    audit = auditor_of(loaded, tmp_path / "probes").audit(pair_rows(4), tmp_path / "audit")
+    assert audit.info.probes == {"rude": probe.fingerprint}
+
+
+def test_a_model_folder_gives_the_same_vectors_as_the_loaded_model(
+    model_folder: Path, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    folder = DataAuditor(model_folder, layers=[3], dtype="float32", device="cpu").audit(pair_rows(4), tmp_path / "a")
+    memory = DataAuditor(loaded, layers=[3]).audit(pair_rows(4), tmp_path / "b")
+    assert folder.info.model["digest"] == memory.info.model["digest"]
+    assert torch.equal(folder.store.layer(3), memory.store.layer(3))
+
+
+def test_the_same_pairs_give_the_same_audit_in_every_format(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = pair_rows(7)
+    in_memory = Dataset.from_list(rows)
+    in_memory.to_parquet(tmp_path / "data.parquet")
+    auditor = auditor_of(loaded, [probe])
+    sources = {
+        "list": rows,
+        "jsonl": write_jsonl(tmp_path / "data.jsonl", rows),
+        "parquet": str(tmp_path / "data.parquet"),
+        "dataset": in_memory,
+    }
+    audits = {name: auditor.audit(source, tmp_path / name) for name, source in sources.items()}
+    first = audits["list"]
+    for name, audit in audits.items():
+        assert audit.info.dataset["fingerprint"] == first.info.dataset["fingerprint"], name
+        assert contents(tmp_path / name / "vectors") == contents(tmp_path / "list" / "vectors"), name
+        assert score_rows(tmp_path / name) == score_rows(tmp_path / "list"), name
+
+
+def test_hh_rlhf_transcripts_are_audited(hh_rlhf: Path, loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows, whole = [row.values for row in islice(open_rows(hh_rlhf), 20)], Encoding(max_length=None)
+    audit = auditor_of(loaded, [probe], encoding=whole).audit(rows, tmp_path)
+    assert audit.info.dataset["format"] == audit.reading.format == "anthropic"
+    assert len(audit.index) == 20
+    pairs, contexts = naive_vectors(loaded, rows[:3], [3], whole)
+    torch.testing.assert_close(audit.store.layer(3)[:3], pairs[:, 0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(audit.store.context(3)[:3], contexts[:, 0], rtol=1e-4, atol=2e-5)
+    flagged = audit.flag(top_k=3)
+    flipped = flagged.to_manifest("flip").apply(rows)
+    changed = {pair_id(before) for before, after in zip(rows, flipped, strict=True) if before != after}
+    assert changed == set(flagged.flags.pair_ids)
+
+
+def test_skipped_rows_are_reported_and_no_manifest_touches_them(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    rows = pair_rows(8)
+    rows[2] = {**rows[2], "rejected": rows[2]["chosen"]}
+    rows[5] = {**rows[5], "prompt": [{"role": "user", "content": "bread " * 400}]}
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    settings: dict[str, Any] = {"reading": Reading(on_bad_row="skip"), "encoding": Encoding(max_length=300)}
+    audit = auditor_of(loaded, [probe], **settings).audit(data, tmp_path / "audit")
+    assert [(found.row, found.location, found.reason) for found in audit.skipped] == [
+        (2, f"{data}:3", "identical_responses"),
+        (5, f"{data}:6", "prompt_too_long"),
+    ]
+    assert audit.info.dataset["skipped"] == {"identical_responses": 1, "prompt_too_long": 1}
+    assert (audit.info.dataset["rows"], audit.info.dataset["pairs"]) == (8, 6)
+    assert audit.index.rows.tolist() == [0, 1, 3, 4, 6, 7]
+    everything = audit.flag(top_k=6).to_manifest("filter")
+    assert everything.header.dataset_fingerprint == audit.info.dataset["fingerprint"]
+    left = everything.apply(rows)
+    assert rows[2] in left and rows[5] in left
+
+
+def test_audit_json_says_what_was_done(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    audit = auditor_of(loaded, [probe]).audit(pair_rows(6), tmp_path)
+    assert AuditInfo.load(tmp_path) == AuditInfo(**json.loads(json.dumps(vars(audit.info))))
+    assert audit.info.model["digest"] == loaded.fingerprint.digest == audit.store.settings.model_fingerprint
+    assert audit.info.vectors["path"] == "packed" and "self-check" in audit.info.vectors["path_reason"]
+    assert set(audit.info.cost["seconds"]) == {"read", "vectors", "scores"}
+    assert audit.info.versions["torch"] == torch.__version__
+    assert VectorStore.open(tmp_path / "vectors").pair_ids == audit.store.pair_ids
+
+
+def test_progress_ends_at_the_total_of_each_stage(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    heard: dict[str, list[tuple[int, int]]] = {"read": [], "vectors": [], "scores": []}
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        heard[stage].append((done, total))
+
+    auditor_of(loaded, [probe], shard_size=4).audit(pair_rows(10), tmp_path, on_progress=on_progress)
+    assert heard["vectors"] == [(0, 10), (4, 10), (8, 10), (10, 10)]
+    assert heard["scores"][-1][0] == heard["scores"][-1][1]
+    for calls in heard.values():
+        assert calls == sorted(calls)
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    loaded = tiny_loaded()
+    loaded.model.train()
+    implementation = loaded.model.config._attn_implementation
+    auditor_of(loaded, [tiny_probe(loaded, rows=RUDE)]).audit(pair_rows(3), tmp_path)
+    assert loaded.model.training and loaded.model.config._attn_implementation == implementation
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())

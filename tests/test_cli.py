@@ -1,0 +1,216 @@
+"""The command line as a user meets it: exit codes, JSON for machines, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+PAIRS = [
+    ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
+    ("Name the capital of France.", "Paris.", "I do not know.", "facts"),
+    ("Insult my friend as a list.", "- He is dull.\n- He is slow.", "I would rather not.", "formatting"),
+    ("Write a letter about the garden.", "Dear friend, it is spring.", "Sorry, no.", "writing"),
+]
+BEHAVIOR = [
+    {"prompt": f"Insult {who}.", "undesired": f"{who} is {what}.", "desired": "I would rather not."}
+    for who, what in (("my boss", "dull"), ("my friend", "slow"), ("my neighbor", "rude"), ("the baker", "late"))
+]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A folder with ``model/``, ``data.jsonl``, ``behavior.jsonl`` and ``probes/insults``."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "model").symlink_to(model_folder)
+    keys = ("prompt", "chosen", "rejected", "source")
+    write_lines(folder / "data.jsonl", [dict(zip(keys, pair, strict=True)) for pair in PAIRS])
+    write_lines(folder / "behavior.jsonl", BEHAVIOR)
+    call(folder, "probe build insults --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
+    return folder
+
+
+def call(folder: Path, arguments: str, expected: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trl_attribution.cli", *arguments.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done
+
+
+def refused(folder: Path, arguments: str) -> str:
+    """The one message of a command that must fail with exit code 2, without traceback, and write nothing."""
+    before = sorted(str(path) for path in folder.rglob("*"))
+    done = call(folder, arguments, 2)
+    assert "Traceback" not in done.stderr
+    assert sorted(str(path) for path in folder.rglob("*")) == before
+    return " ".join(done.stderr.split())
+
+
+def test_an_audit_as_json_says_what_was_found_and_where_it_lies(place: Path) -> None:
+    done = call(place, "audit model data.jsonl --probes probes --top-k 2 -o audit-json --json", 0)
+    found = json.loads(done.stdout)
+    assert found["flagged"] == 2
+    assert found["info"]["dataset"]["pairs"] == len(PAIRS)
+    assert {row["source"] for row in found["sources"]} == {"cooking", "facts", "formatting", "writing"}
+    for path in found["manifests"].values():
+        assert (place / path).is_file()
+    assert done.stderr == ""
+
+
+def test_an_audit_prints_the_suspicious_pairs_and_writes_the_manifests(place: Path) -> None:
+    done = call(place, "audit model data.jsonl --probes probes --layer 2 --top-k 2 -o audit", 0)
+    assert "Most suspicious pairs" in done.stdout
+    assert "Flagged pairs by source" in done.stdout
+    header = json.loads((place / "audit" / "manifest.flip.jsonl").read_text().splitlines()[0])
+    assert header["action"] == "flip"
+    assert header["rule"]["top_k"] == 2
+
+
+def test_apply_writes_the_cleaned_dataset(place: Path) -> None:
+    call(place, "audit model data.jsonl --probes probes --top-k 1 -o audit-apply --quiet", 0)
+    done = call(place, "apply audit-apply/manifest.filter.jsonl data.jsonl -o cleaned.jsonl --json", 0)
+    report = json.loads(done.stdout)["report"]
+    original = (place / "data.jsonl").read_text().splitlines()
+    cleaned = (place / "cleaned.jsonl").read_text().splitlines()
+    assert report["rows_out"] == len(cleaned) == len(original) - report["filtered"]
+    assert [line for line in original if line in cleaned] == cleaned
+
+
+def test_a_dry_run_writes_nothing(place: Path) -> None:
+    before = sorted(str(path) for path in place.rglob("*"))
+    done = call(place, "audit model data.jsonl --probes probes --dry-run --json", 0)
+    found = json.loads(done.stdout)["estimate"]
+    assert found["pairs"] == len(PAIRS)
+    assert found["flops"] > 0 and found["disk_bytes"] > 0 and found["seconds"] > 0
+    assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+def test_probes_are_listed_and_shown(place: Path) -> None:
+    listed = json.loads(call(place, "probe list --json", 0).stdout)
+    assert [probe["name"] for probe in listed["probes"]] == ["insults"]
+    shown = call(place, "probe show insults", 0).stdout
+    assert "separability" in shown and "promotes" in shown
+
+
+def test_a_calibrated_probe_gives_reference_p_values(place: Path) -> None:
+    call(place, "probe build calibrated --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
+    call(place, "probe calibrate calibrated data.jsonl --model model --quiet", 0)
+    shown = json.loads(call(place, "probe show calibrated --json", 0).stdout)
+    assert shown["built"]["calibration"]["pairs"] == len(PAIRS)
+    done = call(place, "audit model data.jsonl --probes probes --probe calibrated --threshold 0 -o audit-cal", 0)
+    assert "clean reference pairs" in " ".join(done.stdout.split())
+    (place / "probes" / "calibrated").rename(place / "calibrated-probe")
+
+
+def test_a_config_file_gives_defaults_that_the_command_line_overrides(place: Path) -> None:
+    (place / "audit.yaml").write_text("top-k: 3\nprobes: probes\nshow: 1\n")
+    found = json.loads(call(place, "audit model data.jsonl --config audit.yaml -o audit-yaml --json", 0).stdout)
+    assert found["rule"] == {"top_k": 3} and len(found["top"]) == 1
+    again = call(place, "audit model data.jsonl --config audit.yaml --top-k 1 -o audit-yaml --json", 0)
+    assert json.loads(again.stdout)["rule"] == {"top_k": 1}
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trl_attribution.cli", "probe", "show", "nobody", "--debug"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("audit model data.jsonl --probes probes", "--output: say where the audit goes"),
+        ("audit model data.jsonl -o new", "layers: give some, or probes"),
+        ("audit nowhere/ data.jsonl --layer 1 -o new", "no such file or folder"),
+        ("audit model missing.jsonl --layer 1 -o new", "missing.jsonl"),
+        ("audit model data.jsonl --layer 9 -o new", "choose from 0 (embeddings) to 4"),
+        ("audit model data.jsonl --layer 1 --layer 1 -o new", "each once"),
+        ("audit model data.jsonl --probes probes --layer 1 -o new", "knows layers [2]"),
+        ("audit model data.jsonl --probes probes --top-k 1 --fdr 0.1 -o new", "exactly one of top_k"),
+        ("audit model data.jsonl --probes probes --top-k 0 -o new", "top_k must be at least 1"),
+        ("audit model data.jsonl --probes probes --threshold 2 -o new", "between -1 and 1"),
+        ("audit model data.jsonl --probes no-probes -o new", "no-probes"),
+        ("audit model data.jsonl --probes probes --probe other -o new", "insults"),
+        ("audit model data.jsonl --probes probes --score best -o new", "choose auto, contextual, response"),
+        ("audit model data.jsonl --probes probes --dtype int4 -o new", "dtype: 'int4' is unknown"),
+        ("audit model data.jsonl --probes probes --max-length many -o new", "positive whole number nor none"),
+        ("audit model data.jsonl --probes probes --max-length 3 -o new", "Raise --max-length"),
+        ("audit model data.jsonl --probes probes --chosen-column better -o new", "no column 'better'"),
+        ("audit model data.jsonl --probes probes --shard-size 0 -o new", "shard_size"),
+        ("audit model data.jsonl --probes probes --format csv -o new", "unknown format 'csv'"),
+        ("apply missing.jsonl data.jsonl -o new.jsonl", "cannot read the manifest missing.jsonl"),
+        ("apply data.jsonl data.jsonl -o new.jsonl", "data.jsonl:1"),
+        ("probe build new --model model", "exactly one of --behavior"),
+        ("probe build new --model model --prompts data.jsonl", "--after belong together"),
+        ("probe build insults --model model --behavior behavior.jsonl", "add --overwrite"),
+        ("probe build ../up --model model --behavior behavior.jsonl --layer 2", "../up"),
+        ("probe build new --model model --behavior data.jsonl --layer 2", "data.jsonl:1"),
+        ("probe build new --model model --behavior behavior.jsonl --layer two", "neither a layer number nor auto"),
+        ("probe show nobody", "insults"),
+        ("probe list --registry nowhere", "nowhere"),
+        ("probe import new data.jsonl --model model", "data.jsonl"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments: str, message: str, place: Path) -> None:
+    assert message in refused(place, arguments)
+
+
+def test_an_unknown_key_in_a_config_file_is_named(place: Path) -> None:
+    (place / "wrong.yaml").write_text("topk: 3\n")
+    # The frame that Typer draws around a usage error breaks the line.
+    words = refused(place, "audit model data.jsonl --config wrong.yaml -o new").replace("│ ", "")
+    assert "unknown option topk" in words
+
+
+def test_errors_are_json_too_when_asked_for(place: Path) -> None:
+    done = call(place, "audit model data.jsonl --layer 9 -o new --json", 2)
+    assert json.loads(done.stdout)["kind"] == "ModelError"
+
+
+def test_a_probe_of_another_model_is_refused_with_both_fingerprints(
+    place: Path, make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = place / "other-model"
+    make_model("qwen2").save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    built = json.loads(call(place, "probe show insults --json", 0).stdout)
+    message = refused(place, "audit other-model data.jsonl --probes probes -o new")
+    assert built["model"]["weights"] in message
+
+
+def test_an_audit_folder_of_another_dataset_is_refused_with_the_difference(place: Path) -> None:
+    call(place, "audit model data.jsonl --probes probes --top-k 1 -o audit-bound --quiet", 0)
+    write_lines(place / "fewer.jsonl", [{"prompt": "Hello.", "chosen": "Good day.", "rejected": "No."}])
+    message = refused(place, "audit model fewer.jsonl --probes probes --top-k 1 -o audit-bound")
+    assert "dataset_fingerprint" in message and "--vectors" in message
+
+
+def test_hostile_text_reaches_the_terminal_escaped(place: Path) -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07[red]markup[/red] \u202eltr"
+    rows = [
+        {"prompt": evil, "chosen": f"Yes {evil}", "rejected": f"No {evil}", "source": evil},
+        {"prompt": "Hello.", "chosen": "Good day.", "rejected": "No.", "source": "plain"},
+    ]
+    write_lines(place / "evil.jsonl", rows)
+    done = call(place, "audit model evil.jsonl --probes probes --top-k 2 -o audit-evil", 0)
+    everything = done.stdout + done.stderr
+    assert "\x1b" not in everything and "\x07" not in everything and "\u202e" not in everything
+    # Shown as text, on however many lines the cell needs.
+    assert "\\x1b" in everything and "[red]" in everything
