@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,23 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
 
-from tests import naive
-from tests.audit_cases import LAYERS, RUDE, SHORT, Row, auditor_of, pair_rows, score_rows, tiny_loaded, tiny_probe
+from tests.audit_cases import (
+    LAYERS,
+    RUDE,
+    SHORT,
+    Row,
+    auditor_of,
+    by_column,
+    contextual_scores,
+    naive_vectors,
+    pair_rows,
+    response_scores,
+    score_rows,
+    scores_of,
+    tiny_loaded,
+    tiny_probe,
+)
 from tests.kill_audit import PAIRS, SHARD_SIZE
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
@@ -27,7 +39,7 @@ from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.dataset_io import open_rows
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pair, pair_id
+from trl_attribution.pairs import Encoding, Reading, pair_id
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import VectorStore
 
@@ -48,61 +60,6 @@ def probe(loaded: LoadedModel) -> Probe:
 @pytest.fixture(scope="module")
 def other(loaded: LoadedModel) -> Probe:
     return tiny_probe(loaded, "short", layer=1, rows=SHORT)
-
-
-def naive_vectors(
-    loaded: LoadedModel, rows: Sequence[Row], layers: Sequence[int], encoding: Encoding | None = None
-) -> tuple[Tensor, Tensor]:
-    """Pair and context vectors [N, L, D], one sequence at a time."""
-    pairs, contexts = [], []
-    for pair in PairReader(list(rows)):
-        encoded = encode_pair(pair, loaded.tokenizer, encoding or Encoding())
-        means = [
-            naive.mean_activation(loaded.model, side.prompt_ids, side.response_ids, layers)
-            for side in (encoded.chosen, encoded.rejected)
-        ]
-        pairs.append(means[0] - means[1])
-        contexts.append(naive.context(loaded.model, encoded.chosen.prompt_ids, layers))
-    return torch.stack(pairs), torch.stack(contexts)
-
-
-def cosine(left: Sequence[float], right: Sequence[float]) -> float:
-    dot = sum(a * b for a, b in zip(left, right, strict=True))
-    return dot / math.sqrt(sum(a * a for a in left) * sum(b * b for b in right))
-
-
-def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(left, right, strict=True)]
-
-
-def response_scores(probe: Probe, layer: int, pairs: Tensor) -> list[float]:
-    """The paper's score of N pairs [N, D], as a plain loop."""
-    behavior = probe.at(layer).tolist()
-    return [cosine(behavior, pair) for pair in pairs.tolist()]
-
-
-def contextual_scores(probe: Probe, layer: int, pairs: Tensor, contexts: Tensor) -> list[float]:
-    """The contextual score of N pairs [N, D] with contexts [N, D], as a plain loop over pairs and prompts."""
-    assert probe.prompt_vectors is not None and probe.contexts is not None
-    place = probe.row_of(layer)
-    mean = [sum(column) / len(column) for column in zip(*contexts.tolist(), strict=True)]
-    prompts = list(zip(probe.prompt_vectors[:, place].tolist(), probe.contexts[:, place].tolist(), strict=True))
-    return [
-        sum(cosine(v, pair) * max(0.0, cosine(minus(c, mean), minus(context, mean))) for v, c in prompts) / len(prompts)
-        for pair, context in zip(pairs.tolist(), contexts.tolist(), strict=True)
-    ]
-
-
-def by_column(folder: Path) -> dict[tuple[str, int], dict[str, Row]]:
-    """Rows of ``scores.parquet`` by probe and layer, then by pair."""
-    found: dict[tuple[str, int], dict[str, Row]] = {}
-    for row in score_rows(folder):
-        found.setdefault((row["probe"], row["layer"]), {})[row["pair_id"]] = row
-    return found
-
-
-def scores_of(folder: Path, probe: str = "rude", layer: int = 3) -> dict[str, float]:
-    return {pair: row["score"] for pair, row in by_column(folder)[probe, layer].items()}
 
 
 def test_vectors_and_contexts_equal_the_naive_computation(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -174,6 +131,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
 def test_a_killed_audit_run_again_equals_an_undisturbed_one(killed: tuple[Path, dict[str, Any]]) -> None:
     folder, report = killed
@@ -187,6 +145,7 @@ def test_a_killed_audit_run_again_equals_an_undisturbed_one(killed: tuple[Path, 
         assert AuditInfo.load(audit).dataset == AuditInfo.load(folder / "undisturbed").dataset
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
 def test_kills_met_audits_at_different_stages(killed: tuple[Path, dict[str, Any]]) -> None:
     shards = killed[1]["shards_at_kill"]
@@ -237,11 +196,18 @@ def test_row_order_does_not_change_a_pairs_score(loaded: LoadedModel, probe: Pro
     assert scores_of(tmp_path / "back") == pytest.approx(scores_of(tmp_path / "there"), abs=2e-6)
 
 
+def unlike_rows(count: int) -> list[Row]:
+    """Pairs no two sequences of which begin alike, but for the prompt that a pair's own responses share."""
+    return [
+        {"prompt": f"{chr(ord('A') + n)} is a letter; which?", "chosen": f"Yes, {n}.", "rejected": f"No, not {n}."}
+        for n in range(count)
+    ]
+
+
 @pytest.mark.parametrize("path", ["packed", "auto", "plain"])
 def test_the_estimate_counts_the_tokens_that_are_computed(path: str, loaded: LoadedModel, tmp_path: Path) -> None:
-    rows = [row for number, row in enumerate(pair_rows(15)) if number % 3 != 2]  # no prompt twice
     auditor = auditor_of(loaded, layers=(3,), path=path)
-    estimate, audit = auditor.estimate(rows), auditor.audit(rows, tmp_path)
+    estimate, audit = auditor.estimate(unlike_rows(10)), auditor.audit(unlike_rows(10), tmp_path)
     computed = audit.info.cost["tokens_computed"]
     assert estimate.pairs == 10
     if path == "packed":
@@ -251,7 +217,13 @@ def test_the_estimate_counts_the_tokens_that_are_computed(path: str, loaded: Loa
         assert estimate.path == "packed"
         assert estimate.tokens < computed < 2.5 * estimate.tokens  # the self-check runs four prompts both ways
     else:
-        assert computed > audit.info.cost["tokens_in_sequences"] > estimate.tokens
+        assert computed >= audit.info.cost["tokens_in_sequences"] > estimate.tokens
+
+
+def test_sequences_that_begin_alike_cost_less_than_estimated(loaded: LoadedModel, tmp_path: Path) -> None:
+    auditor = auditor_of(loaded, layers=(3,), path="packed")
+    estimate, audit = auditor.estimate(pair_rows(9)), auditor.audit(pair_rows(9), tmp_path)
+    assert audit.info.cost["tokens_computed"] < estimate.tokens
 
 
 def test_an_estimate_writes_nothing(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.audit_cases import Row, auditor_of, pair_row, pair_rows, tiny_loaded, tiny_probe
+from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded, tiny_probe
 from tests.manifest_cases import ids_of, write_jsonl
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import AuditConfig, DataAuditor
@@ -37,29 +37,6 @@ def probe(loaded: LoadedModel) -> Probe:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "data.jsonl", pair_rows(6))
-
-
-def state(folder: Path) -> dict[str, bytes | None]:
-    """Everything under ``folder``: files with their bytes (but the lock's), folders."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-        if path.name != "writer.lock"
-    }
-
-
-@contextmanager
-def unchanged(folder: Path) -> Iterator[None]:
-    before = state(folder)
-    yield
-    assert state(folder) == before
-
-
-def message_of(error: type[AttributionError], act: Callable[[], object], folder: Path) -> str:
-    """What ``act`` says when it fails with ``error`` and leaves ``folder`` as it was."""
-    with unchanged(folder), pytest.raises(error) as caught:
-        act()
-    return str(caught.value)
 
 
 def test_a_probe_of_another_model_is_refused_with_both_fingerprints(probe: Probe, data: Path, tmp_path: Path) -> None:
@@ -87,6 +64,7 @@ def test_a_layer_out_of_range_is_refused(layer: int, loaded: LoadedModel, data: 
         ({}, ["layers", "or probes to take them from"]),
         ({"layers": [1], "score": "cosine"}, ["score: 'cosine'", "contextual", "response"]),
         ({"layers": [1], "vector_dtype": "int8"}, ["vector_dtype: 'int8'", "float16"]),
+        ({"layers": [1], "path": "fast"}, ["path: 'fast'", "packed", "plain"]),
         ({"layers": [1], "shard_size": 0}, ["shard_size: 0", "512"]),
         ({"layers": [1], "probes": []}, ["probes: none there", "probe build"]),
     ],
@@ -101,7 +79,7 @@ def test_a_setting_that_makes_no_sense_is_refused_at_once(
 
 @pytest.mark.parametrize(
     ("settings", "part"),
-    [({"token_budget": 0}, "token_budget: 0"), ({"path": "fast"}, "path: 'fast'"), ({"dtype": "bfloat16"}, "dtype")],
+    [({"token_budget": 0}, "token_budget: 0 is not positive"), ({"dtype": "bfloat16"}, "model given is float32")],
 )
 def test_a_setting_that_the_model_cannot_follow_is_refused(
     settings: dict[str, Any], part: str, loaded: LoadedModel, data: Path, tmp_path: Path
@@ -140,7 +118,7 @@ def test_a_registry_without_probes_is_refused(there: bool, loaded: LoadedModel, 
     if there:
         folder.mkdir()
     message = message_of(ProbeError, lambda: DataAuditor(loaded, probes=folder), tmp_path)
-    assert str(folder) in message and ("build or import" in message)
+    assert str(folder) in message and re.search("build (or import )?", message, re.IGNORECASE)
 
 
 def test_a_damaged_probe_is_refused(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
@@ -187,7 +165,7 @@ def test_a_prompt_longer_than_max_length_is_refused_with_its_line(loaded: Loaded
 def test_a_dataset_of_long_prompts_only_is_refused_even_when_skipping(loaded: LoadedModel, tmp_path: Path) -> None:
     auditor = auditor_of(loaded, layers=[1], encoding=Encoding(max_length=3), reading=Reading(on_bad_row="skip"))
     message = message_of(DataError, lambda: auditor.audit(pair_rows(3), tmp_path / "audit"), tmp_path)
-    assert "no pair is left to audit" in message and "row 0" in message
+    assert "no pair can be encoded" in message and "row 0: column 'prompt'" in message and "--max-length" in message
 
 
 def test_an_audit_folder_of_another_dataset_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
@@ -250,7 +228,7 @@ def test_a_pair_that_is_not_finite_keeps_the_shards_before_it(tmp_path: Path) ->
     rows = [{"prompt": f"{n} ", "chosen": "a" if n < 4 else "Q", "rejected": "b"} for n in range(5)]
     token = broken.tokenizer("Q")["input_ids"][0]
     with torch.no_grad():
-        broken.model.get_input_embeddings().weight[token] = float("nan")
+        broken.model.get_parameter("model.embed_tokens.weight")[token] = float("nan")
     auditor = auditor_of(broken, layers=[3], shard_size=2)
     with pytest.raises(StoreError, match=f"1 pairs are not finite: {ids_of(rows)[4]}"):
         auditor.audit(rows, tmp_path / "audit")

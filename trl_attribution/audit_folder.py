@@ -95,6 +95,7 @@ class FolderClaim:
         self._name = name
         self._asked = {"dataset_fingerprint": survey.fingerprint, "pairs": survey.pairs, **settings.as_dict()}
         self._new_folders = [path for path in (vectors, folder) if not path.exists()]
+        self._shards = self._shard_files()
         self._new_files = [path for path in (vectors / "store.json", self._path) if not path.exists()]
         stored = _read_json(self._path, SETTINGS_FORMAT, AUDIT_VERSION)
         if stored is not None and stored.get("bound_to") != self._asked:
@@ -117,13 +118,16 @@ class FolderClaim:
 
     @contextmanager
     def released_on_failure(self) -> Iterator[None]:
-        """Undo the claim where the block fails before one vector is stored: the next attempt may be another one."""
+        """Undo the claim where the block fails before it stores a vector: the next attempt may be another one."""
         try:
             yield
         except BaseException:
-            if not any(self._vectors.glob("shards/*.safetensors")):
+            if self._shard_files() == self._shards:
                 self._release()
             raise
+
+    def _shard_files(self) -> set[Path]:
+        return set(self._vectors.glob("shards/*.safetensors"))
 
     def _release(self) -> None:
         for file in self._new_files:

@@ -1,4 +1,4 @@
-"""Attention over a packed stream: linear layers see no padding, attention sees one padded row per prompt group."""
+"""Attention over a packed stream: linear layers see every distinct prefix once, attention sees whole sequences."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention within each prompt group of the current layout.
+    """Causal scaled dot-product attention within each sequence of the current layout.
 
     Args:
         module: the attention layer.
@@ -78,7 +78,7 @@ def packed_attention(
         value: [1, K, T, d].
         attention_mask: ignored; the layout knows who sees whom.
         scaling: factor on the scores, ``d ** -0.5`` when None.
-        sliding_window: how many tokens back a token sees, counted in position ids.
+        sliding_window: how many tokens back a token sees, itself included.
         **kwargs: refused where they would change the result.
 
     Returns:
@@ -90,27 +90,32 @@ def packed_attention(
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if unsupported or kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
-    rows_q, rows_k, rows_v = (_to_rows(tensor, layout.gather) for tensor in (query, key, value))
-    grouped = rows_q.shape[1] // rows_k.shape[1]
-    use_gqa = grouped > 1 and query.device.type == "cpu"
-    if grouped > 1 and not use_gqa:
-        # On CUDA, enable_gqa together with a mask falls back to the slow math kernel.
-        rows_k, rows_v = rows_k.repeat_interleave(grouped, dim=1), rows_v.repeat_interleave(grouped, dim=1)
+    width = layout.gather.shape[1]
+    window = sliding_window if sliding_window is not None and sliding_window < width else None
     attended = F.scaled_dot_product_attention(
-        rows_q,
-        rows_k,
-        rows_v,
-        attn_mask=layout.attention_mask(sliding_window),
+        _sequences(query, layout.gather),
+        _sequences(key, layout.gather),
+        _sequences(value, layout.gather),
+        attn_mask=None if window is None else _window_mask(width, window, query.device),
+        # Padding stands on the right, where no token looks.
+        is_causal=window is None,
         scale=scaling,
-        enable_gqa=use_gqa,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
-    groups, heads, width, size = attended.shape
-    flat = attended.transpose(1, 2).reshape(groups * width, heads, size)
+    count, heads, _, size = attended.shape
+    flat = attended.transpose(1, 2).reshape(count * width, heads, size)
     return flat.index_select(0, layout.scatter)[None], None
 
 
-def _to_rows(stream: Tensor, gather: Tensor) -> Tensor:
-    """[1, H, T, d] over the stream -> [G, H, M, d] in padded rows."""
-    groups, width = gather.shape
+def _sequences(stream: Tensor, gather: Tensor) -> Tensor:
+    """[1, H, T, d] over the stream -> [R, H, M, d], whole sequences."""
+    count, width = gather.shape
     heads, size = stream.shape[1], stream.shape[3]
-    return stream[0].index_select(1, gather.flatten()).view(heads, groups, width, size).transpose(0, 1)
+    return stream[0].index_select(1, gather.flatten()).view(heads, count, width, size).transpose(0, 1)
+
+
+def _window_mask(width: int, window: int, device: torch.device) -> Tensor:
+    """[M, M] bool: which of the ``window`` tokens up to itself each token sees."""
+    position = torch.arange(width, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window)

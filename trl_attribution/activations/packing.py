@@ -1,30 +1,35 @@
-"""Lay prompts and their responses out as one stream of tokens, each prompt once.
+"""Lay sequences out as one stream of tokens in which every distinct prefix stands once.
 
-Axis letters: G prompt groups, R responses, T tokens of the stream, M tokens of the longest group, L layers, D hidden.
+Two responses to one prompt share its tokens; prompts under one system message share that; so do answers that open
+alike. Linear layers, norms and experts see the stream alone. Attention sees whole sequences again, gathered from it.
+
+Axis letters: G prompt groups, R sequences (one a response), T tokens of the stream, M tokens of the longest sequence,
+L layers, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-PROMPT_SEGMENT = 0
-PADDING_SEGMENT = -1
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """One prompt and the responses that continue it; the prompt's tokens are computed once for all of them."""
+    """One prompt and the responses that continue it."""
 
     prompt_ids: Sequence[int]
     responses: Sequence[Sequence[int]]
 
     @property
     def tokens(self) -> int:
-        """Tokens to compute: the prompt once, and every response."""
+        """The prompt's tokens once, and those of every response: what is computed at most."""
         return len(self.prompt_ids) + sum(len(response) for response in self.responses)
 
     @property
@@ -43,83 +48,87 @@ class GroupActivations:
     """[R, L, D], mean over each response's tokens."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class PackedLayout:
     """Where every token of a packed stream belongs."""
 
     input_ids: Tensor
     """[1, T]"""
     position_ids: Tensor
-    """[1, T], counted from each group's first token; responses of one prompt share positions."""
+    """[1, T], counted from the start of the sequences that a token is part of."""
     gather: Tensor
-    """[G, M], index into the stream for each group's padded row."""
+    """[R, M], index into the stream for each token of each sequence; padding on the right points anywhere."""
     scatter: Tensor
-    """[T], index into the flattened [G * M] rows for each token of the stream."""
-    segments: Tensor
-    """[G, M], 0 prompt, j the j-th response, -1 padding."""
-    positions: Tensor
-    """[G, M], position ids in padded rows."""
+    """[T], index into the flattened [R * M] sequences of one occurrence of each token of the stream."""
     readout: Tensor
     """[G + R, T] float32: rows that average the stream into contexts (first G) and responses (then R)."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-
-    def attention_mask(self, sliding_window: int | None) -> Tensor:
-        """[G, 1, M, M] bool: a response sees its prompt and itself, causally; never another response."""
-        if sliding_window not in self.masks:
-            self.masks[sliding_window] = self._build_mask(sliding_window)
-        return self.masks[sliding_window]
-
-    def _build_mask(self, sliding_window: int | None) -> Tensor:
-        query, key = self.segments[:, :, None], self.segments[:, None, :]
-        distance = self.positions[:, :, None] - self.positions[:, None, :]
-        allowed = (key == query) | (key == PROMPT_SEGMENT)
-        allowed &= (distance >= 0) & (key != PADDING_SEGMENT)
-        if sliding_window is not None:
-            allowed &= distance < sliding_window
-        # A padding row must attend to something: softmax over nothing is NaN, and NaN spreads.
-        allowed |= torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
-        return allowed[:, None]
 
 
 def pack(groups: Sequence[PromptGroup], device: torch.device) -> PackedLayout:
-    """Concatenate ``groups`` into one stream, with the indices that attention and averaging need."""
-    total = sum(group.tokens for group in groups)
-    width = max(group.tokens for group in groups)
-    responses = sum(len(group.responses) for group in groups)
-    ids: list[int] = []
-    positions: list[int] = []
-    gather = torch.zeros(len(groups), width, dtype=torch.long)
-    segments = torch.full((len(groups), width), PADDING_SEGMENT)
-    padded_positions = torch.zeros(len(groups), width, dtype=torch.long)
-    readout = torch.zeros(len(groups) + responses, total)
-    scatter = torch.empty(total, dtype=torch.long)
-    row = len(groups)
-    for index, group in enumerate(groups):
-        start, prompt = len(ids), len(group.prompt_ids)
-        ids.extend(group.prompt_ids)
-        positions.extend(range(prompt))
-        labels = [PROMPT_SEGMENT] * prompt
+    """Merge the sequences of ``groups`` into one stream, with the indices that attention and averaging need."""
+    owners = [index for index, group in enumerate(groups) for _ in group.responses]
+    sequences = [
+        np.array([*group.prompt_ids, *response], dtype=np.int64) for group in groups for response in group.responses
+    ]
+    width = max(len(sequence) for sequence in sequences)
+    stream = _merge(sequences)
+    gather = np.zeros((len(sequences), width), dtype=np.int64)
+    scatter = np.zeros(len(stream.ids), dtype=np.int64)
+    readout = torch.zeros(len(groups) + len(sequences), len(stream.ids))
+    for number, (row, owner) in enumerate(zip(stream.rows, owners, strict=True)):
+        gather[number, : len(row)] = row
+        # A token of several sequences is written once for each; the copies are equal, so any one serves.
+        scatter[row] = number * width + np.arange(len(row))
+        prompt = len(groups[owner].prompt_ids)
         if prompt:
-            readout[index, start + prompt - 1] = 1.0
-        for number, response in enumerate(group.responses, start=1):
-            readout[row, len(ids) : len(ids) + len(response)] = 1.0 / len(response)
-            row += 1
-            ids.extend(response)
-            positions.extend(range(prompt, prompt + len(response)))
-            labels.extend([number] * len(response))
-        gather[index, : group.tokens] = torch.arange(start, len(ids))
-        segments[index, : group.tokens] = torch.tensor(labels)
-        padded_positions[index, : group.tokens] = torch.tensor(positions[start:])
-        scatter[start : len(ids)] = index * width + torch.arange(group.tokens)
+            readout[owner, row[prompt - 1]] = 1.0
+        readout[len(groups) + number, row[prompt:]] = 1.0 / (len(row) - prompt)
     return PackedLayout(
-        input_ids=torch.tensor([ids], device=device),
-        position_ids=torch.tensor([positions], device=device),
-        gather=gather.to(device),
-        scatter=scatter.to(device),
-        segments=segments.to(device),
-        positions=padded_positions.to(device),
+        input_ids=torch.from_numpy(stream.ids)[None].to(device),
+        position_ids=torch.from_numpy(stream.positions)[None].to(device),
+        gather=torch.from_numpy(gather).to(device),
+        scatter=torch.from_numpy(scatter).to(device),
         readout=readout.to(device),
     )
+
+
+@dataclass(frozen=True)
+class _Stream:
+    ids: Ids
+    """[T]"""
+    positions: Ids
+    """[T]"""
+    rows: list[Ids]
+    """For each sequence, the index into the stream of each of its tokens."""
+
+
+def _merge(sequences: Sequence[Ids]) -> _Stream:
+    """Every distinct prefix of ``sequences`` once.
+
+    In sorted order a sequence shares its longest prefix with the one before it, so one comparison with that one finds
+    all that is there already.
+    """
+    rows: dict[int, Ids] = {}
+    ids: list[Ids] = []
+    positions: list[Ids] = []
+    total = 0
+    previous: int | None = None
+    for number in sorted(range(len(sequences)), key=lambda number: sequences[number].tolist()):
+        sequence = sequences[number]
+        shared = 0 if previous is None else _shared_prefix(sequences[previous], sequence)
+        known = rows[previous][:shared] if previous is not None else np.empty(0, dtype=np.int64)
+        rows[number] = np.concatenate([known, np.arange(total, total + len(sequence) - shared)])
+        ids.append(sequence[shared:])
+        positions.append(np.arange(shared, len(sequence)))
+        total += len(sequence) - shared
+        previous = number
+    return _Stream(np.concatenate(ids), np.concatenate(positions), [rows[number] for number in range(len(sequences))])
+
+
+def _shared_prefix(left: Ids, right: Ids) -> int:
+    length = min(len(left), len(right))
+    different = np.flatnonzero(left[:length] != right[:length])
+    return int(different[0]) if len(different) else length
 
 
 def batches(sizes: Sequence[int], token_budget: int) -> list[list[int]]:

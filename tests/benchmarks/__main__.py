@@ -1,0 +1,74 @@
+"""``python -m tests.benchmarks [speed] [quality] [scoring]``: what ``make bench`` runs; writes docs/benchmarks/."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import transformers
+from rich.console import Console
+
+from tests.benchmarks import quality, speed
+from tests.benchmarks.pages import write_page
+
+NAMES = ("speed", "quality", "scoring")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all of them by default")
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"), help="folder of the pages")
+    parser.add_argument("--pairs", type=int, default=200, help="speed: pairs of HH-RLHF")
+    parser.add_argument("--rounds", type=int, default=4, help="speed: rounds that the pairs are divided into")
+    parser.add_argument("--layer", type=int, default=20, help="speed: layer of 30")
+    parser.add_argument("--seeds", type=int, default=3, help="quality: organisms, seeds 0, 1, ...")
+    parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
+    parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
+    console = Console()
+    for name in options.names or NAMES:
+        console.rule(name)
+        run(name, options, console)
+
+
+def run(name: str, options: argparse.Namespace, console: Console) -> None:
+    command = command_for(name)
+    if name == "speed":
+        speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
+    elif name == "quality":
+        quality.run(options.output, command, tuple(range(options.seeds)), options.share, console)
+    else:
+        scoring(options.output, command, console)
+
+
+def command_for(name: str) -> str:
+    """The command that makes this page again: that of the Makefile, unless options were given."""
+    options = [argument for argument in sys.argv[1:] if argument not in NAMES]
+    return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"
+
+
+def scoring(output: Path, command: str, console: Console) -> None:
+    """Memory and time of scoring: processes of its own measure it, so that nothing here counts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_scoring"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    console.print(done.stdout, markup=False)
+    lead = f"Scoring, flagging and writing a store on disk, each size in a process of its own.\n\n{done.stdout.strip()}"
+    write_page(output / "scoring.md", "Scoring", lead, command, [])
+
+
+if __name__ == "__main__":
+    main()

