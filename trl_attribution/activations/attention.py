@@ -1,4 +1,4 @@
-"""Attention over a packed stream: linear layers see every distinct prefix once, attention sees whole sequences."""
+"""Attention over a packed stream: every distinct prefix is a query once, and sees its own sequence alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from trl_attribution.activations.packing import PackedLayout
+from trl_attribution.activations.packing import Bucket, PackedLayout
 
 IMPLEMENTATION = "trl_attribution_packed"
 
 _layout: ContextVar[PackedLayout | None] = ContextVar("packed_layout", default=None)
 
+# Written-out scores take memory with the square of the length; above this the fused kernel's saving counts.
+_LONGEST_EXPLICIT = 2048
 # What an attention layer may pass that changes its result in ways this function does not compute.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
@@ -90,32 +92,46 @@ def packed_attention(
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if unsupported or kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
-    width = layout.gather.shape[1]
-    window = sliding_window if sliding_window is not None and sliding_window < width else None
-    attended = F.scaled_dot_product_attention(
-        _sequences(query, layout.gather),
-        _sequences(key, layout.gather),
-        _sequences(value, layout.gather),
-        attn_mask=None if window is None else _window_mask(width, window, query.device),
-        # Padding stands on the right, where no token looks.
-        is_causal=window is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    count, heads, _, size = attended.shape
-    flat = attended.transpose(1, 2).reshape(count * width, heads, size)
-    return flat.index_select(0, layout.scatter)[None], None
+    # Tokens first: rows of all heads are gathered in one piece.
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    attended = [_attend(q, k, v, bucket, sliding_window, scaling) for bucket in layout.buckets]
+    return torch.cat(attended).index_select(0, layout.scatter)[None], None
 
 
-def _sequences(stream: Tensor, gather: Tensor) -> Tensor:
-    """[1, H, T, d] over the stream -> [R, H, M, d], whole sequences."""
-    count, width = gather.shape
-    heads, size = stream.shape[1], stream.shape[3]
-    return stream[0].index_select(1, gather.flatten()).view(heads, count, width, size).transpose(0, 1)
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, bucket: Bucket, window: int | None, scaling: float | None
+) -> Tensor:
+    """Attention of one bucket over the stream's [T, H, d] query and [T, K, d] key and value: [R * Q, H, d]."""
+    rows_q, rows_k, rows_v = _rows(query, bucket.queries), _rows(key, bucket.keys), _rows(value, bucket.keys)
+    bias = bucket.bias(window, query.dtype)
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and bucket.keys.shape[1] <= _LONGEST_EXPLICIT:
+        attended = _explicit_attention(rows_q, rows_k, rows_v, bias, scaling)
+    else:
+        groups = rows_q.shape[1] // rows_k.shape[1]
+        if groups > 1 and query.device.type != "cpu":
+            # On CUDA, enable_gqa together with a mask falls back to the slow math kernel.
+            rows_k, rows_v = rows_k.repeat_interleave(groups, dim=1), rows_v.repeat_interleave(groups, dim=1)
+        attended = F.scaled_dot_product_attention(
+            rows_q, rows_k, rows_v, attn_mask=bias, scale=scaling, enable_gqa=rows_q.shape[1] != rows_k.shape[1]
+        )
+    return attended.transpose(1, 2).flatten(0, 1)
 
 
-def _window_mask(width: int, window: int, device: torch.device) -> Tensor:
-    """[M, M] bool: which of the ``window`` tokens up to itself each token sees."""
-    position = torch.arange(width, device=device)
-    distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < window)
+def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None) -> Tensor:
+    """Scores, softmax, sum, written out: in bfloat16 on a CPU 1.4 to 1.7 times as fast as torch 2.13's fused kernel.
+
+    The fused kernel multiplies in small blocks; two large batched products use the bfloat16 units in full.
+    """
+    count, heads, length, size = query.shape
+    groups = heads // key.shape[1]
+    # Query heads that share a key head become further queries of it.
+    folded = query.reshape(count, heads // groups, groups * length, size) * (scaling or size**-0.5)
+    scores = (folded @ key.transpose(-1, -2)).view(count, heads, length, -1).add_(bias)
+    weights = torch.softmax(scores, dim=-1).view(count, heads // groups, groups * length, -1)
+    return (weights @ value).view(count, heads, length, value.shape[-1])
+
+
+def _rows(stream: Tensor, index: Tensor) -> Tensor:
+    """[T, H, d] over the stream -> [R, H, Q, d] in the rows of ``index`` [R, Q]."""
+    gathered: Tensor = stream.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return gathered.transpose(1, 2)

@@ -3,14 +3,14 @@
 Two responses to one prompt share its tokens; prompts under one system message share that; so do answers that open
 alike. Linear layers, norms and experts see the stream alone. Attention sees whole sequences again, gathered from it.
 
-Axis letters: G prompt groups, R sequences (one a response), T tokens of the stream, M tokens of the longest sequence,
-L layers, D hidden size.
+Axis letters: G prompt groups, R sequences (one a response), T tokens of the stream, Q and K the most queries and keys
+of a sequence in a bucket, L layers, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,35 @@ class GroupActivations:
     """[R, L, D], mean over each response's tokens."""
 
 
+@dataclass
+class Bucket:
+    """Sequences whose attention is computed together, padded on the right to one size.
+
+    The queries of a sequence are its tokens that no sequence before it holds; its keys are all of its tokens.
+    """
+
+    queries: Tensor
+    """[R, Q], index into the stream; padding points anywhere."""
+    keys: Tensor
+    """[R, K], index into the stream; padding points anywhere."""
+    positions: Tensor
+    """[R, Q], position of each query in its sequence; 0 for padding, which must see something too."""
+    _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[R, 1, Q, K], 0 where a query sees a key and -inf where not: causal, at most ``window`` tokens back.
+
+        Keys that are padding stand behind every query, so causality hides them.
+        """
+        if (window, dtype) not in self._biases:
+            distance = self.positions[:, :, None] - torch.arange(self.keys.shape[1], device=self.keys.device)
+            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+            self._biases[window, dtype] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+                hidden, -torch.inf
+            )[:, None]
+        return self._biases[window, dtype]
+
+
 @dataclass(frozen=True)
 class PackedLayout:
     """Where every token of a packed stream belongs."""
@@ -56,10 +85,9 @@ class PackedLayout:
     """[1, T]"""
     position_ids: Tensor
     """[1, T], counted from the start of the sequences that a token is part of."""
-    gather: Tensor
-    """[R, M], index into the stream for each token of each sequence; padding on the right points anywhere."""
+    buckets: tuple[Bucket, ...]
     scatter: Tensor
-    """[T], index into the flattened [R * M] sequences of one occurrence of each token of the stream."""
+    """[T], index of each token of the stream into the flattened queries of all buckets."""
     readout: Tensor
     """[G + R, T] float32: rows that average the stream into contexts (first G) and responses (then R)."""
 
@@ -67,26 +95,20 @@ class PackedLayout:
 def pack(groups: Sequence[PromptGroup], device: torch.device) -> PackedLayout:
     """Merge the sequences of ``groups`` into one stream, with the indices that attention and averaging need."""
     owners = [index for index, group in enumerate(groups) for _ in group.responses]
-    sequences = [
-        np.array([*group.prompt_ids, *response], dtype=np.int64) for group in groups for response in group.responses
-    ]
-    width = max(len(sequence) for sequence in sequences)
-    stream = _merge(sequences)
-    gather = np.zeros((len(sequences), width), dtype=np.int64)
-    scatter = np.zeros(len(stream.ids), dtype=np.int64)
-    readout = torch.zeros(len(groups) + len(sequences), len(stream.ids))
+    stream = _merge(
+        [np.array([*group.prompt_ids, *response], dtype=np.int64) for group in groups for response in group.responses]
+    )
+    readout = torch.zeros(len(groups) + len(owners), len(stream.ids))
     for number, (row, owner) in enumerate(zip(stream.rows, owners, strict=True)):
-        gather[number, : len(row)] = row
-        # A token of several sequences is written once for each; the copies are equal, so any one serves.
-        scatter[row] = number * width + np.arange(len(row))
         prompt = len(groups[owner].prompt_ids)
         if prompt:
             readout[owner, row[prompt - 1]] = 1.0
         readout[len(groups) + number, row[prompt:]] = 1.0 / (len(row) - prompt)
+    buckets, scatter = _buckets(stream, device)
     return PackedLayout(
         input_ids=torch.from_numpy(stream.ids)[None].to(device),
         position_ids=torch.from_numpy(stream.positions)[None].to(device),
-        gather=torch.from_numpy(gather).to(device),
+        buckets=buckets,
         scatter=torch.from_numpy(scatter).to(device),
         readout=readout.to(device),
     )
@@ -100,6 +122,8 @@ class _Stream:
     """[T]"""
     rows: list[Ids]
     """For each sequence, the index into the stream of each of its tokens."""
+    shared: list[int]
+    """For each sequence, how many of its first tokens an earlier sequence put there."""
 
 
 def _merge(sequences: Sequence[Ids]) -> _Stream:
@@ -109,26 +133,76 @@ def _merge(sequences: Sequence[Ids]) -> _Stream:
     all that is there already.
     """
     rows: dict[int, Ids] = {}
-    ids: list[Ids] = []
+    shared: dict[int, int] = {}
+    new_ids: list[Ids] = []
     positions: list[Ids] = []
     total = 0
     previous: int | None = None
     for number in sorted(range(len(sequences)), key=lambda number: sequences[number].tolist()):
         sequence = sequences[number]
-        shared = 0 if previous is None else _shared_prefix(sequences[previous], sequence)
-        known = rows[previous][:shared] if previous is not None else np.empty(0, dtype=np.int64)
-        rows[number] = np.concatenate([known, np.arange(total, total + len(sequence) - shared)])
-        ids.append(sequence[shared:])
-        positions.append(np.arange(shared, len(sequence)))
-        total += len(sequence) - shared
+        known = 0 if previous is None else _shared_prefix(sequences[previous], sequence)
+        new = np.arange(total, total + len(sequence) - known)
+        rows[number] = new if previous is None else np.concatenate([rows[previous][:known], new])
+        shared[number] = known
+        new_ids.append(sequence[known:])
+        positions.append(np.arange(known, len(sequence)))
+        total += len(new)
         previous = number
-    return _Stream(np.concatenate(ids), np.concatenate(positions), [rows[number] for number in range(len(sequences))])
+    order = range(len(sequences))
+    return _Stream(
+        np.concatenate(new_ids),
+        np.concatenate(positions),
+        [rows[number] for number in order],
+        [shared[number] for number in order],
+    )
 
 
 def _shared_prefix(left: Ids, right: Ids) -> int:
     length = min(len(left), len(right))
     different = np.flatnonzero(left[:length] != right[:length])
     return int(different[0]) if len(different) else length
+
+
+def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...], Ids]:
+    """The attention of ``stream`` in at most two buckets, and the ``scatter`` index [T] of their joint output."""
+    queries = [row[known:] for row, known in zip(stream.rows, stream.shared, strict=True)]
+    numbers = sorted((n for n, new in enumerate(queries) if len(new)), key=lambda n: (-len(queries[n]), n))
+    scatter = np.zeros(len(stream.ids), dtype=np.int64)
+    buckets: list[Bucket] = []
+    offset = 0
+    for members in _split([(len(queries[n]), len(stream.rows[n])) for n in numbers]):
+        chosen = [numbers[place] for place in members]
+        width = max(len(queries[n]) for n in chosen)
+        index = np.zeros((len(chosen), width), dtype=np.int64)
+        position = np.zeros((len(chosen), width), dtype=np.int64)
+        keys = np.zeros((len(chosen), max(len(stream.rows[n]) for n in chosen)), dtype=np.int64)
+        for place, n in enumerate(chosen):
+            new = queries[n]
+            index[place, : len(new)] = new
+            position[place, : len(new)] = stream.positions[new]
+            keys[place, : len(stream.rows[n])] = stream.rows[n]
+            scatter[new] = offset + place * width + np.arange(len(new))
+        offset += index.size
+        q, k, p = (torch.from_numpy(array).to(device) for array in (index, keys, position))
+        buckets.append(Bucket(queries=q, keys=k, positions=p))
+    return tuple(buckets), scatter
+
+
+def _split(sizes: Sequence[tuple[int, int]]) -> list[range]:
+    """One cut through (queries, keys) sorted by queries that leaves the least padding, or none.
+
+    First sequences bring their whole prompt as queries, later ones only a response: two sizes, hence two buckets.
+    """
+
+    def area(members: range) -> int:
+        return len(members) * max(sizes[n][0] for n in members) * max(sizes[n][1] for n in members)
+
+    whole = range(len(sizes))
+    cuts = [(whole[:cut], whole[cut:]) for cut in range(1, len(sizes))]
+    best = min(cuts, key=lambda cut: area(cut[0]) + area(cut[1]), default=None)
+    if best is None or area(best[0]) + area(best[1]) >= area(whole):
+        return [whole]
+    return list(best)
 
 
 def batches(sizes: Sequence[int], token_budget: int) -> list[list[int]]:
