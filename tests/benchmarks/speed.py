@@ -19,7 +19,7 @@ from tests.benchmarks.pages import Results, write_page
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.organisms import OrganismConfig, build_distractor_compliance
-from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, RowFault, encode_pairs
+from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, Reading, RowFault, encode_pairs
 from trl_attribution.probes import BuildConfig, build_from_behavior
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh-rlhf-harmless-base-test.jsonl.gz"
@@ -93,7 +93,7 @@ def run(output: Path, command: str, pairs: int, rounds: int, layer: int, console
 
 def read_pairs(loaded: LoadedModel, count: int) -> list[EncodedPair]:
     """The first ``count`` pairs that DPO training would keep."""
-    pairs = list(islice(PairReader(DATA), 2 * count))
+    pairs = list(islice(PairReader(DATA, Reading(on_bad_row="skip")), 2 * count))
     encoded = encode_pairs(pairs, loaded.tokenizer, Encoding())
     return [one for one in encoded if not isinstance(one, RowFault)][:count]
 
