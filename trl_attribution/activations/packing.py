@@ -19,6 +19,9 @@ from torch import Tensor
 
 Ids = npt.NDArray[np.int64]
 
+# Share of a batch's padded attention that a further bucket has to save.
+_WORTH_A_BUCKET = 0.04
+
 
 @dataclass(frozen=True)
 class PromptGroup:
@@ -164,7 +167,7 @@ def _shared_prefix(left: Ids, right: Ids) -> int:
 
 
 def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...], Ids]:
-    """The attention of ``stream`` in at most two buckets, and the ``scatter`` index [T] of their joint output."""
+    """The attention of ``stream`` in a few buckets, and the ``scatter`` index [T] of their joint output."""
     queries = [row[known:] for row, known in zip(stream.rows, stream.shared, strict=True)]
     numbers = sorted((n for n, new in enumerate(queries) if len(new)), key=lambda n: (-len(queries[n]), n))
     scatter = np.zeros(len(stream.ids), dtype=np.int64)
@@ -189,20 +192,29 @@ def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...],
 
 
 def _split(sizes: Sequence[tuple[int, int]]) -> list[range]:
-    """One cut through (queries, keys) sorted by queries that leaves the least padding, or none.
+    """Cuts through (queries, keys) sorted by queries, as long as each leaves clearly less padding.
 
-    First sequences bring their whole prompt as queries, later ones only a response: two sizes, hence two buckets.
+    First sequences bring their whole prompt as queries, later ones only a response, so one cut always pays; each
+    further bucket costs some calls a layer.
     """
 
     def area(members: range) -> int:
         return len(members) * max(sizes[n][0] for n in members) * max(sizes[n][1] for n in members)
 
+    def halves(members: range) -> tuple[range, range]:
+        cuts = [(members[:cut], members[cut:]) for cut in range(1, len(members))]
+        return min(cuts, key=lambda cut: area(cut[0]) + area(cut[1]), default=(members, members[:0]))
+
+    def saving(members: range) -> int:
+        first, second = halves(members)
+        return area(members) - area(first) - area(second) if second else 0
+
     whole = range(len(sizes))
-    cuts = [(whole[:cut], whole[cut:]) for cut in range(1, len(sizes))]
-    best = min(cuts, key=lambda cut: area(cut[0]) + area(cut[1]), default=None)
-    if best is None or area(best[0]) + area(best[1]) >= area(whole):
-        return [whole]
-    return list(best)
+    buckets = [whole]
+    while (widest := max(buckets, key=saving)) and saving(widest) > _WORTH_A_BUCKET * area(whole):
+        place = buckets.index(widest)
+        buckets[place : place + 1] = halves(widest)
+    return buckets
 
 
 def batches(sizes: Sequence[int], token_budget: int) -> list[list[int]]:
