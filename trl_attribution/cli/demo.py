@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from trl_attribution.cli import options
 from trl_attribution.cli.audit import finish_audit
@@ -41,7 +43,7 @@ def demo(
     organism = build_distractor_compliance()
     organism.write(output)
     out.say("2/4 Loading SmolLM2-135M-Instruct (the first time it is dequantized, about 20 s)")
-    model = load_model(embedded_gguf())
+    model = replace(load_model(embedded_gguf()), name="SmolLM2-135M-Instruct")
     out.say(f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts")
     build = BuildConfig(ActivationConfig(layers=(layer,)), layer=layer)
     probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build)
@@ -56,7 +58,9 @@ def demo(
         counts = truth_counts(organism, flagged)
         hits = counts["contaminated"][0]
         out.show("", terminal.truth_table(counts, len(flagged)))
-        out.show("", f"[bold]Found {hits} of {contaminated} contaminated pairs[/bold] in the first {len(flagged)}.")
+        out.show(
+            "", Text(f"Found {hits} of {contaminated} contaminated pairs in the first {len(flagged)}.", style="bold")
+        )
         out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
 
 
