@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tests import naive
 from tests.tiny import ARCHITECTURES, LAYERS
 from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup
-from trl_attribution.activations.packing import batches, split_group
+from trl_attribution.activations.schedule import TokenBudget, batches, run_in_batches
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs import EncodedPair, EncodedResponse
 
@@ -193,7 +193,7 @@ def test_out_of_memory_halves_the_token_budget_and_goes_on(make_model: MakeModel
     found = engine.activations(groups)
     handle.remove()
     assert_equal(found, naive_activations(model, groups, (2,)))
-    assert engine.stats.budget_halvings >= 1 and engine.token_budget <= 200
+    assert engine.budget.halvings >= 1 and engine.budget.tokens <= 200
 
 
 def test_one_sequence_that_does_not_fit_is_a_clear_error(make_model: MakeModel) -> None:
@@ -203,7 +203,7 @@ def test_one_sequence_that_does_not_fit_is_a_clear_error(make_model: MakeModel) 
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.register_forward_pre_hook(fail)
-    with pytest.raises(ModelError, match=r"single prompt group of 3 tokens.*max_length"):
+    with pytest.raises(ModelError, match=r"single sequence of 3 tokens.*max_length"):
         ActivationEngine(model, ActivationConfig(layers=(2,), path="packed")).activations([PromptGroup([3, 4], [[5]])])
 
 
@@ -230,8 +230,67 @@ def test_batches_hold_every_item_once_within_the_budget() -> None:
     assert all(sum(sizes[index] for index in batch) <= 60 or len(batch) == 1 for batch in found)
 
 
+def test_padded_batches_count_every_row_as_long_as_the_longest() -> None:
+    found = batches([1000] + [10] * 100, 2048, padded=True)
+    assert len(found[0]) == 2
+    assert all(len(batch) * 10 <= 2048 for batch in found[1:])
+
+
+def counting_run(seen: list[int], limit: int = 10_000) -> Callable[[Sequence[PromptGroup]], list[GroupActivations]]:
+    """A batch runner that records sizes, fails above ``limit`` tokens, and answers with each response's first id."""
+
+    def run(groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+        tokens = sum(group.tokens for group in groups)
+        if tokens > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.append(tokens)
+        return [
+            GroupActivations(torch.zeros(1, 1), torch.tensor([[[float(response[0])]] for response in group.responses]))
+            for group in groups
+        ]
+
+    return run
+
+
 def test_a_group_over_the_budget_is_split_without_losing_responses() -> None:
-    group = PromptGroup(list(range(10)), [[1] * 8 for _ in range(5)])
-    parts = split_group(group, 30)
-    assert [len(part.responses) for part in parts] == [2, 2, 1]
-    assert all(part.tokens <= 30 for part in parts)
+    group = PromptGroup(list(range(10)), [[number] * 8 for number in range(5)])
+    seen: list[int] = []
+    (found,) = run_in_batches(
+        [group], TokenBudget(30), counting_run(seen), padded=False, on_progress=lambda *_: None
+    )
+    assert found.responses.flatten().tolist() == [0, 1, 2, 3, 4]
+    assert max(seen) <= 30
+
+
+def test_one_prompt_with_many_responses_is_split_when_memory_runs_out() -> None:
+    group = PromptGroup(list(range(10)), [[number] * 8 for number in range(9)])
+    budget, seen = TokenBudget(1000), []
+    (found,) = run_in_batches(
+        [group], budget, counting_run(seen, limit=30), padded=False, on_progress=lambda *_: None
+    )
+    assert found.responses.flatten().tolist() == list(range(9))
+    assert budget.halvings >= 1 and max(seen) <= 30
+
+
+def test_progress_counts_responses_up_to_their_total() -> None:
+    groups = [PromptGroup([1], [[number] * 8 for number in range(4)]) for _ in range(5)]
+    heard: list[tuple[int, int]] = []
+    run_in_batches(
+        groups, TokenBudget(40), counting_run([]), padded=True, on_progress=lambda *state: heard.append(state)
+    )
+    assert heard == sorted(heard) and len(heard) > 1 and heard[-1] == (20, 20)
+
+
+def test_packed_by_force_says_when_a_model_cannot(make_model: MakeModel) -> None:
+    engine = ActivationEngine(make_model("mamba"), ActivationConfig(layers=(2,), path="packed"))
+    with pytest.raises(ModelError, match="use path 'auto' or 'plain'"):
+        engine.activations(random_groups())
+
+
+def test_prompts_that_open_alike_share_their_opening(make_model: MakeModel) -> None:
+    opening = list(range(3, 53))
+    groups = [PromptGroup([*opening, 100 + index], [[7, 8], [7, 9]]) for index in range(3)]
+    model = make_model("gemma3")
+    engine = ActivationEngine(model, ActivationConfig(layers=(1, 3), path="packed"))
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (1, 3)))
+    assert engine.stats.tokens_computed == 50 + 3 * (1 + 1 + 2)

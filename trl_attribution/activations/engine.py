@@ -18,13 +18,8 @@ from transformers import PreTrainedModel
 
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
-from trl_attribution.activations.packing import (
-    GroupActivations,
-    PromptGroup,
-    batches,
-    pack,
-    split_group,
-)
+from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
+from trl_attribution.activations.schedule import OnProgress, TokenBudget, is_out_of_memory, run_in_batches
 from trl_attribution.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -38,6 +33,17 @@ Path = Literal["auto", "packed", "plain"]
 # yardstick; in 16-bit both carry rounding noise, so they may differ by more without either being wrong.
 _AGREEMENT = {torch.float32: 0.9999, torch.float64: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.99}
 _CHECK_GROUPS = 4
+# What a model's own code raises when it is handed a stream that it cannot take.
+_FAULTS = (
+    UnsupportedAttentionError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _PADDING_ID = 0
 
 
@@ -50,8 +56,8 @@ class ActivationConfig:
     token_budget: int | None = None
     """Tokens in one forward pass; None chooses by device (2,048 on CPU, 16,384 elsewhere)."""
     path: Path = "auto"
-    """``packed`` shares each prompt between its responses; ``plain`` runs every sequence by itself; ``auto`` takes
-    packed where a self-check against plain agrees."""
+    """``packed`` computes every distinct prefix once, unchecked; ``plain`` runs every sequence by itself; ``auto``
+    takes packed where a self-check against plain agrees."""
     blocks_path: str | None = None
     """Where the decoder blocks live (``model.layers``), if they are not found by structure."""
 
@@ -72,7 +78,6 @@ class ActivationStats:
     tokens_in_sequences: int = 0
     """Tokens of all sequences, prompts counted once per response: what a naive pass computes."""
     seconds: float = 0.0
-    budget_halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,10 @@ class PairVectors:
     """[n, L, D], mean activation of the chosen minus that of the rejected response."""
     context: Tensor
     """[n, L, D], residual stream at the last prompt token; zeros where a pair has no prompt token."""
+
+
+def _silent(done: int, total: int) -> None:
+    """The progress of a caller who asked for none."""
 
 
 class ActivationEngine:
@@ -106,20 +115,20 @@ class ActivationEngine:
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
-        self.token_budget = config.token_budget or (2048 if self.device.type == "cpu" else 16384)
+        self.budget = TokenBudget(config.token_budget or (2048 if self.device.type == "cpu" else 16384))
         self.path: Path = config.path
         self.path_reason = "as asked" if config.path != "auto" else "no sequence seen yet"
         self.stats = ActivationStats()
         self._longest_checked = 0
 
-    def pair_vectors(self, pairs: Sequence[EncodedPair]) -> PairVectors:
+    def pair_vectors(self, pairs: Sequence[EncodedPair], on_progress: OnProgress = _silent) -> PairVectors:
         """Pair and context vectors of ``pairs``, in their order.
 
         Pairs with the same prompt share its tokens, and equal responses to it are computed once. Where truncation
         left the two responses of a pair with different prompts, the context is the mean of both.
         """
         groups, places = _group(pairs)
-        found = self.activations(groups)
+        found = self.activations(groups, on_progress)
         pair = torch.empty(len(pairs), len(self.layers), self.hidden_size)
         context = torch.empty_like(pair)
         for index, (chosen, rejected) in enumerate(places):
@@ -131,7 +140,7 @@ class ActivationEngine:
                 context[index] /= 2
         return PairVectors(pair, context)
 
-    def activations(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+    def activations(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
         """Context and mean response activations of each group, in their order.
 
         Raises:
@@ -145,8 +154,7 @@ class ActivationEngine:
         start = time.perf_counter()
         with self._inference():
             self._choose_path(groups)
-            runner = self._packed if self.path == "packed" else self._plain
-            found = runner(groups)
+            found = self._computed(groups, on_progress)
         self.stats.seconds += time.perf_counter() - start
         self.stats.sequences += sum(len(group.responses) for group in groups)
         self.stats.tokens_in_sequences += sum(
@@ -159,22 +167,30 @@ class ActivationEngine:
         last = max(self.layers)
         return sum(parameter.numel() for block in self.blocks.blocks[:last] for parameter in block.parameters())
 
+    def _computed(self, groups: Sequence[PromptGroup], on_progress: OnProgress) -> list[GroupActivations]:
+        if self.path == "plain":
+            return self._plain(groups, on_progress)
+        try:
+            return self._packed(groups, on_progress)
+        except UnsupportedAttentionError as error:
+            raise ModelError(f"path: packed cannot run this model ({error}); use path 'auto' or 'plain'") from error
+
     def _choose_path(self, groups: Sequence[PromptGroup]) -> None:
-        """Check packed against plain on these groups, again whenever much longer ones turn up.
+        """Check packed against plain on these groups, again whenever longer ones turn up.
 
         Sliding windows and chunked attention only show on sequences longer than the window, so a check on short
         rows says nothing about long ones.
         """
         longest = max(group.longest for group in groups)
-        if self.config.path != "auto" or self.path == "plain" or longest <= 1.25 * self._longest_checked:
+        if self.config.path != "auto" or self.path == "plain" or longest <= self._longest_checked:
             return
         self._longest_checked = longest
         by_length = sorted(groups, key=lambda group: -group.longest)
         sample = [by_length[0], *groups[: _CHECK_GROUPS - 1]]
         try:
             agreement = _agreement(self._packed(sample), self._plain(sample))
-        except (UnsupportedAttentionError, TypeError, ValueError, RuntimeError) as error:
-            if _is_out_of_memory(error):
+        except _FAULTS as error:
+            if is_out_of_memory(error):
                 raise
             self._take("plain", f"the packed path fails for this model: {error}")
             return
@@ -188,19 +204,9 @@ class ActivationEngine:
     def _take(self, path: Path, reason: str) -> None:
         self.path, self.path_reason = path, reason
 
-    def _packed(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
-        parts: list[PromptGroup] = []
-        owners: list[int] = []
-        for index, group in enumerate(groups):
-            split = split_group(group, self.token_budget)
-            parts.extend(split)
-            owners.extend([index] * len(split))
+    def _packed(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
         with attention_replaced(self.model):
-            found = self._in_batches(parts, [part.tokens for part in parts], self._packed_batch)
-        by_group: list[list[GroupActivations]] = [[] for _ in groups]
-        for part, owner in zip(found, owners, strict=True):
-            by_group[owner].append(part)
-        return [_join(found_parts) for found_parts in by_group]
+            return run_in_batches(groups, self.budget, self._packed_batch, padded=False, on_progress=on_progress)
 
     def _packed_batch(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
         layout = pack(groups, self.device)
@@ -214,10 +220,8 @@ class ActivationEngine:
             row += len(group.responses)
         return found
 
-    def _plain(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
-        singles = [PromptGroup(group.prompt_ids, [response]) for group in groups for response in group.responses]
-        found = iter(self._in_batches(singles, [single.tokens for single in singles], self._plain_batch))
-        return [_join([next(found) for _ in group.responses]) for group in groups]
+    def _plain(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
+        return run_in_batches(groups, self.budget, self._plain_batch, padded=True, on_progress=on_progress)
 
     def _plain_batch(self, singles: Sequence[PromptGroup]) -> list[GroupActivations]:
         # Padding on the right: causal models, recurrent ones too, never look there.
@@ -280,40 +284,6 @@ class ActivationEngine:
             for handle in handles:
                 handle.remove()
 
-    def _in_batches(
-        self,
-        items: Sequence[PromptGroup],
-        sizes: Sequence[int],
-        run: Callable[[Sequence[PromptGroup]], list[GroupActivations]],
-    ) -> list[GroupActivations]:
-        """``run`` over budget-sized batches; out of memory halves the budget and goes on."""
-        found: dict[int, GroupActivations] = {}
-        pending = batches(sizes, self.token_budget)
-        while pending:
-            batch = pending.pop(0)
-            try:
-                found.update(zip(batch, run([items[index] for index in batch]), strict=True))
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._halve_budget(error, alone=len(batch) == 1, tokens=sum(sizes[index] for index in batch))
-                rest = [index for indices in [batch, *pending] for index in indices]
-                again = batches([sizes[index] for index in rest], self.token_budget)
-                pending = [[rest[position] for position in positions] for positions in again]
-        return [found[index] for index in range(len(items))]
-
-    def _halve_budget(self, error: BaseException, alone: bool, tokens: int) -> None:
-        if alone:
-            raise ModelError(
-                f"out of memory on a single prompt group of {tokens} tokens: lower max_length, use a 16-bit dtype, "
-                "or a device with more memory"
-            ) from error
-        self.token_budget = max(1, min(self.token_budget, tokens) // 2)
-        self.stats.budget_halvings += 1
-        logger.warning("out of memory: going on with a token budget of %d", self.token_budget)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """Evaluation mode without gradients; the model's own mode comes back whatever happens."""
@@ -359,10 +329,6 @@ def _group(pairs: Sequence[EncodedPair]) -> tuple[list[PromptGroup], list[tuple[
     return groups, places
 
 
-def _join(parts: Sequence[GroupActivations]) -> GroupActivations:
-    return GroupActivations(parts[0].context, torch.cat([part.responses for part in parts]))
-
-
 def _agreement(left: Sequence[GroupActivations], right: Sequence[GroupActivations]) -> float:
     """Lowest cosine, over layers, between two paths' means after centering; a shared offset must not hide errors."""
     rows_left, rows_right = (
@@ -391,9 +357,3 @@ def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def _block_output(output: Any) -> Tensor:
     stream: Tensor = output[0] if isinstance(output, tuple) else output
     return stream
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))

@@ -197,52 +197,34 @@ def _split(sizes: Sequence[tuple[int, int]]) -> list[range]:
     First sequences bring their whole prompt as queries, later ones only a response, so one cut always pays; each
     further bucket costs some calls a layer.
     """
-
-    def area(members: range) -> int:
-        return len(members) * max(sizes[n][0] for n in members) * max(sizes[n][1] for n in members)
-
-    def halves(members: range) -> tuple[range, range]:
-        cuts = [(members[:cut], members[cut:]) for cut in range(1, len(members))]
-        return min(cuts, key=lambda cut: area(cut[0]) + area(cut[1]), default=(members, members[:0]))
-
-    def saving(members: range) -> int:
-        first, second = halves(members)
-        return area(members) - area(first) - area(second) if second else 0
-
+    size = np.array(sizes, dtype=np.int64)
     whole = range(len(sizes))
-    buckets = [whole]
-    while (widest := max(buckets, key=saving)) and saving(widest) > _WORTH_A_BUCKET * area(whole):
-        place = buckets.index(widest)
-        buckets[place : place + 1] = halves(widest)
+    least = _WORTH_A_BUCKET * _area(size, whole)
+    waiting, buckets = [whole], []
+    while waiting:
+        members = waiting.pop()
+        cut, saving = _best_cut(size, members)
+        if saving > least:
+            waiting += [members[cut:], members[:cut]]
+        else:
+            buckets.append(members)
     return buckets
 
 
-def batches(sizes: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices grouped so that sizes are alike within a batch and sum to at most ``token_budget``.
-
-    A single item over the budget gets a batch of its own. Deterministic: longest first, ties by index, so an
-    out-of-memory failure shows in the first batch rather than after an hour.
-    """
-    order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
-    out: list[list[int]] = []
-    used = 0
-    for index in order:
-        if not out or used + sizes[index] > token_budget:
-            out.append([])
-            used = 0
-        out[-1].append(index)
-        used += sizes[index]
-    return out
+def _area(size: Ids, members: range) -> int:
+    chosen = size[members.start : members.stop]
+    return int(len(chosen) * chosen[:, 0].max() * chosen[:, 1].max())
 
 
-def split_group(group: PromptGroup, token_budget: int) -> list[PromptGroup]:
-    """``group`` in parts that fit ``token_budget`` where they can, each with at least one response."""
-    parts: list[list[Sequence[int]]] = []
-    used = 0
-    for response in group.responses:
-        if not parts or used + len(response) > token_budget:
-            parts.append([])
-            used = len(group.prompt_ids)
-        parts[-1].append(response)
-        used += len(response)
-    return [PromptGroup(group.prompt_ids, part) for part in parts]
+def _best_cut(size: Ids, members: range) -> tuple[int, int]:
+    """Where to cut ``members`` in two, and how much padded area that saves."""
+    queries, keys = size[members.start : members.stop].T
+    count = len(members)
+    if count < 2:
+        return 0, 0
+    # Sorted by queries: the first of a side has the most. Keys need running maxima from both ends.
+    cuts = np.arange(1, count)
+    before = cuts * queries[0] * np.maximum.accumulate(keys)[:-1]
+    after = (count - cuts) * queries[1:] * np.maximum.accumulate(keys[::-1])[::-1][1:]
+    best = int((before + after).argmin())
+    return best + 1, _area(size, members) - int(before[best] + after[best])
