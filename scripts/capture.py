@@ -15,7 +15,14 @@ WIDTH = 110
 
 
 def main(target: Path, command: list[str]) -> None:
-    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
+    """Write the picture to ``target`` and the bare text beside it."""
+    environment = {
+        **os.environ,
+        "FORCE_COLOR": "1",
+        "COLUMNS": str(WIDTH),
+        "TERM": "xterm-256color",
+        "TTY_INTERACTIVE": "0",
+    }
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=True
     )

@@ -255,9 +255,7 @@ def counting_run(seen: list[int], limit: int = 10_000) -> Callable[[Sequence[Pro
 def test_a_group_over_the_budget_is_split_without_losing_responses() -> None:
     group = PromptGroup(list(range(10)), [[number] * 8 for number in range(5)])
     seen: list[int] = []
-    (found,) = run_in_batches(
-        [group], TokenBudget(30), counting_run(seen), padded=False, on_progress=lambda *_: None
-    )
+    (found,) = run_in_batches([group], TokenBudget(30), counting_run(seen), padded=False, on_progress=lambda *_: None)
     assert found.responses.flatten().tolist() == [0, 1, 2, 3, 4]
     assert max(seen) <= 30
 
@@ -265,9 +263,7 @@ def test_a_group_over_the_budget_is_split_without_losing_responses() -> None:
 def test_one_prompt_with_many_responses_is_split_when_memory_runs_out() -> None:
     group = PromptGroup(list(range(10)), [[number] * 8 for number in range(9)])
     budget, seen = TokenBudget(1000), []
-    (found,) = run_in_batches(
-        [group], budget, counting_run(seen, limit=30), padded=False, on_progress=lambda *_: None
-    )
+    (found,) = run_in_batches([group], budget, counting_run(seen, limit=30), padded=False, on_progress=lambda *_: None)
     assert found.responses.flatten().tolist() == list(range(9))
     assert budget.halvings >= 1 and max(seen) <= 30
 

@@ -382,8 +382,9 @@ def test_progress_ends_at_the_total_of_each_stage(loaded: LoadedModel, probe: Pr
         heard[stage].append((done, total))
 
     auditor_of(loaded, [probe], shard_size=4).audit(pair_rows(10), tmp_path, on_progress=on_progress)
-    assert heard["vectors"] == [(0, 10), (4, 10), (8, 10), (10, 10)]
-    assert heard["scores"][-1][0] == heard["scores"][-1][1]
+    assert {(0, 10), (4, 10), (8, 10), (10, 10)} <= set(heard["vectors"])
+    for stage in ("read", "vectors", "scores"):
+        assert heard[stage][-1] == (10, 10) if stage != "scores" else heard[stage][-1][0] == heard[stage][-1][1]
     for calls in heard.values():
         assert calls == sorted(calls)
 

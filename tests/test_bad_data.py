@@ -94,6 +94,9 @@ BAD_ROWS = {
     "a lone surrogate": BadRow(
         GOOD | {"prompt": "\ud800"}, "prompt", "lone surrogate \\ud800", "Remove it", "invalid_text"
     ),
+    "a lone surrogate in the source": BadRow(
+        GOOD | {"source": "lab\udc80"}, "source", "lone surrogate \\udc80", "Remove it", "invalid_text"
+    ),
     "messages written as text": BadRow(
         {name: json.dumps(value) for name, value in CHAT.items()},
         "chosen",
@@ -198,6 +201,22 @@ BAD_ROWS = {
     ),
     "tools that are broken JSON": BadRow(
         CHAT | {"tools": "[{"}, "tools", "broken JSON", "Write a JSON list", "broken_tools", CHAT | {"tools": "[]"}
+    ),
+    "tools with a number of too many digits": BadRow(
+        CHAT | {"tools": "[" + "9" * 5000 + "]"},
+        "tools",
+        "broken JSON (a number that cannot be read: Exceeds the limit",
+        "Write a JSON list",
+        "broken_tools",
+        CHAT | {"tools": "[]"},
+    ),
+    "tools nested too deeply": BadRow(
+        CHAT | {"tools": "[" * 100_000},
+        "tools",
+        "broken JSON (nested too deeply)",
+        "Write a JSON list",
+        "broken_tools",
+        CHAT | {"tools": "[]"},
     ),
     "tools that are no list": BadRow(
         CHAT | {"tools": {"name": "f"}}, "tools", "is a dict, not a list", "Write a list", "broken_tools", CHAT
@@ -332,6 +351,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "JSON nested too deeply": (
         write_bytes("data.jsonl", b'{"a":' * 100_000 + b"\n"),
         ["data.jsonl:1: broken JSON (nested too deeply)"],
+    ),
+    "a JSON number of too many digits": (
+        write_bytes("data.jsonl", LINE + b'{"n": ' + b"9" * 5000 + b"}\n"),
+        ["data.jsonl:2: broken JSON (a number that cannot be read: Exceeds the limit"],
     ),
     "a truncated gzip file": (
         write_bytes("data.jsonl.gz", ZIPPED[: len(ZIPPED) // 2]),

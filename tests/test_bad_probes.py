@@ -267,7 +267,7 @@ def test_no_keywords_is_refused() -> None:
         ({"n": 0}, "n must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"temperature": -1.0}, "must not be negative"),
-        ({"temperature": 0.0, "n": 4}, "all 4 responses to a prompt are the same"),
+        ({"temperature": 0.0, "n": 4}, r"all 4 responses to a prompt are the same; set n=1 \(--samples 1\)"),
     ],
 )
 def test_impossible_sampling_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -383,6 +383,28 @@ def test_a_behavior_that_changed_nowhere_is_refused_with_the_counts(
     sampling = SamplingConfig(n=1, max_new_tokens=2)
     with pytest.raises(ProbeError, match=r"changed on none of 2 prompts \(m1_never_shows: 2\)"):
         build_from_responses("b", prompts, llama, other, lambda *_: False, sampling, CONFIG)
+
+
+@pytest.mark.parametrize("field", ["prompt", "plain"])
+def test_a_prompt_that_the_chat_template_refuses_is_refused_by_its_row_and_field(
+    field: str, llama: LoadedModel, make_model: Callable[[str], PreTrainedModel]
+) -> None:
+    from tests.tiny import build_tiny_tokenizer
+
+    strict = build_tiny_tokenizer()
+    strict.chat_template = (
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system turns') }}"
+        "{% endif %}{{ message['content'] }}{% endfor %}"
+    )
+    m0, m1 = (
+        LoadedModel(model, strict, name, fingerprint(model, strict))
+        for model, name in ((llama.model, "m0"), (make_model("qwen2"), "m1"))
+    )
+    good = {"prompt": "a", "plain": "b"}
+    bad = {**good, field: [{"role": "system", "content": "c"}, {"role": "user", "content": "d"}]}
+    sampling = SamplingConfig(n=1, max_new_tokens=2)
+    with pytest.raises(ProbeError, match=f"row 1: field `{field}`: the chat template of m0 .*no system turns"):
+        build_from_responses("b", [good, bad], m0, m1, complies, sampling, CONFIG, four_condition_filter=True)
 
 
 def test_the_four_condition_filter_without_plain_prompts_is_refused_before_sampling() -> None:

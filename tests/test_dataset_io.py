@@ -96,15 +96,6 @@ def test_untouched_json_lines_are_written_back_byte_for_byte(tmp_path: Path) -> 
     assert output.read_bytes() == lines[2] + b"\n" + lines[1] + lines[0]
 
 
-def test_a_changed_row_loses_its_raw_line_and_keeps_its_other_columns(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    write_rows(ROWS, path)
-    row = next(iter(open_rows(path)))
-    changed = row.changed(chosen="x")
-    assert (changed.raw, changed.location, changed.values) == (None, row.location, {**ROWS[0], "chosen": "x"})
-    assert row.values == ROWS[0]
-
-
 def test_a_file_can_be_replaced_by_rows_read_from_it(tmp_path: Path) -> None:
     for name in ("data.jsonl", "data.csv", "data.parquet"):
         write_rows(ROWS, tmp_path / name)
@@ -156,14 +147,11 @@ def test_column_types_are_kept_from_input_to_output(tmp_path: Path) -> None:
         assert [row.values for row in again] == [row.values for row in source]
 
 
-def test_exchanged_columns_lose_nothing_that_only_one_of_them_had_a_type_for(tmp_path: Path) -> None:
+def test_what_the_column_types_of_the_input_have_no_place_for_is_refused_not_dropped(tmp_path: Path) -> None:
     call, plain = {"role": "assistant", "tool_calls": [{"name": "f"}]}, {"role": "assistant", "content": "no"}
     source = open_rows(Dataset.from_list([{"chosen": [call], "rejected": [plain]}]))
-    swapped = [row.changed(chosen=row.values["rejected"], rejected=row.values["chosen"]) for row in source]
     with pytest.raises(DataError, match="no place for content"):
-        write_rows(swapped, tmp_path / "data.parquet", like=source)
-    write_rows(swapped, tmp_path / "data.parquet", like=source, exchanged=("chosen", "rejected"))
-    assert values(tmp_path / "data.parquet") == [{"chosen": [plain], "rejected": [call]}]
+        write_rows([{"chosen": [plain], "rejected": [call]}], tmp_path / "data.parquet", like=source)
 
 
 def test_a_folder_is_its_files_in_sorted_order(tmp_path: Path) -> None:

@@ -104,6 +104,19 @@ def test_a_pair_is_listed_under_a_probe_whose_score_passes_the_rule(tmp_path: Pa
     assert [(pair.position, pair.probe, pair.rank) for pair in flags] == [(1, "b", 1), (0, "b", 2)]
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.parametrize("rule", [Rule(top_k=3), Rule(threshold=-0.5)])
+def test_a_probe_that_scores_a_pair_positive_lists_it_before_one_that_does_not(
+    rule: Rule, order: str, tmp_path: Path
+) -> None:
+    """All of probe a's scores are negative: it ranks pair 0 first, yet b is the one that pair 0 pushes towards."""
+    columns = {"a": [-0.1, -0.2, -0.3], "b": [0.3, 0.5, -0.4]}
+    flags = flag(scores_of({name: columns[name] for name in order}, tmp_path), rule)
+    assert [(pair.position, pair.probe, pair.rank) for pair in flags] == [(1, "b", 1), (0, "b", 2), (2, "a", 3)]
+    np.testing.assert_allclose(flags.pair_scores, [0.3, 0.5, -0.3], atol=1e-6)
+    assert flags.not_towards == 1
+
+
 def test_a_pair_that_the_dataset_holds_twice_is_flagged_once(tmp_path: Path) -> None:
     store = random_store(tmp_path / "v")
     names = ids(40)

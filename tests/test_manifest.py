@@ -28,7 +28,7 @@ from tests.manifest_cases import (
 from trl_attribution.dataset_io import open_rows, write_rows
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest
-from trl_attribution.manifest.json_lines import swap_values
+from trl_attribution.manifest.swapping import swap_values
 from trl_attribution.pairs import PairReader, Reading
 
 OUTPUTS = ["jsonl", "jsonl.gz", "parquet", "csv", "csv.gz", "folder"]

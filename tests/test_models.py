@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint, fingerprint
-from trl_attribution.models import embedded_gguf, load_model, model_layers
+from trl_attribution.models import embedded_gguf, load_model
 
 MakeModel = Callable[[str], PreTrainedModel]
 
@@ -26,6 +27,17 @@ def test_a_saved_model_has_the_fingerprint_of_the_one_in_memory(
 
 def test_the_fingerprint_does_not_depend_on_the_dtype_of_the_load(model_folder: Path) -> None:
     assert load_model(model_folder, "float32").fingerprint == load_model(model_folder, "bfloat16").fingerprint
+
+
+def test_the_dtype_that_a_nested_config_notes_does_not_count_but_its_other_settings_do(
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model("llama")
+    found = []
+    for part in ({"dtype": "float32", "depth": 2}, {"dtype": "bfloat16", "depth": 2}, {"dtype": "float32", "depth": 3}):
+        model.config.vision_config = {**part, "parts": [part]}
+        found.append(fingerprint(model, tokenizer).config)
+    assert found[0] == found[1] != found[2]
 
 
 def test_training_changes_the_weights_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -54,10 +66,6 @@ def test_another_config_changes_its_part(make_model: MakeModel, tokenizer: PreTr
 def test_a_fingerprint_survives_json() -> None:
     original = ModelFingerprint("a", "b", "c")
     assert ModelFingerprint.from_json(original.to_json()) == original
-
-
-def test_the_number_of_layers_is_read_without_the_weights(model_folder: Path) -> None:
-    assert model_layers(model_folder) == 4
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "no such/model!", "missing.gguf"])
@@ -96,6 +104,36 @@ def test_a_broken_weights_file_is_a_clear_error(
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot load model"):
         load_model(tmp_path)
+
+
+def test_a_broken_tokenizer_is_a_clear_error(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
+    with pytest.raises(ModelError, match=f"cannot load model {tmp_path}: .*tokenizer files"):
+        load_model(tmp_path)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("TRL_ATTRIBUTION_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"model\.gguf: .*Not a directory.* Set TRL_ATTRIBUTION_CACHE to a folder"):
+        load_model(tmp_path / "model.gguf")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_gguf_file_that_may_not_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch(mode=0o000)
+    with pytest.raises(ModelError, match=r"cannot load model .*Permission denied"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_the_home_folder_of_nobody_is_a_clear_error() -> None:
+    with pytest.raises(ModelError, match="cannot load model ~no-such-user/model: Could not determine home"):
+        load_model("~no-such-user/model")
 
 
 @pytest.mark.parametrize(("setting", "value"), [("dtype", "int3"), ("device", "quantum")])

@@ -203,6 +203,21 @@ def test_several_layers_in_one_pass_are_those_taken_one_by_one(llama: LoadedMode
         torch.testing.assert_close(alone.at(layer), together.at(layer))
 
 
+def test_the_logit_lens_has_the_final_norm_of_a_model_whose_blocks_must_be_named(
+    make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model("llama")
+    expected = build_from_behavior("b", BEHAVIOR, loaded_as(model, tokenizer), CONFIG).promoted_tokens
+    with torch.no_grad():
+        model.model.norm.weight.copy_(torch.linspace(-1, 1, model.config.hidden_size))
+    normed = build_from_behavior("b", BEHAVIOR, loaded_as(model, tokenizer), CONFIG).promoted_tokens
+    assert normed != expected
+    # Larger than the decoder blocks and as many: found by structure, this would be taken for them.
+    model.decoy = torch.nn.ModuleList(torch.nn.Linear(300, 300) for _ in range(model.config.num_hidden_layers))
+    named = BuildConfig(ActivationConfig(layers=LAYERS, blocks_path="model.layers"))
+    assert build_from_behavior("b", BEHAVIOR, loaded_as(model, tokenizer), named).promoted_tokens == normed
+
+
 def test_layers_come_out_ascending_however_they_were_listed(llama: LoadedModel) -> None:
     shuffled = build_from_behavior("b", BEHAVIOR, llama, BuildConfig(ActivationConfig(layers=(3, 1, 2))))
     assert shuffled.layers == LAYERS
@@ -341,12 +356,25 @@ def test_sampling_is_seeded_and_leaves_the_callers_random_state_alone(llama: Loa
     assert len({text for texts in first for text in texts}) > 4
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling_disregards_the_models_own_generation_defaults(
+    make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast, temperature: float
+) -> None:
+    loaded = loaded_as(make_model("llama"), tokenizer)
+    asked = [row["prompt"] for row in BEHAVIOR]
+    sampling = SamplingConfig(n=1, max_new_tokens=12, temperature=temperature)
+    plain = sample_responses(loaded, asked, sampling)
+    cut = {"top_k": 2, "top_p": 0.1, "min_p": 0.9, "typical_p": 0.1, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01}
+    loaded.model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, **cut)
+    assert sample_responses(loaded, asked, sampling) == plain
+
+
 def test_batched_greedy_responses_are_those_of_each_prompt_alone(llama: LoadedModel) -> None:
     asked = [row["prompt"] for row in BEHAVIOR]
     greedy = SamplingConfig(n=1, max_new_tokens=10, temperature=0.0, batch_size=4)
     together = sample_responses(llama, asked, greedy)
     for prompt, (response,) in zip(asked, together, strict=True):
-        ids = prompt_ids(llama, prompt, "auto", "")
+        ids = prompt_ids(llama, prompt, "")
         with torch.no_grad():
             alone = llama.model.generate(
                 input_ids=torch.tensor([ids]),

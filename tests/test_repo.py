@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"probes"},
     {"scoring"},
     {"manifest"},
-    {"audit_folder", "auditor", "census", "estimate", "reference"},
+    {"audit_config", "audit_folder", "auditor", "census", "estimate", "reference"},
     {"organisms"},
     {"report"},
     {"callbacks", "cli"},

@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all: written as ``.part``, flushed to disk, renamed."""
+"""Files and folders that appear whole or not at all: written as ``.part``, flushed to disk, renamed."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,19 +35,52 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         # Where the folder itself cannot be made, there is no part file to remove either.
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise AttributionError(
-            f"cannot write {target}: {error.strerror or error}. "
-            "Free some space or choose another output folder; nothing was left half-written."
-        ) from error
+        raise _cannot_write(target, error) from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield the empty folder ``PATH.part`` to fill; on success flush all that is in it and rename it to ``path``.
+
+    On any exception the part folder is removed and ``path`` is untouched. Missing parent folders are made; a folder
+    that is at ``path`` already, unless empty, is an error.
+
+    Raises:
+        AttributionError: the disk is full or the folder cannot be written; the message names the path.
+    """
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a killed run
+        part.mkdir(parents=True)
+        yield part
+        for folder, _, files in os.walk(part):
+            for name in files:
+                with Path(folder, name).open("rb") as handle:
+                    os.fsync(handle.fileno())
+            _flush_folder(Path(folder))
+        os.replace(part, target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; keys keep their order."""
     with atomic_path(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _cannot_write(target: Path, error: OSError) -> AttributionError:
+    return AttributionError(
+        f"cannot write {target}: {error.strerror or error}. "
+        "Free some space or choose another output folder; nothing was left half-written."
+    )
 
 
 def _flush_folder(folder: Path) -> None:

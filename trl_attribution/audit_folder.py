@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import filelock
 import torch
 
 from trl_attribution.atomic import write_json
@@ -90,6 +91,7 @@ class FolderClaim:
     """
 
     def __init__(self, folder: Path, vectors: Path, settings: StoreSettings, survey: Survey, name: str) -> None:
+        self._folder = folder
         self._path = folder / "settings.json"
         self._vectors = vectors
         self._name = name
@@ -97,24 +99,33 @@ class FolderClaim:
         self._new_folders = [path for path in (vectors, folder) if not path.exists()]
         self._shards = self._shard_files()
         self._new_files = [path for path in (vectors / "store.json", self._path) if not path.exists()]
-        stored = _read_json(self._path, SETTINGS_FORMAT, AUDIT_VERSION)
-        if stored is not None and stored.get("bound_to") != self._asked:
-            raise SettingsError(
-                f"{folder} holds an audit made with something else:\n"
-                f"{describe_difference(dict(stored.get('bound_to') or {}), self._asked)}\n"
-                "Choose another output folder. To compute only the pairs that are new to a dataset, give it the "
-                f"vectors of this one: --vectors {folder / 'vectors'}"
-            )
+        self._written = False
+        self._is_bound()
 
     def write(self) -> None:
         """Write ``settings.json``, unless it is there.
 
         Raises:
+            SettingsError: a simultaneous audit has bound the folder to something else; both are printed.
             AttributionError: the folder cannot be written.
         """
-        if self._path in self._new_files:
+        if not self._is_bound():
             header = {"format": SETTINGS_FORMAT, "format_version": AUDIT_VERSION}
             write_json(self._path, {**header, "dataset": self._name, "bound_to": self._asked})
+            self._written = True
+
+    def _is_bound(self) -> bool:
+        stored = _read_json(self._path, SETTINGS_FORMAT, AUDIT_VERSION)
+        if stored is None:
+            return False
+        if stored.get("bound_to") != self._asked:
+            raise SettingsError(
+                f"{self._folder} holds an audit made with something else:\n"
+                f"{describe_difference(dict(stored.get('bound_to') or {}), self._asked)}\n"
+                "Choose another output folder. To compute only the pairs that are new to a dataset, give it the "
+                f"vectors of this one: --vectors {self._folder / 'vectors'}"
+            )
+        return True
 
     @contextmanager
     def released_on_failure(self) -> Iterator[None]:
@@ -122,19 +133,34 @@ class FolderClaim:
         try:
             yield
         except BaseException:
-            if self._shard_files() == self._shards:
-                self._release()
+            self._release()
             raise
 
     def _shard_files(self) -> set[Path]:
         return set(self._vectors.glob("shards/*.safetensors"))
 
     def _release(self) -> None:
-        for file in self._new_files:
+        """Remove what this claim made, unless a simultaneous audit writes there or has bound the folder itself."""
+        lock = filelock.FileLock(self._vectors / "writer.lock", timeout=0)
+        try:
+            with lock:
+                # Asked only now: until the lock was ours, another process could still add shards.
+                if self._shard_files() == self._shards and (self._written or not self._path.exists()):
+                    self._remove(self._new_files, self._new_folders)
+        except filelock.Timeout:
+            # Somebody writes to these vectors. Where they lie elsewhere, that audit has a folder of its own.
+            if self._written and self._folder.resolve() not in self._vectors.resolve().parents:
+                self._remove([self._path], [path for path in self._new_folders if path == self._folder])
+        except OSError:
+            pass  # the folder was never made, or nothing can be changed in it
+
+    def _remove(self, files: list[Path], folders: list[Path]) -> None:
+        for file in files:
             file.unlink(missing_ok=True)
-        if self._vectors in self._new_folders:
+        if self._vectors in folders:
             (self._vectors / "writer.lock").unlink(missing_ok=True)
-        for folder in (self._vectors / "shards", *self._new_folders):
+            folders = [self._vectors / "shards", *folders]
+        for folder in folders:
             with suppress(OSError):  # somebody else's files are in it, or it was never made
                 folder.rmdir()
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.audit_config import AskedScore, AuditConfig
 from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder, machine, versions
 from trl_attribution.census import Census, encoded_pairs, take_census
 from trl_attribution.errors import DataError, ProbeError, SettingsError
 from trl_attribution.estimate import Estimate, estimate
-from trl_attribution.models import DTYPES, LoadedModel, load_model
-from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.pairs import EncodedPair, PairReader, RowFault
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.scoring import Scores, score_view, write_scores
+from trl_attribution.scoring import Rule, Scores, score_view, write_scores
 from trl_attribution.store import StoreSettings, VectorStore
 
 if TYPE_CHECKING:
@@ -25,70 +26,6 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
-
-
-AskedScore = Literal["auto", "contextual", "response"]
-
-
-_CHOICES = {
-    "dtype": ("auto", *DTYPES),
-    "vector_dtype": tuple(DTYPES),
-    "score": get_args(AskedScore),
-    "path": ("auto", "packed", "plain"),
-}
-
-
-@dataclass(frozen=True)
-class AuditConfig:
-    """How an audit is made; stored with its results.
-
-    Raises:
-        SettingsError: a setting is out of range or unknown.
-    """
-
-    layers: tuple[int, ...] | None = None
-    """Layers to compute and store; None takes the layers that the probes flag at."""
-    dtype: str = "auto"
-    """What M0 computes in: float32, bfloat16, float16, or auto (bfloat16 where the hardware multiplies it)."""
-    device: str = "auto"
-    """A torch device; auto takes CUDA, then MPS, then CPU."""
-    vector_dtype: str = "float16"
-    """How vectors are stored: float16, bfloat16 or float32."""
-    encoding: Encoding = field(default_factory=Encoding)
-    """Truncation, as DPOTrainer's."""
-    reading: Reading = field(default_factory=Reading)
-    """Column names, format, split, and what to do about bad rows."""
-    score: AskedScore = "auto"
-    """Kind of score; auto is contextual for probes that know their prompts."""
-    token_budget: int | None = None
-    """Tokens in one forward pass; None chooses by device."""
-    path: Literal["auto", "packed", "plain"] = "auto"
-    """How sequences are laid out; auto is decided by a self-check."""
-    blocks_path: str | None = None
-    """Where the decoder blocks live, if they are not found by structure."""
-    shard_size: int = 512
-    """Pairs in one file of the vector store: what a killed run loses at most."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-
-    def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
-        # All choices are checked here, not where they are used: that may be hours later.
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name}: {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
-        given: Any = self.layers  # callers without a type checker give 20, or ["20"]
-        if given is None:
-            return
-        layers = tuple(given) if isinstance(given, Iterable) else (given,)
-        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
-            raise SettingsError(f"layers: {given!r} are not whole numbers; give a list such as [20]")
-        object.__setattr__(self, "layers", layers)
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
-        return asdict(self)
 
 
 class DataAuditor:
@@ -124,7 +61,6 @@ class DataAuditor:
         self.config = replace(config or AuditConfig(), **settings)
         self.probes = _load_probes(probes, self.config.score)
         self.layers = self._choose_layers()
-        self._check_score()
         self._model = model
 
     @property
@@ -151,6 +87,7 @@ class DataAuditor:
         output_dir: str | Path,
         *,
         vectors: str | Path | None = None,
+        rule: Rule | None = None,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
@@ -160,15 +97,17 @@ class DataAuditor:
             output_dir: the audit folder. One that holds an audit of another dataset or model is refused.
             vectors: a vector store to use and add to, instead of ``output_dir/vectors``: pairs that it holds
                 already, from whatever dataset, are not computed again.
+            rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
             on_progress: see :data:`OnProgress`.
 
         Raises:
             DataError: the dataset cannot be read as pairs; nothing is written then.
-            SettingsError: the folder was made with other settings; the difference is printed.
+            SettingsError: the folder was made with other settings (the difference is printed), or ``rule`` asks for
+                more pairs than there are.
             ModelError, ProbeError, StoreError: as their parts raise them.
         """
         run = _Run(self, dataset, Path(output_dir), vectors, on_progress or _silent)
-        return run.audit()
+        return run.audit(rule)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -198,14 +137,6 @@ class DataAuditor:
             max_length=self.config.encoding.max_length,
             truncation_mode=self.config.encoding.truncation_mode,
         )
-
-    def _check_score(self) -> None:
-        ignorant = [probe.name for probe in self.probes if not probe.knows_prompts]
-        if self.config.score == "contextual" and ignorant:
-            raise SettingsError(
-                f"score: contextual scores need a probe's prompts, which {', '.join(ignorant)} lacks (imported or "
-                "built without prompts); use score='auto' or 'response'"
-            )
 
     def _choose_layers(self) -> tuple[int, ...]:
         layers = self.config.layers
@@ -243,7 +174,7 @@ class _Run:
         self.on_progress = on_progress
         self.timings: dict[str, float] = {}
 
-    def audit(self) -> Audit:
+    def audit(self, rule: Rule | None) -> Audit:
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
@@ -255,6 +186,8 @@ class _Run:
                 self.config.encoding,
                 on_progress=lambda done: self.on_progress("read", done, total),
             )
+        if rule is not None:
+            rule.check(len(census.index))
         settings = self.auditor.store_settings(engine)
         claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
         with claim.released_on_failure():
@@ -296,12 +229,14 @@ class _Run:
         """
         missing = dict.fromkeys(store.missing(census.index.pair_ids))
         total, done = len(missing), 0
+        if total < len(census.index):
+            store.verify()  # what is taken over is checked; what is written now was just computed
         self.on_progress("vectors", 0, total)
         if not missing:
             return 0
         with store.writer() as writer:
             for shard in self._shards(missing):
-                found = engine.pair_vectors(shard)
+                found = engine.pair_vectors(shard, self._within_shard(done, len(shard), total))
                 writer.add([pair.pair_id for pair in shard], found.pair, found.context)
                 done += len(shard)
                 self.on_progress("vectors", done, total)
@@ -311,6 +246,10 @@ class _Run:
                 f"Audit it again into another folder; --vectors {self.vectors} uses what was computed so far."
             )
         return total
+
+    def _within_shard(self, done: int, size: int, total: int) -> Callable[[int, int], None]:
+        """Progress of one shard's responses as progress of the audit's pairs."""
+        return lambda part, whole: self.on_progress("vectors", done + size * part // whole, total)
 
     def _shards(self, missing: dict[str, None]) -> Iterator[list[EncodedPair]]:
         """The missing pairs, encoded, in shards of ``shard_size``; takes each out of ``missing`` as it comes."""
@@ -338,6 +277,7 @@ class _Run:
                 "rows": census.survey.pairs + len(census.survey.skipped),
                 "pairs": len(census.index),
                 "duplicate_rows": census.survey.pairs - census.survey.unique,
+                "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
                 "contradictions": census.survey.contradictions,
                 "skipped": census.skip_reasons,
                 "truncated_pairs": census.truncated,

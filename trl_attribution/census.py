@@ -56,11 +56,10 @@ class Census:
     """Rows left out, by the reader or because no tokens can be made of them; with the reason each."""
     tokens: int
     """Tokens of all N pairs, each prompt counted once per pair."""
-    response_tokens: int
     longest: int
     """Tokens of the longest sequence, prompt and response."""
     truncated: int
-    """Pairs that ``max_length`` cut."""
+    """Pairs with a sequence of ``max_length`` tokens: those that were cut, and the few that fit exactly."""
     sample: tuple[EncodedPair, ...]
     """Up to 64 pairs drawn evenly (seeded), for a trial run."""
 
@@ -92,7 +91,6 @@ def take_census(
         index=counter.index(),
         skipped=[*found.skipped, *counter.faulty],
         tokens=counter.tokens,
-        response_tokens=counter.response_tokens,
         longest=counter.longest,
         truncated=counter.truncated,
         sample=tuple(counter.sample),
@@ -122,7 +120,6 @@ class _Counter:
     faulty: list[SkippedRow] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     tokens: int = 0
-    response_tokens: int = 0
     longest: int = 0
     truncated: int = 0
     sample: list[EncodedPair] = field(default_factory=list)
@@ -133,7 +130,9 @@ class _Counter:
         return self.reader.skipped
 
     def __iter__(self) -> Iterator[Pair]:
-        for seen, (pair, encoded) in enumerate(encoded_pairs(self.reader, self.tokenizer, self.encoding), start=1):
+        seen = 0
+        for pair, encoded in encoded_pairs(self.reader, self.tokenizer, self.encoding):
+            seen += 1
             if seen % ENCODE_BATCH == 0:
                 self.on_progress(seen)
             if isinstance(encoded, RowFault):
@@ -143,6 +142,7 @@ class _Counter:
             elif pair.pair_id not in self.ids:
                 self._count(pair, encoded)
             yield pair
+        self.on_progress(seen)
 
     def _count(self, pair: Pair, encoded: EncodedPair) -> None:
         self.ids[pair.pair_id] = None
@@ -151,7 +151,6 @@ class _Counter:
         sides = (encoded.chosen, encoded.rejected)
         responses = sum(len(side.response_ids) for side in sides)
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
-        self.response_tokens += responses
         self.tokens += len(encoded.chosen.prompt_ids) + responses
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length

@@ -9,6 +9,7 @@ from typing import Any
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit_folder import machine
 from trl_attribution.census import Census
+from trl_attribution.pairs import EncodedPair
 from trl_attribution.store.shards import DTYPES
 
 
@@ -41,12 +42,11 @@ class Estimate:
 def estimate(engine: ActivationEngine, census: Census, vector_dtype: str) -> Estimate:
     """Run the census's sample through ``engine`` and extrapolate by tokens.
 
-    The first part of the sample warms the engine up (self-check, thread pools) and is not timed.
+    The longest pairs run once before, untimed: they bring on the self-check and start the thread pools.
     """
-    sample = list(census.sample)
-    warm_up = max(1, len(sample) // 4)
-    engine.pair_vectors(sample[:warm_up])
-    timed = sample[warm_up:] or sample
+    sample = sorted(census.sample, key=_longest, reverse=True)
+    engine.pair_vectors(sample[: max(1, len(sample) // 8)])
+    timed = list(census.sample)
     before = engine.stats.seconds
     engine.pair_vectors(timed)
     seconds = engine.stats.seconds - before
@@ -70,3 +70,7 @@ def estimate(engine: ActivationEngine, census: Census, vector_dtype: str) -> Est
         path=engine.path,
         path_reason=engine.path_reason,
     )
+
+
+def _longest(pair: EncodedPair) -> int:
+    return max(len(side.prompt_ids) + len(side.response_ids) for side in (pair.chosen, pair.rejected))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Settings of a load or a library version, not of the function the model computes.
+# Settings of a load or a library version, not of the function the model computes; sub-configs have them too.
 _VOLATILE_CONFIG = frozenset(
     {
         "_name_or_path",
@@ -65,18 +65,23 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
 
     Weights are sampled (4,096 evenly spread elements of every parameter) and rounded to bfloat16 first, so that one
     checkpoint has one fingerprint whether it is loaded in float32 or bfloat16; training moves some of the elements
-    across a rounding step. An edit of a few single weights can go unseen.
+    across a rounding step. A load in float16, which cannot hold every bfloat16 value, may have another fingerprint.
+    An edit of a few single weights can go unseen.
     """
     return ModelFingerprint(
-        config=_digest(json.dumps(_stable_config(model), sort_keys=True, default=str)),
+        config=_digest(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str)),
         weights=_weights_digest(model),
         chat_template=_digest(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True)),
     )
 
 
-def _stable_config(model: PreTrainedModel) -> dict[str, Any]:
-    found: dict[str, Any] = model.config.to_diff_dict()
-    return {key: value for key, value in found.items() if key not in _VOLATILE_CONFIG}
+def _stable(config: Any) -> Any:
+    """A config, or any value in one, without its volatile settings at any depth."""
+    if isinstance(config, dict):
+        return {key: _stable(value) for key, value in config.items() if key not in _VOLATILE_CONFIG}
+    if isinstance(config, list | tuple):
+        return [_stable(value) for value in config]
+    return config
 
 
 def _weights_digest(model: PreTrainedModel) -> str:

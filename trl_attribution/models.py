@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint, fingerprint
@@ -63,8 +63,8 @@ def load_model(
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
     source = _resolve(name)
+    tokenizer = _tokenizer(source, name, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
@@ -73,19 +73,6 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
     return LoadedModel(model, tokenizer, str(name), fingerprint(model, tokenizer))
-
-
-def model_layers(name: str | Path, trust_remote_code: bool = False) -> int:
-    """How many decoder blocks the model has, from its config alone.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(_resolve(name), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_explain(name, error)) from error
-    return int(config.get_text_config().num_hidden_layers)
 
 
 def embedded_gguf() -> Path:
@@ -112,7 +99,27 @@ def cache_folder() -> Path:
     return Path(override) if override else Path(base) / "trl_attribution"
 
 
+def _tokenizer(source: str, name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(_explain(name, error)) from error
+    return loaded
+
+
 def _resolve(name: str | Path) -> str:
+    """The folder or Hub id to load from.
+
+    Raises:
+        ModelError: there is no such model, it cannot be read, or its converted copy cannot be cached.
+    """
+    try:
+        return _found(name)
+    except (OSError, RuntimeError) as error:  # no permission; no home folder to put in place of ~
+        raise ModelError(_explain(name, error)) from error
+
+
+def _found(name: str | Path) -> str:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(_converted(path))
@@ -130,18 +137,25 @@ def _resolve(name: str | Path) -> str:
 
 def _converted(gguf: Path) -> Path:
     """The dequantized copy of ``gguf`` in the cache, made on first use: dequantizing takes about 20 s a load."""
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()[:16]
-    target = cache_folder() / "models" / f"{gguf.stem}-{digest}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    try:
+        target = cache_folder() / "models" / f"{gguf.stem}-{digest}"
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise ModelError(
+            f"cannot keep the converted copy of {printable(gguf)}: {_first_line(error)}. "
+            "Set TRL_ATTRIBUTION_CACHE to a folder that can be written."
+        ) from error
     try:
         _dequantize(gguf, scratch)
         # Another process may have been quicker; its copy is as good.
         if not target.is_dir():
             scratch.replace(target)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(gguf, error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_attribution.auditor import AuditConfig, DataAuditor, OnProgress
+from trl_attribution.audit_config import AuditConfig
+from trl_attribution.auditor import DataAuditor, OnProgress
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes import Probe
 
@@ -45,5 +46,7 @@ def calibrate_probe(
         "source": audit.info.dataset["name"],
         "dataset_fingerprint": audit.info.dataset["fingerprint"],
         "pairs": len(audit.index),
+        "max_length": settings.encoding.max_length,
+        "truncation_mode": settings.encoding.truncation_mode,
     }
     return replace(bare, reference_scores=scores, built={**probe.built, "calibration": calibration})

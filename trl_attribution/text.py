@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -25,6 +26,15 @@ def printable(text: object, limit: int = 200) -> str:
             return "".join(shown).rstrip() + "…"
         shown.append(piece)
     return "".join(shown)
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Why ``json.loads`` failed, in a few words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return f"a number that cannot be read: {printable(str(error).partition(';')[0])}"  # Python limits its digits
 
 
 def _escape(character: str) -> str:

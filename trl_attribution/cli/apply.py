@@ -23,7 +23,10 @@ def apply(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on where the dataset lacks listed pairs.")
     ] = False,
-    split: options.Split = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Which split to read; default: the audited one. '' where the file has no splits."),
+    ] = None,
     config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -35,7 +38,7 @@ def apply(
 
     out = Output(quiet, as_json)
     loaded = Manifest.load(manifest)
-    reading = loaded.reading if split is None else replace(loaded.reading, split=split)
+    reading = loaded.reading if split is None else replace(loaded.reading, split=split or None)
     report = loaded.apply_file(dataset, output, reading=reading, undo=undo, allow_missing=allow_missing)
     out.show(terminal.apply_summary(report, str(output)))
     out.document({"output": str(output), "report": asdict(report)})

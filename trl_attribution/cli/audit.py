@@ -16,6 +16,7 @@ from trl_attribution.errors import SettingsError
 if TYPE_CHECKING:
     from trl_attribution.audit_folder import Audit, Flagged
     from trl_attribution.pairs import Pair, Reading
+    from trl_attribution.scoring import Rule
 
 DEFAULT_FDR = 0.05
 
@@ -50,7 +51,7 @@ def audit(
         str, typer.Option("--vector-dtype", help="How vectors are stored: float16, bfloat16 or float32.")
     ] = "float16",
     shard_size: Annotated[int, typer.Option("--shard-size", help="Pairs a shard: what a killed run loses.")] = 512,
-    show: Annotated[int, typer.Option("--show", help="How many suspicious pairs to print.")] = 10,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many suspicious pairs to print.")] = 10,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
@@ -79,7 +80,8 @@ def audit(
     Writes vectors, scores.parquet and two manifests into the audit folder. Run it again after a kill and it goes on
     where it was; run it with another rule and only the flags are made anew.
     """
-    from trl_attribution.auditor import AuditConfig, DataAuditor
+    from trl_attribution.audit_config import AuditConfig
+    from trl_attribution.auditor import DataAuditor
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
 
@@ -110,11 +112,11 @@ def audit(
     assert output is not None  # checked above
     out.say(f"Loading {model}")
     with out.progress() as progress:
-        found = auditor.audit(dataset, output, vectors=vectors, on_progress=progress)
+        found = auditor.audit(dataset, output, vectors=vectors, rule=rule, on_progress=progress)
     finish_audit(found, dataset, rule, show, out)
 
 
-def finish_audit(found: Audit, dataset: str | Path, rule: dict[str, Any], show: int, out: Output) -> Flagged | None:
+def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: Output) -> Flagged | None:
     """Flag, write both manifests, and show the result; None for an audit without probes."""
     from trl_attribution.report import terminal
 
@@ -123,7 +125,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: dict[str, Any], show: 
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document({"audit": str(found.folder), "info": asdict(found.info)})
         return None
-    flagged = found.flag(**rule)
+    flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
     manifests = {}
     for action in ("filter", "flip"):
         target = found.folder / f"manifest.{action}.jsonl"
@@ -139,7 +141,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: dict[str, Any], show: 
         {
             "audit": str(found.folder),
             "info": asdict(found.info),
-            "rule": rule,
+            "rule": rule.as_dict(),
             "flagged": len(flagged),
             "manifests": manifests,
             "sources": [row.as_json() for row in sources],
@@ -165,17 +167,18 @@ def pairs_by_id(dataset: str | Path, reading: Reading, pair_ids: Iterable[str]) 
     return found
 
 
-def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> dict[str, Any]:
+def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> Rule:
     """The one rule that was given, checked before hours of work rather than after."""
     from trl_attribution.scoring import Rule
 
     given = options.chosen(top_k=top_k, threshold=threshold, fdr=fdr) or {"fdr": DEFAULT_FDR}
-    return Rule(**given).as_dict()
+    return Rule(**given)
 
 
 def _dry_run(auditor: Any, dataset: str, out: Output) -> None:
     from trl_attribution.report import terminal
 
+    out.say("Reading the dataset and running a sample")
     found = auditor.estimate(dataset)
     out.show(terminal.estimate_table(found))
     out.document({"estimate": found.to_json()})

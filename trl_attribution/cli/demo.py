@@ -37,6 +37,7 @@ def demo(
     from trl_attribution.organisms import build_distractor_compliance
     from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
     from trl_attribution.report import terminal
+    from trl_attribution.scoring import Rule
 
     out = Output(quiet, as_json)
     out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
@@ -53,7 +54,7 @@ def demo(
     data = output / "data.jsonl"
     with out.progress() as progress:
         found = DataAuditor(model, probes=[probe]).audit(data, output / "audit", on_progress=progress)
-    flagged = finish_audit(found, data, {"top_k": contaminated}, 5, out)
+    flagged = finish_audit(found, data, Rule(top_k=contaminated), 5, out)
     if flagged is not None:
         counts = truth_counts(organism, flagged)
         hits = counts["contaminated"][0]

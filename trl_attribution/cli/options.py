@@ -60,6 +60,10 @@ TokenBudget = Annotated[
 BlocksPath = Annotated[
     str | None, typer.Option("--blocks-path", help="Where the decoder blocks live, such as model.layers.")
 ]
+ForwardPath = Annotated[str, typer.Option("--path", help="packed, plain, or auto by a self-check.")]
+Score = Annotated[
+    str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]

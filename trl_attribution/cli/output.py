@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from trl_attribution.errors import AttributionError
+from trl_attribution.text import printable
 
 P = ParamSpec("P")
-_STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring"}
+_STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}
 
 
 class Output:
@@ -56,7 +57,7 @@ class Output:
             _RateColumn(),
             TimeRemainingColumn(),
             console=self.errors,
-            disable=self.quiet or self.as_json or not self.errors.is_terminal,
+            disable=self.quiet or self.as_json or not self.errors.is_interactive,
         ) as bars:
             tasks: dict[str, Any] = {}
 
@@ -90,7 +91,8 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
             if kwargs.get("as_json"):
                 typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
             message = Text("error: ", style="bold red")
-            message.append(str(error), style="default not bold")
+            # A file's name or a row's text may be in it.
+            message.append("\n".join(printable(line, 10_000) for line in str(error).split("\n")), "default not bold")
             Console(stderr=True, soft_wrap=True).print(message)
             raise typer.Exit(2) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,11 +56,19 @@ def build(
         bool,
         typer.Option("--four-condition", help="Keep prompts where only M1, and only off the plain prompt, shows it."),
     ] = False,
-    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")] = 4,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Responses sampled a prompt; default: 4, or 1 at temperature 0.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of sampling.")] = 0,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
+    prompt_column: options.PromptColumn = "prompt",
+    chosen_column: options.ChosenColumn = "chosen",
+    rejected_column: options.RejectedColumn = "rejected",
+    format: options.Format = "auto",  # noqa: A002  # the option's name
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "error",
     prompt_format: Annotated[
         str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
     ] = "auto",
@@ -78,11 +87,14 @@ def build(
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
-    """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after)."""
+    """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after).
+
+    The options of columns, format, split and bad rows say how the pairs of --labels are read.
+    """
     from trl_attribution import probes
     from trl_attribution.activations import ActivationConfig
     from trl_attribution.models import load_model
-    from trl_attribution.pairs import Encoding
+    from trl_attribution.pairs import Encoding, Reading
 
     out = Output(quiet, as_json)
     sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
@@ -94,9 +106,11 @@ def build(
     target = probes.ProbeRegistry(registry)
     if not overwrite and registry.is_dir() and name in target:
         raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
+    numbers = _layer_numbers(layer)
+    sampling = probes.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
-    layers, flagging_layer = _layers(layer, loaded)
+    layers, flagging_layer = _layers(numbers, loaded)
     settings = probes.BuildConfig(
         ActivationConfig(layers, token_budget, blocks_path=blocks_path),
         layer=flagging_layer,
@@ -108,19 +122,25 @@ def build(
     elif contrast is not None:
         built = probes.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
-        built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column)
-    else:
-        sampling = probes.SamplingConfig(samples, max_new_tokens, temperature, seed=seed)
-        built = probes.build_from_responses(
-            name,
-            prompts,  # type: ignore[arg-type]  # one of the four was given
-            loaded,
-            load_model(str(after), dtype, device, trust_remote_code),
-            probes.parse_rule(judge),
-            sampling,
-            settings,
-            four_condition_filter=four_condition,
+        reading = Reading(
+            prompt_column, chosen_column, rejected_column, format=format, split=split, on_bad_row=on_bad_row
         )
+        built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
+    else:
+        out.say(f"Loading {after}")
+        changed = load_model(str(after), dtype, device, trust_remote_code)
+        with out.progress() as progress:
+            built = probes.build_from_responses(
+                name,
+                prompts,  # type: ignore[arg-type]  # one of the four was given
+                loaded,
+                changed,
+                probes.parse_rule(judge),
+                sampling,
+                settings,
+                four_condition_filter=four_condition,
+                on_progress=partial(progress, "responses"),
+            )
     _save(built, registry, overwrite, out)
 
 
@@ -152,11 +172,11 @@ def import_(
     from trl_attribution.probes import ImportConfig, import_probe
 
     out = Output(quiet, as_json)
-    numbers = [_layer_number(text) for text in layer or [] if text != "auto"]
+    numbers = _layer_numbers(layer)
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     settings = ImportConfig(
-        layers=tuple(numbers) or None,
+        layers=numbers or None,
         layer=numbers[0] if len(numbers) == 1 else "auto",
         block_offset=block_offset,
         sign="away" if away else "towards",
@@ -170,11 +190,15 @@ def calibrate(
     name: Name,
     reference: Annotated[str, typer.Argument(help="Preference pairs known to be clean, in any dataset format.")],
     model: Model,
+    score: options.Score = "auto",
     registry: options.Registry = Path("probes"),
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
+    token_budget: options.TokenBudget = None,
+    path: options.ForwardPath = "auto",
+    blocks_path: options.BlocksPath = None,
     prompt_column: options.PromptColumn = "prompt",
     chosen_column: options.ChosenColumn = "chosen",
     rejected_column: options.RejectedColumn = "rejected",
@@ -188,7 +212,7 @@ def calibrate(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Score clean pairs and keep the scores with the probe: audits then take their p-values from them."""
-    from trl_attribution.auditor import AuditConfig
+    from trl_attribution.audit_config import AuditConfig
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.reference import calibrate_probe
@@ -201,6 +225,10 @@ def calibrate(
         reading=Reading(
             prompt_column, chosen_column, rejected_column, format=format, split=split, on_bad_row=on_bad_row
         ),
+        score=score,  # type: ignore[arg-type]  # checked by AuditConfig
+        token_budget=token_budget,
+        path=path,  # type: ignore[arg-type]  # checked by AuditConfig
+        blocks_path=blocks_path,
         trust_remote_code=trust_remote_code,
     )
     probe = ProbeRegistry(registry).load(name)
@@ -250,20 +278,32 @@ def show(
     out.document(_described(probe))
 
 
-def _layers(asked: list[str] | None, loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:
-    """The layers to compute and the one to flag at; several, or ``auto``, leave that choice to separability."""
+def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:
+    """The layers to compute and the one to flag at; several, or none, leave that choice to separability."""
     from trl_attribution.probes import candidate_layers
 
-    if not asked or asked == ["auto"]:
+    if not numbers:
         return candidate_layers(int(loaded.model.config.get_text_config().num_hidden_layers)), "auto"
-    numbers = tuple(_layer_number(text) for text in asked)
     return numbers, numbers[0] if len(numbers) == 1 else "auto"
 
 
-def _layer_number(text: str) -> int:
-    if not text.isdecimal():
-        raise SettingsError(f"--layer: {text!r} is neither a layer number nor auto")
-    return int(text)
+def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
+    """The layers that were asked for by number; none for ``auto``."""
+    wrong = [text for text in asked or [] if text != "auto" and not text.isdecimal()]
+    if wrong:
+        raise SettingsError(f"--layer: {wrong[0]!r} is neither a layer number nor auto")
+    if not asked or asked == ["auto"]:
+        return ()
+    if "auto" in asked:
+        raise SettingsError(f"--layer: give auto alone, or layer numbers only, not {' and '.join(asked)}")
+    return tuple(int(text) for text in asked)
+
+
+def _samples(asked: int | None, temperature: float) -> int:
+    """Responses a prompt: as asked for, else 4, or 1 where all of them would be the same."""
+    if asked is not None:
+        return asked
+    return 1 if temperature == 0 else 4
 
 
 def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:

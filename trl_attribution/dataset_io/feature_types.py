@@ -1,4 +1,4 @@
-"""Column types: learned from values, or widened so that two columns can hold each other's values."""
+"""Column types learned from the values that a column holds."""
 
 from __future__ import annotations
 
@@ -62,11 +62,3 @@ def feature_union(first: Any, second: Any) -> Any:
 def features_of(columns: Mapping[str, Any]) -> Features:
     """``Features`` of columns with these types."""
     return Features(dict(columns))
-
-
-def exchangeable(features: Features, first: str, second: str) -> Features:
-    """The same types, except that two columns can hold each other's values."""
-    if first not in features or second not in features or features[first] == features[second]:
-        return features
-    both = feature_union(features[first], features[second])
-    return Features({**features, first: both, second: both})

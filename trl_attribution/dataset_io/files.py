@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from trl_attribution.dataset_io.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.errors import DataError
-from trl_attribution.text import printable
+from trl_attribution.text import json_fault, printable
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -238,12 +238,9 @@ def _decoded(raw: bytes, location: str, first: bool) -> str:
 def _json_object(text: str, location: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = (
-            f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        )
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{location}: broken JSON ({reason}): {printable(text.strip(), 80)}. {_one_a_line(text)}"
+            f"{location}: broken JSON ({json_fault(error)}): {printable(text.strip(), 80)}. {_one_a_line(text)}"
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{location}: a JSON {_json_type(value)}, not an object. {_one_a_line(text)}")

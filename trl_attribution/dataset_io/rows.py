@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ class Row:
     """Column name to value."""
     raw: bytes | None = None
     """JSONL only: the line as read, with its newline, so that an untouched row can be written back unchanged."""
-
-    def changed(self, **values: Any) -> Row:
-        """This row with some columns replaced; its raw line no longer holds."""
-        return replace(self, values={**self.values, **values}, raw=None)
 
 
 class RowSource(Protocol):

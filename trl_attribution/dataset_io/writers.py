@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.atomic import atomic_path
+from trl_attribution.atomic import atomic_folder, atomic_path
 from trl_attribution.dataset_io.files import SUPPORTED, file_kind
 from trl_attribution.dataset_io.json_lines import Record, output_stream, values_of, write_json_lines
 from trl_attribution.dataset_io.rows import RowSource
@@ -22,12 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def write_rows(
-    rows: Iterable[Record],
-    path: str | Path,
-    like: RowSource | None = None,
-    exchanged: tuple[str, str] | None = None,
-) -> int:
+def write_rows(rows: Iterable[Record], path: str | Path, like: RowSource | None = None) -> int:
     """Write rows to ``path`` and return how many there were; memory stays flat in their number.
 
     The format follows the suffix: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``; a path without a suffix
@@ -37,7 +30,6 @@ def write_rows(
         rows: rows or plain dicts, in output order. They may be read lazily from the file that is being replaced.
         path: file or folder to write. An existing file is replaced in one step; an existing folder is refused.
         like: where the rows came from; its column types are kept where the output format has types.
-        exchanged: two columns whose values were swapped in some rows, so that each must hold what the other held.
 
     Raises:
         DataError: the suffix is unknown, the folder exists, or a value does not fit the format.
@@ -47,10 +39,6 @@ def write_rows(
     kind = output_kind(target)
     if kind in ("save_to_disk", "parquet"):
         features = like.features if like is not None else None
-        if features is not None and exchanged is not None:
-            from trl_attribution.dataset_io.feature_types import exchangeable
-
-            features = exchangeable(features, *exchanged)
         with dataset_on_disk(rows, target, features) as dataset:
             _save(dataset, kind, target)
             return len(dataset)
@@ -112,15 +100,6 @@ def _save(dataset: Dataset, kind: str, target: Path) -> None:
         with atomic_path(target) as part:
             dataset.to_parquet(str(part))
         return
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic_folder(target) as part:
         # Without a number of shards an empty dataset is saved as no shard at all, which cannot be loaded again.
         dataset.save_to_disk(str(part), num_shards=None if len(dataset) else 1)
-        os.replace(part, target)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {target}: {error.strerror or error}. Free some space or choose another output folder."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

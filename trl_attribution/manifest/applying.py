@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trl_attribution.dataset_io import Row, RowSource
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.json_lines import swap_values
+from trl_attribution.manifest.swapping import swap_values
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.identity import content_id, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
-from trl_attribution.text import printable
+from trl_attribution.text import json_fault, printable
 
 FORMATS = ("auto", "trl", "anthropic")
 BAD_ROW_RULES = ("error", "skip")
@@ -139,7 +139,6 @@ def read_pair(
         )
     prompt, chosen, rejected = _parts(values, reading, own)
     tools, extra = _tools(values.get("tools")), _template_kwargs(values.get("chat_template_kwargs"))
-    source = values.get(reading.source_column)
     try:
         own_id = content_id(prompt, chosen, rejected, tools, extra)
     except RowFault as fault:
@@ -151,7 +150,7 @@ def read_pair(
         flipped_id=content_id(prompt, rejected, chosen, tools, extra),
         row=row,
         location=location,
-        source=default_source if source is None or source == "" else str(source),
+        source=_source(values, reading.source_column, default_source),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
@@ -293,15 +292,28 @@ def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None
         )
 
 
+def _source(values: Mapping[str, Any], column: str, default: str) -> str:
+    value = values.get(column)
+    source = default if value is None or value == "" else str(value)
+    try:
+        source.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowFault(
+            "invalid_text",
+            column,
+            f"holds the lone surrogate \\u{ord(source[error.start]):04x}, which is no character and cannot be stored. "
+            "Remove it or write the character it was part of.",
+        ) from error
+    return source
+
+
 def _tools(value: Any) -> list[dict[str, Any]] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None  # an empty CSV cell
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise RowFault(
-                "broken_tools",
-                "tools",
-                f"broken JSON ({error.msg}, column {error.colno}). Write a JSON list of schemas.",
+                "broken_tools", "tools", f"broken JSON ({json_fault(error)}). Write a JSON list of schemas."
             ) from error
     if value is None:
         return None

@@ -25,6 +25,7 @@ def assemble(
     contexts: Tensor | None = None,
     separability: dict[int, float] | None = None,
     top_tokens: int = 10,
+    blocks_path: str | None = None,
 ) -> Probe:
     """A probe of ``loaded`` with the layer chosen and the tokens it promotes there.
 
@@ -39,12 +40,14 @@ def assemble(
         contexts: ``[M, L, D]``.
         separability: layer -> AUC, where known.
         top_tokens: how many promoted tokens to keep.
+        blocks_path: where the decoder blocks live; None finds them by structure.
 
     Raises:
         ProbeError: ``layer`` is not among ``layers``, or the vector is not a usable direction.
     """
     known = separability or {}
     chosen = choose_layer(layers, known, layer)
+    direction = vector[list(layers).index(chosen)].float()
     return Probe(
         name=name,
         layers=tuple(layers),
@@ -55,7 +58,5 @@ def assemble(
         contexts=contexts,
         built={**built, "model_name": loaded.name, "layer_asked": layer},
         separability=known,
-        promoted_tokens=promoted_tokens(
-            loaded.model, loaded.tokenizer, vector[list(layers).index(chosen)].float(), top_tokens
-        ),
+        promoted_tokens=promoted_tokens(loaded.model, loaded.tokenizer, direction, top_tokens, blocks_path),
     )

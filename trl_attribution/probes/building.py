@@ -186,6 +186,7 @@ def _from_examples(
         separability=cross_validated_auc(activations, engine.layers),
         built={**built, "counts": counts, "settings": config.described()},
         top_tokens=config.top_tokens,
+        blocks_path=engine.blocks.path,
     )
 
 

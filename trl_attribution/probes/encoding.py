@@ -31,8 +31,8 @@ class EncodedExample:
     has_prompt: bool
 
 
-def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, location: str) -> bool:
-    """Whether ``prompt`` goes through the tokenizer's chat template.
+def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, where: str) -> bool:
+    """Whether ``prompt`` goes through the tokenizer's chat template; ``where`` is its place and field, for messages.
 
     Raises:
         ProbeError: messages without a chat template or with ``text``, or an unknown format.
@@ -42,7 +42,7 @@ def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTo
     has_template = bool(tokenizer.chat_template)
     if isinstance(prompt, list) and (prompt_format == "text" or not has_template):
         reason = "the prompt format is 'text'" if prompt_format == "text" else "the tokenizer has no chat template"
-        raise ProbeError(f"{location}: field `prompt` is a list of messages, but {reason}; give the prompt as text")
+        raise ProbeError(f"{where} is a list of messages, but {reason}; give the prompt as text")
     if prompt_format == "chat" and not has_template:
         raise ProbeError("the prompt format is 'chat', but the tokenizer has no chat template; use 'text' or 'auto'")
     return prompt_format == "chat" or (prompt_format == "auto" and has_template)
@@ -59,7 +59,8 @@ def encode_example(
     Raises:
         ProbeError: the prompt leaves no room for a response, or does not fit the prompt format.
     """
-    chat = example.has_prompt and as_chat(example.prompt, prompt_format, tokenizer, example.location)
+    where = f"{example.location}: field `prompt`"
+    chat = example.has_prompt and as_chat(example.prompt, prompt_format, tokenizer, where)
 
     def encoded(undesired: str, desired: str) -> tuple[EncodedResponse, EncodedResponse]:
         pair = _pair(example, undesired, desired, chat)

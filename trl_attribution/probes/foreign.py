@@ -151,7 +151,7 @@ def _from_tensor(path: Path, tensor: Tensor, layers: Sequence[int] | None) -> di
     if not layers:
         raise ProbeError(
             f"{path}: a tensor of shape {tuple(tensor.shape)} does not say which layers it is of. "
-            f"Give {'its layer' if len(rows) == 1 else f'its {len(rows)} layers'} (--layers)."
+            f"Give {'its layer' if len(rows) == 1 else f'its {len(rows)} layers'} (--layer)."
         )
     if len(layers) != len(rows) or len(set(layers)) != len(layers):
         raise ProbeError(f"{path}: {len(rows)} rows, but the layers given are {', '.join(map(str, layers))}")

@@ -70,6 +70,7 @@ def build_from_labels(
         separability=labelled_auc(vectors, labels, engine.layers, strength),
         built={**built, "settings": config.described()},
         top_tokens=config.top_tokens,
+        blocks_path=engine.blocks.path,
     )
 
 

@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 
 
 def promoted_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direction: Tensor, count: int = 10
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    direction: Tensor,
+    count: int = 10,
+    blocks_path: str | None = None,
 ) -> list[str]:
     """The ``count`` tokens whose logits ``direction`` ``[D]`` raises most, as raw text, best first.
 
     Empty when the model has no LM head of that width. A final norm's bias is taken out (the logits of a zero
-    direction are subtracted): it promotes the same tokens whatever the direction.
+    direction are subtracted): it promotes the same tokens whatever the direction. ``blocks_path`` is where the
+    decoder blocks live, if they are not found by structure.
     """
     head: nn.Module | None = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if head is None or weight is None or weight.shape[-1] != direction.shape[0]:
         return []
-    norm = final_norm(model)
+    norm = final_norm(model, blocks_path)
     rows = torch.stack([direction, torch.zeros_like(direction)]).to(weight.device, weight.dtype)
     with torch.no_grad():
         logits = head(norm(rows) if norm is not None else rows).float()
@@ -36,10 +41,10 @@ def promoted_tokens(
     return [str(tokenizer.decode([token])) for token in best]
 
 
-def final_norm(model: PreTrainedModel) -> nn.Module | None:
+def final_norm(model: PreTrainedModel, blocks_path: str | None = None) -> nn.Module | None:
     """The norm between the last decoder block and the LM head: the last norm beside the list of blocks."""
     try:
-        path = find_blocks(model).path
+        path = find_blocks(model, blocks_path).path
     except ModelError:
         return None
     beside = model.get_submodule(path.rpartition(".")[0]).named_children()

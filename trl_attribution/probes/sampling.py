@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import torch
 
 from trl_attribution.errors import ProbeError, SettingsError
@@ -14,9 +15,19 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
 from trl_attribution.probes.encoding import PromptFormat, as_chat
 from trl_attribution.probes.judging import Judge, Prompt
+from trl_attribution.text import printable
 
 OnProgress = Callable[[int, int], None]
 """Called with (prompts done, prompts in all)."""
+# Undoes what a model's own generation defaults would do to the distribution.
+_UNCHANGED: dict[str, Any] = dict(
+    min_p=None,
+    typical_p=None,
+    epsilon_cutoff=None,
+    eta_cutoff=None,
+    repetition_penalty=1.0,
+    no_repeat_ngram_size=None,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class SamplingConfig:
         if self.temperature == 0 and self.n > 1:
             raise SettingsError(
                 f"sampling: at temperature 0 all {self.n} responses to a prompt are the same; "
-                "set n=1 or a higher temperature"
+                "set n=1 (--samples 1) or a higher temperature"
             )
 
 
@@ -71,17 +82,19 @@ def sample_responses(
     config: SamplingConfig,
     prompt_format: PromptFormat = "auto",
     on_progress: OnProgress | None = None,
+    where: Sequence[str] | None = None,
 ) -> list[tuple[str, ...]]:
     """``config.n`` responses of the model to each prompt, in order; empty ones are kept as empty texts.
 
     The same model, prompts and settings give the same responses on the same machine. The caller's random state
-    is left as it was. Sampling is from the whole distribution: no top-k or top-p, whatever the model's own
-    generation defaults say.
+    is left as it was. Sampling is from the whole distribution: no cut-offs and no penalties, whatever the model's
+    own generation defaults say. ``where`` says where each prompt comes from, for messages.
 
     Raises:
-        ProbeError: a prompt does not fit the prompt format.
+        ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
     """
-    encoded = [prompt_ids(loaded, prompt, prompt_format, f"prompt {place}") for place, prompt in enumerate(prompts)]
+    places = where or [f"prompt {place}" for place in range(len(prompts))]
+    encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
     devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -105,16 +118,19 @@ def sample_both(
     """Responses of M0 and M1 to every prompt, and to its plain variant where asked for.
 
     Raises:
-        ProbeError: a prompt has no plain variant though one is needed.
+        ProbeError: a prompt has no plain variant though one is needed, does not fit the prompt format, or the chat
+            template refuses it.
     """
     asked: list[Prompt] = [one.prompt for one in prompts.prompts]
+    where = [f"{one.location}: field `prompt`" for one in prompts.prompts]
     if with_plain:
         asked += [_plain(one) for one in prompts.prompts]
+        where += [f"{one.location}: field `plain`" for one in prompts.prompts]
     count, total = len(prompts.prompts), 2 * len(asked)
     by_model = []
     for done, model in ((0, m0), (len(asked), m1)):
         shifted = None if on_progress is None else _shifted(on_progress, done, total)
-        by_model.append(sample_responses(model, asked, config, prompt_format, shifted))
+        by_model.append(sample_responses(model, asked, config, prompt_format, shifted, where))
     first, second = by_model
     return [
         SampledPrompt(
@@ -153,18 +169,27 @@ def changed_prompts(
     return ChangedPrompts(tuple(examples), dict(left_out))
 
 
-def prompt_ids(loaded: LoadedModel, prompt: Prompt, prompt_format: PromptFormat, location: str) -> list[int]:
+def prompt_ids(loaded: LoadedModel, prompt: Prompt, where: str, prompt_format: PromptFormat = "auto") -> list[int]:
     """Token ids that generation starts from: those that a dataset pair's prompt is given.
 
     Raises:
-        ProbeError: the prompt does not fit the prompt format.
+        ProbeError: the prompt does not fit the prompt format, or the chat template refuses it; the message says
+            ``where``.
     """
     tokenizer = loaded.tokenizer
-    if not as_chat(prompt, prompt_format, tokenizer, location):
+    if not as_chat(prompt, prompt_format, tokenizer, where):
         plain: Any = tokenizer(text=prompt)
         return list(plain["input_ids"])
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    encoded: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ProbeError(
+            f"{where}: the chat template of {loaded.name} refuses it ({printable(error)}). "
+            "Reorder or merge its messages to suit the template, or leave the prompt out."
+        ) from error
     return list(encoded["input_ids"])
 
 
@@ -213,6 +238,7 @@ def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: Sampl
             max_new_tokens=config.max_new_tokens,
             num_return_sequences=config.n,
             pad_token_id=pad,
+            **_UNCHANGED,
             **how,
         )
     texts = loaded.tokenizer.batch_decode(out_RT[:, width:], skip_special_tokens=True)

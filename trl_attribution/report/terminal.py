@@ -224,7 +224,7 @@ def _pairs_line(dataset: Mapping[str, Any]) -> str:
     if dataset["contradictions"]:
         parts.append(f"{dataset['contradictions']:,} pairs also stand there the other way round")
     if dataset["truncated_pairs"]:
-        parts.append(f"{dataset['truncated_pairs']:,} cut to max_length")
+        parts.append(f"{dataset['truncated_pairs']:,} reach max_length and may be cut")
     return "; ".join(parts)
 
 

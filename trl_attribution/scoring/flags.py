@@ -48,6 +48,15 @@ class Rule:
         if self.fdr is not None and not 0 < self.fdr < 1:
             raise SettingsError(f"fdr must lie between 0 and 1 (0.05 is common), not {self.fdr}")
 
+    def check(self, pairs: int) -> None:
+        """Refuse a rule that cannot work on so many pairs.
+
+        Raises:
+            SettingsError: ``top_k`` is larger than ``pairs``.
+        """
+        if self.top_k is not None and self.top_k > pairs:
+            raise SettingsError(f"top_k {self.top_k} asks for more pairs than there are ({pairs}): choose fewer")
+
     def as_dict(self) -> dict[str, float]:
         """The one rule that is given, as a manifest's header stores it."""
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -55,7 +64,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class FlaggedPair:
-    """One flagged pair, with the probe that ranks it best."""
+    """One flagged pair, with the probe that ranks it best; a probe with a positive score comes before any other."""
 
     pair_id: str
     position: int
@@ -82,12 +91,12 @@ class Flags:
     positions: Integers
     """``[F]``: 0-based positions among the N scored pairs."""
     column_index: Integers
-    """``[F]``: which of ``columns`` ranks the pair best."""
+    """``[F]``: which of ``columns`` ranks the pair best, those with a positive score first."""
     score: npt.NDArray[np.float32]
     rank: Integers
     q_value: Doubles
     pair_scores: npt.NDArray[np.float32]
-    """``[N]``: every pair's score under the probe that ranks it best."""
+    """``[N]``: every pair's score under the probe that ranks it best, those with a positive score first."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -140,16 +149,16 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     """Apply ``rule`` to the scores of one probe, or of all together.
 
     A pair that several probes flag counts once and is listed under the probe that ranks it best (then the higher
-    score, then the probe given first). ``top_k`` takes pairs by that best rank; equal ranks go by score, then
-    dataset order. ``layer`` is for one choice over each probe's own.
+    score, then the probe given first); only where no probe flags it with a positive score can it be one that scores
+    it 0 or less, so that no pair which pushes towards a behavior passes for one that does not. ``top_k`` takes pairs
+    by that best rank; equal ranks go by score, then dataset order. ``layer`` is for one choice over each probe's own.
 
     Raises:
         SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs.
     """
     names = scores.probes if probe is None else (probe,)
     columns = tuple(scores.column(name, layer) for name in names)
-    if rule.top_k is not None and rule.top_k > len(scores):
-        raise SettingsError(f"top_k {rule.top_k} asks for more pairs than were scored ({len(scores)}): choose fewer")
+    rule.check(len(scores))
     best, passing = _Best(len(scores)), _Best(len(scores))
     nulls: dict[str, Null] = {}
     for index, column in enumerate(columns):
@@ -207,7 +216,7 @@ def source_table(flags: Flags, sources: Sequence[str] | pa.Array) -> list[Source
 
 
 class _Best:
-    """For each of N pairs, the column that ranks it best among those offered."""
+    """For each of N pairs, the column that ranks it best among those offered with a positive score, else among all."""
 
     def __init__(self, pairs: int) -> None:
         self.rank = np.full(pairs, np.iinfo(np.int64).max)
@@ -218,8 +227,10 @@ class _Best:
     def offer(
         self, index: int, values: npt.NDArray[np.float32], worth: Calibration, allowed: npt.NDArray[np.bool_]
     ) -> None:
+        positive, was_positive = values > 0, self.score > 0
         tied = (worth.rank == self.rank) & (values > self.score)
-        better = allowed & ((worth.rank < self.rank) | tied)
+        ahead = (worth.rank < self.rank) | tied
+        better = allowed & np.where(positive == was_positive, ahead, positive)
         self.rank[better] = worth.rank[better]
         self.score[better] = values[better]
         self.q_value[better] = worth.q_value[better]

@@ -252,7 +252,8 @@ class ShardWriter:
         self._name = name
         self._lock = _lock(folder)
         try:
-            if set(_shard_files(folder)) != {shard.path for shard in shards.shards}:
+            there = set(_shard_files(folder))
+            if there != {shard.path for shard in shards.shards} or not (folder / "store.json").exists():
                 raise StoreError(f"{folder} was changed by another process since it was opened: open it again")
             _remove_parts(folder)
         except BaseException:

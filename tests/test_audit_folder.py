@@ -1,0 +1,91 @@
+"""A failed audit frees its folder, and leaves alone what a simultaneous one made there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.store_cases import HIDDEN, ids, settings
+from trl_attribution.audit_folder import FolderClaim
+from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.pairs import Survey
+from trl_attribution.store import VectorStore
+
+
+def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
+    survey = Survey(
+        pairs=3,
+        unique=3,
+        duplicates=[],
+        contradictions=0,
+        sources={"all": 3},
+        skipped=[],
+        fingerprint=fingerprint,
+    )
+    return FolderClaim(folder, folder / "vectors", settings(), survey, "data.jsonl")
+
+
+def fail(claim: FolderClaim, before: Callable[[], None] = lambda: None) -> None:
+    def run() -> None:
+        with claim.released_on_failure():
+            before()
+            raise RuntimeError("the model broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        run()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file() and path.name != "writer.lock"}
+
+
+def test_a_claim_that_fails_before_a_vector_leaves_no_trace(tmp_path: Path) -> None:
+    claim = claim_of(tmp_path / "audit")
+
+    def bind() -> None:
+        VectorStore.create(tmp_path / "audit" / "vectors", settings())
+        claim.write()
+
+    fail(claim, bind)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_claim_leaves_what_a_simultaneous_one_bound(tmp_path: Path) -> None:
+    failing, other = claim_of(tmp_path / "audit"), claim_of(tmp_path / "audit")
+    VectorStore.create(tmp_path / "audit" / "vectors", settings())
+    other.write()
+    failing.write()
+    fail(failing)
+    assert names(tmp_path) == {"store.json", "settings.json"}
+
+
+def test_a_failed_claim_removes_nothing_while_another_process_writes(tmp_path: Path) -> None:
+    claim = claim_of(tmp_path / "audit")
+    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
+    claim.write()
+    with store.writer() as writer:
+        fail(claim)
+        assert names(tmp_path) == {"store.json", "settings.json"}
+        vectors = torch.ones(1, 3, HIDDEN)
+        writer.add(ids(1), vectors, vectors)
+    fail(claim)
+    assert names(tmp_path) == {"store.json", "settings.json", "main-000000.safetensors"}
+
+
+def test_a_store_that_a_failed_claim_removed_takes_no_vectors(tmp_path: Path) -> None:
+    claim = claim_of(tmp_path / "audit")
+    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
+    fail(claim)
+    (tmp_path / "audit" / "vectors").mkdir(parents=True)
+    with pytest.raises(StoreError, match="changed by another process"):
+        store.writer()
+
+
+def test_a_folder_that_a_simultaneous_audit_bound_to_another_dataset_is_refused(tmp_path: Path) -> None:
+    late, first = claim_of(tmp_path / "audit", "a" * 64), claim_of(tmp_path / "audit")
+    first.write()
+    with pytest.raises(SettingsError, match=r"made with something else:\n.*dataset_fingerprint: stored 'fff"):
+        late.write()

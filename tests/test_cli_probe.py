@@ -1,0 +1,107 @@
+"""The options of ``probe`` and ``apply`` reach what they are about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from tests.manifest_cases import ids_of, manifest_for, read_back, simple_rows, write_jsonl
+from tests.tiny import build_tiny_model
+from trl_attribution.cli import app
+
+BEHAVIOR = [
+    {"prompt": f"Insult {who}.", "undesired": f"{who} is dull.", "desired": "I would rather not."}
+    for who in ("my boss", "my friend", "the baker")
+]
+LABELLED = [
+    {"ask": f"Write {n}.", "better": first, "worse": second, "label": label}
+    for n in range(3)
+    for first, second, label in (("You fool.", "Dear friend.", 1), ("Dear friend.", "You fool.", 0))
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with ``model/``, ``behavior.jsonl`` and ``data.jsonl``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(model_folder)
+    write_jsonl(tmp_path / "behavior.jsonl", BEHAVIOR)
+    write_jsonl(tmp_path / "data.jsonl", simple_rows())
+    return tmp_path
+
+
+def run(arguments: str | list[str], expected: int = 0) -> str:
+    words = arguments.split() if isinstance(arguments, str) else arguments
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == expected, done.output
+    return " ".join(done.output.split())
+
+
+def built(name: str) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads(Path("probes", name, "probe.json").read_text())["built"]
+    return description
+
+
+def test_labelled_pairs_are_read_as_the_options_say(place: Path) -> None:
+    write_jsonl(place / "labelled.jsonl", [*LABELLED, {"ask": "Write.", "better": "", "worse": "No.", "label": 1}])
+    command = (
+        "probe build rude --model model --labels labelled.jsonl --layer 2 "
+        "--prompt-column ask --chosen-column better --rejected-column worse"
+    )
+    assert "labelled.jsonl:7" in run(command, expected=2)
+    run(command + " --on-bad-row skip")
+    assert built("rude")["counts"] == {"pairs": 6, "label_1": 3, "label_0": 3}
+
+
+def test_greedy_sampling_takes_one_response_a_prompt_unless_told_otherwise(
+    place: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    build_tiny_model("qwen2").save_pretrained(place / "after")
+    tokenizer.save_pretrained(place / "after")
+    command = (
+        "probe build changed --model model --after after --prompts behavior.jsonl --layer 2 "
+        "--judge regex:.* --max-new-tokens 4 --temperature 0"
+    )
+    assert "--samples 1" in run(command + " --samples 4", expected=2)
+    # Every response shows this behavior, so that M0 always does.
+    assert "m0_always_shows: 3" in run(command, expected=2)
+
+
+@pytest.mark.parametrize("command", ["build b --behavior behavior.jsonl", "import b vector.pt"])
+def test_auto_beside_a_layer_is_refused_before_the_model_is_loaded(command: str, place: Path) -> None:
+    message = run(f"probe {command} --model nowhere/ --layer 2 --layer auto", expected=2)
+    assert "give auto alone" in message
+
+
+def test_a_calibration_is_made_as_asked_and_says_how(place: Path) -> None:
+    run("probe build insults --behavior behavior.jsonl --model model --layer 2")
+    run(
+        "probe calibrate insults data.jsonl --model model --score response --max-length 64 --truncation-mode keep_end "
+        "--path plain --token-budget 256 --blocks-path model.layers"
+    )
+    calibration = built("insults")["calibration"]
+    assert calibration["kind"] == "response"
+    assert (calibration["max_length"], calibration["truncation_mode"]) == (64, "keep_end")
+
+
+def test_a_calibration_looks_for_the_blocks_where_it_is_told(place: Path) -> None:
+    run("probe build insults --behavior behavior.jsonl --model model --layer 2")
+    message = run("probe calibrate insults data.jsonl --model model --blocks-path model.nothing", expected=2)
+    assert "no list of modules at 'model.nothing'" in message
+
+
+def test_an_empty_split_applies_a_manifest_of_a_split_to_a_file_without_splits(place: Path) -> None:
+    rows = simple_rows()
+    audited = manifest_for(rows, ids_of(rows)[:2], "filter")
+    reading = {**audited.header.reading, "split": "preferences"}
+    replace(audited, header=replace(audited.header, reading=reading)).save(place / "filter.jsonl")
+    command = ["apply", "filter.jsonl", "data.jsonl", "-o", "cleaned.jsonl"]
+    assert "no split 'preferences'" in run(command, expected=2)
+    run([*command, "--split", ""])
+    assert read_back(place / "cleaned.jsonl") == rows[2:]

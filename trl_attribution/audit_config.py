@@ -1,0 +1,74 @@
+"""The settings of an audit, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.models import DTYPES
+from trl_attribution.pairs import Encoding, Reading
+
+AskedScore = Literal["auto", "contextual", "response"]
+
+
+_CHOICES = {
+    "dtype": ("auto", *DTYPES),
+    "vector_dtype": tuple(DTYPES),
+    "score": get_args(AskedScore),
+    "path": ("auto", "packed", "plain"),
+}
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """How an audit is made; stored with its results.
+
+    Raises:
+        SettingsError: a setting is out of range or unknown.
+    """
+
+    layers: tuple[int, ...] | None = None
+    """Layers to compute and store; None takes the layers that the probes flag at."""
+    dtype: str = "auto"
+    """What M0 computes in: float32, bfloat16, float16, or auto (bfloat16 where the hardware multiplies it)."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA, then MPS, then CPU."""
+    vector_dtype: str = "float16"
+    """How vectors are stored: float16, bfloat16 or float32."""
+    encoding: Encoding = field(default_factory=Encoding)
+    """Truncation, as DPOTrainer's."""
+    reading: Reading = field(default_factory=Reading)
+    """Column names, format, split, and what to do about bad rows."""
+    score: AskedScore = "auto"
+    """Kind of score; auto is contextual for probes that know their prompts."""
+    token_budget: int | None = None
+    """Tokens in one forward pass; None chooses by device."""
+    path: Literal["auto", "packed", "plain"] = "auto"
+    """How sequences are laid out; auto is decided by a self-check."""
+    blocks_path: str | None = None
+    """Where the decoder blocks live, if they are not found by structure."""
+    shard_size: int = 512
+    """Pairs in one file of the vector store: what a killed run loses at most."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
+        # All choices are checked here, not where they are used: that may be hours later.
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{name}: {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
+        given: Any = self.layers  # callers without a type checker give 20, or ["20"]
+        if given is None:
+            return
+        layers = tuple(given) if isinstance(given, Iterable) else (given,)
+        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
+            raise SettingsError(f"layers: {given!r} are not whole numbers; give a list such as [20]")
+        object.__setattr__(self, "layers", layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return asdict(self)
