@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ def main(target: Path, command: list[str]) -> None:
     title = " ".join([Path(command[0]).name, *command[1:]])
     console.print(Text.from_ansi(shown))
     target.parent.mkdir(parents=True, exist_ok=True)
-    console.save_svg(str(target), title=title)
+    # Rich asks a font server for its font; the viewer's own monospace font does as well.
+    picture = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=title), flags=re.DOTALL)
+    target.write_text(picture, encoding="utf-8")
     target.with_suffix(".txt").write_text(Text.from_ansi(shown).plain + "\n", encoding="utf-8")
 
 

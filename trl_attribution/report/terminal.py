@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -65,7 +66,8 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> 
 
 def sources_table(rows: Sequence[SourceRow]) -> Table:
     """How much of each source is flagged, strongest evidence first."""
-    table = Table(title="Flagged pairs by source", title_justify="left")
+    # Without vertical lines eight columns fit into 80 characters.
+    table = Table(title="Flagged pairs by source", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("source")
     for column in ("pairs", "flagged", "share", "enrichment", "p (Fisher)", "q", "mean score"):
         table.add_column(column, justify="right")
