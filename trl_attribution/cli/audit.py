@@ -41,9 +41,7 @@ def audit(
         float | None,
         typer.Option("--fdr", help=f"Flag at this false discovery rate. With no rule given: {DEFAULT_FDR}."),
     ] = None,
-    score: Annotated[
-        str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
-    ] = "auto",
+    score: options.Score = "auto",
     vectors: Annotated[
         Path | None, typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors.")
     ] = None,
@@ -60,7 +58,7 @@ def audit(
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
     token_budget: options.TokenBudget = None,
-    path: Annotated[str, typer.Option("--path", help="packed, plain, or auto by a self-check.")] = "auto",
+    path: options.ForwardPath = "auto",
     blocks_path: options.BlocksPath = None,
     trust_remote_code: options.TrustRemoteCode = False,
     prompt_column: options.PromptColumn = "prompt",
