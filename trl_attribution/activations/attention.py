@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from trl_attribution.activations.packing import Bucket, PackedLayout
+from trl_attribution.activations.packing import Bucket, PackedLayout, Span
 
 IMPLEMENTATION = "trl_attribution_packed"
 
@@ -105,7 +105,7 @@ def _attend(
     rows_q, rows_k, rows_v = _rows(query, bucket.queries), _rows(key, bucket.keys), _rows(value, bucket.keys)
     bias = bucket.bias(window, query.dtype)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and bucket.keys.shape[1] <= _LONGEST_EXPLICIT:
-        attended = _explicit_attention(rows_q, rows_k, rows_v, bias, scaling)
+        attended = _explicit_attention(rows_q, rows_k, rows_v, bias, bucket.spans, scaling)
     else:
         groups = rows_q.shape[1] // rows_k.shape[1]
         if groups > 1 and query.device.type != "cpu":
@@ -117,15 +117,32 @@ def _attend(
     return attended.transpose(1, 2).flatten(0, 1)
 
 
-def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None) -> Tensor:
+def _explicit_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, spans: Sequence[Span], scaling: float | None
+) -> Tensor:
     """Scores, softmax, sum, written out: in bfloat16 on a CPU 1.4 to 1.7 times as fast as torch 2.13's fused kernel.
 
-    The fused kernel multiplies in small blocks; two large batched products use the bfloat16 units in full.
+    The fused kernel multiplies in small blocks; large batched products use the bfloat16 units in full.
     """
+    query = query * (scaling or query.shape[-1] ** -0.5)
+    attended = [
+        _weighted_sum(
+            query[:, :, span.start : span.stop],
+            key[:, :, : span.keys],
+            value[:, :, : span.keys],
+            bias[:, :, span.start : span.stop, : span.keys],
+        )
+        for span in spans
+    ]
+    return torch.cat(attended, dim=2)
+
+
+def _weighted_sum(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of scaled queries [R, H, q, d] to keys and values [R, K, k, d]: [R, H, q, d]."""
     count, heads, length, size = query.shape
     groups = heads // key.shape[1]
     # Query heads that share a key head become further queries of it.
-    folded = query.reshape(count, heads // groups, groups * length, size) * (scaling or size**-0.5)
+    folded = query.reshape(count, heads // groups, groups * length, size)
     scores = (folded @ key.transpose(-1, -2)).view(count, heads, length, -1).add_(bias)
     weights = torch.softmax(scores, dim=-1).view(count, heads // groups, groups * length, -1)
     return (weights @ value).view(count, heads, length, value.shape[-1])

@@ -21,6 +21,8 @@ Ids = npt.NDArray[np.int64]
 
 # Share of a batch's padded attention that a further bucket has to save.
 _WORTH_A_BUCKET = 0.04
+# Queries of a span: fewer skip more of the keys that causality hides, and make smaller matrix products.
+_SPAN = 128
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class GroupActivations:
     """[R, L, D], mean over each response's tokens."""
 
 
+@dataclass(frozen=True)
+class Span:
+    """Neighboring queries of a bucket's sequences, and how many keys they can see at most."""
+
+    start: int
+    stop: int
+    keys: int
+
+
 @dataclass
 class Bucket:
     """Sequences whose attention is computed together, padded on the right to one size.
@@ -64,6 +75,8 @@ class Bucket:
     """[R, K], index into the stream; padding points anywhere."""
     positions: Tensor
     """[R, Q], position of each query in its sequence; 0 for padding, which must see something too."""
+    spans: tuple[Span, ...]
+    """All Q queries, cut up: of a sequence's keys, the early ones of its queries see few."""
     _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -187,8 +200,16 @@ def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...],
             scatter[new] = offset + place * width + np.arange(len(new))
         offset += index.size
         q, k, p = (torch.from_numpy(array).to(device) for array in (index, keys, position))
-        buckets.append(Bucket(queries=q, keys=k, positions=p))
+        buckets.append(Bucket(queries=q, keys=k, positions=p, spans=_spans(position)))
     return tuple(buckets), scatter
+
+
+def _spans(positions: Ids) -> tuple[Span, ...]:
+    """The queries of a bucket [R, Q] in about equal spans."""
+    width = positions.shape[1]
+    step = -(-width // max(1, round(width / _SPAN)))
+    cuts = [(start, min(start + step, width)) for start in range(0, width, step)]
+    return tuple(Span(start, stop, int(positions[:, start:stop].max()) + 1) for start, stop in cuts)
 
 
 def _split(sizes: Sequence[tuple[int, int]]) -> list[range]:
