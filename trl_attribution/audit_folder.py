@@ -215,6 +215,14 @@ class Flagged:
         )
         return Manifest(header, decisions)
 
+    def save_manifests(self) -> dict[str, str]:
+        """Write ``manifest.filter.jsonl`` and ``manifest.flip.jsonl`` into the audit folder: their paths by action."""
+        actions: tuple[Literal["filter", "flip"], ...] = ("filter", "flip")
+        paths = {action: self.audit.folder / f"manifest.{action}.jsonl" for action in actions}
+        for action, path in paths.items():
+            self.to_manifest(action).save(path)
+        return {action: str(path) for action, path in paths.items()}
+
     def _columns(self) -> list[dict[str, Any]]:
         """The score columns that the rule looked at, with the null behind each one's q-values."""
         return [{**asdict(column), "null": self.flags.nulls[column.probe]} for column in self.flags.columns]

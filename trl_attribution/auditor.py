@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit_config import AskedScore, AuditConfig
 from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder, machine, versions
-from trl_attribution.census import Census, encoded_pairs, take_census
+from trl_attribution.census import Census, PairIndex, encoded_pairs, take_census
 from trl_attribution.errors import DataError, ProbeError, SettingsError
 from trl_attribution.estimate import Estimate, estimate
 from trl_attribution.models import LoadedModel, load_model
@@ -59,7 +59,7 @@ class DataAuditor:
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
         self.config = replace(config or AuditConfig(), **settings)
-        self.probes = _load_probes(probes, self.config.score)
+        self.probes = load_probes(probes, self.config.score)
         self.layers = self._choose_layers()
         self._model = model
 
@@ -211,16 +211,15 @@ class _Run:
 
     def _score(self, store: VectorStore, census: Census) -> Scores:
         with self._timed("scores"):
-            scores = score_view(
-                store.select(census.index.pair_ids),
+            return score_index(
+                store,
+                census.index,
                 self.auditor.probes,
                 self.config.score,
                 self.auditor.layers,
                 self.folder,
-                progress=lambda done, total: self.on_progress("scores", done, total),
+                lambda done, total: self.on_progress("scores", done, total),
             )
-            write_scores(self.folder / "scores.parquet", scores, census.index.sources, census.index.rows)
-        return scores
 
     def _fill(self, store: VectorStore, engine: ActivationEngine, census: Census) -> int:
         """Compute what the store lacks, one shard after the other in dataset order; how many pairs that was.
@@ -319,7 +318,22 @@ class _Run:
         self.timings[stage] = time.perf_counter() - start
 
 
-def _load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
+def score_index(
+    store: VectorStore,
+    index: PairIndex,
+    probes: Sequence[Probe],
+    kind: AskedScore,
+    layers: Sequence[int],
+    folder: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score the pairs of ``index`` with ``probes`` and write ``scores.parquet`` into the audit folder ``folder``."""
+    scores = score_view(store.select(index.pair_ids), probes, kind, layers, folder, progress=on_progress)
+    write_scores(folder / "scores.parquet", scores, index.sources, index.rows)
+    return scores
+
+
+def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
     """The probes, checked for what scoring would refuse after all vectors are computed."""
     if probes is None:
         return []

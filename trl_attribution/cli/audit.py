@@ -124,11 +124,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
         out.document({"audit": str(found.folder), "info": asdict(found.info)})
         return None
     flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
-    manifests = {}
-    for action in ("filter", "flip"):
-        target = found.folder / f"manifest.{action}.jsonl"
-        flagged.to_manifest(action).save(target)
-        manifests[action] = str(target)
+    manifests = flagged.save_manifests()
     sources = flagged.sources()
     shown = min(show, len(flagged))
     if shown:
