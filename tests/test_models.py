@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.errors import ModelError, SettingsError
@@ -47,6 +49,43 @@ def test_training_changes_the_weights_part(make_model: MakeModel, tokenizer: Pre
     after(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     assert fingerprint(before, tokenizer).differences(fingerprint(after, tokenizer)) == ["weights"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": "all-linear", "use_dora": True},
+        {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+        {"target_modules": "all-linear", "trainable_token_indices": [3, 4]},
+    ],
+)
+def test_fresh_adapters_do_not_count(
+    settings: dict[str, Any], make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    plain = fingerprint(make_model("llama"), tokenizer)
+    wrapped = get_peft_model(make_model("llama"), LoraConfig(task_type="CAUSAL_LM", **settings))
+    wrapped.add_adapter("ref", LoraConfig(task_type="CAUSAL_LM", **settings))
+    assert fingerprint(wrapped, tokenizer) == plain
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    assert fingerprint(wrapped, tokenizer) == plain
+
+
+def test_a_change_of_the_base_under_adapters_counts(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    wrapped = get_peft_model(make_model("llama"), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    before = fingerprint(wrapped, tokenizer)
+    torch.nn.init.zeros_(wrapped.get_base_model().model.layers[2].mlp.down_proj.base_layer.weight)
+    assert before.differences(fingerprint(wrapped, tokenizer)) == ["weights"]
+
+
+def test_wrappers_of_the_whole_model_do_not_count(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = fingerprint(make_model("llama"), tokenizer)
+    assert fingerprint(torch.compile(make_model("llama")), tokenizer) == plain
+    assert fingerprint(torch.nn.DataParallel(make_model("llama")), tokenizer) == plain
+    with pytest.raises(ModelError, match="Linear is no transformers model"):
+        fingerprint(torch.nn.Linear(2, 2), tokenizer)
 
 
 def test_another_chat_template_changes_its_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trl_attribution.distributed import full_parameter
+from trl_attribution.errors import ModelError
 
 # Settings of a load or a library version, not of the function the model computes; sub-configs have them too.
 _VOLATILE_CONFIG = frozenset(
@@ -30,6 +34,10 @@ _VOLATILE_CONFIG = frozenset(
     }
 )
 _SAMPLES_PER_TENSOR = 4096
+# What PEFT (the first three), torch.compile and activation checkpointing put between a module and its parameters.
+_WRAPPERS = re.compile(
+    r"\b(base_layer|original_module|token_adapter|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+)
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,28 @@ class ModelFingerprint:
         return cls(config=value["config"], weights=value["weights"], chat_template=value["chat_template"])
 
 
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> ModelFingerprint:
+def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> ModelFingerprint:
     """The fingerprint of ``model`` with ``tokenizer``.
 
     Weights are sampled (4,096 evenly spread elements of every parameter) and rounded to bfloat16 first, so that one
     checkpoint has one fingerprint whether it is loaded in float32 or bfloat16; training moves some of the elements
     across a rounding step. A load in float16, which cannot hold every bfloat16 value, may have another fingerprint.
     An edit of a few single weights can go unseen.
+
+    M0 is the same whatever it is wrapped in: DDP, an engine, torch.compile and PEFT adapters do not count (the
+    weights of the adapters are left out). Where ranks hold pieces of the parameters, all of them have to call this.
     """
+    base = unwrapped(model)
     return ModelFingerprint(
-        config=_digest(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str)),
-        weights=_weights_digest(model),
-        chat_template=_digest(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True)),
+        config=_digest(json.dumps(_stable(base.config.to_diff_dict()), sort_keys=True, default=str)),
+        weights=_weights_digest(base),
+        chat_template=tokenizer_digest(tokenizer),
     )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """The chat template's part of a fingerprint."""
+    return _digest(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True))
 
 
 def _stable(config: Any) -> Any:
@@ -84,16 +101,43 @@ def _stable(config: Any) -> Any:
     return config
 
 
+def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside DDP, an engine, torch.compile or PEFT; PEFT's layers stay inside it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    inner: Any = model
+    while not isinstance(inner, PreTrainedModel):
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif isinstance(inner, torch.nn.Module) and {"module", "_orig_mod"} & inner._modules.keys():  # noqa: SLF001
+            inner = inner.module if "module" in inner._modules else inner._orig_mod  # noqa: SLF001
+        else:
+            raise ModelError(f"{type(model).__name__} is no transformers model, nor a known wrapper around one")
+    return inner
+
+
 def _weights_digest(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
-    for name, parameter in _named_parameters(model):
-        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
-        digest.update(_sample(parameter.detach()).view(torch.int16).numpy().tobytes())
+    for name, parameter in sorted(_own_parameters(model), key=lambda item: item[0]):
+        with full_parameter(parameter) as whole:
+            digest.update(f"{name}:{tuple(whole.shape)};".encode())
+            digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
-def _named_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    yield from sorted(model.named_parameters(), key=lambda item: item[0])
+def _own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The model's parameters by the names that they have without wrappers, adapters left out."""
+    adapters = {
+        f"{path}.{part}."
+        for path, module in model.named_modules()
+        # PEFT's layers, of whatever kind of adapter, say which of their parts belong to it.
+        for part in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+    }
+    for name, parameter in model.named_parameters():
+        if not any(f"{name}.".startswith(adapter) for adapter in adapters):
+            yield _WRAPPERS.sub("", name), parameter
 
 
 def _sample(parameter: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Self
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -172,13 +173,21 @@ class VectorStore:
     def __contains__(self, pair_id: object) -> bool:
         return isinstance(pair_id, str) and is_pair_id(pair_id) and not self.missing([pair_id])
 
+    def holds(self, pair_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """``[n]``, whether the store has each of the given pairs.
+
+        Raises:
+            StoreError: something is not a pair id.
+        """
+        return self._shards.find(parse_ids(pair_ids)) >= 0
+
     def missing(self, pair_ids: Sequence[str]) -> list[str]:
         """The ids that the store lacks, each once, in the order given: what is still to be computed.
 
         Raises:
             StoreError: something is not a pair id.
         """
-        absent = np.flatnonzero(self._shards.find(parse_ids(pair_ids)) < 0)
+        absent = np.flatnonzero(~self.holds(pair_ids))
         return list(dict.fromkeys(pair_ids[row] for row in absent.tolist()))
 
     def layer(self, layer: int) -> Tensor:

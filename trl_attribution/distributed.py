@@ -1,0 +1,152 @@
+"""Ranks and sharded parameters: what a computation on several processes has to know, in this one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+from trl_attribution.errors import AttributionError
+
+T = TypeVar("T")
+
+# Ranks wait for one another where their shares take unlike times; a rank that dies is noticed at once all the same,
+# by its closed connections and by the launcher.
+_PATIENCE = timedelta(days=7)
+
+
+class RankError(AttributionError):
+    """Another rank failed, or this one did and the main rank says so: nothing to be told here."""
+
+
+class OutOfStepError(AttributionError):
+    """This rank failed amid a computation of all ranks together: it has to end, the others cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one run, seen from one of them.
+
+    Every method but ``is_main`` is a collective: all ranks have to call it, in the same order. With one rank all of
+    them return at once.
+    """
+
+    rank: int
+    world: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that merges, scores and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.gather(None)
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any rank; the same answer on all of them."""
+        return any(self.gather(bool(flag)))
+
+    def broadcast(self, value: T) -> T:
+        """The main rank's ``value``, plain data such as JSON holds, on every rank."""
+        if self.world == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's ``value``, plain data such as JSON holds, in the order of ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make an error on one rank an error on all; ranks come out of the block together.
+
+        Inside, nothing that all ranks have to do may follow what may fail on some. The main rank raises its own error
+        or names the ranks that failed; the others raise their own, or :class:`RankError` where the main rank tells.
+
+        Raises:
+            AttributionError: on the main rank, where another one failed.
+            RankError: on the others.
+        """
+        if self.world == 1:
+            yield
+            return
+        try:
+            yield
+        except OutOfStepError:
+            raise
+        except Exception as error:
+            self._conclude(error)
+            raise
+        self._conclude(None)
+
+    def _conclude(self, error: Exception | None) -> None:
+        mine = None
+        if error is not None:
+            mine = str(error) if isinstance(error, AttributionError) else f"{type(error).__name__}: {error}"
+        messages = {rank: message for rank, message in enumerate(self.gather(mine)) if message is not None}
+        if not messages or (error is not None and (self.is_main or not isinstance(error, AttributionError))):
+            return
+        if self.is_main:
+            rank, message = next(iter(messages.items()))
+            raise AttributionError(f"{len(messages)} of {self.world} ranks failed. Rank {rank}: {message}")
+        raise RankError("another rank failed, or the main rank reports the error of this one") from error
+
+
+def current_ranks() -> Ranks:
+    """The ranks of this run. A process group that a launcher asks for is started if nobody has done so yet.
+
+    A process without a launcher (``torchrun``, ``accelerate launch``, ``deepspeed``) is the only rank.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        state = PartialState(timeout=_PATIENCE)
+        return Ranks(state.process_index, state.num_processes)
+    return Ranks(0, 1)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether ranks hold pieces of the model's parameters (ZeRO-3, FSDP), so that they must run it in step."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()) or any(
+        hasattr(parameter, "ds_id") for parameter in model.parameters()
+    )
+
+
+@contextmanager
+def full_parameter(parameter: Tensor) -> Iterator[Tensor]:
+    """The whole of ``parameter``, to be read inside the block; where it is sharded, all ranks have to come here."""
+    from torch.distributed.tensor import DTensor
+
+    if hasattr(parameter, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield parameter
+    elif isinstance(parameter, DTensor):
+        yield parameter.full_tensor()
+    else:
+        yield parameter
