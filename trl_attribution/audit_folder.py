@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import filelock
+import numpy as np
+import pyarrow as pa
 import torch
 
 from trl_attribution.atomic import write_json
@@ -44,6 +46,8 @@ class AuditInfo:
     vectors: Mapping[str, Any]
     cost: Mapping[str, Any]
     versions: Mapping[str, str]
+    training: Mapping[str, Any] | None = None
+    """How the vectors were read while training; None for an audit of a dataset by itself."""
 
     def save(self, folder: Path) -> None:
         """Write ``audit.json``, atomically."""
@@ -57,13 +61,16 @@ class AuditInfo:
             StoreError: there is no finished audit, or a newer version wrote it.
         """
         path = Path(folder) / "audit.json"
-        values = _read_json(path, AUDIT_FORMAT, AUDIT_VERSION)
+        values = read_json(path, AUDIT_FORMAT, AUDIT_VERSION)
         if values is None:
             raise StoreError(
                 f"there is no finished audit at {folder}: it has no audit.json. Run `trl-attribution audit`."
             )
         try:
-            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+            return cls(
+                **{name: values[name] for name in cls.__dataclass_fields__ if name != "training"},
+                training=values.get("training"),
+            )
         except KeyError as error:
             raise StoreError(f"{path} is broken: it lacks {error}. Run the audit again.") from error
 
@@ -79,8 +86,8 @@ def check_folder(folder: Path) -> None:
         raise StoreError(f"cannot write to {folder}: {there} is a file. Choose another output folder.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write to {folder}: {there} is read-only. Choose another output folder.")
-    _read_json(folder / "audit.json", AUDIT_FORMAT, AUDIT_VERSION)
-    _read_json(folder / "settings.json", SETTINGS_FORMAT, AUDIT_VERSION)
+    read_json(folder / "audit.json", AUDIT_FORMAT, AUDIT_VERSION)
+    read_json(folder / "settings.json", SETTINGS_FORMAT, AUDIT_VERSION)
 
 
 class FolderClaim:
@@ -115,7 +122,7 @@ class FolderClaim:
             self._written = True
 
     def _is_bound(self) -> bool:
-        stored = _read_json(self._path, SETTINGS_FORMAT, AUDIT_VERSION)
+        stored = read_json(self._path, SETTINGS_FORMAT, AUDIT_VERSION)
         if stored is None:
             return False
         if stored.get("bound_to") != self._asked:
@@ -242,6 +249,24 @@ class Audit:
     reading: Reading
     skipped: tuple[SkippedRow, ...] = ()
     """Rows left out, with the reason each; none unless ``on_bad_row="skip"``."""
+    is_main: bool = True
+    """False on the ranks that did not merge and score: they know neither the index nor the scores."""
+
+    @classmethod
+    def elsewhere(cls, folder: Path, reading: Reading) -> Self:
+        """The finished audit in ``folder`` as the ranks see it that did not merge it."""
+        info = AuditInfo.load(folder)
+        nothing = pa.array([], pa.string()).dictionary_encode()
+        return cls(
+            folder=folder,
+            info=info,
+            store=VectorStore.open(folder / info.vectors["store"]),
+            index=PairIndex((), np.empty(0, dtype=np.int64), nothing),
+            scores=None,
+            probes=(),
+            reading=reading,
+            is_main=False,
+        )
 
     def flag(
         self,
@@ -258,9 +283,17 @@ class Audit:
             SettingsError: none or several rules, a value out of range, an unknown probe or layer, or an audit
                 without probes.
         """
+        if not self.is_main:
+            raise SettingsError("flag: only the main process has the scores; ask it (Audit.is_main tells which it is)")
         if self.scores is None:
             raise SettingsError("flag: this audit has no scores; audit again with probes")
         return Flagged(self, flag(self.scores, Rule(top_k, threshold, fdr), probe, layer))
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what an earlier audit in ``folder`` derived from its vectors, so that nothing stale stands beside new."""
+    for name in ("scores.parquet", "manifest.filter.jsonl", "manifest.flip.jsonl", "report.html"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:
@@ -280,8 +313,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _read_json(path: Path, expected: str, newest: int) -> dict[str, Any] | None:
-    """The object in ``path``, None where there is no such file."""
+def read_json(path: Path, expected: str, newest: int) -> dict[str, Any] | None:
+    """The object in ``path``, which has to be of the ``expected`` format; None where there is no such file.
+
+    Raises:
+        StoreError: it cannot be read, is of another format, or of a version above ``newest``.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

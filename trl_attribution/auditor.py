@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit_config import AskedScore, AuditConfig
-from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder, machine, versions
-from trl_attribution.census import Census, PairIndex, encoded_pairs, take_census
-from trl_attribution.errors import DataError, ProbeError, SettingsError
+from trl_attribution.audit_folder import Audit
+from trl_attribution.audit_parts import SharedRun, ShareReport
+from trl_attribution.audit_run import AuditRun, OnProgress, score_index
+from trl_attribution.census import take_census
+from trl_attribution.distributed import Ranks, current_ranks
+from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.estimate import Estimate, estimate
-from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.pairs import EncodedPair, PairReader, RowFault
+from trl_attribution.fingerprint import ModelFingerprint, tokenizer_digest
+from trl_attribution.models import LoadedModel, load_model, load_tokenizer
+from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.scoring import Rule, Scores, score_view, write_scores
-from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.scoring import Rule
+from trl_attribution.shares import Share
+from trl_attribution.store import StoreSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
+__all__ = ["DataAuditor", "OnProgress", "load_probes", "score_index"]
 
 
 class DataAuditor:
@@ -40,6 +43,7 @@ class DataAuditor:
         model: M0: a Hub id, a local folder, a GGUF file, or a model that :func:`load_model` returned.
         probes: a registry folder, a registry, or probes; None computes vectors without scoring them.
         config: the settings; single ones can be given by name instead.
+        ranks: the processes that share the work; None takes those of the launcher, if there is one.
         **settings: fields of :class:`AuditConfig`, over those of ``config``.
 
     Raises:
@@ -52,6 +56,7 @@ class DataAuditor:
         *,
         probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
         config: AuditConfig | None = None,
+        ranks: Ranks | None = None,
         **settings: Any,
     ) -> None:
         known = AuditConfig.__dataclass_fields__
@@ -61,6 +66,7 @@ class DataAuditor:
         self.config = replace(config or AuditConfig(), **settings)
         self.probes = load_probes(probes, self.config.score)
         self.layers = self._choose_layers()
+        self.ranks = ranks
         self._model = model
 
     @property
@@ -106,8 +112,65 @@ class DataAuditor:
                 more pairs than there are.
             ModelError, ProbeError, StoreError: as their parts raise them.
         """
-        run = _Run(self, dataset, Path(output_dir), vectors, on_progress or _silent)
-        return run.audit(rule)
+        ranks = self.ranks or current_ranks()
+        folder = Path(output_dir)
+        if ranks.world == 1 and not (folder / "parts").exists():
+            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule)
+        with ranks.together():
+            run = SharedRun(self, dataset, folder, vectors, on_progress)
+        return run.audit_on(ranks, rule)
+
+    def audit_share(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        output_dir: str | Path,
+        share: Share | str,
+        *,
+        vectors: str | Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> ShareReport:
+        """Compute the vectors of one share of ``dataset``, as one of several independent jobs; see :meth:`merge`.
+
+        Args:
+            dataset: as for :meth:`audit`; every job reads the whole of it and tokenizes its own share.
+            output_dir: the audit folder, on storage that all jobs see.
+            share: ``"3/8"`` for the third of eight.
+            vectors: as for :meth:`audit`; nothing is written to it before the merge.
+            on_progress: see :data:`OnProgress`.
+
+        Raises:
+            DataError, SettingsError, ModelError, ProbeError, StoreError: as for :meth:`audit`.
+        """
+        wanted = Share.parse(share) if isinstance(share, str) else share
+        ranks = self.ranks or current_ranks()
+        with ranks.together():
+            run = SharedRun(self, dataset, Path(output_dir), vectors, on_progress)
+        return run.compute_share(wanted, ranks)
+
+    def merge(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        output_dir: str | Path,
+        *,
+        vectors: str | Path | None = None,
+        rule: Rule | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Audit:
+        """Finish an audit of which all shares are computed: merge, score, write; M0's weights are not loaded.
+
+        Args:
+            dataset: as given to the shares.
+            output_dir: as given to the shares.
+            vectors: as given to the shares.
+            rule: as for :meth:`audit`.
+            on_progress: see :data:`OnProgress`.
+
+        Raises:
+            StoreError: shares are missing, the message says which; or there is nothing to merge.
+            ModelError, SettingsError: the model or a setting is not what the shares were computed with.
+            DataError, ProbeError: as for :meth:`audit`.
+        """
+        return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -138,6 +201,46 @@ class DataAuditor:
             truncation_mode=self.config.encoding.truncation_mode,
         )
 
+    def check_stored(self, stored: StoreSettings, path: Path) -> None:
+        """Refuse vectors that this auditor would have computed in another way.
+
+        Raises:
+            SettingsError: the difference is printed.
+        """
+        config = self.config
+        asked = replace(
+            stored,
+            layers=self.layers,
+            vector_dtype=config.vector_dtype,
+            compute_dtype=stored.compute_dtype if config.dtype == "auto" else config.dtype,
+            max_length=config.encoding.max_length,
+            truncation_mode=config.encoding.truncation_mode,
+        )
+        if asked != stored:
+            raise SettingsError(
+                f"{path} was computed with other settings:\n{describe_difference(stored.as_dict(), asked.as_dict())}\n"
+                "Give the settings that the shards were computed with."
+            )
+
+    def tokenizer_for(self, known: ModelFingerprint) -> PreTrainedTokenizerBase:
+        """M0's tokenizer, without M0's weights where they are not loaded yet.
+
+        Raises:
+            ModelError: the model is not the one whose fingerprint is ``known``, as far as can be told.
+        """
+        if isinstance(self._model, LoadedModel):
+            tokenizer = self._model.tokenizer
+            changed = known.differences(self._model.fingerprint)
+        else:
+            tokenizer = load_tokenizer(self._model, self.config.trust_remote_code)
+            changed = [] if tokenizer_digest(tokenizer) == known.chat_template else ["chat_template"]
+        if changed:
+            raise ModelError(
+                f"the model given is not the one that the shards were computed with: another {', '.join(changed)}. "
+                "Give the same model as to the shards."
+            )
+        return tokenizer
+
     def _choose_layers(self) -> tuple[int, ...]:
         layers = self.config.layers
         if layers is None:
@@ -153,184 +256,6 @@ class DataAuditor:
                     "audit one of them, or leave layers out to take those of the probes"
                 )
         return tuple(sorted(layers))
-
-
-class _Run:
-    """One audit under way."""
-
-    def __init__(
-        self,
-        auditor: DataAuditor,
-        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
-        folder: Path,
-        vectors: str | Path | None,
-        on_progress: OnProgress,
-    ) -> None:
-        self.auditor = auditor
-        self.config = auditor.config
-        self.reader = PairReader(dataset, self.config.reading)
-        self.folder = folder
-        self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
-        self.on_progress = on_progress
-        self.timings: dict[str, float] = {}
-
-    def audit(self, rule: Rule | None) -> Audit:
-        check_folder(self.folder)
-        model = self.auditor.model
-        engine = self.auditor.new_engine()
-        with self._timed("read"):
-            total = self.reader.source.num_rows or 0
-            census = take_census(
-                self.reader,
-                model.tokenizer,
-                self.config.encoding,
-                on_progress=lambda done: self.on_progress("read", done, total),
-            )
-        if rule is not None:
-            rule.check(len(census.index))
-        settings = self.auditor.store_settings(engine)
-        claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
-        with claim.released_on_failure():
-            store = VectorStore.create(self.vectors, settings)
-            claim.write()
-            with self._timed("vectors"):
-                computed = self._fill(store, engine, census)
-        scores = self._score(store, census) if self.auditor.probes else None
-        info = self._info(engine, census, computed, settings)
-        info.save(self.folder)
-        return Audit(
-            folder=self.folder,
-            info=info,
-            store=store,
-            index=census.index,
-            scores=scores,
-            probes=tuple(self.auditor.probes),
-            reading=replace(self.config.reading, format=self.reader.format),
-            skipped=tuple(census.skipped),
-        )
-
-    def _score(self, store: VectorStore, census: Census) -> Scores:
-        with self._timed("scores"):
-            return score_index(
-                store,
-                census.index,
-                self.auditor.probes,
-                self.config.score,
-                self.auditor.layers,
-                self.folder,
-                lambda done, total: self.on_progress("scores", done, total),
-            )
-
-    def _fill(self, store: VectorStore, engine: ActivationEngine, census: Census) -> int:
-        """Compute what the store lacks, one shard after the other in dataset order; how many pairs that was.
-
-        What a shard holds follows from what is missing alone, so a killed and rerun audit makes the same shards.
-        """
-        missing = dict.fromkeys(store.missing(census.index.pair_ids))
-        total, done = len(missing), 0
-        if total < len(census.index):
-            store.verify()  # what is taken over is checked; what is written now was just computed
-        self.on_progress("vectors", 0, total)
-        if not missing:
-            return 0
-        with store.writer() as writer:
-            for shard in self._shards(missing):
-                found = engine.pair_vectors(shard, self._within_shard(done, len(shard), total))
-                writer.add([pair.pair_id for pair in shard], found.pair, found.context)
-                done += len(shard)
-                self.on_progress("vectors", done, total)
-        if done != total:
-            raise DataError(
-                f"{self.reader.source.name}: changed while it was read: {total - done} pairs are gone. "
-                f"Audit it again into another folder; --vectors {self.vectors} uses what was computed so far."
-            )
-        return total
-
-    def _within_shard(self, done: int, size: int, total: int) -> Callable[[int, int], None]:
-        """Progress of one shard's responses as progress of the audit's pairs."""
-        return lambda part, whole: self.on_progress("vectors", done + size * part // whole, total)
-
-    def _shards(self, missing: dict[str, None]) -> Iterator[list[EncodedPair]]:
-        """The missing pairs, encoded, in shards of ``shard_size``; takes each out of ``missing`` as it comes."""
-        shard: list[EncodedPair] = []
-        wanted = (pair for pair in self.reader if pair.pair_id in missing)
-        for pair, encoded in encoded_pairs(wanted, self.auditor.model.tokenizer, self.config.encoding):
-            # A repeat in the same tokenizer batch was let through before its first copy was taken out.
-            if isinstance(encoded, RowFault) or pair.pair_id not in missing:
-                continue
-            del missing[pair.pair_id]
-            shard.append(encoded)
-            if len(shard) == self.config.shard_size:
-                yield shard
-                shard = []
-        if shard:
-            yield shard
-
-    def _info(self, engine: ActivationEngine, census: Census, computed: int, settings: StoreSettings) -> AuditInfo:
-        stats = engine.stats
-        return AuditInfo(
-            dataset={
-                "name": self.reader.source.name,
-                "format": self.reader.format,
-                "fingerprint": census.survey.fingerprint,
-                "rows": census.survey.pairs + len(census.survey.skipped),
-                "pairs": len(census.index),
-                "duplicate_rows": census.survey.pairs - census.survey.unique,
-                "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
-                "contradictions": census.survey.contradictions,
-                "skipped": census.skip_reasons,
-                "truncated_pairs": census.truncated,
-                "tokens": census.tokens,
-                "sources": census.survey.sources,
-            },
-            model={
-                "name": self.auditor.model.name,
-                "fingerprint": self.auditor.model.fingerprint.to_json(),
-                "digest": self.auditor.model.fingerprint.digest,
-                "dtype": self.auditor.model.dtype,
-                "device": self.auditor.model.device,
-            },
-            probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
-            settings=self.config.to_json(),
-            vectors={
-                "store": "vectors" if self.vectors == self.folder / "vectors" else str(self.vectors),
-                "settings": settings.as_dict(),
-                "computed": computed,
-                "reused": len(census.index) - computed,
-                "path": engine.path if computed else None,
-                "path_reason": engine.path_reason if computed else "nothing had to be computed",
-            },
-            cost={
-                "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
-                "pairs_per_second": round(computed / self.timings["vectors"], 3) if computed else None,
-                "tokens_computed": stats.tokens_computed,
-                "tokens_in_sequences": stats.tokens_in_sequences,
-                "flops": 2 * engine.parameters_per_token() * stats.tokens_computed,
-                **machine(),
-            },
-            versions=versions(),
-        )
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = time.perf_counter() - start
-
-
-def score_index(
-    store: VectorStore,
-    index: PairIndex,
-    probes: Sequence[Probe],
-    kind: AskedScore,
-    layers: Sequence[int],
-    folder: Path,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Scores:
-    """Score the pairs of ``index`` with ``probes`` and write ``scores.parquet`` into the audit folder ``folder``."""
-    scores = score_view(store.select(index.pair_ids), probes, kind, layers, folder, progress=on_progress)
-    write_scores(folder / "scores.parquet", scores, index.sources, index.rows)
-    return scores
 
 
 def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
@@ -352,7 +277,3 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
             "Build it from a behavior file, or ask for score 'response' or 'auto'."
         )
     return found
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from trl_attribution.pairs import (
     encode_pairs,
     survey,
 )
+
+Choose = Callable[[Sequence[Pair]], Sequence[bool]]
+"""Of the next pairs of the dataset, which to tokenize."""
 
 ENCODE_BATCH = 256
 _SAMPLE = 64
@@ -74,16 +77,24 @@ def take_census(
     tokenizer: PreTrainedTokenizerBase,
     encoding: Encoding,
     on_progress: Callable[[int], None] | None = None,
+    on_encoded: Callable[[EncodedPair], None] | None = None,
+    choose: Choose | None = None,
 ) -> Census:
     """Read and tokenize the whole dataset once; memory holds ids and rows, never texts.
 
-    ``on_progress`` is called with the number of rows read so far.
+    Args:
+        reader: the dataset.
+        tokenizer: M0's.
+        encoding: truncation.
+        on_progress: called with the number of rows read so far.
+        on_encoded: called with the tokens of each different pair, in the order of the index.
+        choose: tokenizes only some of the pairs; all but the survey is of these alone then, and may be of none.
 
     Raises:
         DataError: bad rows with ``on_bad_row="error"`` (the first ten are listed), or no pair is left to audit.
         ModelError: the tokenizer lacks a chat template or an EOS token that the pairs need.
     """
-    counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None))
+    counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, choose)
     found = survey(counter)  # type: ignore[arg-type]  # anything that iterates as a PairReader does
     counter.refuse_faults()
     return Census(
@@ -114,6 +125,8 @@ class _Counter:
     tokenizer: PreTrainedTokenizerBase
     encoding: Encoding
     on_progress: Callable[[int], None]
+    on_encoded: Callable[[EncodedPair], None] | None
+    choose: Choose | None
     ids: dict[str, None] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -131,18 +144,22 @@ class _Counter:
 
     def __iter__(self) -> Iterator[Pair]:
         seen = 0
-        for pair, encoded in encoded_pairs(self.reader, self.tokenizer, self.encoding):
-            seen += 1
-            if seen % ENCODE_BATCH == 0:
-                self.on_progress(seen)
-            if isinstance(encoded, RowFault):
-                self.faulty.append(SkippedRow(pair.row, pair.location, encoded.reason))
-                if len(self.faults) < _SHOWN:
-                    self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
-            elif pair.pair_id not in self.ids:
-                self._count(pair, encoded)
-            yield pair
-        self.on_progress(seen)
+        remaining = iter(self.reader)
+        while batch := list(islice(remaining, ENCODE_BATCH)):
+            chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))
+            for pair, encoded in encoded_pairs(chosen, self.tokenizer, self.encoding):
+                self._take(pair, encoded)
+            yield from batch
+            seen += len(batch)
+            self.on_progress(seen)
+
+    def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
+        if isinstance(encoded, RowFault):
+            self.faulty.append(SkippedRow(pair.row, pair.location, encoded.reason))
+            if len(self.faults) < _SHOWN:
+                self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
+        elif pair.pair_id not in self.ids:
+            self._count(pair, encoded)
 
     def _count(self, pair: Pair, encoded: EncodedPair) -> None:
         self.ids[pair.pair_id] = None
@@ -155,6 +172,8 @@ class _Counter:
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length
         self._offer(encoded)
+        if self.on_encoded is not None:
+            self.on_encoded(encoded)
 
     def _offer(self, encoded: EncodedPair) -> None:
         """Reservoir sampling: every pair has the same chance to be in the sample, whatever N turns out to be."""
@@ -165,7 +184,7 @@ class _Counter:
 
     def refuse_faults(self) -> None:
         """Bad rows are an error unless the reader was asked to skip them."""
-        if not self.ids:
+        if not self.ids and self.choose is None:
             raise DataError(
                 "\n".join([f"{self.reader.source.name}: no pair can be encoded.", *self.faults, _TOO_LONG + "."])
             )

@@ -1,0 +1,294 @@
+"""AttributionCallback: audits the pairs of a training run while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trl_attribution.auditor import load_probes
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.reference import (
+    Reference,
+    policy_reference,
+    precompute_reference,
+    reference_of,
+    trainer_kind,
+)
+from trl_attribution.callbacks.session import Finished, TrainingAudit
+from trl_attribution.callbacks.skipping import skip_flagged
+from trl_attribution.distributed import current_ranks
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.fingerprint import fingerprint
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding, PairReader, Reading
+from trl_attribution.probes import Probe, ProbeRegistry
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+class AttributionCallback(TrainerCallback):
+    """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
+
+    The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
+    worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
+    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+
+    Example:
+        >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
+        >>> trainer.add_callback(AttributionCallback(trainer, probes="probes/", output_dir="audit/"))  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+
+    Args:
+        trainer: the trainer. Without it (``DPOTrainer(..., callbacks=[AttributionCallback(...)])``) M0 is the policy as
+            training begins, ``dataset`` has to be given, and M0 passes over the dataset before the first step, unless
+            ``precompute_ref_log_probs`` lets it be read from TRL's own pass.
+        probes: a registry folder, a registry, or probes; over ``config.probes``.
+        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
+            ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        config: the settings; single ones can be given by name instead.
+        **settings: fields of :class:`CallbackConfig`, over those of ``config``.
+
+    Raises:
+        SettingsError: an unknown setting, one that contradicts another, or a trainer that cannot be audited.
+    """
+
+    def __init__(
+        self,
+        trainer: Any = None,
+        *,
+        probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None = None,
+        config: CallbackConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        known = CallbackConfig.__dataclass_fields__
+        unknown = sorted(settings.keys() - known.keys())
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        self.config = replace(config or CallbackConfig(), **settings)
+        self.finished: Finished | None = None
+        """What the last run left behind, on the main rank."""
+        self._probes = load_probes(
+            self.config.probes if probes is None else probes,
+            self.config.asked_score,
+        )
+        self._trainer = trainer
+        self._dataset = dataset
+        self._session: TrainingAudit | None = None
+        if trainer is None:
+            self._check_alone()
+        else:
+            self._check_trainer()
+            trainer.train = _watched(trainer.train, self)
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
+        if self._trainer is None and getattr(args, "precompute_ref_log_probs", False):
+            self._session = self._open(args, kwargs, precompute_reference(kwargs["model"]))
+            self._session.begin_precompute()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start to read."""
+        if self._session is None:
+            self._session = self._open(args, kwargs, self._reference(kwargs["model"]))
+        try:
+            self._session.begin(is_resumed=state.global_step > 0)
+        except BaseException:
+            self.close()
+            raise
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One micro-batch of an accumulated step is done."""
+        if self._session is not None:
+            self._session.micro_batch_done()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A step is done: count, and where a log is due, add this window's metrics to it."""
+        if self._session is not None:
+            self._session.micro_batch_done()
+            self._log_window(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An epoch is done; with ``logging_strategy="epoch"`` a log is due."""
+        if self._session is not None:
+            self._log_window(state, control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint was written: what was read up to it goes to disk, so that a resumed run lacks nothing."""
+        if self._session is not None:
+            self._session.save()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Merge, score, write the manifests and show the result."""
+        if self._session is None:
+            return
+        try:
+            self.finished = self._session.finish()
+        finally:
+            self.close()
+        if self.finished is not None:
+            self._show(self.finished, args)
+
+    def close(self) -> None:
+        """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.release()
+
+    def keep_what_was_read(self) -> None:
+        """Called when training fails: write what was read so far, for a resumed run, and :meth:`close`."""
+        try:
+            if self._session is not None:
+                self._session.save()
+        except (AttributionError, RuntimeError, OSError) as error:
+            # The run is ending with an error of its own, which must stay the one that is raised.
+            logger.error("the vectors read since the last checkpoint are lost: %s", error)
+        finally:
+            self.close()
+
+    def _check_trainer(self) -> None:
+        kind = trainer_kind(self._trainer)
+        if kind != "DPOTrainer" and self._dataset is None:
+            raise SettingsError(f"dataset: {kind} changes its texts; give the callback the one that it was given")
+        if self.config.on_flag == "skip":
+            self._check_skip(kind)
+        if self._dataset is None:
+            prepared_rows(self._trainer.train_dataset, None)
+
+    def _check_skip(self, kind: str) -> None:
+        reason = None
+        if kind != "DPOTrainer" or not reference_of(self._trainer).is_free:
+            reason = "no reference forward runs within the step to decide by"
+        elif self._trainer.accelerator.num_processes > 1:
+            reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
+        if reason is not None:
+            raise SettingsError(
+                f"on_flag='skip' cannot work here: {reason}. Use on_flag='log' and train again on the filtered "
+                "dataset, or on_flag='stop'."
+            )
+
+    def _check_alone(self) -> None:
+        if self._dataset is None:
+            raise SettingsError(
+                "dataset: a callback that is not given the trainer sees token ids only. Give it the dataset that the "
+                "trainer is given (dataset=...), or add it afterwards: "
+                "trainer.add_callback(AttributionCallback(trainer, ...))"
+            )
+        if self.config.on_flag == "skip":
+            raise SettingsError("on_flag='skip' changes the loss: give the callback the trainer")
+
+    def _open(self, args: TrainingArguments, kwargs: dict[str, Any], reference: Reference) -> TrainingAudit:
+        processor = kwargs["processing_class"]
+        tokenizer = getattr(processor, "tokenizer", processor)
+        encoding = Encoding(
+            getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
+        )
+        m0 = self._m0(reference, tokenizer)
+        rows = self._dataset
+        if rows is None:
+            rows = prepared_rows(self._trainer.train_dataset, tokenizer.eos_token)
+        assert rows is not None
+        session = TrainingAudit(
+            self.config,
+            self._probes,
+            PairReader(rows, Reading(format="trl", on_bad_row="skip")),
+            encoding,
+            m0,
+            reference,
+            _compute_dtype(args, m0),
+            current_ranks(),
+        )
+        if self.config.on_flag == "skip":
+            skip_flagged(self._trainer, lambda: self._session)
+        return session
+
+    def _reference(self, policy: Any) -> Reference:
+        if self._trainer is not None:
+            return reference_of(self._trainer)
+        return policy_reference(policy, "the callback was not given the trainer")
+
+    def _m0(self, reference: Reference, tokenizer: Any) -> LoadedModel:
+        model = reference.model
+        return LoadedModel(model, tokenizer, str(model.config.name_or_path), fingerprint(model, tokenizer))
+
+    def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
+        if not control.should_log or self._session is None:
+            return
+        window = self._session.close_window()
+        if window is None:
+            return
+        self._add_to_logs(window.metrics)
+        share = window.flagged_share
+        if self.config.on_flag == "stop" and share is not None and share > self.config.stop_share:
+            self._session.stopped_at = state.global_step
+            control.should_training_stop = True
+            logger.warning(
+                "step %d: %.1f%% of the last %d pairs are flagged, more than stop_share=%s: training ends here",
+                state.global_step,
+                100 * share,
+                window.pairs,
+                self.config.stop_share,
+            )
+
+    def _add_to_logs(self, metrics: Mapping[str, float]) -> None:
+        """Where TRL's trainers keep what goes into their next log."""
+        kept: Any = getattr(self._trainer, "_metrics", None)
+        kept = getattr(self._trainer, "_stored_metrics", None) if kept is None else kept
+        if kept is None:
+            return
+        for name, value in metrics.items():
+            kept["train"][name].append(value)
+
+    def _show(self, finished: Finished, args: TrainingArguments) -> None:
+        from rich.console import Console
+
+        from trl_attribution.report import terminal
+
+        if args.disable_tqdm:
+            return
+        console = Console()
+        console.print(terminal.audit_summary(finished.audit))
+        if finished.flagged is not None:
+            console.print(terminal.sources_table(finished.flagged.sources()))
+            console.print(terminal.flagged_summary(finished.flagged, finished.manifests))
+
+
+def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:
+    """``trainer.train`` that tells ``callback`` when training fails: a trainer tells its callbacks nothing then."""
+
+    def watched_train(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return train(*args, **kwargs)
+        except BaseException:
+            callback.keep_what_was_read()
+            raise
+
+    return watched_train
+
+
+def _compute_dtype(args: TrainingArguments, m0: LoadedModel) -> str:
+    """What M0's products are computed in: autocast decides over the weights' dtype."""
+    if args.bf16:
+        return str(torch.bfloat16).removeprefix("torch.")
+    if args.fp16:
+        return str(torch.float16).removeprefix("torch.")
+    return m0.dtype

@@ -1,0 +1,195 @@
+"""Read mean activations off the forward passes that a trainer runs on M0 anyway.
+
+Axis letters: B pairs of a micro-batch, R = 2B sequences (chosen rows first, then rejected ones), T tokens, L layers,
+D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from trl_attribution.activations.blocks import find_blocks
+from trl_attribution.errors import AttributionError
+
+_IGNORED = -100
+
+
+class CaptureError(AttributionError):
+    """A reference forward did not give exactly one activation for every layer and sequence."""
+
+
+@dataclass(frozen=True)
+class CapturedBatch:
+    """What one reference forward over B pairs showed; tensors lie on the model's device until they are needed."""
+
+    input_ids: Tensor
+    """[R, T]"""
+    attention_mask: Tensor
+    """[R, T], 1 for tokens, 0 for padding."""
+    response_mask: Tensor
+    """[R, T], True for the tokens of a response."""
+    means: Tensor
+    """[R, L, D] float32, mean over each response's tokens."""
+    contexts: Tensor
+    """[R, L, D] float32, at the prompt's last token; zeros where there is no prompt."""
+
+
+class ForwardCapture:
+    """Hooks on one model that hand over each labeled forward pass while ``wanted()`` is true.
+
+    The hook on the model itself says what is being computed and opens a pass; the hooks on its blocks answer only
+    while a pass is open. A recomputation for gradient checkpointing calls blocks without the model around them, so it
+    finds no pass open.
+
+    Args:
+        model: the causal language model that owns the blocks, without wrappers (DDP, engines, adapters).
+        layers: layers to read, ascending.
+        blocks_path: where the decoder blocks live, None to find them by structure.
+        wanted: asked at the start of each forward pass: is this one M0 over a training batch?
+        take: called at the end of each such pass.
+
+    Raises:
+        ModelError: the decoder blocks are not found, or a layer is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: tuple[int, ...],
+        blocks_path: str | None,
+        wanted: Callable[[], bool],
+        take: Callable[[CapturedBatch], None],
+    ) -> None:
+        found = find_blocks(model, blocks_path)
+        found.check_layers(layers)
+        self._model = model
+        self._blocks = found.blocks
+        self._layers = layers
+        self._wanted = wanted
+        self._take = take
+        self._open: _Pass | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Put the hooks on the model; :meth:`detach` takes them off again."""
+        if self._handles:
+            return
+        # Compiled models break their graph at these hooks rather than trace them into it.
+        before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
+        self._handles = [
+            self._model.register_forward_pre_hook(before, with_kwargs=True),
+            self._model.register_forward_hook(after),
+        ]
+        for layer in self._layers:
+            self._handles.append(self._hook(layer))
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._open = [], None
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _hook(self, layer: int) -> torch.utils.hooks.RemovableHandle:
+        if layer == 0:
+            read = torch.compiler.disable(lambda _block, args, kwargs: self._read(0, _block_input(args, kwargs)))
+            return self._blocks[0].register_forward_pre_hook(read, with_kwargs=True)
+        read = torch.compiler.disable(lambda _block, _args, output: self._read(layer, _block_output(output)))
+        return self._blocks[layer - 1].register_forward_hook(read)
+
+    def _before(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._open = None  # a pass that failed half-way never came to its end
+        labels, input_ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        if labels is None or input_ids is None or not self._wanted():
+            return
+        attention_mask = kwargs.get("attention_mask")
+        self._open = _Pass(
+            input_ids.detach(),
+            (torch.ones_like(input_ids) if attention_mask is None else attention_mask).detach(),
+            (labels != _IGNORED).detach(),
+        )
+
+    @torch.no_grad()
+    def _read(self, layer: int, stream: Tensor) -> None:
+        if self._open is not None:
+            self._open.read(layer, stream.detach())
+
+    def _after(self, _model: Any, _args: tuple[Any, ...], _output: Any) -> None:
+        finished, self._open = self._open, None
+        if finished is not None:
+            self._take(finished.close(self._layers))
+
+
+class _Pass:
+    """One forward pass under way."""
+
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> None:
+        if len(input_ids) % 2:
+            raise CaptureError(
+                f"a reference forward over {len(input_ids)} sequences holds no chosen and rejected halves. "
+                "Use TRL's own collator, or audit offline: trl-attribution audit"
+            )
+        self.input_ids, self.attention_mask, self.response_mask = input_ids, attention_mask, response_mask
+        self._means: dict[int, list[Tensor]] = {}
+        self._contexts: dict[int, list[Tensor]] = {}
+        first = response_mask.int().argmax(dim=1)
+        self._last_prompt = (first - 1).clamp(min=0)
+        rows = torch.arange(len(first), device=first.device)
+        self._has_prompt = (first > 0) & (attention_mask[rows, self._last_prompt] != 0)
+        self._rows = rows
+
+    def read(self, layer: int, stream: Tensor) -> None:
+        """Average the residual stream [R, T, D] of ``layer``."""
+        if stream.shape[:2] != self.response_mask.shape:
+            raise CaptureError(
+                f"layer {layer} has a stream of shape {tuple(stream.shape)} for a batch of shape "
+                f"{tuple(self.response_mask.shape)}: sequences are cut or extended inside the model (sequence "
+                "parallelism, virtual tokens). Audit offline: trl-attribution audit"
+            )
+        mask = self.response_mask.to(stream.device)
+        # Padding is set to zero rather than multiplied by it: it may hold values that are not finite.
+        total = stream.masked_fill(~mask[..., None], 0).sum(dim=1, dtype=torch.float32)
+        context = stream[self._rows.to(stream.device), self._last_prompt.to(stream.device)].float()
+        self._means.setdefault(layer, []).append(total / mask.sum(dim=1, keepdim=True).clamp(min=1))
+        self._contexts.setdefault(layer, []).append(
+            context.masked_fill(~self._has_prompt.to(stream.device)[:, None], 0)
+        )
+
+    def close(self, layers: tuple[int, ...]) -> CapturedBatch:
+        times = {layer: len(self._means.get(layer, ())) for layer in layers}
+        wrong = {layer: count for layer, count in times.items() if count != 1}
+        if wrong:
+            told = ", ".join(f"layer {layer} {count} times" for layer, count in wrong.items())
+            raise CaptureError(f"one reference forward read {told}, not once: the model skips or repeats blocks")
+        device = self._means[layers[-1]][0].device
+        return CapturedBatch(
+            self.input_ids,
+            self.attention_mask,
+            self.response_mask,
+            torch.stack([self._means[layer][0].to(device) for layer in layers], dim=1),
+            torch.stack([self._contexts[layer][0].to(device) for layer in layers], dim=1),
+        )
+
+
+def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    stream: Tensor = args[0] if args else kwargs["hidden_states"]
+    return stream
+
+
+def _block_output(output: Any) -> Tensor:
+    stream: Tensor = output[0] if isinstance(output, tuple) else output
+    return stream

@@ -1,0 +1,156 @@
+"""Where M0 is inside a trainer: which of its forward passes can be read, and how to get at M0 again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.fingerprint import unwrapped
+
+Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
+_WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")
+SUPPORTED = ("DPOTrainer", *_WITHOUT_REFERENCE)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """M0 as one training run has it."""
+
+    source: Source
+    reason: str
+    """Why this source, for the audit's report."""
+    model: PreTrainedModel
+    """The module that owns M0's blocks; with an adapter the policy owns them too."""
+    is_training_pass: Callable[[], bool]
+    """Asked at the start of a forward pass of ``model``: is it M0 over a training batch?"""
+    as_m0: Callable[[], Any]
+    """A context in which ``model`` computes what M0 does."""
+    stays: bool
+    """Whether ``model`` still is M0 after training."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the trainer runs M0 over every batch by itself."""
+        return self.source in ("reference model", "disabled adapter", "reference adapter")
+
+
+def reference_of(trainer: Any) -> Reference:
+    """M0 in ``trainer``, a DPO, reward, CPO or ORPO trainer of TRL.
+
+    Raises:
+        SettingsError: another kind of trainer, or one whose M0 cannot be audited while it trains.
+    """
+    kind = trainer_kind(trainer)
+    if kind in _WITHOUT_REFERENCE:
+        return policy_reference(trainer.model, f"{kind} runs no reference forward")
+    args = trainer.args
+    if getattr(trainer, "_is_vision_dataset", False):
+        raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
+    if args.precompute_ref_log_probs:
+        return policy_reference(trainer.model, "precompute_ref_log_probs runs M0 before training")
+    if args.sync_ref_model:
+        return policy_reference(trainer.model, "sync_ref_model=True changes the reference model while training")
+    if trainer.ref_model is not None:
+        model = unwrapped(trainer.ref_model)
+        policy = trainer.model
+        return Reference(
+            "reference model", "DPOTrainer keeps one", model, lambda: bool(policy.training), _as_it_is, True
+        )
+    return _adapter_reference(trainer.model)
+
+
+def policy_reference(model: Any, reason: str) -> Reference:
+    """The policy before its first step; an adapter is switched off (or replaced by its frozen copy)."""
+    if _is_peft(model):
+        return Reference(
+            "dedicated pass", reason, unwrapped(model), _never, lambda: _reference_adapter(model), stays=True
+        )
+    return Reference("dedicated pass", reason, unwrapped(model), _never, _as_it_is, stays=False)
+
+
+def precompute_reference(model: Any) -> Reference:
+    """The policy during the pass that ``DPOTrainer`` makes over its datasets with ``precompute_ref_log_probs``."""
+    return replace(
+        policy_reference(model, "precompute_ref_log_probs runs M0 before training"),
+        source="precompute pass",
+        is_training_pass=_always,
+    )
+
+
+def trainer_kind(trainer: Any) -> str:
+    """Which of the supported trainers ``trainer`` is, subclasses included.
+
+    Raises:
+        SettingsError: none of them.
+    """
+    for base in type(trainer).__mro__:
+        if base.__module__.partition(".")[0] == "trl" and base.__name__ in SUPPORTED:
+            return base.__name__
+    raise SettingsError(
+        f"{type(trainer).__name__} is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a "
+        "training loop of your own use AttributionTracker; any dataset can be audited with trl-attribution audit."
+    )
+
+
+def _adapter_reference(model: Any) -> Reference:
+    from peft import PromptLearningConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(config, PromptLearningConfig) for config in model.peft_config.values()):
+        return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
+    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    has_copy = "ref" in model.peft_config
+
+    def is_training_pass() -> bool:
+        is_reference = "ref" in layer.active_adapters if has_copy else layer.disable_adapters
+        return bool(model.training and is_reference)
+
+    return Reference(
+        "reference adapter" if has_copy else "disabled adapter",
+        "DPOTrainer runs the policy without its adapter" if not has_copy else "DPOTrainer keeps a copy of the adapter",
+        unwrapped(model),
+        is_training_pass,
+        lambda: _reference_adapter(model),
+        stays=True,
+    )
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _reference_adapter(model: Any) -> Iterator[None]:
+    """``model`` with its adapter off, or with the frozen copy that TRL made of a trained one."""
+    if "ref" not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    active = model.active_adapter
+    training = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.set_adapter("ref")
+    try:
+        yield
+    finally:
+        model.set_adapter(active)
+        for parameter, requires_grad in training.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def _always() -> bool:
+    return True
+
+
+def _never() -> bool:
+    return False
+
+
+def _is_peft(model: torch.nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")

@@ -1,0 +1,376 @@
+"""One training run under audit: everything between its first and its last step."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.audit_folder import Audit, AuditInfo, Flagged, FolderClaim, check_folder, machine, versions
+from trl_attribution.audit_run import score_index
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.dedicated import fill_store
+from trl_attribution.callbacks.identity import PairLookup
+from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved
+from trl_attribution.callbacks.reference import Reference
+from trl_attribution.callbacks.watch import Watch, Window
+from trl_attribution.census import Census, PairIndex, take_census
+from trl_attribution.distributed import Ranks, is_sharded
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding, PairReader
+from trl_attribution.probes import Probe
+from trl_attribution.scoring import Rule
+from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.store.merging import merge_parts, part_folder, parts_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves behind, on the main rank."""
+
+    audit: Audit
+    flagged: Flagged | None
+    """None where no probe was given and no behavior changed."""
+    manifests: dict[str, str]
+    counts: CaptureCounts
+    """Of all ranks together."""
+
+
+class TrainingAudit:
+    """Reads, keeps and finally scores the vectors of one training run; every rank has one.
+
+    Args:
+        config: the settings.
+        probes: the behaviors to score for.
+        reader: the dataset's pairs, as the trainer was given them.
+        encoding: the trainer's truncation.
+        m0: M0 with the trainer's tokenizer.
+        reference: which forward passes show M0.
+        compute_dtype: what M0 computes in while training.
+        ranks: this run's processes.
+
+    Raises:
+        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
+    """
+
+    def __init__(
+        self,
+        config: CallbackConfig,
+        probes: Sequence[Probe],
+        reader: PairReader,
+        encoding: Encoding,
+        m0: LoadedModel,
+        reference: Reference,
+        compute_dtype: str,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.probes, self.reader, self.m0 = config, tuple(probes), reader, m0
+        self.reference, self.ranks = reference, ranks
+        self.folder = Path(config.output_dir)
+        self.layers = layers_of(config, probes)
+        for probe in probes:
+            probe.check_model(m0.fingerprint)
+        self.watch = Watch(probes, self.layers, config.asked_score, config.flag_at)
+        if config.on_flag != "log":
+            self.watch.require_limits(f"on_flag={config.on_flag!r}")
+        check_folder(self.folder)
+        self.timings: dict[str, float] = {}
+        self._start = time.perf_counter()
+        lookup = PairLookup()
+        with self._timed("read"):
+            self.census: Census = take_census(reader, m0.tokenizer, encoding, on_encoded=lookup.add)
+        config.rule.check(len(self.census.index))
+        self.settings = StoreSettings(
+            model_fingerprint=m0.fingerprint.digest,
+            layers=self.layers,
+            hidden_size=m0.model.config.get_text_config().hidden_size,
+            vector_dtype=config.vector_dtype,
+            compute_dtype=compute_dtype,
+            max_length=encoding.max_length,
+            truncation_mode=encoding.truncation_mode,
+        )
+        self.encoding = encoding
+        self.stopped_at: int | None = None
+        self.skipped_rows = 0
+        self.windows = 0
+        self._passes = 0
+        self._capture: ForwardCapture | None = None
+        self._claim()
+        part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
+        self.recorder = Recorder(lookup, part, len(self.census.skipped), config.shard_size)
+
+    def begin_precompute(self) -> None:
+        """Read the pass that the trainer makes over its datasets before training; other datasets' rows are let by."""
+        self.recorder.is_strict = False
+        self._attach()
+
+    def begin(self, *, is_resumed: bool) -> None:
+        """Start to read: hooks on the reference forward, or a pass of M0 over all pairs that were not read yet."""
+        if self.reference.is_free:
+            self._attach()
+            return
+        self.detach()
+        self.save()
+        self.recorder.is_strict = True
+        self.ranks.barrier()  # what is missing shows once every rank has written
+        with self._timed("dedicated_pass"):
+            self._run_dedicated(is_resumed=is_resumed)
+
+    def micro_batch_done(self) -> None:
+        """Called after each micro-batch: exactly one reference forward has to have been read.
+
+        Raises:
+            CaptureError: none was, or several were.
+        """
+        if self._capture is None:
+            return
+        passes, self._passes = self._passes, 0
+        if passes != 1:
+            raise CaptureError(
+                f"{passes} reference forwards were read in one micro-batch, not 1: pairs would be lost or counted "
+                "twice. Something else runs the reference model, or it is not run at all; audit offline instead: "
+                "trl-attribution audit"
+            )
+
+    def resolve(self) -> Resolved:
+        """Identify and score the pairs seen since the last call; returns them."""
+        found = self.recorder.resolve()
+        self.watch.see(found.pair, found.context)
+        return found
+
+    def flagged_rows(self) -> Tensor:
+        """Which pairs [B] of the batch that was read last any probe flags."""
+        rows = self.recorder.waiting_rows
+        found = self.recorder.resolve()
+        flags = self.watch.see(found.pair, found.context)
+        flagged = torch.zeros(rows, dtype=torch.bool)
+        flagged[torch.tensor(found.rows, dtype=torch.long)[flags]] = True
+        return flagged
+
+    def close_window(self) -> Window | None:
+        """Metrics over the pairs since the last call, on all ranks together. A collective."""
+        self.resolve()
+        window = self.watch.close_window(self.ranks)
+        self.windows += window is not None
+        return window
+
+    def save(self) -> None:
+        """Bring everything seen so far to disk: called with each checkpoint, so that a resumed run lacks nothing."""
+        self.resolve()
+        self.recorder.write()
+
+    def detach(self) -> None:
+        """Take the hooks off."""
+        if self._capture is not None:
+            self._capture.detach()
+            self._capture = None
+
+    def release(self) -> None:
+        """Take the hooks off and let go of the files; whatever happens to the run, this is called."""
+        self.detach()
+        self.recorder.close()
+
+    def finish(self, more_probes: Sequence[Probe] = ()) -> Finished | None:
+        """Merge, score and write the audit; the main rank gets it, the others None.
+
+        Args:
+            more_probes: behaviors found in this very run, scored beside the registered ones.
+
+        Raises:
+            AttributionError: nothing was captured, or the audit cannot be written; the parts stay.
+        """
+        self.save()
+        self.release()
+        counts = _added(self.ranks.gather(self.recorder.counts.to_json()))
+        if not self.ranks.is_main:
+            return None
+        parts = parts_of(self.folder)
+        index = self._captured_index(parts)
+        with self._timed("merge"):
+            store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
+            store.verify()
+        probes = (*self.probes, *more_probes)
+        scores = None
+        if probes:
+            with self._timed("scores"):
+                scores = score_index(store, index, probes, self.config.asked_score, self.layers, self.folder)
+        info = self._info(index, counts, probes)
+        info.save(self.folder)
+        reading = replace(self.reader.reading, format=self.reader.format)
+        audit = Audit(self.folder, info, store, index, scores, probes, reading, tuple(self.census.skipped))
+        shutil.rmtree(self.folder / "parts")
+        flagged = None if scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
+        return Finished(audit, flagged, {} if flagged is None else flagged.save_manifests(), counts)
+
+    def _attach(self) -> None:
+        self._capture = ForwardCapture(
+            self.reference.model, self.layers, self.config.blocks_path, self.reference.is_training_pass, self._take
+        )
+        self._capture.attach()
+
+    def _take(self, batch: CapturedBatch) -> None:
+        self._passes += 1
+        self.recorder.add(batch)
+        if self.recorder.is_full:
+            self.resolve()
+
+    def _claim(self) -> None:
+        """Bind the folder to this dataset and these settings, or find that it is bound to others."""
+        fault = None
+        if self.ranks.is_main:
+            try:
+                claim = FolderClaim(
+                    self.folder, self.folder / "vectors", self.settings, self.census.survey, self.reader.source.name
+                )
+                claim.write()
+            except AttributionError as error:
+                fault = str(error)
+        # Told to all ranks rather than raised on one: the others would wait for it.
+        fault = self.ranks.broadcast(fault)
+        if fault is not None:
+            raise SettingsError(fault)
+
+    def _run_dedicated(self, *, is_resumed: bool) -> None:
+        there = [*parts_of(self.folder), *self._merged()]
+        missing = self.census.index.pair_ids
+        for store in there:
+            missing = tuple(set(missing) & set(store.missing(missing)))
+        wanted = set(missing)
+        if not self.ranks.any(bool(wanted)):
+            return
+        self.reference = replace(self.reference, source="dedicated pass")
+        if is_resumed and not self.reference.stays:
+            raise SettingsError(
+                f"{len(wanted)} pairs have no vectors, and the model that training goes on with is no longer M0 "
+                f"({self.reference.reason}). Audit offline on M0: trl-attribution audit MODEL DATA --layer ..."
+            )
+        if is_sharded(self.reference.model):
+            raise SettingsError(
+                f"{self.reference.reason}, so M0 needs a pass of its own, which cannot run through a sharded policy "
+                "(ZeRO-3, FSDP) before its first step. Audit offline (accelerate launch -m trl_attribution.cli audit), "
+                "or train with a reference forward: precompute_ref_log_probs=False."
+            )
+        ordered = [pair_id for pair_id in self.census.index.pair_ids if pair_id in wanted]
+        mine = set(ordered[self.ranks.rank :: self.ranks.world])
+        engine = ActivationEngine(
+            self.reference.model,
+            ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path),
+        )
+        with self.reference.as_m0():
+            fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
+
+    def _merged(self) -> list[VectorStore]:
+        path = self.folder / "vectors"
+        return [VectorStore.open(path)] if (path / "store.json").exists() else []
+
+    def _captured_index(self, parts: Sequence[VectorStore]) -> PairIndex:
+        """The pairs that some part (or an earlier merge) has, in dataset order."""
+        index = self.census.index
+        missing = set(index.pair_ids)
+        for store in (*parts, *self._merged()):
+            missing &= set(store.missing(index.pair_ids))
+        kept = [place for place, pair_id in enumerate(index.pair_ids) if pair_id not in missing]
+        if not kept:
+            raise CaptureError("no pair was captured: training ended before its first batch. Nothing can be scored.")
+        return PairIndex(tuple(index.pair_ids[place] for place in kept), index.rows[kept], index.sources.take(kept))
+
+    def _info(self, index: PairIndex, counts: CaptureCounts, probes: Sequence[Probe]) -> AuditInfo:
+        census = self.census
+        return AuditInfo(
+            dataset={
+                "name": self.reader.source.name,
+                "format": self.reader.format,
+                "fingerprint": census.survey.fingerprint,
+                "rows": census.survey.pairs + len(census.survey.skipped),
+                "pairs": len(index),
+                "duplicate_rows": census.survey.pairs - census.survey.unique,
+                "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
+                "contradictions": census.survey.contradictions,
+                "skipped": census.skip_reasons,
+                "truncated_pairs": census.truncated,
+                "tokens": census.tokens,
+                "sources": census.survey.sources,
+            },
+            model={
+                "name": self.m0.name,
+                "fingerprint": self.m0.fingerprint.to_json(),
+                "digest": self.m0.fingerprint.digest,
+                "dtype": self.settings.compute_dtype,
+                "device": self.m0.device,
+            },
+            probes={probe.name: probe.fingerprint for probe in probes},
+            settings=self.config.to_json(),
+            vectors={
+                "store": "vectors",
+                "settings": self.settings.as_dict(),
+                "computed": counts.captured,
+                "reused": len(index) - counts.captured,
+                "path": self.reference.source,
+                "path_reason": self.reference.reason,
+            },
+            cost={
+                "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+                "training_seconds": round(time.perf_counter() - self._start, 3),
+                **machine(),
+            },
+            versions=versions(),
+            training={
+                **counts.to_json(),
+                "pairs_in_dataset": len(census.index),
+                "never_seen": len(census.index) - len(index),
+                "ranks": self.ranks.world,
+                "windows": self.windows,
+                "flag_at": self.watch.limits,
+                "on_flag": self.config.on_flag,
+                "stopped_at_step": self.stopped_at,
+                "skipped_rows": self.skipped_rows,
+            },
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def layers_of(config: CallbackConfig, probes: Sequence[Probe]) -> tuple[int, ...]:
+    """The layers to capture: those asked for, else those that the probes flag at.
+
+    Raises:
+        SettingsError: neither is given, or a probe knows none of them.
+    """
+    if config.layers is None:
+        if not probes:
+            raise SettingsError("layers: give some, or probes to take them from")
+        return tuple(sorted({probe.layer for probe in probes}))
+    layers = tuple(sorted(set(config.layers)))
+    for probe in probes:
+        if not set(probe.layers) & set(layers):
+            raise SettingsError(
+                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(layers)}; capture one "
+                "of them, or leave layers out to take those of the probes"
+            )
+    return layers
+
+
+def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:
+    """``rule`` for a run that may have ended before it had seen as many pairs as ``top_k`` asks for."""
+    return {"top_k": min(rule.top_k, pairs)} if rule.top_k is not None else rule.as_dict()
+
+
+def _added(counts: Sequence[dict[str, int]]) -> CaptureCounts:
+    return CaptureCounts(**{name: sum(one[name] for one in counts) for name in counts[0]})

@@ -1,0 +1,165 @@
+"""Score pairs while they are trained on: what reaches the trainer's logs, and what ``on_flag`` acts on.
+
+Axis letters: n pairs, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trl_attribution.audit_config import AskedScore
+from trl_attribution.distributed import Ranks
+from trl_attribution.errors import SettingsError
+from trl_attribution.probes import Probe
+from trl_attribution.scoring.targets import LayerTargets
+
+PREFIX = "attribution/"
+_CLEAN_SHARE = 0.99
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the pairs of one logging window showed, on all ranks together."""
+
+    pairs: int
+    metrics: dict[str, float]
+    """Names as they appear in the trainer's logs."""
+    flagged_share: float | None
+    """Share of pairs that any probe flags; None where no probe has a score to flag at."""
+
+
+@dataclass
+class _Watched:
+    """One probe, where it is scored, and its scores of the window under way."""
+
+    probe: Probe
+    layer: int
+    row: int
+    """Where the layer lies on the L axis."""
+    contextual: bool
+    limit: float | None
+    scores: list[float] = field(default_factory=list)
+
+    def score(self, pair: Tensor, context: Tensor, mean: Tensor) -> Tensor:
+        """Scores [n] of pair vectors [n, L, D], with ``mean`` [D] for the centre of the contexts."""
+        column = [(0, self.probe)]
+        targets = LayerTargets.build(
+            self.layer,
+            column if self.contextual else [],
+            [] if self.contextual else column,
+            mean,
+            pair.shape[2],
+        )
+        return targets.score(pair[:, self.row], context[:, self.row]).scores[:, 0]
+
+    def summary(self) -> dict[str, float]:
+        above = 0 if self.limit is None else sum(score >= self.limit for score in self.scores)
+        return {"sum": sum(self.scores), "max": max(self.scores, default=-1.0), "above": above}
+
+
+class Watch:
+    """Scores of each probe over the pairs that pass by.
+
+    The contextual score centers contexts by the dataset's mean, which is known only at the end: while training, the
+    mean over the pairs that this rank has seen so far stands for it. The audit's own scores are taken anew.
+
+    Args:
+        probes: the behaviors to watch for.
+        layers: the layers captured.
+        score: kind of score; auto is contextual for probes that know their prompts.
+        flag_at: score from which a pair is flagged, for every probe; None takes the 99th percentile of each
+            probe's calibrated clean pairs, where it has some.
+    """
+
+    def __init__(
+        self, probes: Sequence[Probe], layers: tuple[int, ...], score: AskedScore, flag_at: float | None
+    ) -> None:
+        self._watched = [_watched(probe, layers, score, flag_at) for probe in probes]
+        size = probes[0].hidden_size if probes else 0
+        self._sums = torch.zeros(len(layers), size, dtype=torch.float64)
+        self._seen = torch.zeros(len(layers), 1, dtype=torch.float64)
+        self._flags: list[bool] = []
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """The score that each probe flags at, None where it cannot."""
+        return {one.probe.name: one.limit for one in self._watched}
+
+    def require_limits(self, setting: str) -> None:
+        """Make sure that every probe can flag.
+
+        Raises:
+            SettingsError: one has neither ``flag_at`` nor clean pairs to take it from.
+        """
+        without = [name for name, limit in self.limits.items() if limit is None]
+        if without or not self.limits:
+            raise SettingsError(
+                f"{setting} needs probes with a score to flag at; "
+                + (f"{', '.join(without)} has none: " if without else "no probes were given: ")
+                + "set flag_at, or calibrate the probe (trl-attribution probe calibrate)"
+            )
+
+    def see(self, pair: Tensor, context: Tensor) -> Tensor:
+        """Score pair vectors [n, L, D] with contexts [n, L, D]; which of the n pairs any probe flags."""
+        flagged = torch.zeros(len(pair), dtype=torch.bool)
+        if not len(pair) or not self._watched:
+            return flagged
+        self._sums += context.sum(dim=0, dtype=torch.float64)
+        self._seen += (context != 0).any(dim=2).sum(dim=0)[:, None]
+        means = (self._sums / self._seen.clamp(min=1)).float()
+        for one in self._watched:
+            scores = one.score(pair, context, means[one.row])
+            one.scores += scores.tolist()
+            if one.limit is not None:
+                flagged |= scores >= one.limit
+        self._flags += flagged.tolist()
+        return flagged
+
+    def close_window(self, ranks: Ranks) -> Window | None:
+        """Add up the window on all ranks and start the next; None where no pair was seen. A collective."""
+        mine: dict[str, Any] = {
+            "pairs": len(self._flags),
+            "flagged": sum(self._flags),
+            "probes": {one.probe.name: one.summary() for one in self._watched},
+        }
+        self._flags = []
+        for one in self._watched:
+            one.scores = []
+        everyone = [rank for rank in ranks.gather(mine) if rank["pairs"]]
+        pairs = sum(rank["pairs"] for rank in everyone)
+        if not pairs:
+            return None
+        metrics: dict[str, float] = {}
+        for name, limit in self.limits.items():
+            parts = [rank["probes"][name] for rank in everyone]
+            metrics[f"{PREFIX}{name}/mean"] = sum(part["sum"] for part in parts) / pairs
+            metrics[f"{PREFIX}{name}/max"] = max(part["max"] for part in parts)
+            if limit is not None:
+                metrics[f"{PREFIX}{name}/share_above"] = sum(part["above"] for part in parts) / pairs
+        share = None
+        if any(limit is not None for limit in self.limits.values()):
+            share = sum(rank["flagged"] for rank in everyone) / pairs
+            metrics[f"{PREFIX}flagged_fraction"] = share
+        return Window(pairs, metrics, share)
+
+
+def _watched(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _Watched:
+    layer = probe.layer if probe.layer in layers else min(set(layers) & set(probe.layers))
+    contextual = probe.knows_prompts and score != "response"
+    return _Watched(probe, layer, layers.index(layer), contextual, _limit(probe, layer, contextual, flag_at))
+
+
+def _limit(probe: Probe, layer: int, contextual: bool, flag_at: float | None) -> float | None:
+    if flag_at is not None:
+        return flag_at
+    if probe.reference_scores is None or not probe.reference_scores.shape[1]:
+        return None
+    if probe.built.get("calibration", {}).get("kind") != ("contextual" if contextual else "response"):
+        return None  # clean pairs' scores of the other kind say nothing about these
+    return float(np.quantile(probe.reference_scores[probe.row_of(layer)].double().numpy(), _CLEAN_SHARE))
