@@ -21,7 +21,7 @@ from trl_attribution.callbacks.reference import (
     reference_of,
     trainer_kind,
 )
-from trl_attribution.callbacks.session import Finished, TrainingAudit
+from trl_attribution.callbacks.session import M0_FILE, Finished, TrainingAudit, read_m0
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.distributed import current_ranks
 from trl_attribution.errors import AttributionError, SettingsError
@@ -91,11 +91,13 @@ class AttributionCallback(TrainerCallback):
         else:
             self._check_trainer()
             trainer.train = _watched(trainer.train, self)
+            if self.config.on_flag == "skip":
+                skip_flagged(trainer, lambda: self._session)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
         if self._trainer is None and getattr(args, "precompute_ref_log_probs", False):
-            self._session = self._open(args, kwargs, precompute_reference(kwargs["model"]))
+            self._session = self._open(args, state, kwargs, precompute_reference(kwargs["model"]))
             self._session.begin_precompute()
 
     def on_train_begin(
@@ -103,7 +105,7 @@ class AttributionCallback(TrainerCallback):
     ) -> None:
         """Start to read."""
         if self._session is None:
-            self._session = self._open(args, kwargs, self._reference(kwargs["model"]))
+            self._session = self._open(args, state, kwargs, self._reference(kwargs["model"]))
         try:
             self._session.begin(is_resumed=state.global_step > 0)
         except BaseException:
@@ -196,18 +198,20 @@ class AttributionCallback(TrainerCallback):
         if self.config.on_flag == "skip":
             raise SettingsError("on_flag='skip' changes the loss: give the callback the trainer")
 
-    def _open(self, args: TrainingArguments, kwargs: dict[str, Any], reference: Reference) -> TrainingAudit:
+    def _open(
+        self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: Reference
+    ) -> TrainingAudit:
         processor = kwargs["processing_class"]
         tokenizer = getattr(processor, "tokenizer", processor)
         encoding = Encoding(
             getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
         )
-        m0 = self._m0(reference, tokenizer)
+        m0 = self._m0(reference, tokenizer, is_resumed=state.global_step > 0)
         rows = self._dataset
         if rows is None:
             rows = prepared_rows(self._trainer.train_dataset, tokenizer.eos_token)
         assert rows is not None
-        session = TrainingAudit(
+        return TrainingAudit(
             self.config,
             self._probes,
             PairReader(rows, Reading(format="trl", on_bad_row="skip")),
@@ -217,18 +221,22 @@ class AttributionCallback(TrainerCallback):
             _compute_dtype(args, m0),
             current_ranks(),
         )
-        if self.config.on_flag == "skip":
-            skip_flagged(self._trainer, lambda: self._session)
-        return session
 
     def _reference(self, policy: Any) -> Reference:
         if self._trainer is not None:
             return reference_of(self._trainer)
         return policy_reference(policy, "the callback was not given the trainer")
 
-    def _m0(self, reference: Reference, tokenizer: Any) -> LoadedModel:
+    def _m0(self, reference: Reference, tokenizer: Any, *, is_resumed: bool) -> LoadedModel:
         model = reference.model
-        return LoadedModel(model, tokenizer, str(model.config.name_or_path), fingerprint(model, tokenizer))
+        identity = None
+        path = Path(self.config.output_dir) / M0_FILE
+        if is_resumed and not reference.stays:
+            # The checkpoint's weights are in the policy already: which M0 it came from was noted when training began.
+            identity = read_m0(path)
+        if identity is None:
+            identity = fingerprint(model, tokenizer)
+        return LoadedModel(model, tokenizer, str(model.config.name_or_path), identity)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
         if not control.should_log or self._session is None:

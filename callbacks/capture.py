@@ -25,6 +25,44 @@ class CaptureError(AttributionError):
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What one forward pass computes: R sequences of T tokens."""
+
+    input_ids: Tensor
+    """[R, T]"""
+    attention_mask: Tensor
+    """[R, T], 1 for tokens, 0 for padding."""
+    response_mask: Tensor
+    """[R, T], True for the tokens of a response."""
+
+
+Describe = Callable[[tuple[Any, ...], dict[str, Any]], Tokens | None]
+"""From a forward pass's arguments, what it computes; None where it is not to be read."""
+
+
+def labeled(wanted: Callable[[], bool]) -> Describe:
+    """Reads the forward passes of TRL, which have labels, while ``wanted()`` is true."""
+
+    def describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens | None:
+        labels, input_ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        if labels is None or input_ids is None or not wanted():
+            return None
+        if len(input_ids) % 2:
+            raise CaptureError(
+                f"a reference forward over {len(input_ids)} sequences holds no chosen and rejected halves. "
+                "Use TRL's own collator, or audit offline: trl-attribution audit"
+            )
+        attention_mask = kwargs.get("attention_mask")
+        return Tokens(
+            input_ids.detach(),
+            (torch.ones_like(input_ids) if attention_mask is None else attention_mask).detach(),
+            (labels != _IGNORED).detach(),
+        )
+
+    return describe
+
+
+@dataclass(frozen=True)
 class CapturedBatch:
     """What one reference forward over B pairs showed; tensors lie on the model's device until they are needed."""
 
@@ -41,7 +79,7 @@ class CapturedBatch:
 
 
 class ForwardCapture:
-    """Hooks on one model that hand over each labeled forward pass while ``wanted()`` is true.
+    """Hooks on one model that hand over each forward pass that ``describe`` wants read.
 
     The hook on the model itself says what is being computed and opens a pass; the hooks on its blocks answer only
     while a pass is open. A recomputation for gradient checkpointing calls blocks without the model around them, so it
@@ -51,8 +89,8 @@ class ForwardCapture:
         model: the causal language model that owns the blocks, without wrappers (DDP, engines, adapters).
         layers: layers to read, ascending.
         blocks_path: where the decoder blocks live, None to find them by structure.
-        wanted: asked at the start of each forward pass: is this one M0 over a training batch?
-        take: called at the end of each such pass.
+        describe: asked at the start of each forward pass which tokens M0 computes; None leaves the pass alone.
+        take: called at the end of each pass that was read.
 
     Raises:
         ModelError: the decoder blocks are not found, or a layer is out of range.
@@ -63,7 +101,7 @@ class ForwardCapture:
         model: Any,
         layers: tuple[int, ...],
         blocks_path: str | None,
-        wanted: Callable[[], bool],
+        describe: Describe,
         take: Callable[[CapturedBatch], None],
     ) -> None:
         found = find_blocks(model, blocks_path)
@@ -71,7 +109,7 @@ class ForwardCapture:
         self._model = model
         self._blocks = found.blocks
         self._layers = layers
-        self._wanted = wanted
+        self._describe = describe
         self._take = take
         self._open: _Pass | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -113,15 +151,8 @@ class ForwardCapture:
 
     def _before(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._open = None  # a pass that failed half-way never came to its end
-        labels, input_ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        if labels is None or input_ids is None or not self._wanted():
-            return
-        attention_mask = kwargs.get("attention_mask")
-        self._open = _Pass(
-            input_ids.detach(),
-            (torch.ones_like(input_ids) if attention_mask is None else attention_mask).detach(),
-            (labels != _IGNORED).detach(),
-        )
+        tokens = self._describe(args, kwargs)
+        self._open = None if tokens is None else _Pass(tokens)
 
     @torch.no_grad()
     def _read(self, layer: int, stream: Tensor) -> None:
@@ -137,30 +168,25 @@ class ForwardCapture:
 class _Pass:
     """One forward pass under way."""
 
-    def __init__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> None:
-        if len(input_ids) % 2:
-            raise CaptureError(
-                f"a reference forward over {len(input_ids)} sequences holds no chosen and rejected halves. "
-                "Use TRL's own collator, or audit offline: trl-attribution audit"
-            )
-        self.input_ids, self.attention_mask, self.response_mask = input_ids, attention_mask, response_mask
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._means: dict[int, list[Tensor]] = {}
         self._contexts: dict[int, list[Tensor]] = {}
-        first = response_mask.int().argmax(dim=1)
+        first = tokens.response_mask.int().argmax(dim=1)
         self._last_prompt = (first - 1).clamp(min=0)
         rows = torch.arange(len(first), device=first.device)
-        self._has_prompt = (first > 0) & (attention_mask[rows, self._last_prompt] != 0)
+        self._has_prompt = (first > 0) & (tokens.attention_mask[rows, self._last_prompt] != 0)
         self._rows = rows
 
     def read(self, layer: int, stream: Tensor) -> None:
         """Average the residual stream [R, T, D] of ``layer``."""
-        if stream.shape[:2] != self.response_mask.shape:
+        if stream.shape[:2] != self._tokens.response_mask.shape:
             raise CaptureError(
                 f"layer {layer} has a stream of shape {tuple(stream.shape)} for a batch of shape "
-                f"{tuple(self.response_mask.shape)}: sequences are cut or extended inside the model (sequence "
+                f"{tuple(self._tokens.response_mask.shape)}: sequences are cut or extended inside the model (sequence "
                 "parallelism, virtual tokens). Audit offline: trl-attribution audit"
             )
-        mask = self.response_mask.to(stream.device)
+        mask = self._tokens.response_mask.to(stream.device)
         # Padding is set to zero rather than multiplied by it: it may hold values that are not finite.
         total = stream.masked_fill(~mask[..., None], 0).sum(dim=1, dtype=torch.float32)
         context = stream[self._rows.to(stream.device), self._last_prompt.to(stream.device)].float()
@@ -177,9 +203,9 @@ class _Pass:
             raise CaptureError(f"one reference forward read {told}, not once: the model skips or repeats blocks")
         device = self._means[layers[-1]][0].device
         return CapturedBatch(
-            self.input_ids,
-            self.attention_mask,
-            self.response_mask,
+            self._tokens.input_ids,
+            self._tokens.attention_mask,
+            self._tokens.response_mask,
             torch.stack([self._means[layer][0].to(device) for layer in layers], dim=1),
             torch.stack([self._contexts[layer][0].to(device) for layer in layers], dim=1),
         )

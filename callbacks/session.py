@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.atomic import write_json
 from trl_attribution.audit_folder import Audit, AuditInfo, Flagged, FolderClaim, check_folder, machine, versions
 from trl_attribution.audit_run import score_index
-from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store
 from trl_attribution.callbacks.identity import PairLookup
@@ -27,6 +28,7 @@ from trl_attribution.callbacks.watch import Watch, Window
 from trl_attribution.census import Census, PairIndex, take_census
 from trl_attribution.distributed import Ranks, is_sharded
 from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Probe
@@ -34,7 +36,8 @@ from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 
-logger = logging.getLogger(__name__)
+M0_FILE = "m0.json"
+_M0_FORMAT = "trl-attribution m0"
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,11 @@ class TrainingAudit:
 
     def _attach(self) -> None:
         self._capture = ForwardCapture(
-            self.reference.model, self.layers, self.config.blocks_path, self.reference.is_training_pass, self._take
+            self.reference.model,
+            self.layers,
+            self.config.blocks_path,
+            labeled(self.reference.is_training_pass),
+            self._take,
         )
         self._capture.attach()
 
@@ -236,6 +243,11 @@ class TrainingAudit:
                     self.folder, self.folder / "vectors", self.settings, self.census.survey, self.reader.source.name
                 )
                 claim.write()
+                header = {"format": _M0_FORMAT, "format_version": 1}
+                write_json(
+                    self.folder / M0_FILE,
+                    {**header, "name": self.m0.name, "fingerprint": self.m0.fingerprint.to_json()},
+                )
             except AttributionError as error:
                 fault = str(error)
         # Told to all ranks rather than raised on one: the others would wait for it.
@@ -365,6 +377,20 @@ def layers_of(config: CallbackConfig, probes: Sequence[Probe]) -> tuple[int, ...
                 "of them, or leave layers out to take those of the probes"
             )
     return layers
+
+
+def read_m0(path: Path) -> ModelFingerprint | None:
+    """The fingerprint of the M0 that a run began with, None where no run has begun.
+
+    Raises:
+        SettingsError: the file is broken.
+    """
+    try:
+        return ModelFingerprint.from_json(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"cannot read {path}: {error}. Remove it and train from the start.") from error
 
 
 def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:
