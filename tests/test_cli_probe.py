@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,55 @@ def test_greedy_sampling_takes_one_response_a_prompt_unless_told_otherwise(
     assert "--samples 1" in run(command + " --samples 4", expected=2)
     # Every response shows this behavior, so that M0 always does.
     assert "m0_always_shows: 3" in run(command, expected=2)
+
+
+@pytest.fixture
+def after(place: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """``after/``, a model with other weights than ``model/``."""
+    build_tiny_model("qwen2").save_pretrained(place / "after")
+    tokenizer.save_pretrained(place / "after")
+    return place / "after"
+
+
+BUILD = (
+    "probe build changed --model model --after after --prompts behavior.jsonl --layer 2 "
+    "--max-new-tokens 4 --dtype float32 --responses kept"
+)
+
+
+def test_kept_responses_are_judged_again_without_being_sampled_again(place: Path, after: Path) -> None:
+    assert "m0_always_shows: 3" in run(f"{BUILD} --judge regex:.*", expected=2)
+    m1 = json.loads((place / "kept" / "after.json").read_text())["behaviors"]["responses"]["texts"]
+    m0 = json.loads((place / "kept" / "before.json").read_text())["behaviors"]["responses"]["texts"]
+    assert [len(texts) for texts in (*m0, *m1)] == [4] * 6
+    # A text that only M1 gave: were the models asked anew under another seed, it would hardly turn up.
+    (own, *_) = sorted({text for texts in m1 for text in texts} - {text for texts in m0 for text in texts})
+    run([*BUILD.split(), "--judge", f"regex:^{re.escape(own)}$"])
+    assert built("changed")["judge"] == f"regex:^{re.escape(own)}$"
+    assert built("changed")["counts"]["prompts"] == 1
+    assert "sampling: stored" in run(f"{BUILD} --seed 1 --overwrite", expected=2)
+
+
+def test_a_judge_that_gives_up_leaves_the_sampled_responses(place: Path, after: Path) -> None:
+    command = f"{BUILD} --judge endpoint:http://127.0.0.1:9/v1#m --judge-timeout 1 --judge-calls 100"
+    message = run(command, expected=2)
+    assert "127.0.0.1:9/v1/chat/completions: no verdict after" in message
+    assert sorted(path.name for path in (place / "kept").iterdir()) == ["after.json", "before.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--judge regexp:x", "there is no rule"),
+        ("--judge model:./nowhere", "cannot be loaded"),
+        ("--judge endpoint:http://host/v1", "needs the name of a model"),
+        ("--judge endpoint:http://host/v1#m --judge-key-env NO_SUCH_KEY", "NO_SUCH_KEY for the key is not set"),
+        ("--judge endpoint:http://host/v1#m --judge-calls 0", "max_calls must be at least 1"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused_before_a_model_is_loaded(options: str, message: str, place: Path) -> None:
+    command = f"probe build b --model nowhere/ --after nowhere/ --prompts behavior.jsonl {options}"
+    assert message in run(command, expected=2)
 
 
 @pytest.mark.parametrize("command", ["build b --behavior behavior.jsonl", "import b vector.pt"])

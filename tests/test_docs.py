@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
+from transformers import PreTrainedTokenizerFast
 
 from tests.snippets import Snippet, commands, runnable
+from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
+# Several blocks that load two models each.
+SLOW = {"compare"}
 RUNNABLE = [
-    pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}")
+    pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}", marks=[pytest.mark.slow] if name in SLOW else [])
     for page in PAGES
     for name, snippets in runnable(page).items()
 ]
@@ -32,6 +37,7 @@ STAND_INS = {
     "MODEL": "model",
     "--layer 20": "--layer 2",
     "layers=[20]": "layers=[2]",
+    "layers=(20,)": "layers=(2,)",
     "layer(20)": "layer(2)",
     "context(20)": "context(2)",
     "top_k=30_000": "top_k=2",
@@ -39,10 +45,25 @@ STAND_INS = {
 }
 
 
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The model of ``model_folder`` with other weights, as training leaves it."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = build_tiny_model("llama")
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, model_folder: Path) -> Path:
-    """A folder with what the snippets take for granted: ``model/``, ``data.jsonl`` and ``behavior.jsonl``."""
+def workplace(tmp_path: Path, model_folder: Path, trained_folder: Path) -> Path:
+    """A folder with what the snippets take for granted: two models, ``data.jsonl`` and ``behavior.jsonl``."""
     (tmp_path / "model").symlink_to(model_folder)
+    (tmp_path / "trained").symlink_to(trained_folder)
     pairs = [
         ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
         ("Name the capital of France.", "Paris.", "I do not know.", "facts"),

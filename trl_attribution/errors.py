@@ -26,6 +26,15 @@ class ProbeError(AttributionError):
     """A probe cannot be built, read, or used with this model."""
 
 
+class JudgeError(ProbeError):
+    """A judge cannot say whether responses show a behavior; ``verdicts`` are those it reached."""
+
+    def __init__(self, message: str, verdicts: tuple[bool | None, ...] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = verdicts
+        """One for each pair that was asked about, in order; None where it reached none."""
+
+
 class ManifestError(AttributionError):
     """A manifest cannot be read, or does not fit the dataset."""
 

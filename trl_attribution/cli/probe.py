@@ -13,8 +13,10 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import Probe
+    from trl_attribution.probes import BuildConfig, Probe, SampledPrompt, SamplingConfig
 
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
 
@@ -49,9 +51,24 @@ def build(
         str,
         typer.Option(
             "--judge",
-            help="Which sampled responses show the behavior: complies, refuses, keyword:A,B or regex:PATTERN.",
+            help="Which sampled responses show the behavior: complies, refuses, keyword:A,B, regex:PATTERN, "
+            "model:NAME[:LABEL] (a text-classification model) or endpoint:URL#MODEL[#QUESTION] (OpenAI-compatible).",
         ),
     ] = "complies",
+    judge_download: Annotated[
+        bool, typer.Option("--judge-download", help="Fetch the classifier of --judge model:NAME from the Hub.")
+    ] = False,
+    judge_key_env: Annotated[
+        str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")
+    ] = "",
+    judge_timeout: Annotated[float, typer.Option("--judge-timeout", help="Seconds for one call of an endpoint.")] = 20,
+    judge_calls: Annotated[
+        int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")
+    ] = 1000,
+    responses: Annotated[
+        Path | None,
+        typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
+    ] = None,
     four_condition: Annotated[
         bool,
         typer.Option("--four-condition", help="Keep prompts where only M1, and only off the plain prompt, shows it."),
@@ -108,6 +125,8 @@ def build(
         raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
     numbers = _layer_numbers(layer)
     sampling = probes.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
+    endpoint = probes.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
+    shows = probes.parse_rule(judge, probes.JudgeConfig(probes.ClassifierConfig(judge_download), endpoint))
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     layers, flagging_layer = _layers(numbers, loaded)
@@ -130,16 +149,21 @@ def build(
         out.say(f"Loading {after}")
         changed = load_model(str(after), dtype, device, trust_remote_code)
         with out.progress() as progress:
+            kept = None
+            if responses is not None:
+                kept = _kept(responses, str(prompts), (loaded, changed), sampling, settings, four_condition, progress)
             built = probes.build_from_responses(
                 name,
                 prompts,  # type: ignore[arg-type]  # one of the four was given
                 loaded,
                 changed,
-                probes.parse_rule(judge),
+                shows,
                 sampling,
                 settings,
                 four_condition_filter=four_condition,
+                sampled=kept,
                 on_progress=partial(progress, "responses"),
+                on_judged=partial(progress, "Judging responses"),
             )
     _save(built, registry, overwrite, out)
 
@@ -276,6 +300,35 @@ def show(
     probe = probes.load(name)
     out.show(terminal.probe_details(probe, probes.load_all()))
     out.document(_described(probe))
+
+
+def _kept(
+    folder: Path,
+    prompts: str,
+    models: tuple[LoadedModel, LoadedModel],
+    sampling: SamplingConfig,
+    settings: BuildConfig,
+    with_plain: bool,
+    progress: Callable[[str, int, int], None],
+) -> list[SampledPrompt]:
+    """The responses of both models that ``folder`` keeps, sampled where it does not."""
+    from trl_attribution.behavior_files import Behavior, kept_responses, paired_responses
+    from trl_attribution.probes import read_prompts
+
+    behavior = Behavior("responses", read_prompts(prompts, need_plain=with_plain))
+    before, after = (
+        kept_responses(
+            folder / f"{when}.json",
+            [behavior],
+            model,
+            sampling,
+            settings.prompt_format,
+            with_plain,
+            partial(progress, f"Responses of {which}"),
+        )
+        for when, which, model in zip(("before", "after"), ("M0", "M1"), models, strict=True)
+    )
+    return paired_responses(behavior, before, after, with_plain)
 
 
 def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:

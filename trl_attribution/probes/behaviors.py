@@ -122,26 +122,36 @@ def read_prompts(source: Source, need_plain: bool = False) -> Prompts:
         ProbeError: a field is missing, empty or of the wrong type; the message names the file, line and field.
     """
     rows = open_rows(source)
-    needed = ("prompt", "plain") if need_plain else ("prompt",)
-    prompts = [
-        BehaviorPrompt(
-            prompt=_prompt(row, "prompt"),
-            plain=_prompt(row, "plain") if row.values.get("plain") is not None else None,
-            location=row.location,
-        )
-        for row in _rows(rows, needed)
-    ]
+    prompts = [behavior_prompt(row, need_plain) for row in rows]
     if not prompts:
         raise ProbeError(f"{rows.name} holds no prompts; a behavior needs at least one row")
     return Prompts(rows.name, tuple(prompts))
 
 
+def behavior_prompt(row: Row, need_plain: bool = False) -> BehaviorPrompt:
+    """The ``prompt`` of a row, and its ``plain`` variant where there is one.
+
+    Raises:
+        ProbeError: a field is missing, empty or of the wrong type; the message names the file, line and field.
+    """
+    _check_fields(row, ("prompt", "plain") if need_plain else ("prompt",))
+    return BehaviorPrompt(
+        prompt=_prompt(row, "prompt"),
+        plain=_prompt(row, "plain") if row.values.get("plain") is not None else None,
+        location=row.location,
+    )
+
+
 def _rows(rows: Iterable[Row], needed: Sequence[str]) -> Iterator[Row]:
     for row in rows:
-        for field in needed:
-            if row.values.get(field) is None:
-                raise ProbeError(_missing(row, field))
+        _check_fields(row, needed)
         yield row
+
+
+def _check_fields(row: Row, needed: Sequence[str]) -> None:
+    for field in needed:
+        if row.values.get(field) is None:
+            raise ProbeError(_missing(row, field))
 
 
 def _missing(row: Row, field: str) -> str:

@@ -24,9 +24,9 @@ from trl_attribution.probes.behaviors import (
     read_prompts,
 )
 from trl_attribution.probes.encoding import PromptFormat, encode_example, example_activations
-from trl_attribution.probes.judging import Judge
+from trl_attribution.probes.judging import Judge, OnProgress, judge_name, judged
 from trl_attribution.probes.probe import Probe, check_name
-from trl_attribution.probes.sampling import OnProgress, SamplingConfig, changed_prompts, sample_both
+from trl_attribution.probes.sampling import SampledPrompt, SamplingConfig, asked_of, changed_prompts, sample_both
 from trl_attribution.probes.separability import ExampleActivations, choose_layer, cross_validated_auc
 
 
@@ -81,7 +81,7 @@ def build_from_behavior(name: str, behavior: Source, loaded: LoadedModel, config
     """
     check_name(name)
     examples = read_behavior(behavior)
-    return _from_examples(name, examples, loaded, config, {"method": "behavior", **_file_of(examples)})
+    return build_from_examples(name, examples, loaded, config, {"method": "behavior", **_file_of(examples)})
 
 
 def build_from_contrast(name: str, texts: Source, loaded: LoadedModel, config: BuildConfig) -> Probe:
@@ -96,7 +96,7 @@ def build_from_contrast(name: str, texts: Source, loaded: LoadedModel, config: B
     """
     check_name(name)
     examples = read_contrast(texts)
-    return _from_examples(name, examples, loaded, config, {"method": "contrast", **_file_of(examples)})
+    return build_from_examples(name, examples, loaded, config, {"method": "contrast", **_file_of(examples)})
 
 
 def build_from_responses(
@@ -109,18 +109,22 @@ def build_from_responses(
     config: BuildConfig,
     *,
     four_condition_filter: bool = False,
+    sampled: Sequence[SampledPrompt] | None = None,
     on_progress: OnProgress | None = None,
+    on_judged: OnProgress | None = None,
 ) -> Probe:
     """A probe from two models' own responses to ``prompts`` (see ``read_prompts`` and ``changed_prompts``).
 
     ``judge(prompt, response)`` says whether a response shows the behavior. The direction of a prompt is the mean
     activation of M1's responses that show it minus that of M0's responses that do not, **both taken on M0**: the
     difference of two models' activations would measure the models, not the responses. Prompts whose behavior did
-    not change are left out and counted in ``built["left_out"]``.
+    not change are left out and counted in ``built["left_out"]``. ``sampled`` are responses that were sampled so
+    before; without them both models are asked.
 
     Raises:
         DataError: the file cannot be read as rows.
         ProbeError: M0 and M1 are the same model, a row is no prompt, or the behavior changed on no prompt.
+        JudgeError: the judge gives up.
     """
     check_name(name)
     if m0.fingerprint == m1.fingerprint:
@@ -129,10 +133,10 @@ def build_from_responses(
             "nothing changed between them. Give the model before and the model after training."
         )
     asked = read_prompts(prompts, need_plain=four_condition_filter)
-    sampled = sample_both(
+    answers = sampled or sample_both(
         asked, m0, m1, sampling, config.prompt_format, with_plain=four_condition_filter, on_progress=on_progress
     )
-    changed = changed_prompts(sampled, judge, four_condition_filter)
+    changed = changed_prompts(answers, judged(judge, asked_of(answers), on_judged), four_condition_filter)
     if not changed.examples:
         raise ProbeError(_nothing_changed(asked, changed.left_out))
     built = {
@@ -140,30 +144,24 @@ def build_from_responses(
         "source": asked.source,
         "prompts_sha256": asked.digest,
         "m1": m1.fingerprint.digest,
-        "judge": getattr(judge, "__name__", type(judge).__name__),
+        "judge": judge_name(judge),
         "sampling": asdict(sampling),
         "four_condition_filter": four_condition_filter,
         "prompts_sampled": len(asked.prompts),
         "left_out": changed.left_out,
     }
-    return _from_examples(name, Examples(asked.source, changed.examples), m0, config, built)
+    return build_from_examples(name, Examples(asked.source, changed.examples), m0, config, built)
 
 
-def _nothing_changed(asked: Prompts, left_out: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
-    return (
-        f"{asked.source}: the behavior changed on none of {len(asked.prompts)} prompts ({reasons}). "
-        "Sample more responses a prompt, check the judge on a few responses, or give other prompts."
-    )
-
-
-def _file_of(examples: Examples) -> dict[str, Any]:
-    return {"source": examples.source, "examples_sha256": examples.digest}
-
-
-def _from_examples(
+def build_from_examples(
     name: str, examples: Examples, loaded: LoadedModel, config: BuildConfig, built: dict[str, Any]
 ) -> Probe:
+    """A probe from examples in memory (see ``build_from_behavior``); ``built`` says how they were come by.
+
+    Raises:
+        ProbeError: an example does not fit, the layers do not, or both sides are the same at a layer.
+    """
+    check_name(name)
     engine = ActivationEngine(loaded.model, config.activations)
     encoded = [
         encode_example(one, loaded.tokenizer, config.encoding, config.prompt_format) for one in examples.examples
@@ -188,6 +186,18 @@ def _from_examples(
         top_tokens=config.top_tokens,
         blocks_path=engine.blocks.path,
     )
+
+
+def _nothing_changed(asked: Prompts, left_out: dict[str, int]) -> str:
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+    return (
+        f"{asked.source}: the behavior changed on none of {len(asked.prompts)} prompts ({reasons}). "
+        "Sample more responses a prompt, check the judge on a few responses, or give other prompts."
+    )
+
+
+def _file_of(examples: Examples) -> dict[str, Any]:
+    return {"source": examples.source, "examples_sha256": examples.digest}
 
 
 def _contexts(activations: Sequence[ExampleActivations], examples: Sequence[Example]) -> Tensor | None:

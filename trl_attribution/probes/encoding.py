@@ -79,6 +79,24 @@ def encode_example(
     )
 
 
+def encode_responses(
+    prompt: Prompt,
+    responses: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    prompt_format: PromptFormat = "auto",
+    where: str = "the prompt",
+) -> list[PromptGroup]:
+    """Token ids of ``responses`` to ``prompt``, in order, those with the same prompt tokens grouped.
+
+    Raises:
+        ProbeError: the prompt leaves no room for a response, or does not fit the prompt format.
+    """
+    # Both halves of a pair are cut alike, so the other half does not matter.
+    both = Example(prompt, tuple(responses), tuple(responses[:1]), where)
+    return _grouped(encode_example(both, tokenizer, encoding, prompt_format).undesired)[0]
+
+
 def example_activations(engine: ActivationEngine, encoded: Sequence[EncodedExample]) -> list[ExampleActivations]:
     """Mean response activations and context of every example, all in one pass over the model."""
     groups: list[PromptGroup] = []

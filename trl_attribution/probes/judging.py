@@ -1,10 +1,12 @@
-"""Simple rules that say of a response whether it shows a behavior: refusal, compliance, keywords, a regex."""
+"""What says of a response whether it shows a behavior, and the simple rules: refusal, compliance, keywords, a regex."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from trl_attribution.errors import ProbeError
 from trl_attribution.text import printable
@@ -12,8 +14,66 @@ from trl_attribution.text import printable
 Prompt = str | list[dict[str, Any]]
 Judge = Callable[[Prompt, str], bool]
 """``judge(prompt, response)`` is True when the response shows the behavior."""
+OnProgress = Callable[[int, int], None]
+"""Called with (done, in all)."""
 
-RULES = "complies, refuses, keyword:WORD,WORD or regex:PATTERN"
+
+@runtime_checkable
+class BatchJudge(Protocol):
+    """A judge that is quicker when it is asked about many responses at once."""
+
+    def __call__(self, prompt: Prompt, response: str) -> bool:
+        """Whether ``response`` shows the behavior."""
+
+    def judge_all(self, pairs: Sequence[tuple[Prompt, str]], on_progress: OnProgress | None = None) -> list[bool]:
+        """The verdict on each (prompt, response), in order."""
+
+
+@dataclass(frozen=True)
+class PatternJudge:
+    """True when ``pattern`` is found anywhere in the response."""
+
+    pattern: re.Pattern[str]
+    rule: str
+    """The rule that names this judge."""
+
+    def __call__(self, prompt: Prompt, response: str) -> bool:  # noqa: ARG002  # a judge sees both
+        """Whether the pattern is found."""
+        return self.pattern.search(response) is not None
+
+
+def judge_name(judge: Judge) -> str:
+    """What to call ``judge`` in files and messages: its rule where it has one, else its Python name."""
+    return str(getattr(judge, "rule", None) or getattr(judge, "__name__", type(judge).__name__))
+
+
+def judged(judge: Judge, pairs: Iterable[tuple[Prompt, str]], on_progress: OnProgress | None = None) -> Judge:
+    """A judge that has its verdicts on ``pairs`` ready and knows no others.
+
+    Each different pair is judged once, all at once where the judge can. A response without text shows nothing; no
+    judge is asked about it.
+
+    Raises:
+        JudgeError: the judge gives up.
+    """
+    asked = {verdict_key(*pair): pair for pair in pairs if pair[1].strip()}
+    waiting = list(asked.values())
+    if isinstance(judge, BatchJudge):
+        verdicts = judge.judge_all(waiting, on_progress)
+    else:
+        verdicts = []
+        for pair in waiting:
+            verdicts.append(bool(judge(*pair)))
+            if on_progress is not None:
+                on_progress(len(verdicts), len(waiting))
+    known = dict(zip(asked, verdicts, strict=True))
+    return lambda prompt, response: bool(response.strip()) and known[verdict_key(prompt, response)]
+
+
+def verdict_key(prompt: Prompt, response: str) -> tuple[str, str]:
+    """What tells a prompt with a response from every other."""
+    return json.dumps(prompt, sort_keys=True), response
+
 
 _HEAD = 250
 _ACTS = (
@@ -72,7 +132,7 @@ def mentions(words: Sequence[str]) -> Judge:
     if not words or not all(word.strip() for word in words):
         raise ProbeError("the keyword rule needs at least one word and no empty ones, such as keyword:idiot,stupid")
     alternatives = "|".join(re.escape(word.strip()) for word in words)
-    return matches(rf"(?i)(?<!\w)(?:{alternatives})(?!\w)")
+    return _found(rf"(?i)(?<!\w)(?:{alternatives})(?!\w)", f"keyword:{','.join(words)}")
 
 
 def matches(pattern: str) -> Judge:
@@ -81,33 +141,14 @@ def matches(pattern: str) -> Judge:
     Raises:
         ProbeError: ``pattern`` is not a regular expression.
     """
+    return _found(pattern, f"regex:{pattern}")
+
+
+def _found(pattern: str, rule: str) -> PatternJudge:
     try:
-        compiled = re.compile(pattern)
+        return PatternJudge(re.compile(pattern), rule)
     except re.error as error:
-        raise ProbeError(f"the rule regex:{printable(pattern, 80)} is not a regular expression: {error}") from error
-
-    def judge(prompt: Prompt, response: str) -> bool:  # noqa: ARG001  # a judge sees both
-        return compiled.search(response) is not None
-
-    return judge
-
-
-def parse_rule(rule: str) -> Judge:
-    """The judge that ``rule`` names: ``complies``, ``refuses``, ``keyword:WORD,WORD`` or ``regex:PATTERN``.
-
-    Raises:
-        ProbeError: there is no such rule.
-    """
-    kind, _, rest = rule.partition(":")
-    if rule == "complies":
-        return complies
-    if rule == "refuses":
-        return refuses
-    if kind == "keyword":
-        return mentions(rest.split(","))
-    if kind == "regex" and rest:
-        return matches(rest)
-    raise ProbeError(f"there is no rule {printable(rule, 80)!r} for judging responses; choose {RULES}")
+        raise ProbeError(f"the rule {printable(rule, 80)} is not a regular expression: {error}") from error
 
 
 def _plain(response: str) -> str:

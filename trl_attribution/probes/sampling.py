@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import torch
+from transformers import PreTrainedModel
 
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
 from trl_attribution.probes.encoding import PromptFormat, as_chat
-from trl_attribution.probes.judging import Judge, Prompt
+from trl_attribution.probes.judging import Judge, OnProgress, Prompt
 from trl_attribution.text import printable
 
-OnProgress = Callable[[int, int], None]
-"""Called with (prompts done, prompts in all)."""
-# Undoes what a model's own generation defaults would do to the distribution.
+# Undoes what a model's own generation defaults would do to the distribution, and what trainers do to its speed.
 _UNCHANGED: dict[str, Any] = dict(
     min_p=None,
     typical_p=None,
@@ -27,6 +27,7 @@ _UNCHANGED: dict[str, Any] = dict(
     eta_cutoff=None,
     repetition_penalty=1.0,
     no_repeat_ngram_size=None,
+    use_cache=True,
 )
 
 
@@ -86,9 +87,10 @@ def sample_responses(
 ) -> list[tuple[str, ...]]:
     """``config.n`` responses of the model to each prompt, in order; empty ones are kept as empty texts.
 
-    The same model, prompts and settings give the same responses on the same machine. The caller's random state
-    is left as it was. Sampling is from the whole distribution: no cut-offs and no penalties, whatever the model's
-    own generation defaults say. ``where`` says where each prompt comes from, for messages.
+    The same model, prompts and settings give the same responses on the same machine. The caller's random state is left
+    as it was, and so is the model's mode: one in training is asked in evaluation mode. Sampling is from the whole
+    distribution: no cut-offs and no penalties, whatever the model's own generation defaults say. ``where`` says where
+    each prompt comes from, for messages.
 
     Raises:
         ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
@@ -97,7 +99,7 @@ def sample_responses(
     encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
     devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _evaluating(loaded.model):
         for start in range(0, len(encoded), config.batch_size):
             torch.manual_seed(config.seed + start)
             responses.extend(_generate(loaded, encoded[start : start + config.batch_size], config))
@@ -142,6 +144,14 @@ def sample_both(
         )
         for place, one in enumerate(prompts.prompts)
     ]
+
+
+def asked_of(sampled: Iterable[SampledPrompt]) -> Iterator[tuple[Prompt, str]]:
+    """Every (prompt, response) that ``changed_prompts`` may ask a judge about."""
+    for one in sampled:
+        yield from ((one.prompt.prompt, text) for text in (*one.m0, *one.m1))
+        if one.prompt.plain is not None:
+            yield from ((one.prompt.plain, text) for text in (*one.m0_plain, *one.m1_plain))
 
 
 def changed_prompts(
@@ -219,6 +229,18 @@ def _plain(prompt: BehaviorPrompt) -> Prompt:
 
 def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
     return lambda here, _: on_progress(done + here, total)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off, and the key-value cache on, which gradient checkpointing takes from a model in training."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:

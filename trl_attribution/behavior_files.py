@@ -1,0 +1,352 @@
+"""The prompts of behaviors and the responses to them: read, sampled, kept on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from trl_attribution.activations import PromptGroup
+from trl_attribution.atomic import atomic_path
+from trl_attribution.dataset_io import Row, open_rows
+from trl_attribution.dataset_io.files import file_kind
+from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes import (
+    BehaviorPrompt,
+    Prompt,
+    Prompts,
+    SampledPrompt,
+    SamplingConfig,
+    behavior_prompt,
+    sample_responses,
+)
+from trl_attribution.probes.behaviors import Source
+from trl_attribution.probes.encoding import PromptFormat, encode_responses
+from trl_attribution.probes.judging import OnProgress
+from trl_attribution.probes.probe import check_name
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trl_attribution.models import LoadedModel
+
+Generate = Callable[[Sequence[Prompt]], list[tuple[str, ...]]]
+"""A model's responses to each prompt, in order, at least one a prompt."""
+FORMAT = "trl-attribution responses"
+VERSION = 1
+_UNNAMED = "behavior"
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """A named thing that a model may do, with the prompts that are tried."""
+
+    name: str
+    prompts: Prompts
+    judge: str = ""
+    """The rule that says which responses show it; empty leaves that to the caller."""
+
+
+@dataclass(frozen=True)
+class BehaviorResponses:
+    """One model's responses to one behavior's prompts, in their order."""
+
+    prompts_sha256: str
+    texts: tuple[tuple[str, ...], ...]
+    """``[M]``, each prompt's responses."""
+    plain: tuple[tuple[str, ...], ...] = ()
+    """``[M]``, responses to the plain variants; empty if they were not asked for."""
+
+    def fits(self, behavior: Behavior, with_plain: bool = False) -> bool:
+        """Whether these are responses to the prompts of ``behavior``, and to the plain ones where asked for."""
+        return self.prompts_sha256 == behavior.prompts.digest and (bool(self.plain) or not with_plain)
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One model's responses to the prompts of several behaviors."""
+
+    by_behavior: Mapping[str, BehaviorResponses]
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    """What the caller wants to know of the model and the sampling later; plain values."""
+
+    def of(self, behavior: Behavior, with_plain: bool = False) -> BehaviorResponses:
+        """The responses to the prompts of ``behavior``.
+
+        Raises:
+            SettingsError: there are none, or they answer other prompts.
+        """
+        found = self.by_behavior.get(behavior.name)
+        if found is None or not found.fits(behavior, with_plain):
+            what = "none" if found is None else "those of other prompts"
+            if found is not None and found.fits(behavior):
+                what = "none to its plain prompts, which the four-condition filter needs"
+            raise SettingsError(
+                f"responses to behavior {printable(behavior.name, 80)!r} are missing: there are {what}. Sample again."
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which ``from_json`` makes the same responses."""
+        return {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "made_with": dict(self.made_with),
+            "behaviors": {
+                name: {"prompts_sha256": one.prompts_sha256, "texts": one.texts, "plain": one.plain}
+                for name, one in self.by_behavior.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, values: object, where: str = "the responses") -> Self:
+        """The responses that ``to_json`` described.
+
+        Raises:
+            DataError: ``values`` are something else, or of a newer version.
+        """
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise DataError(f"{where}: not a file of sampled responses (its `format` is not {FORMAT!r})")
+        version = values.get("format_version")
+        if not isinstance(version, int) or version > VERSION:
+            raise DataError(
+                f"{where}: format version {printable(version, 20)} is newer than {VERSION}, the newest that this "
+                "trl-attribution reads. Upgrade it."
+            )
+        try:
+            behaviors = {
+                str(name): BehaviorResponses(str(one["prompts_sha256"]), _texts(one["texts"]), _texts(one["plain"]))
+                for name, one in values["behaviors"].items()
+            }
+            return cls(behaviors, dict(values["made_with"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{where}: broken ({printable(error, 80)}). Remove it and sample again.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the responses as JSON, atomically."""
+        with atomic_path(path) as part:
+            # In ASCII, since a response may hold what is no Unicode text at all.
+            part.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="ascii")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: the file is missing, broken, foreign, or of a newer version.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{printable(path)}: cannot be read ({printable(error, 120)}). Sample again.") from error
+        return cls.from_json(values, printable(path))
+
+
+def read_behaviors(source: Source) -> tuple[Behavior, ...]:
+    """Read rows of ``prompt`` with optional ``plain``, ``behavior`` and ``judge``; from a file, a folder, or a list.
+
+    A row without ``behavior`` belongs to the one named like its file (a list's to ``behavior``). ``judge`` is a rule
+    (see ``parse_rule``), the same in all rows of a behavior that give one. A prompt that occurs again counts once.
+    Other fields, such as the responses of a behavior file, are left alone.
+
+    Raises:
+        DataError: a file is not there or a line is not JSON.
+        ProbeError: a field is missing, empty or of the wrong type, a behavior's name cannot be a probe's, or its rows
+            name different judges; the message names the file, line and field.
+    """
+    prompts: dict[str, dict[str, BehaviorPrompt]] = {}
+    judges: dict[str, tuple[str, str]] = {}
+    for default, row in _rows(source):
+        name = _text(row, "behavior") or default
+        try:
+            check_name(name)
+        except ProbeError as error:
+            raise ProbeError(
+                f"{row.location}: a behavior is named by the field `behavior`, or like its file: {error}"
+            ) from error
+        one = behavior_prompt(row)
+        prompts.setdefault(name, {}).setdefault(json.dumps([one.prompt, one.plain], sort_keys=True), one)
+        rule = _text(row, "judge")
+        first, where = judges.setdefault(name, (rule, row.location)) if rule else ("", "")
+        if rule != first:
+            raise ProbeError(
+                f"{row.location}: field `judge`: {printable(rule, 80)!r}, but {where} says {printable(first, 80)!r} "
+                f"for the same behavior {name!r}. Give a behavior one judge."
+            )
+    if not prompts:
+        raise ProbeError(f"{_named(source)} holds no prompts; a behavior needs at least one row")
+    return tuple(
+        Behavior(name, Prompts(_named(source), tuple(rows.values())), judges.get(name, ("", ""))[0])
+        for name, rows in prompts.items()
+    )
+
+
+def sample_behaviors(
+    behaviors: Sequence[Behavior],
+    generate: Generate,
+    with_plain: bool = False,
+    *,
+    made_with: Mapping[str, Any] | None = None,
+    known: Responses | None = None,
+    on_sampled: Callable[[Responses], None] | None = None,
+) -> Responses:
+    """A model's responses to every prompt of every behavior, by ``generate``: called once a behavior.
+
+    Args:
+        behaviors: whose prompts to ask.
+        generate: asks the model.
+        with_plain: ask the plain prompts too, as the four-condition filter needs it.
+        made_with: stored with the responses.
+        known: responses of the same model and settings; what they hold is not sampled again, and stays with the rest.
+        on_sampled: called with all responses so far after each behavior, such as to save them.
+
+    Raises:
+        ProbeError: a plain prompt is missing.
+        ValueError: ``generate`` gives no response to some prompt.
+    """
+    if with_plain:
+        _check_plain(behaviors)
+    found = {} if known is None else dict(known.by_behavior)
+    for one in behaviors:
+        if one.name in found and found[one.name].fits(one, with_plain):
+            continue
+        asked: list[Prompt] = [row.prompt for row in one.prompts.prompts]
+        count = len(asked)
+        if with_plain:
+            asked += [row.plain for row in one.prompts.prompts if row.plain is not None]
+        texts = tuple(generate(asked))
+        if len(texts) != len(asked) or not all(texts):
+            raise ValueError(f"behavior {one.name!r}: generate must give at least one response to each prompt")
+        found[one.name] = BehaviorResponses(one.prompts.digest, texts[:count], texts[count:])
+        if on_sampled is not None:
+            on_sampled(Responses(dict(found), made_with or {}))
+    return Responses(found, made_with or {})
+
+
+def kept_responses(
+    path: str | Path,
+    behaviors: Sequence[Behavior],
+    loaded: LoadedModel,
+    sampling: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    with_plain: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Responses:
+    """The model's responses in ``path``; those that are not there yet are sampled, and saved behavior by behavior.
+
+    Raises:
+        SettingsError: the file was sampled from another model or in another way; the difference is printed.
+        DataError: the file is not one of responses.
+        ProbeError: a prompt does not fit the prompt format, or has no plain variant though one is needed.
+    """
+    made_with = {
+        "model": loaded.fingerprint.digest,
+        "sampling": asdict(sampling),
+        "prompt_format": prompt_format,
+    }
+    target = Path(path)
+    known = Responses.load(target) if target.exists() else None
+    if known is not None and known.made_with != made_with:
+        raise SettingsError(
+            f"{target} holds responses that were sampled otherwise:\n"
+            f"{describe_difference(dict(known.made_with), dict(made_with))}\nGive another file, or remove this one."
+        )
+    return sample_behaviors(
+        behaviors,
+        lambda asked: sample_responses(loaded, asked, sampling, prompt_format, on_progress),
+        with_plain,
+        made_with=made_with,
+        known=known,
+        on_sampled=lambda found: found.save(target),
+    )
+
+
+def paired_responses(
+    behavior: Behavior, before: Responses, after: Responses, with_plain: bool = False
+) -> list[SampledPrompt]:
+    """M0's and M1's responses to each prompt of ``behavior``.
+
+    Raises:
+        SettingsError: some are missing, or answer other prompts.
+    """
+    m0, m1 = before.of(behavior, with_plain), after.of(behavior, with_plain)
+    unasked: Sequence[tuple[str, ...]] = [()] * len(behavior.prompts.prompts)
+    plain = (m0.plain, m1.plain) if with_plain else (unasked, unasked)
+    rows = zip(behavior.prompts.prompts, m0.texts, m1.texts, *plain, strict=True)
+    return [SampledPrompt(*row) for row in rows]
+
+
+def response_groups(
+    behaviors: Sequence[Behavior],
+    responses: Responses,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    prompt_format: PromptFormat = "auto",
+) -> list[PromptGroup]:
+    """Token ids of all responses that have any text, for reading them with a model.
+
+    Raises:
+        SettingsError: responses are missing.
+        ProbeError: a prompt leaves no room for a response, or does not fit the prompt format.
+    """
+    groups: list[PromptGroup] = []
+    for one in behaviors:
+        for row, texts in zip(one.prompts.prompts, responses.of(one).texts, strict=True):
+            written = [text for text in texts if text.strip()]
+            where = f"{row.location}: field `prompt`"
+            if written:
+                groups += encode_responses(row.prompt, written, tokenizer, encoding, prompt_format, where)
+    return groups
+
+
+def _check_plain(behaviors: Sequence[Behavior]) -> None:
+    for one in behaviors:
+        for row in one.prompts.prompts:
+            if row.plain is None:
+                raise ProbeError(
+                    f"{row.location}: field `plain` is missing; the four-condition filter compares each prompt "
+                    "with the same request without the trigger. Add it, or leave the filter out."
+                )
+
+
+def _rows(source: Source) -> Iterator[tuple[str, Row]]:
+    """Each row with the name of the behavior that it belongs to if it names none."""
+    if not isinstance(source, str | Path):
+        yield from ((_UNNAMED, row) for row in open_rows(source))
+        return
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        yield from ((_stem(path), row) for row in open_rows(source))
+        return
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and file_kind(file) == "jsonl"]
+    if not files:
+        raise DataError(f"{printable(path)}: no JSONL files in this folder. Give each behavior one.")
+    for file in files:
+        yield from ((_stem(file), row) for row in open_rows(file))
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.values.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.strip():
+        raise ProbeError(f"{row.location}: field `{name}` must be a text that is not empty; correct it or leave it out")
+    return value
+
+
+def _named(source: Source) -> str:
+    return str(source) if isinstance(source, str | Path) else "the list in memory"
+
+
+def _texts(values: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    if any(isinstance(texts, str) or not all(isinstance(text, str) for text in texts) for texts in values):
+        raise ValueError("responses must be lists of texts")
+    return tuple(tuple(texts) for texts in values)

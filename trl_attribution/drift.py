@@ -1,0 +1,174 @@
+"""How far training moved each layer: M0's and M1's residual streams on the same tokens.
+
+A measure of the models, not of responses: pair and behavior vectors are taken on M0 alone.
+Axis letters: R responses, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as render_safetensors
+from torch import Tensor
+
+from trl_attribution.activations import ActivationEngine, PromptGroup
+from trl_attribution.atomic import atomic_path, write_json
+from trl_attribution.errors import ModelError, StoreError
+from trl_attribution.text import printable
+
+FORMAT = "trl-attribution drift"
+VERSION = 1
+_DESCRIPTION = "drift.json"
+_TENSORS = "drift.safetensors"
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """How the mean activations of R responses moved at one layer."""
+
+    layer: int
+    norm: float
+    """Mean length of the change, as a share of the mean length of M0's activation."""
+    direction_consistency: float
+    """Length of the mean change by mean length of the changes: 1 when all moved the same way, 0 when nothing moved."""
+    cosine: float
+    """Mean cosine between M0's and M1's activation."""
+    samples: int
+    """R."""
+    mean_change: Tensor = field(repr=False, compare=False)
+    """``[D]``, M1 minus M0, float32."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the mean change."""
+        return {
+            "layer": self.layer,
+            "norm": self.norm,
+            "direction_consistency": self.direction_consistency,
+            "cosine": self.cosine,
+            "samples": self.samples,
+        }
+
+
+@dataclass(frozen=True)
+class StoredDrift:
+    """What ``load_drift`` found."""
+
+    layers: tuple[LayerDrift, ...]
+    about: Mapping[str, Any]
+    """What the writer said of it, such as the two models' fingerprints."""
+
+
+def mean_activations(engine: ActivationEngine, groups: Sequence[PromptGroup]) -> Tensor:
+    """``[R, L, D]`` float32: mean over the tokens of each response, group by group, in the groups' order.
+
+    Raises:
+        ValueError: there are no groups, or a response has no tokens.
+    """
+    if not groups:
+        raise ValueError("mean activations: no groups were given")
+    return torch.cat([found.responses for found in engine.activations(groups)])
+
+
+def drift(before: Tensor, after: Tensor, layers: Sequence[int]) -> list[LayerDrift]:
+    """How far each layer moved.
+
+    Args:
+        before: ``[R, L, D]``, M0's mean activations.
+        after: ``[R, L, D]``, M1's on the same tokens.
+        layers: of the L axis.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+        ModelError: an activation is infinite or not a number.
+    """
+    if before.shape != after.shape or before.dim() != 3 or before.shape[1] != len(layers) or not len(before):
+        raise ValueError(
+            f"drift: M0's {list(before.shape)} and M1's {list(after.shape)} must both be [R, {len(layers)}, D], R > 0"
+        )
+    for name, means in (("M0", before), ("M1", after)):
+        if not means.isfinite().all():
+            broken = [layer for row, layer in enumerate(layers) if not means[:, row].isfinite().all()]
+            raise ModelError(
+                f"drift: activations of {name} are infinite or not a number at layers {broken}; "
+                "compute in float32 or bfloat16, and see whether training diverged"
+            )
+    return [_at(layer, before[:, row].double(), after[:, row].double()) for row, layer in enumerate(layers)]
+
+
+def save_drift(folder: str | Path, drifts: Sequence[LayerDrift], about: Mapping[str, Any] | None = None) -> None:
+    """Write ``drift.safetensors``, the mean changes ``[L, D]``, and ``drift.json``, all else.
+
+    Each is written atomically. The JSON comes last and holds the checksum of the other: a pair that does not belong
+    together is noticed.
+
+    Raises:
+        AttributionError: the folder cannot be written.
+    """
+    payload = render_safetensors({"mean_change": torch.stack([one.mean_change for one in drifts]).contiguous()})
+    with atomic_path(Path(folder, _TENSORS)) as part:
+        part.write_bytes(payload)
+    description = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "about": dict(about or {}),
+        "layers": [one.to_json() for one in drifts],
+        "payload_sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    write_json(Path(folder, _DESCRIPTION), description)
+
+
+def load_drift(folder: str | Path) -> StoredDrift:
+    """Read what ``save_drift`` wrote.
+
+    Raises:
+        StoreError: a file is missing, broken, foreign, of a newer version, or belongs to another.
+    """
+    path = Path(folder, _DESCRIPTION)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        payload = Path(folder, _TENSORS).read_bytes()
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"there is no readable drift in {printable(folder)}: {printable(error)}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise StoreError(f"{path} does not describe drift: its `format` is not {FORMAT!r}")
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(
+            f"{path} has format version {printable(version, 20)}; this trl-attribution reads up to {VERSION}. "
+            "Install a newer trl-attribution to read it."
+        )
+    if hashlib.sha256(payload).hexdigest() != values.get("payload_sha256"):
+        raise StoreError(f"{Path(folder, _TENSORS)} is damaged or does not belong to {path.name}. Compute drift again.")
+    try:
+        changes = parse_safetensors(payload)["mean_change"]
+        layers = [LayerDrift(**one, mean_change=row) for one, row in zip(values["layers"], changes, strict=True)]
+        return StoredDrift(tuple(layers), values["about"])
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise StoreError(f"{path} is broken ({printable(error)}). Compute drift again.") from error
+
+
+def _at(layer: int, before_RD: Tensor, after_RD: Tensor) -> LayerDrift:
+    change_RD = after_RD - before_RD
+    mean_D = change_RD.mean(dim=0)
+    moved, length = change_RD.norm(dim=1).mean(), before_RD.norm(dim=1).mean()
+    return LayerDrift(
+        layer=layer,
+        norm=_ratio(moved, length),
+        direction_consistency=_ratio(mean_D.norm(), moved),
+        cosine=float(torch.nn.functional.cosine_similarity(before_RD, after_RD, dim=1).mean()),
+        samples=len(before_RD),
+        mean_change=mean_D.float(),
+    )
+
+
+def _ratio(above: Tensor, below: Tensor) -> float:
+    """0 where nothing moved, whatever the scale."""
+    return float(above / below) if float(above) > 0 else 0.0

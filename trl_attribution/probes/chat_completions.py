@@ -1,0 +1,153 @@
+"""One call to an OpenAI-compatible ``/chat/completions`` and the YES or NO in its answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.text import json_fault, printable
+
+_MOST_BYTES = 1 << 20
+# Busy, or not our fault: the same call may succeed later.
+_PASSING = {408, 409, 425, 429}
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+class PassingFaultError(Exception):
+    """A call failed in a way that a later one may not; ``retry_after`` are the seconds that the server asks for."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnanswerableError(Exception):
+    """There is no point in calling again."""
+
+
+class ChatCompletions:
+    """The service at ``url``, the address without or with ``/chat/completions``.
+
+    Raises:
+        ProbeError: ``url`` is not an http or https address, or holds a password, which would end up in files.
+        SettingsError: ``key`` cannot be a key.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ProbeError(f"endpoint address {printable(url, 120)!r}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ProbeError(
+                f"endpoint address {printable(url, 120)!r}: give an http or https one, such as http://localhost:8000/v1"
+            )
+        if parts.username is not None or parts.query:
+            raise ProbeError(
+                f"endpoint address at {printable(parts.hostname)}: leave out user, password and query, which would be "
+                "written to files; name the environment variable of a key instead"
+            )
+        path = quote(parts.path.rstrip("/"), safe="/%")
+        self.path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
+        self.shown = printable(f"{parts.scheme}://{parts.netloc}{self.path}")
+        self._where = (parts.hostname, port)
+        self._class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        # A header cannot hold it, and the message of http.client would show it.
+        if not (key.isascii() and key.isprintable()):
+            raise SettingsError(
+                f"endpoint {self.shown}: the key holds characters that a key cannot have; "
+                "does its environment variable hold a whole file?"
+            )
+        self._key = key
+
+    def says_yes(self, request: Mapping[str, Any], seconds: float) -> bool:
+        """Whether the answer to ``request`` starts with YES, after at most ``seconds``.
+
+        Raises:
+            PassingFaultError: no connection, no answer in time, a busy or broken server, or an answer that is
+                neither YES nor NO.
+            UnanswerableError: the server refuses the request as such.
+        """
+        status, retry_after, raw = self._call(json.dumps(request).encode("ascii"), seconds)
+        if status in _PASSING or status >= 500:
+            raise PassingFaultError(f"status {status}{self._excerpt(raw)}", retry_after)
+        if status != 200:
+            hint = " (redirects are not followed: give the final address)" if 300 <= status < 400 else ""
+            raise UnanswerableError(f"status {status}{hint}{self._excerpt(raw)}")
+        return self._verdict(raw)
+
+    def _verdict(self, raw: bytes) -> bool:
+        try:
+            content = json.loads(raw)["choices"][0]["message"]["content"]
+        except (ValueError, RecursionError) as error:
+            raise PassingFaultError(f"an answer that is not JSON ({json_fault(error)})") from error
+        except (LookupError, TypeError) as error:
+            raise PassingFaultError(f"an answer without choices[0].message.content:{self._excerpt(raw)}") from error
+        word = _WORD.match(_THOUGHTS.sub("", content)) if isinstance(content, str) else None
+        if word is None:
+            raise PassingFaultError(f"an answer that is neither YES nor NO: {printable(content, 80)!r}")
+        return word[1].lower() == "yes"
+
+    def _call(self, body: bytes, seconds: float) -> tuple[int, float, bytes]:
+        """Status, Retry-After and body of one POST."""
+        deadline = time.monotonic() + seconds
+        connection = self._class(*self._where, timeout=seconds)
+        late = threading.Event()
+        timer: threading.Timer | None = None
+        try:
+            connection.connect()
+            # The socket's own timeout starts anew with every byte that a slow server drips.
+            timer = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (connection.sock, late))
+            timer.daemon = True
+            timer.start()
+            connection.request("POST", self.path, body, self._headers())
+            answer = connection.getresponse()
+            raw = answer.read(_MOST_BYTES + 1)
+            if late.is_set():
+                raise TimeoutError
+        except (OSError, HTTPException, UnicodeError) as error:
+            if late.is_set() or isinstance(error, TimeoutError):
+                raise PassingFaultError(f"no answer within {seconds:.3g} s") from error
+            raise PassingFaultError(f"no answer ({printable(error, 120) or type(error).__name__})") from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+            connection.close()
+        if len(raw) > _MOST_BYTES:
+            raise UnanswerableError(f"an answer of more than {_MOST_BYTES:,} bytes")
+        return answer.status, _seconds(answer.getheader("Retry-After")), raw
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        return headers
+
+    def _excerpt(self, raw: bytes) -> str:
+        """The start of what the server says, without the key, should it repeat that."""
+        text = raw.decode("utf-8", "replace").strip()
+        if self._key:
+            text = text.replace(self._key, "[key]")
+        return f" {printable(text, 160)!r}" if text else ""
+
+
+def _cut(connected: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _seconds(header: str | None) -> float:
+    """Of a Retry-After header that gives seconds; 0 for a date."""
+    return float(header) if header is not None and header.isdecimal() else 0.0
