@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.auditor import load_probes
-from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
 from trl_attribution.callbacks.reference import (
     Reference,
@@ -21,14 +20,14 @@ from trl_attribution.callbacks.reference import (
     reference_of,
     trainer_kind,
 )
+from trl_attribution.callbacks.reward import m0_fingerprint
 from trl_attribution.callbacks.session import M0_FILE, Finished, TrainingAudit, read_m0
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.distributed import current_ranks
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading
-from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.probes import Judge, Probe, ProbeRegistry
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,6 +54,8 @@ class AttributionCallback(TrainerCallback):
         probes: a registry folder, a registry, or probes; over ``config.probes``.
         dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
             ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        judge: a rule, or a callable ``judge(prompt, response)`` that is true for a response that shows a behavior;
+            over ``config.judge``, under a rule that the behavior's own file gives.
         config: the settings; single ones can be given by name instead.
         **settings: fields of :class:`CallbackConfig`, over those of ``config``.
 
@@ -68,15 +69,13 @@ class AttributionCallback(TrainerCallback):
         *,
         probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
         dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None = None,
+        judge: str | Judge | None = None,
         config: CallbackConfig | None = None,
         **settings: Any,
     ) -> None:
-        known = CallbackConfig.__dataclass_fields__
-        unknown = sorted(settings.keys() - known.keys())
-        if unknown:
-            raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        self.config = replace(config or CallbackConfig(), **settings)
+        if isinstance(judge, str):
+            settings["judge"], judge = judge, None
+        self.config = configured(config, settings)
         self.finished: Finished | None = None
         """What the last run left behind, on the main rank."""
         self._probes = load_probes(
@@ -85,6 +84,7 @@ class AttributionCallback(TrainerCallback):
         )
         self._trainer = trainer
         self._dataset = dataset
+        self._judge = judge
         self._session: TrainingAudit | None = None
         if trainer is None:
             self._check_alone()
@@ -144,7 +144,7 @@ class AttributionCallback(TrainerCallback):
         if self._session is None:
             return
         try:
-            self.finished = self._session.finish()
+            self.finished = self._session.finish(kwargs["model"])
         finally:
             self.close()
         if self.finished is not None:
@@ -220,6 +220,7 @@ class AttributionCallback(TrainerCallback):
             reference,
             _compute_dtype(args, m0),
             current_ranks(),
+            self._judge,
         )
 
     def _reference(self, policy: Any) -> Reference:
@@ -235,7 +236,7 @@ class AttributionCallback(TrainerCallback):
             # The checkpoint's weights are in the policy already: which M0 it came from was noted when training began.
             identity = read_m0(path)
         if identity is None:
-            identity = fingerprint(model, tokenizer)
+            identity = m0_fingerprint(model, tokenizer, current_ranks())
         return LoadedModel(model, tokenizer, str(model.config.name_or_path), identity)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
@@ -269,12 +270,18 @@ class AttributionCallback(TrainerCallback):
     def _show(self, finished: Finished, args: TrainingArguments) -> None:
         from rich.console import Console
 
-        from trl_attribution.report import terminal
+        from trl_attribution.report import change, terminal
 
         if args.disable_tqdm:
             return
         console = Console()
         console.print(terminal.audit_summary(finished.audit))
+        if finished.findings.changes:
+            console.print(change.rates_table(finished.findings.changes))
+        if finished.findings.drifts:
+            console.print(change.drift_table(finished.findings.drifts))
+        for note in finished.findings.notes:
+            console.print(note, markup=False, highlight=False)
         if finished.flagged is not None:
             console.print(terminal.sources_table(finished.flagged.sources()))
             console.print(terminal.flagged_summary(finished.flagged, finished.manifests))

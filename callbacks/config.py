@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from trl_attribution.audit_config import AskedScore
@@ -103,3 +105,17 @@ class CallbackConfig:
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return asdict(self)
+
+
+def configured(config: CallbackConfig | None, settings: Mapping[str, Any]) -> CallbackConfig:
+    """``config`` (the defaults if there is none) with single ``settings`` put over it; paths may be ``Path``.
+
+    Raises:
+        SettingsError: one is unknown, out of range, or contradicts another.
+    """
+    known = CallbackConfig.__dataclass_fields__
+    unknown = sorted(settings.keys() - known.keys())
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
+    plain: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return replace(config or CallbackConfig(), **plain)

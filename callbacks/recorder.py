@@ -179,7 +179,8 @@ class Recorder:
                 f"{len(self._unknown)} different rows of the training batches are not in the dataset"
                 + (f", though only {self._unreadable} of its rows are no valid pairs" if self._unreadable else "")
                 + ": their vectors would have no pair to belong to. Give the callback the dataset that the trainer was "
-                "given (dataset=...), unchanged, and no collator of your own."
+                "given (dataset=...), unchanged, and no collator of your own; in a loop of your own, tokenize and cut "
+                "as TRL does (trl_attribution.pairs.encode_pairs) and leave evaluation batches out."
             )
 
     def _write(self) -> None:

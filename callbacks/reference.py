@@ -83,6 +83,41 @@ def precompute_reference(model: Any) -> Reference:
     )
 
 
+def loop_reference(model: Any, policy: Any) -> Reference:
+    """M0 in a training loop of the user's own, which says itself which of its forward passes are to be read.
+
+    ``is_training_pass`` of the result only tells whether ``model`` computes M0 at the moment.
+
+    Args:
+        model: what the loop runs for its reference.
+        policy: the model that is trained, where it is known.
+
+    Raises:
+        SettingsError: M0 cannot be had from ``model``.
+    """
+    if not _is_peft(model):
+        if policy is not None and unwrapped(policy) is unwrapped(model):
+            raise SettingsError(
+                "reference_model: it is the policy itself, which is M0 before the first step only. Give the frozen "
+                "copy that the loop runs for its reference, or train an adapter."
+            )
+        return Reference("reference model", "the loop runs it", unwrapped(model), _always, _as_it_is, stays=True)
+    layer = _adapted_layer(model)
+    if layer is None:
+        raise SettingsError(
+            "the reference model has learned prompts, and nothing in it tells whether they are on. Give a reference "
+            "model without adapter."
+        )
+    return Reference(
+        "disabled adapter",
+        "the loop runs the policy without its adapter",
+        unwrapped(model),
+        lambda: bool(layer.disable_adapters),
+        lambda: _reference_adapter(model),
+        stays=True,
+    )
+
+
 def trainer_kind(trainer: Any) -> str:
     """Which of the supported trainers ``trainer`` is, subclasses included.
 
@@ -99,12 +134,9 @@ def trainer_kind(trainer: Any) -> str:
 
 
 def _adapter_reference(model: Any) -> Reference:
-    from peft import PromptLearningConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if any(isinstance(config, PromptLearningConfig) for config in model.peft_config.values()):
+    layer = _adapted_layer(model)
+    if layer is None:
         return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
-    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
     has_copy = "ref" in model.peft_config
 
     def is_training_pass() -> bool:
@@ -119,6 +151,16 @@ def _adapter_reference(model: Any) -> Reference:
         lambda: _reference_adapter(model),
         stays=True,
     )
+
+
+def _adapted_layer(model: Any) -> Any:
+    """One of the layers that an adapter is put on; None where prompts are learned instead."""
+    from peft import PromptLearningConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(config, PromptLearningConfig) for config in model.peft_config.values()):
+        return None
+    return next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
 
 
 @contextmanager

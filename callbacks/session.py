@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.atomic import write_json
 from trl_attribution.audit_folder import Audit, AuditInfo, Flagged, FolderClaim, check_folder, machine, versions
 from trl_attribution.audit_run import score_index
+from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store
@@ -31,12 +32,14 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
-from trl_attribution.probes import Probe
+from trl_attribution.probes import Judge, Probe
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 
 M0_FILE = "m0.json"
+FAILED, READY = "failed", "ready"
+_POLL_SECONDS = 0.1
 _M0_FORMAT = "trl-attribution m0"
 
 
@@ -50,6 +53,8 @@ class Finished:
     manifests: dict[str, str]
     counts: CaptureCounts
     """Of all ranks together."""
+    findings: Findings
+    """What the run changed."""
 
 
 class TrainingAudit:
@@ -64,6 +69,7 @@ class TrainingAudit:
         reference: which forward passes show M0.
         compute_dtype: what M0 computes in while training.
         ranks: this run's processes.
+        judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
 
     Raises:
         AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
@@ -79,6 +85,7 @@ class TrainingAudit:
         reference: Reference,
         compute_dtype: str,
         ranks: Ranks,
+        judge: Judge | None = None,
     ) -> None:
         self.config, self.probes, self.reader, self.m0 = config, tuple(probes), reader, m0
         self.reference, self.ranks = reference, ranks
@@ -111,6 +118,7 @@ class TrainingAudit:
         self.windows = 0
         self._passes = 0
         self._capture: ForwardCapture | None = None
+        self._before_after = self._new_before_after(judge)
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
         self.recorder = Recorder(lookup, part, len(self.census.skipped), config.shard_size)
@@ -121,7 +129,8 @@ class TrainingAudit:
         self._attach()
 
     def begin(self, *, is_resumed: bool) -> None:
-        """Start to read: hooks on the reference forward, or a pass of M0 over all pairs that were not read yet."""
+        """Look at M0, and start to read: by hooks on the reference forward, or by a pass of M0 over all pairs."""
+        self.look_before(is_resumed=is_resumed)
         if self.reference.is_free:
             self._attach()
             return
@@ -186,37 +195,95 @@ class TrainingAudit:
         self.detach()
         self.recorder.close()
 
-    def finish(self, more_probes: Sequence[Probe] = ()) -> Finished | None:
-        """Merge, score and write the audit; the main rank gets it, the others None.
-
-        Args:
-            more_probes: behaviors found in this very run, scored beside the registered ones.
+    def finish(self, policy: Any = None) -> Finished | None:
+        """Look at the trained ``policy``, merge, score and write the audit; the main rank gets it, the others None.
 
         Raises:
-            AttributionError: nothing was captured, or the audit cannot be written; the parts stay.
+            AttributionError: nothing was captured, a judge gives up, or the audit cannot be written; the parts stay.
         """
         self.save()
         self.release()
         counts = _added(self.ranks.gather(self.recorder.counts.to_json()))
         if not self.ranks.is_main:
+            self._await_main(lambda: not (self.folder / "parts").exists())
             return None
+        with self._failure_told():
+            return self._conclude(counts, policy)
+
+    def _conclude(self, counts: CaptureCounts, policy: Any) -> Finished:
+        """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
         index = self._captured_index(parts)
         with self._timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
             store.verify()
-        probes = (*self.probes, *more_probes)
+        findings = self._look_after(policy)
+        probes = (*self.probes, *findings.probes)
         scores = None
         if probes:
             with self._timed("scores"):
                 scores = score_index(store, index, probes, self.config.asked_score, self.layers, self.folder)
-        info = self._info(index, counts, probes)
+        info = self._info(index, counts, probes, findings)
         info.save(self.folder)
         reading = replace(self.reader.reading, format=self.reader.format)
         audit = Audit(self.folder, info, store, index, scores, probes, reading, tuple(self.census.skipped))
-        shutil.rmtree(self.folder / "parts")
         flagged = None if scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
-        return Finished(audit, flagged, {} if flagged is None else flagged.save_manifests(), counts)
+        manifests = {} if flagged is None else flagged.save_manifests()
+        shutil.rmtree(self.folder / "parts")
+        return Finished(audit, flagged, manifests, counts, findings)
+
+    def _new_before_after(self, judge: Judge | None) -> BeforeAfter | None:
+        if is_sharded(self.reference.model):
+            if self.config.behaviors is not None:
+                raise SettingsError(
+                    "behaviors: cannot be sampled while ranks share one model (ZeRO-3, FSDP). Leave them out, and "
+                    "compare M0 with the trained model afterwards (docs: Compare before and after)"
+                )
+            return None
+        if not self.ranks.is_main:
+            return None
+        return BeforeAfter(self.config, judge, self.m0, self.reference, self.layers, self.encoding, self.census.sample)
+
+    def look_before(self, *, is_resumed: bool) -> None:
+        """The main rank samples from M0, which may take long; the others wait."""
+        ready = self.folder / "parts" / READY
+        if not self.ranks.is_main:
+            self._await_main(ready.exists)
+            return
+        with self._failure_told(), self._timed("before"):
+            if self._before_after is not None:
+                self._before_after.before(is_resumed=is_resumed)
+            ready.touch()
+
+    def _look_after(self, policy: Any) -> Findings:
+        if policy is None:
+            return Findings()
+        if self._before_after is None:
+            return Findings(notes=["drift: not measured where ranks share one model (ZeRO-3, FSDP)"])
+        with self._timed("after"):
+            return self._before_after.after(policy)
+
+    def _await_main(self, is_done: Callable[[], bool]) -> None:
+        """Wait for what the main rank does alone.
+
+        By looking at the disk rather than in a collective, whose timeout would be a limit on the size of a dataset.
+
+        Raises:
+            AttributionError: the main rank has failed.
+        """
+        while not is_done():
+            if (self.folder / "parts" / FAILED).exists():
+                raise AttributionError("the audit cannot go on: see the main rank's error")
+            time.sleep(_POLL_SECONDS)
+
+    @contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Let the ranks that wait for this one know when it fails."""
+        try:
+            yield
+        except BaseException:
+            (self.folder / "parts" / FAILED).touch()
+            raise
 
     def _attach(self) -> None:
         self._capture = ForwardCapture(
@@ -243,6 +310,8 @@ class TrainingAudit:
                     self.folder, self.folder / "vectors", self.settings, self.census.survey, self.reader.source.name
                 )
                 claim.write()
+                for marker in (FAILED, READY):
+                    (self.folder / "parts" / marker).unlink(missing_ok=True)
                 header = {"format": _M0_FORMAT, "format_version": 1}
                 write_json(
                     self.folder / M0_FILE,
@@ -299,7 +368,7 @@ class TrainingAudit:
             raise CaptureError("no pair was captured: training ended before its first batch. Nothing can be scored.")
         return PairIndex(tuple(index.pair_ids[place] for place in kept), index.rows[kept], index.sources.take(kept))
 
-    def _info(self, index: PairIndex, counts: CaptureCounts, probes: Sequence[Probe]) -> AuditInfo:
+    def _info(self, index: PairIndex, counts: CaptureCounts, probes: Sequence[Probe], findings: Findings) -> AuditInfo:
         census = self.census
         return AuditInfo(
             dataset={
@@ -349,6 +418,9 @@ class TrainingAudit:
                 "on_flag": self.config.on_flag,
                 "stopped_at_step": self.stopped_at,
                 "skipped_rows": self.skipped_rows,
+                "behaviors": [change.to_json() for change in findings.changes],
+                "drift": [layer.to_json() for layer in findings.drifts],
+                "notes": findings.notes,
             },
         )
 

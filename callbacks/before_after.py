@@ -1,0 +1,243 @@
+"""What the run itself changed: behaviors sampled before and after it, and the drift of each layer.
+
+Axis letters: R responses, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
+from trl_attribution.activations.blocks import find_blocks
+from trl_attribution.atomic import write_json
+from trl_attribution.behavior_change import (
+    Behavior,
+    BehaviorChange,
+    compare,
+    kept_responses,
+    probe_of_change,
+    read_behaviors,
+    resolve_judges,
+    sample_behaviors,
+)
+from trl_attribution.behavior_files import Responses
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.reference import Reference
+from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.fingerprint import unwrapped
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.pairs import EncodedPair, Encoding
+from trl_attribution.probes import (
+    BuildConfig,
+    Judge,
+    Probe,
+    ProbeRegistry,
+    SamplingConfig,
+    parse_rule,
+    sample_responses,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+SUFFIX = "-changed"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the run changed."""
+
+    changes: list[BehaviorChange] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    """One for each behavior that changed on some prompt, named after it."""
+    drifts: list[LayerDrift] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was asked for and could not be measured, and why."""
+
+
+class BeforeAfter:
+    """Looks at M0 before the first step and at M1 after the last; only the main rank has one.
+
+    Args:
+        config: the settings.
+        judge: which responses show a behavior, where its file does not say; None takes ``config.judge``.
+        m0: M0 with the trainer's tokenizer.
+        reference: where M0 is, now and after training.
+        layers: the layers captured.
+        encoding: the trainer's truncation.
+        sample: pairs to measure the drift on.
+
+    Raises:
+        AttributionError: the behaviors, the judge or the layers do not fit, or M0 could not be had after training.
+    """
+
+    def __init__(
+        self,
+        config: CallbackConfig,
+        judge: Judge | None,
+        m0: LoadedModel,
+        reference: Reference,
+        layers: tuple[int, ...],
+        encoding: Encoding,
+        sample: Sequence[EncodedPair],
+    ) -> None:
+        self._config, self._m0, self._reference = config, m0, reference
+        self._layers, self._encoding = layers, encoding
+        self._folder = Path(config.output_dir) / "behaviors"
+        self._groups = [
+            PromptGroup(pair.chosen.prompt_ids, [pair.chosen.response_ids]) for pair in sample[: config.drift_pairs]
+        ]
+        self._m0_means: Tensor | None = None
+        self._behaviors: tuple[Behavior, ...] = ()
+        self._judges: dict[str, Judge] = {}
+        self._sampling = SamplingConfig(
+            n=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            batch_size=config.sampling_batch_size,
+            seed=config.seed,
+        )
+        if config.behaviors is not None:
+            self._behaviors = read_behaviors(config.behaviors)
+            self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
+            if not reference.stays:
+                self._reloaded()
+
+    def before(self, *, is_resumed: bool) -> None:
+        """Sample M0's responses and read its activations.
+
+        Raises:
+            SettingsError: the run goes on from a checkpoint, M0 is gone, and its responses were not kept.
+        """
+        gone = is_resumed and not self._reference.stays
+        path = self._folder / "before.json"
+        if gone and self._behaviors and not path.exists():
+            raise SettingsError(
+                f"behaviors: {path} is not there, and the model that training goes on with is no longer M0 "
+                f"({self._reference.reason}). Train from the start, or leave behaviors out."
+            )
+        with self._reference.as_m0():
+            if self._behaviors:
+                kept_responses(path, self._behaviors, self._m0, self._sampling)
+            if self._groups and not gone and not self._reference.stays:
+                self._m0_means = self._means(self._reference.model)
+
+    def after(self, policy: Any) -> Findings:
+        """Sample the trained ``policy``, judge, and measure.
+
+        What fails here is noted rather than raised: the training is done, and its model not saved yet.
+        """
+        m1 = LoadedModel(unwrapped(policy), self._m0.tokenizer, "M1", self._m0.fingerprint)
+        notes: list[str] = []
+        drifts = self._noted(notes, "drift", lambda: self._drifts(m1, notes)) or []
+        changes = self._noted(notes, "behaviors", lambda: self._changes(m1)) or []
+        probes = self._noted(notes, "behaviors", lambda: self._probes(changes, notes)) or []
+        return Findings(changes, probes, drifts, notes)
+
+    @staticmethod
+    def _noted(notes: list[str], what: str, measure: Callable[[], T]) -> T | None:
+        try:
+            return measure()
+        except AttributionError as error:
+            logger.error("%s: %s", what, error)  # a user's error has no traceback
+            notes.append(f"{what}: {error}")
+            return None
+
+    def _changes(self, m1: LoadedModel) -> list[BehaviorChange]:
+        if not self._behaviors:
+            return []
+        after = sample_behaviors(
+            self._behaviors,
+            lambda asked: sample_responses(m1, asked, self._sampling),
+            made_with={"model": "M1", "sampling": asdict(self._sampling)},
+            on_sampled=lambda found: found.save(self._folder / "after.json"),
+        )
+        before = Responses.load(self._folder / "before.json")
+        changes = compare(self._behaviors, before, after, None, seed=self._config.seed, judges=self._judges)
+        write_json(self._folder / "changes.json", {"changes": [change.to_json() for change in changes]})
+        return changes
+
+    def _probes(self, changes: Sequence[BehaviorChange], notes: list[str]) -> list[Probe]:
+        """A probe of each behavior that changed, kept in the audit folder; both sides are read by M0."""
+        config = BuildConfig(
+            ActivationConfig(self._layers, self._config.token_budget, blocks_path=self._config.blocks_path),
+            layer=self._layers[0] if len(self._layers) == 1 else "auto",
+            encoding=self._encoding,
+        )
+        registry = ProbeRegistry(Path(self._config.output_dir) / "probes")
+        found: list[Probe] = []
+        if not changes:
+            return found
+        with self._m0_again() as m0:
+            for change in changes:
+                try:
+                    probe = probe_of_change(change, m0, config)
+                except AttributionError as error:
+                    notes.append(f"behavior {change.behavior.name!r} gives no probe: {error}")
+                    continue
+                if probe is None:
+                    notes.append(f"behavior {change.behavior.name!r} changed on no prompt: it gives no probe")
+                    continue
+                found.append(replace(probe, name=change.behavior.name + SUFFIX))
+                registry.save(found[-1], overwrite=True)
+        return found
+
+    def _drifts(self, m1: LoadedModel, notes: list[str]) -> list[LayerDrift]:
+        if not self._groups:
+            return []
+        if self._m0_means is None and not self._reference.stays:
+            notes.append("drift: M0's activations were read by an attempt that was killed, and M0 is gone since")
+            return []
+        if self._m0_means is None:
+            with self._reference.as_m0():
+                self._m0_means = self._means(self._reference.model)
+        drifts = drift(self._m0_means, self._means(m1.model), self._all_layers(m1.model))
+        save_drift(self._config.output_dir, drifts, {"m0": self._m0.fingerprint.digest, "pairs": len(self._groups)})
+        return drifts
+
+    def _means(self, model: Any) -> Tensor:
+        config = ActivationConfig(
+            self._all_layers(model), self._config.token_budget, blocks_path=self._config.blocks_path
+        )
+        return mean_activations(ActivationEngine(model, config), self._groups)
+
+    def _all_layers(self, model: Any) -> tuple[int, ...]:
+        return tuple(range(1, len(find_blocks(model, self._config.blocks_path)) + 1))
+
+    @contextmanager
+    def _m0_again(self) -> Iterator[LoadedModel]:
+        """M0 after training."""
+        if self._reference.stays:
+            with self._reference.as_m0():
+                yield self._m0
+        else:
+            yield self._reloaded()
+
+    def _reloaded(self) -> LoadedModel:
+        """M0 by its name.
+
+        Raises:
+            SettingsError: there is no such model any more, or it is another one.
+        """
+        device = next(self._reference.model.parameters()).device
+        fault = None
+        try:
+            loaded = load_model(self._m0.name, dtype=self._m0.dtype, device=str(device))
+            if loaded.fingerprint == self._m0.fingerprint:
+                return loaded
+            fault = f"its fingerprint is {loaded.fingerprint.digest}, M0's is {self._m0.fingerprint.digest}"
+        except AttributionError as error:
+            fault = str(error)
+        raise SettingsError(
+            f"behaviors: M0 is needed again after training, but {self._reference.reason}, and it cannot be loaded anew "
+            f"from {self._m0.name!r}: {fault}. Load the model from a folder or a Hub id, train with a reference model "
+            "(precompute_ref_log_probs=False), or leave behaviors out."
+        )

@@ -1,0 +1,317 @@
+"""AttributionTracker: audits the pairs of a training loop of one's own while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
+
+from trl_attribution.auditor import load_probes
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, Tokens
+from trl_attribution.callbacks.config import CallbackConfig, configured
+from trl_attribution.callbacks.reference import loop_reference
+from trl_attribution.callbacks.session import Finished, TrainingAudit
+from trl_attribution.distributed import current_ranks
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.fingerprint import fingerprint
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding, PairReader, Reading
+from trl_attribution.probes import Judge, Probe, ProbeRegistry
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+Side = Literal["both", "chosen", "rejected"]
+_SIDES = ("both", "chosen", "rejected")
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class AttributionTracker:
+    """Audits a preference-training loop of your own, with or without Accelerate, while it runs.
+
+    The loop runs a reference model over every batch for its loss. Around that forward, :meth:`batch` says which tokens
+    are responses; hooks read the vectors of every pair. At the end of the ``with`` block the audit folder holds
+    vectors, scores and manifests. On an exception the hooks come off and what was read is kept in the folder; the same
+    loop, started again with the same folder, adds what is missing.
+
+    Example:
+        >>> with AttributionTracker(reference, tokenizer, dataset, probes="probes/") as tracker:  # doctest: +SKIP
+        ...     for batch in loader:
+        ...         with tracker.batch(batch["input_ids"], batch["attention_mask"], batch["completion_mask"]):
+        ...             reference_logits = reference(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+    Args:
+        reference_model: M0 as the loop runs it: a model, one that Accelerate, DDP or DeepSpeed has wrapped, or a policy
+            with a PEFT adapter that the loop disables for the reference forward.
+        tokenizer: M0's tokenizer.
+        dataset: the pairs trained on, as TRL's ``DPOTrainer`` takes them.
+        max_length: the loop's limit for prompt and response together, None for none. The loop's tokens have to be
+            those of TRL (:func:`trl_attribution.pairs.encode_pairs`): by them a row of a batch is known again.
+        truncation_mode: which end of a longer sequence stays, ``keep_start`` or ``keep_end``.
+        probes: a registry folder, a registry, or probes; over ``config.probes``.
+        reading: names of the dataset's columns.
+        policy: the model that is trained; with it, ``behaviors`` are sampled before and after the loop, and the drift
+            of its layers is measured.
+        judge: ``judge(prompt, response)`` is true for a response that shows a behavior; over ``config.judge``.
+        config: the settings; single ones can be given by name instead.
+        **settings: fields of :class:`CallbackConfig`, over those of ``config``.
+
+    Raises:
+        SettingsError: an unknown setting, or one that a loop of one's own cannot follow.
+    """
+
+    def __init__(
+        self,
+        reference_model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        *,
+        max_length: int | None = None,
+        truncation_mode: str = "keep_start",
+        probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
+        reading: Reading | None = None,
+        policy: torch.nn.Module | None = None,
+        judge: Judge | None = None,
+        config: CallbackConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = configured(config, settings)
+        if self.config.on_flag != "log":
+            raise SettingsError(
+                f"on_flag={self.config.on_flag!r}: the loop is yours, so act in it on "
+                "tracker.metrics()['attribution/flagged_fraction']; the tracker itself only logs"
+            )
+        if self.config.behaviors is not None and policy is None:
+            raise SettingsError(
+                "behaviors: to sample after the loop as well as before it, the tracker needs the model that is "
+                "trained: AttributionTracker(..., policy=model)"
+            )
+        self.finished: Finished | None = None
+        """What the last run left behind, on the main rank."""
+        self._probes = load_probes(self.config.probes if probes is None else probes, self.config.asked_score)
+        self._reference = loop_reference(reference_model, policy)
+        self._policy, self._judge = policy, judge
+        self._tokenizer, self._dataset = tokenizer, dataset
+        self._encoding = Encoding(max_length, truncation_mode)
+        self._reading = reading or Reading(format="trl", on_bad_row="skip")
+        self._session: TrainingAudit | None = None
+        self._capture: ForwardCapture | None = None
+        self._expected: Tokens | None = None
+        self._seen: list[CapturedBatch] = []
+        self._halves: dict[str, CapturedBatch] = {}
+
+    def __enter__(self) -> Self:
+        """Read the dataset, claim the audit folder, sample from M0 what is to be compared, put the hooks on.
+
+        A collective.
+
+        Raises:
+            AttributionError: the dataset, a probe or the folder does not fit; nothing was written then.
+        """
+        model = self._reference.model
+        m0 = LoadedModel(model, self._tokenizer, str(model.config.name_or_path), fingerprint(model, self._tokenizer))
+        self._session = TrainingAudit(
+            self.config,
+            self._probes,
+            PairReader(self._dataset, self._reading),
+            self._encoding,
+            m0,
+            self._reference,
+            _compute_dtype(m0),
+            current_ranks(),
+            self._judge,
+        )
+        try:
+            self._session.look_before(is_resumed=False)
+            self._capture = ForwardCapture(
+                model, self._session.layers, self.config.blocks_path, self._describe, self._seen.append
+            )
+            self._capture.attach()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the audit (a collective); where an exception ends the loop, keep what was read instead."""
+        assert self._session is not None
+        try:
+            if error is None:
+                self._check_whole()
+                self.finished = self._session.finish(self._policy)
+            else:
+                self._keep_what_was_read(self._session)
+        finally:
+            self._release()
+
+    @contextmanager
+    def batch(
+        self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, side: Side = "both"
+    ) -> Iterator[None]:
+        """Read the one forward of the reference model that runs inside the block.
+
+        Args:
+            input_ids: [2B, T], the B chosen sequences first; [B, T] where ``side`` names one of the two.
+            attention_mask: the same shape, 1 for tokens, 0 for padding.
+            completion_mask: the same shape, 1 for tokens of a response (``labels != -100``).
+            side: ``both`` in one forward, or ``chosen`` and ``rejected`` in two, in any order; their T may differ.
+
+        Raises:
+            CaptureError: none or several forwards ran, or one over other tokens; or the halves do not fit.
+        """
+        self._expect(Tokens(input_ids.detach(), attention_mask.detach(), completion_mask.detach() != 0), side)
+        try:
+            yield
+        except BaseException:
+            self._seen.clear()
+            raise
+        finally:
+            self._expected = None
+        if len(self._seen) != 1:
+            times = len(self._seen)
+            self._seen.clear()
+            raise CaptureError(
+                f"{times} forwards of the reference model ran inside tracker.batch(), not 1. Put the one forward of "
+                "this batch inside it, and give the tracker the model that the loop runs"
+            )
+        self._take(self._seen.pop(), side)
+
+    def metrics(self) -> dict[str, float]:
+        """What goes into the loop's log, over the pairs since the last call on all ranks together. A collective.
+
+        Returns:
+            ``attribution/NAME/mean``, ``/max`` and ``/share_above`` by probe, and ``attribution/flagged_fraction``;
+            empty where no pair was seen or there are no probes.
+        """
+        self._check_whole()
+        window = self._running().close_window()
+        return {} if window is None else window.metrics
+
+    def save(self) -> None:
+        """Bring all that was read to disk: call it with each checkpoint, so that a resumed run lacks nothing."""
+        self._check_whole()
+        self._running().save()
+
+    def _running(self) -> TrainingAudit:
+        if self._session is None:
+            raise SettingsError("the tracker is not running: put the loop inside `with tracker:`")
+        return self._session
+
+    def _expect(self, tokens: Tokens, side: Side) -> None:
+        self._running()
+        if side not in _SIDES:
+            raise SettingsError(f"side: {side!r} is unknown; choose {', '.join(_SIDES)}")
+        shapes = {tuple(one.shape) for one in (tokens.input_ids, tokens.attention_mask, tokens.response_mask)}
+        if len(shapes) != 1 or tokens.input_ids.dim() != 2:
+            raise CaptureError(f"input_ids, attention_mask and completion_mask have unlike shapes: {sorted(shapes)}")
+        if side == "both" and len(tokens.input_ids) % 2:
+            raise CaptureError(
+                f"a batch of {len(tokens.input_ids)} sequences has no chosen and rejected halves; for one half at a "
+                "time say side='chosen' and side='rejected'"
+            )
+        if side in self._halves or (side == "both" and self._halves):
+            raise CaptureError(f"the {', '.join(self._halves)} half of the last batch has no other half yet")
+        self._expected = tokens
+
+    def _describe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens | None:
+        expected = self._expected
+        if expected is None:
+            return None
+        if not self._reference.is_training_pass():
+            raise CaptureError(
+                "the policy's adapter is on in the reference forward: run it inside `with model.disable_adapter():`"
+            )
+        run = kwargs.get("input_ids", args[0] if args else None)
+        if run is None or not _same(run, expected.input_ids):
+            raise CaptureError("the forward inside tracker.batch() is over other tokens than the batch it was told of")
+        return Tokens(
+            expected.input_ids.to(run.device),
+            expected.attention_mask.to(run.device),
+            expected.response_mask.to(run.device),
+        )
+
+    def _take(self, batch: CapturedBatch, side: Side) -> None:
+        session = self._running()
+        if side == "both":
+            session.recorder.add(batch)
+        else:
+            self._halves[side] = batch
+            if len(self._halves) < 2:
+                return
+            chosen, rejected = self._halves["chosen"], self._halves["rejected"]
+            self._halves.clear()
+            session.recorder.add(_joined(chosen, rejected))
+        if session.recorder.is_full:
+            session.resolve()
+
+    def _check_whole(self) -> None:
+        if self._halves:
+            raise CaptureError(
+                f"the {', '.join(self._halves)} half of the last batch has no other half: it would be lost"
+            )
+
+    def _keep_what_was_read(self, session: TrainingAudit) -> None:
+        try:
+            session.save()
+        except (AttributionError, RuntimeError, OSError) as error:
+            # The loop is ending with an error of its own, which must stay the one that is raised.
+            logger.error("the vectors read since the last tracker.save() are lost: %s", error)
+
+    def _release(self) -> None:
+        if self._capture is not None:
+            self._capture.detach()
+        if self._session is not None:
+            self._session.release()
+        self._capture = self._session = self._expected = None
+        self._seen.clear()
+        self._halves.clear()
+
+
+def _same(run: Tensor, told: Tensor) -> bool:
+    if run.shape != told.shape:
+        return False
+    # A comparison makes the device wait; the very same memory needs none.
+    return run.data_ptr() == told.data_ptr() or torch.equal(run, told.to(run.device))
+
+
+def _joined(chosen: CapturedBatch, rejected: CapturedBatch) -> CapturedBatch:
+    """Two halves [B, T] of a batch as one [2B, T]; the shorter one is padded."""
+    if len(chosen.input_ids) != len(rejected.input_ids):
+        raise CaptureError(
+            f"{len(chosen.input_ids)} chosen sequences and {len(rejected.input_ids)} rejected ones are no pairs"
+        )
+    width = max(chosen.input_ids.shape[1], rejected.input_ids.shape[1])
+
+    def both(name: str) -> Tensor:
+        return torch.cat(
+            [pad(part, (0, width - part.shape[1])) for part in (getattr(chosen, name), getattr(rejected, name))]
+        )
+
+    return CapturedBatch(
+        both("input_ids"),
+        both("attention_mask"),
+        both("response_mask"),
+        torch.cat([chosen.means, rejected.means]),
+        torch.cat([chosen.contexts, rejected.contexts]),
+    )
+
+
+def _compute_dtype(m0: LoadedModel) -> str:
+    """What M0's products are computed in: Accelerate's mixed precision decides over the weights' dtype."""
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if not is_initialized():
+        return m0.dtype
+    return _AUTOCAST.get(str(AcceleratorState().mixed_precision), m0.dtype)

@@ -1,0 +1,51 @@
+"""A DPO run under audit, to be started by a launcher: ``python tests/run_dpo.py '{"model": ..., "folder": ...}'``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.simplefilter("ignore")
+
+from tests.training import LAYERS, make_trainer, text_rows, train
+from trl_attribution import ProbeRegistry
+from trl_attribution.callbacks import AttributionCallback
+
+
+def main(asked: dict[str, Any]) -> None:
+    folder, model = Path(asked["folder"]), Path(asked["model"])
+    trainer_arguments: dict[str, Any] = {}
+    if asked.get("adapter"):
+        from peft import LoraConfig
+
+        trainer_arguments["peft_config"] = LoraConfig(
+            r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+        )
+    trainer = make_trainer(
+        model, folder, text_rows(asked.get("rows", 24)), trainer=trainer_arguments, **asked.get("settings", {})
+    )
+    probes = ProbeRegistry(asked["probes"]).load_all() if "probes" in asked else None
+    callback = AttributionCallback(
+        trainer,
+        probes=probes,
+        layers=LAYERS,
+        vector_dtype="float32",
+        output_dir=folder / "audit",
+        **asked.get("callback", {}),
+    )
+    if "die_at" in asked:
+        from tests.test_callback import Interrupt
+
+        rank = trainer.accelerator.process_index
+        if rank == asked.get("die_on", rank):
+            trainer.add_callback(Interrupt(asked["die_at"], RuntimeError(f"rank {rank} was told to die")))
+    train(trainer, callback, resume_from_checkpoint=asked.get("resume"))
+    if trainer.accelerator.is_main_process:
+        (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
