@@ -213,6 +213,7 @@ class TrainingAudit:
     def _conclude(self, counts: CaptureCounts, policy: Any) -> Finished:
         """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
+        counts = _without_copies(counts, parts)
         index = self._captured_index(parts)
         with self._timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
@@ -468,6 +469,13 @@ def read_m0(path: Path) -> ModelFingerprint | None:
 def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:
     """``rule`` for a run that may have ended before it had seen as many pairs as ``top_k`` asks for."""
     return {"top_k": min(rule.top_k, pairs)} if rule.top_k is not None else rule.as_dict()
+
+
+def _without_copies(counts: CaptureCounts, parts: Sequence[VectorStore]) -> CaptureCounts:
+    """``counts`` with pairs that several ranks have (the sampler's padding) as repeats, but for one of each."""
+    stored = [pair_id for part in parts for pair_id in part.pair_ids]
+    copies = min(len(stored) - len(set(stored)), counts.captured)
+    return replace(counts, captured=counts.captured - copies, repeats=counts.repeats + copies)
 
 
 def _added(counts: Sequence[dict[str, int]]) -> CaptureCounts:

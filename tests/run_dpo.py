@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-warnings.simplefilter("ignore")
+from datasets import Dataset
 
 from tests.training import LAYERS, make_trainer, text_rows, train
 from trl_attribution import ProbeRegistry
@@ -21,28 +20,29 @@ def main(asked: dict[str, Any]) -> None:
     if asked.get("adapter"):
         from peft import LoraConfig
 
-        trainer_arguments["peft_config"] = LoraConfig(
-            r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False
-        )
-    trainer = make_trainer(
-        model, folder, text_rows(asked.get("rows", 24)), trainer=trainer_arguments, **asked.get("settings", {})
-    )
-    probes = ProbeRegistry(asked["probes"]).load_all() if "probes" in asked else None
-    callback = AttributionCallback(
-        trainer,
-        probes=probes,
+        trainer_arguments["peft_config"] = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    # From the disk: for one in memory each process has a cache of its own, and TRL's precompute pass shares one.
+    dataset = Dataset.load_from_disk(str(folder / "data"))
+    settings: dict[str, Any] = dict(
+        probes=ProbeRegistry(asked["probes"]).load_all() if "probes" in asked else None,
         layers=LAYERS,
         vector_dtype="float32",
         output_dir=folder / "audit",
         **asked.get("callback", {}),
     )
+    alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
+    if alone is not None:
+        trainer_arguments["callbacks"] = [alone]
+    trainer = make_trainer(model, folder, dataset, trainer=trainer_arguments, **asked.get("settings", {}))
+    if alone is None:
+        trainer.add_callback(AttributionCallback(trainer, **settings))
     if "die_at" in asked:
         from tests.test_callback import Interrupt
 
         rank = trainer.accelerator.process_index
         if rank == asked.get("die_on", rank):
             trainer.add_callback(Interrupt(asked["die_at"], RuntimeError(f"rank {rank} was told to die")))
-    train(trainer, callback, resume_from_checkpoint=asked.get("resume"))
+    train(trainer, resume_from_checkpoint=asked.get("resume"))
     if trainer.accelerator.is_main_process:
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
 

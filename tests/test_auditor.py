@@ -179,6 +179,26 @@ def test_an_audit_run_again_computes_nothing(loaded: LoadedModel, probe: Probe, 
     assert list(scores_of(tmp_path)) == ids_of(pair_rows(6))
 
 
+def test_an_audit_without_probes_leaves_no_older_scores_beside_it(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    auditor_of(loaded, [probe]).audit(pair_rows(6), tmp_path).flag(top_k=2).save_manifests()
+    (tmp_path / "report.html").write_text("of these scores")
+    derived = {"scores.parquet", "manifest.filter.jsonl", "manifest.flip.jsonl", "report.html"}
+    assert derived < {path.name for path in tmp_path.iterdir()}
+    auditor_of(loaded, layers=(3,)).audit(pair_rows(6), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"audit.json", "settings.json", "vectors"}
+
+
+def test_manifests_of_older_scores_go_when_the_pairs_are_scored_again(
+    loaded: LoadedModel, probe: Probe, other: Probe, tmp_path: Path
+) -> None:
+    auditor_of(loaded, [probe], layers=(1, 3)).audit(pair_rows(6), tmp_path).flag(top_k=2).save_manifests()
+    auditor_of(loaded, [other], layers=(1, 3)).audit(pair_rows(6), tmp_path)
+    assert {row["probe"] for row in score_rows(tmp_path)} == {"short"}
+    assert not (tmp_path / "manifest.flip.jsonl").exists()
+
+
 def test_duplicates_are_counted_and_audited_once(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
     rows = pair_rows(6)
     audit = auditor_of(loaded, [probe]).audit([*rows[:4], rows[1], rows[1], *rows[4:], rows[0]], tmp_path)

@@ -68,7 +68,7 @@ def config(folder: Path, **settings: Any) -> DPOConfig:
 
 
 def make_trainer(
-    model: Any, folder: Path, rows: Rows, *, trainer: dict[str, Any] | None = None, **settings: Any
+    model: Any, folder: Path, rows: Rows | Dataset, *, trainer: dict[str, Any] | None = None, **settings: Any
 ) -> DPOTrainer:
     """A DPOTrainer on ``rows``; ``trainer`` are its own arguments, ``settings`` those of its config."""
     with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def make_trainer(
         return DPOTrainer(
             model if not isinstance(model, Path) else str(model),
             args=config(folder, **settings),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
             **(trainer or {}),
         )
 

@@ -1,0 +1,215 @@
+"""Runs on two processes: DDP, ZeRO-1, 2 and 3, FSDP2. Their audits equal the one of a dataset by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import build_tiny_model
+from tests.training import least_cosine, offline, probe_on, text_rows
+from trl_attribution import ProbeRegistry, VectorStore
+from trl_attribution.audit_folder import Audit, AuditInfo
+from trl_attribution.scoring import ScoreTable
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+FSDP2 = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+use_cpu: true
+mixed_precision: "no"
+num_machines: 1
+num_processes: 2
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_reshard_after_forward: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+"""
+
+
+def zero(stage: int, batch: int = 4, accumulation: int = 1) -> dict[str, Any]:
+    return {
+        "deepspeed": {
+            "train_micro_batch_size_per_gpu": batch,
+            "gradient_accumulation_steps": accumulation,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {"stage": stage},
+        }
+    }
+
+
+# name -> settings of the run
+RUNS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "ddp, uneven": {"rows": 21},
+    "ddp, adapter, accumulation": {
+        "adapter": True,
+        "settings": {
+            "gradient_accumulation_steps": 4,
+            "per_device_train_batch_size": 1,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        },
+    },
+    "zero1": {"settings": zero(1)},
+    "zero2": {"settings": zero(2)},
+    "zero3": {"settings": zero(3)},
+    "zero3, accumulation": {
+        "settings": {**zero(3, 1, 4), "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}
+    },
+    "zero3, adapter": {"adapter": True, "settings": zero(3)},
+    "zero3, precomputed": {"alone": True, "settings": {**zero(3), "precompute_ref_log_probs": True}},
+    "fsdp2": {"settings": {"gradient_checkpointing": False}},
+}
+
+
+# Response scores need no mean of the contexts, so those in the logs are those of the audit.
+ONLINE = {"score": "response", "flag_at": 0.45}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build_tiny_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ProbeRegistry(folder / "probes").save(probe_on(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    return offline(model, tmp_path_factory.mktemp("expected"), text_rows())
+
+
+def launch(folder: Path, asked: dict[str, Any], processes: int = 2, fsdp: bool = False) -> subprocess.Popen[str]:
+    """Start ``tests/run_dpo.py`` on so many processes."""
+    Dataset.from_list(text_rows(asked.get("rows", 24))).save_to_disk(folder / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if fsdp:
+        (folder / "fsdp2.yaml").write_text(FSDP2)
+        launcher = ["accelerate.commands.launch", "--config_file", str(folder / "fsdp2.yaml")]
+        launcher += ["--main_process_port", str(port)]
+    else:
+        launcher = ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, str(ROOT / "tests" / "run_dpo.py"), json.dumps(asked)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def completed(process: subprocess.Popen[str], seconds: int = 120) -> tuple[int, str]:
+    """Exit status and output; a process that hangs is killed and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {seconds} s:\n{output[-3000:]}")
+    return process.returncode, output
+
+
+def run(model: Path, folder: Path, processes: int = 2, fsdp: bool = False, **asked: Any) -> None:
+    status, output = completed(launch(folder, {"model": str(model), "folder": str(folder), **asked}, processes, fsdp))
+    assert status == 0, output[-5000:]
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    training = AuditInfo.load(folder / "audit").training
+    assert training is not None
+    return dict(training)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
+    name: str, model: Path, expected: Audit, tmp_path: Path
+) -> None:
+    run(model, tmp_path, fsdp=name == "fsdp2", probes=str(model / "probes"), callback=ONLINE, **RUNS[name])
+    rows = RUNS[name].get("rows", 24)
+    found = training_of(tmp_path)
+    assert (found["ranks"], found["captured"], found["never_seen"]) == (2, rows, 0)
+    store = VectorStore.open(tmp_path / "audit" / "vectors")
+    other = expected.store if rows == 24 else offline(model, tmp_path, text_rows(rows)).store
+    assert least_cosine(store, other) >= 0.99999
+    assert AuditInfo.load(tmp_path / "audit").model["digest"] == expected.info.model["digest"]
+    assert (tmp_path / "audit" / "manifest.flip.jsonl").exists()
+    assert not (tmp_path / "audit" / "parts").exists()
+    assert found["rows"] - found["repeats"] == rows  # the sampler gives both ranks as many and repeats some for it
+    if "alone" not in RUNS[name]:
+        _check_metrics(tmp_path)
+
+
+def _check_metrics(folder: Path) -> None:
+    """A log's metrics lie among the scores that the audit ends with, and its share is one of the 16 pairs in it."""
+    (log,) = (entry for entry in json.loads((folder / "log.json").read_text()) if "attribution/numbers/mean" in entry)
+    ((_, table),) = list(ScoreTable.open(folder / "audit" / "scores.parquet"))
+    scores = table.column("score").to_pylist()
+    assert min(scores) < log["attribution/numbers/mean"] < log["attribution/numbers/max"] <= max(scores) + 1e-5
+    flagged = 16 * log["attribution/flagged_fraction"]
+    assert flagged == pytest.approx(round(flagged)) and 0 < flagged < 16
+
+
+def test_the_number_of_processes_may_change_when_a_run_is_resumed(model: Path, expected: Audit, tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    asked = {"model": str(model), "folder": str(tmp_path), "settings": settings}
+    status, output = completed(launch(tmp_path, {**asked, "die_at": 2}, processes=2))
+    assert status != 0 and "was told to die" in output
+    assert sorted(part.name for part in (tmp_path / "audit" / "parts").glob("0*")) == ["00000", "00001"]
+    run(model, tmp_path, processes=1, settings=settings)
+    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+    assert training_of(tmp_path)["never_seen"] == 0
+
+
+def test_a_rank_that_dies_takes_the_run_with_it_and_nothing_hangs(model: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    status, output = completed(
+        launch(tmp_path, {"model": str(model), "folder": str(tmp_path), "die_at": 1, "die_on": 1}), seconds=90
+    )
+    assert status != 0
+    assert "rank 1 was told to die" in output
+    assert time.monotonic() - start < 90
+    assert not (tmp_path / "audit" / "audit.json").exists()
+
+
+def test_an_error_of_the_main_rank_reaches_the_others(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "settings.json").write_text("{}")
+    status, output = completed(launch(tmp_path, {"model": str(model), "folder": str(tmp_path)}), seconds=90)
+    assert status != 0
+    assert output.count("was not written by an audit") >= 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"callback": {"behaviors": "BEHAVIORS"}}, "behaviors: cannot be sampled while ranks share one model"),
+        ({"settings": {**zero(3), "precompute_ref_log_probs": True}}, "cannot run through a sharded policy"),
+    ],
+)
+def test_what_cannot_work_on_a_sharded_model_is_refused_before_the_first_step(
+    asked: dict[str, Any], message: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "behaviors.jsonl").write_text('{"prompt": "Hi"}\n')
+    if "callback" in asked:
+        asked = {"callback": {"behaviors": str(tmp_path / "behaviors.jsonl")}, "settings": zero(3)}
+    status, output = completed(launch(tmp_path, {"model": str(model), "folder": str(tmp_path), **asked}), seconds=90)
+    assert status != 0 and message in output
+    assert not (tmp_path / "log.json").exists()

@@ -1,0 +1,108 @@
+"""The examples run as they are shown, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from trl import ModelConfig, ScriptArguments, TrlParser
+
+from tests.training import LAYERS, least_cosine, offline, probe_on, text_rows
+from trl_attribution import Manifest, ProbeRegistry, VectorStore
+from trl_attribution.callbacks import AuditArguments, CallbackConfig
+from trl_attribution.errors import SettingsError
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in text_rows()), encoding="utf-8")
+    return path
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / ".cache"), "OMP_NUM_THREADS": "1"}
+    settings |= {"ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_dpo_example_trains_and_audits_with_its_config(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    ProbeRegistry(tmp_path / "demo" / "probes").save(probe_on(model_folder))
+    script, config = EXAMPLES / "dpo_with_attribution.py", EXAMPLES / "dpo_with_attribution.yaml"
+    shown = run(
+        tmp_path, sys.executable, script, "--config", config, "--dataset_name", data, "--model_name_or_path",
+        model_folder, "--max_steps", "-1", "--num_train_epochs", "1", "--audit_vector_dtype", "float32",
+        "--audit_score", "response",
+    )  # fmt: skip
+    audit = tmp_path / yaml.safe_load(config.read_text(encoding="utf-8"))["audit_output_dir"]
+    assert len(Manifest.load(audit / "manifest.filter.jsonl").decisions) == 10
+    expected = offline(model_folder, tmp_path, text_rows(), max_length=256)
+    assert least_cosine(VectorStore.open(audit / "vectors"), expected.store, [3]) >= 0.99999
+    assert "attribution/flagged_fraction" in shown
+    assert "24 read while training (reference model)" in shown
+
+
+def test_the_loop_example_trains_and_audits(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    ProbeRegistry(tmp_path / "probes").save(probe_on(model_folder))
+    shown = run(
+        tmp_path, sys.executable, EXAMPLES / "plain_accelerate_dpo.py", "--model", model_folder, "--data", data,
+        "--probes", "probes", "--log-every", "3", "--save-every", "3", "--flag-at", "0.5",
+    )  # fmt: skip
+    assert "24 pairs audited in run/audit" in shown
+    assert shown.count("attribution/flagged_fraction") == 2
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    assert (tmp_path / "run" / "audit" / "manifest.flip.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_the_loop_example_audits_every_pair_once_on_two_processes(
+    model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    launcher = Path(sys.executable).parent / "accelerate"
+    run(
+        tmp_path, launcher, "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+        "--dynamo_backend", "no", EXAMPLES / "plain_accelerate_dpo.py", "--model", model_folder, "--data", data,
+        "--layers", *map(str, LAYERS), "--batch-size", "5",
+    )  # fmt: skip
+    expected = offline(model_folder, tmp_path, text_rows())
+    assert least_cosine(VectorStore.open(tmp_path / "run" / "audit" / "vectors"), expected.store) >= 0.99999
+
+
+def test_every_setting_is_an_argument_with_its_default_and_help() -> None:
+    arguments = {one.name: one for one in fields(AuditArguments)}  # type: ignore[arg-type]
+    settings = fields(CallbackConfig)
+    assert set(arguments) == {f"audit_{one.name}" for one in settings}
+    assert all(arguments[f"audit_{one.name}"].metadata["help"] == one.metadata["help"] for one in settings)
+    assert AuditArguments().to_config() == CallbackConfig()
+
+
+def test_arguments_become_settings() -> None:
+    parser = TrlParser((ScriptArguments, ModelConfig, AuditArguments))
+    given = ["--audit_layers", "20", "10", "--audit_threshold", "0.25", "--audit_output_dir", "here"]
+    *_, audit = parser.parse_args_and_config(given)
+    assert audit.to_config() == CallbackConfig(layers=[20, 10], threshold=0.25, output_dir="here")
+
+
+def test_arguments_that_contradict_each_other_are_refused() -> None:
+    parser = TrlParser((ScriptArguments, AuditArguments))
+    *_, audit = parser.parse_args_and_config(["--audit_top_k", "3", "--audit_fdr", "0.1"])
+    with pytest.raises(SettingsError, match="top_k and fdr"):
+        audit.to_config()
