@@ -15,6 +15,7 @@ from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
 from trl_attribution.callbacks.reference import (
     Reference,
+    check_arguments,
     policy_reference,
     precompute_reference,
     reference_of,
@@ -96,7 +97,10 @@ class AttributionCallback(TrainerCallback):
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
-        if self._trainer is None and getattr(args, "precompute_ref_log_probs", False):
+        if self._trainer is not None:
+            return
+        check_arguments(args)
+        if getattr(args, "precompute_ref_log_probs", False):
             self._session = self._open(args, state, kwargs, precompute_reference(kwargs["model"]))
             self._session.begin_precompute()
 
@@ -171,6 +175,8 @@ class AttributionCallback(TrainerCallback):
         kind = trainer_kind(self._trainer)
         if kind != "DPOTrainer" and self._dataset is None:
             raise SettingsError(f"dataset: {kind} changes its texts; give the callback the one that it was given")
+        if kind == "RewardTrainer" and self.config.behaviors is not None:
+            raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:

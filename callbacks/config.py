@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from trl_attribution.audit_config import AskedScore
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError
-from trl_attribution.models import DTYPES
 from trl_attribution.scoring import Rule
 
 ON_FLAG = ("log", "stop", "skip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +16,11 @@ from trl_attribution.fingerprint import unwrapped
 Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
 _WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")
 SUPPORTED = ("DPOTrainer", *_WITHOUT_REFERENCE)
+_CONFIGS = tuple(name.replace("Trainer", "Config") for name in SUPPORTED)
+_UNSUPPORTED = (
+    f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
+    "AttributionTracker; any dataset can be audited with trl-attribution audit."
+)
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,28 @@ def trainer_kind(trainer: Any) -> str:
     Raises:
         SettingsError: none of them.
     """
-    for base in type(trainer).__mro__:
-        if base.__module__.partition(".")[0] == "trl" and base.__name__ in SUPPORTED:
+    kind = _of_trl(trainer, SUPPORTED)
+    if kind is None:
+        raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
+    return kind
+
+
+def check_arguments(args: Any) -> None:
+    """Make sure that ``args`` are those of a supported trainer, for a callback that does not see the trainer itself.
+
+    Raises:
+        SettingsError: they are another's.
+    """
+    if _of_trl(args, _CONFIGS) is None:
+        raise SettingsError(f"the trainer of {type(args).__name__} {_UNSUPPORTED}")
+
+
+def _of_trl(value: Any, names: Sequence[str]) -> str | None:
+    """Which of TRL's classes in ``names`` the type of ``value`` is or comes from."""
+    for base in type(value).__mro__:
+        if base.__module__.partition(".")[0] == "trl" and base.__name__ in names:
             return base.__name__
-    raise SettingsError(
-        f"{type(trainer).__name__} is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a "
-        "training loop of your own use AttributionTracker; any dataset can be audited with trl-attribution audit."
-    )
+    return None
 
 
 def _adapter_reference(model: Any) -> Reference:

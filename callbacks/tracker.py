@@ -54,12 +54,12 @@ class AttributionTracker:
         reference_model: M0 as the loop runs it: a model, one that Accelerate, DDP or DeepSpeed has wrapped, or a policy
             with a PEFT adapter that the loop disables for the reference forward.
         tokenizer: M0's tokenizer.
-        dataset: the pairs trained on, as TRL's ``DPOTrainer`` takes them.
+        dataset: the pairs trained on: a file, a folder, a Hub id, a ``Dataset``, or a list of rows.
         max_length: the loop's limit for prompt and response together, None for none. The loop's tokens have to be
             those of TRL (:func:`trl_attribution.pairs.encode_pairs`): by them a row of a batch is known again.
         truncation_mode: which end of a longer sequence stays, ``keep_start`` or ``keep_end``.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
-        reading: names of the dataset's columns.
+        reading: how the dataset's columns become pairs; rows that are none are left out if it is not given.
         policy: the model that is trained; with it, ``behaviors`` are sampled before and after the loop, and the drift
             of its layers is measured.
         judge: ``judge(prompt, response)`` is true for a response that shows a behavior; over ``config.judge``.
@@ -103,7 +103,7 @@ class AttributionTracker:
         self._policy, self._judge = policy, judge
         self._tokenizer, self._dataset = tokenizer, dataset
         self._encoding = Encoding(max_length, truncation_mode)
-        self._reading = reading or Reading(format="trl", on_bad_row="skip")
+        self._reading = reading or Reading(on_bad_row="skip")
         self._session: TrainingAudit | None = None
         self._capture: ForwardCapture | None = None
         self._expected: Tokens | None = None
@@ -236,10 +236,11 @@ class AttributionTracker:
         run = kwargs.get("input_ids", args[0] if args else None)
         if run is None or not _same(run, expected.input_ids):
             raise CaptureError("the forward inside tracker.batch() is over other tokens than the batch it was told of")
+        # Copies: they are looked at later, and a loop may write its next batch into the same memory.
         return Tokens(
-            expected.input_ids.to(run.device),
-            expected.attention_mask.to(run.device),
-            expected.response_mask.to(run.device),
+            expected.input_ids.to(run.device, copy=True),
+            expected.attention_mask.to(run.device, copy=True),
+            expected.response_mask.to(run.device, copy=True),
         )
 
     def _take(self, batch: CapturedBatch, side: Side) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trl_attribution.auditor import DataAuditor
+    from trl_attribution.callbacks import AttributionCallback, AttributionTracker
     from trl_attribution.manifest import Manifest
     from trl_attribution.pairs import pair_id
     from trl_attribution.probes import Probe, ProbeRegistry
@@ -14,9 +15,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["DataAuditor", "Manifest", "Probe", "ProbeRegistry", "VectorStore", "pair_id"]
+__all__ = [
+    "AttributionCallback",
+    "AttributionTracker",
+    "DataAuditor",
+    "Manifest",
+    "Probe",
+    "ProbeRegistry",
+    "VectorStore",
+    "pair_id",
+]
 
 _HOMES = {
+    "AttributionCallback": "trl_attribution.callbacks",
+    "AttributionTracker": "trl_attribution.callbacks",
     "DataAuditor": "trl_attribution.auditor",
     "Manifest": "trl_attribution.manifest",
     "Probe": "trl_attribution.probes",

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [speed] [quality] [scoring]``: what ``make bench`` runs; writes docs/benchmarks/."""
+"""``python -m tests.benchmarks [NAME ...]``: what ``make bench`` runs; writes docs/benchmarks/."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 import transformers
 from rich.console import Console
 
-from tests.benchmarks import quality, speed
+from tests.benchmarks import in_run, quality, speed
 from tests.benchmarks.pages import write_page
 
-NAMES = ("speed", "quality", "scoring")
+NAMES = ("speed", "quality", "scoring", "in-run")
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=20, help="speed: layer of 30")
     parser.add_argument("--seeds", type=int, default=3, help="quality: organisms, seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
+    parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
+    parser.add_argument("--bergson", metavar="PYTHON", help="in-run: also bergson's callback, by this interpreter")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NAMES))
@@ -50,6 +52,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, console)
+    elif name == "in-run":
+        in_run.run(options.output, command, options.runs, options.bergson, console)
     else:
         scoring(options.output, command, console)
 

@@ -30,7 +30,7 @@ def audit_summary(audit: Audit) -> RenderableType:
         ("pairs", _pairs_line(dataset)),
         ("model", f"{printable(info.model['name'])} in {info.model['dtype']} on {info.model['device']}"),
         ("layers", ", ".join(str(layer) for layer in audit.store.layers)),
-        ("vectors", _vectors_line(vectors, cost)),
+        ("vectors", _vectors_line(vectors, cost) if info.training is None else _read_line(vectors, info.training)),
     ]
     if dataset["skipped"]:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
@@ -236,6 +236,13 @@ def _vectors_line(vectors: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     line = f"{vectors['computed']:,} computed in {_duration(cost['seconds']['vectors'])}"
     line += f" ({cost['pairs_per_second']:.1f} pairs/s, {vectors['path']} path)"
     return line + (f", {vectors['reused']:,} stored already" if vectors["reused"] else "")
+
+
+def _read_line(vectors: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    line = f"{vectors['computed']:,} read while training ({vectors['path']})"
+    if vectors["reused"]:
+        line += f", {vectors['reused']:,} stored already"
+    return line + (f"; {training['never_seen']:,} pairs were not trained on" if training["never_seen"] else "")
 
 
 def _facts(lines: Sequence[tuple[str, str]]) -> Table:

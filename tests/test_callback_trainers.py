@@ -1,0 +1,215 @@
+"""Trainers other than the plain DPOTrainer: those on the same pairs are audited, the others refused by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from tests.training import LAYERS, Rows, chat_rows, config, least_cosine, offline, probe_on, text_rows, train
+from trl_attribution.callbacks import AttributionCallback
+from trl_attribution.errors import ProbeError, SettingsError
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "RewardTrainer": (RewardTrainer, RewardConfig),
+    "CPOTrainer": (CPOTrainer, CPOConfig),
+    "ORPOTrainer": (ORPOTrainer, ORPOConfig),
+}
+
+
+def trainer_of(
+    trainer: Any, settings: Any, model: Any, folder: Path, rows: Rows, *, tokenizer: Path | None = None, **more: Any
+) -> Any:
+    chosen: dict[str, Any] = dict(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=2,
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=1024,
+        seed=7,
+    )
+    if settings in (CPOConfig, ORPOConfig):
+        model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return trainer(
+            model if not isinstance(model, Path) else str(model),
+            args=settings(**chosen),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(tokenizer or model),
+            **more,
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [text_rows, chat_rows], ids=["text", "chat"])
+def test_vectors_equal_those_of_the_offline_audit(
+    kind: str, rows: Callable[[], Rows], model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, rows(), tokenizer=model_folder)
+    callback = AttributionCallback(trainer, dataset=rows(), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(trainer, callback)
+    assert callback.finished is not None
+    found = callback.finished.audit
+    assert found.info.vectors["path"] == "dedicated pass"
+    assert kind in found.info.vectors["path_reason"]
+    expected = offline(model_folder, tmp_path, rows())
+    assert least_cosine(found.store, expected.store) >= 0.99999
+    assert found.info.model["digest"] == expected.info.model["digest"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probes_made_on_the_checkpoint_score_the_run(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(), tokenizer=model_folder)
+    callback = AttributionCallback(
+        trainer, dataset=text_rows(), probes=[probe_on(model_folder)], top_k=3, output_dir=tmp_path / "audit"
+    )
+    train(trainer, callback)
+    assert callback.finished is not None and callback.finished.flagged is not None
+    assert len(callback.finished.flagged) == 3
+
+
+def test_an_adapter_on_a_reward_model_is_off_in_the_pass(model_folder: Path, tmp_path: Path) -> None:
+    adapter = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "v_proj"],
+        task_type="SEQ_CLS",
+        modules_to_save=["score"],
+        init_lora_weights=False,
+    )
+    trainer = trainer_of(
+        RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(), tokenizer=model_folder, peft_config=adapter
+    )
+    callback = AttributionCallback(trainer, dataset=text_rows(), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(trainer, callback)
+    assert callback.finished is not None
+    assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, text_rows()).store) >= 0.99999
+
+
+def test_a_reward_model_that_was_trained_before_is_an_m0_of_its_own(model_folder: Path, tmp_path: Path) -> None:
+    first = trainer_of(RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    first.model.save_pretrained(tmp_path / "reward")
+    again = trainer_of(RewardTrainer, RewardConfig, tmp_path / "reward", tmp_path, text_rows(8), tokenizer=model_folder)
+    callback = AttributionCallback(again, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(again, callback)
+    assert callback.finished is not None
+    expected = offline(model_folder, tmp_path, text_rows(8))
+    assert callback.finished.audit.info.model["digest"] != expected.info.model["digest"]
+
+
+def test_a_reward_model_with_other_weights_than_its_checkpoint_is_not_taken_for_it(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    with torch.no_grad():
+        trainer.model.model.layers[0].mlp.down_proj.weight.mul_(2)
+    callback = AttributionCallback(
+        trainer, dataset=text_rows(8), probes=[probe_on(model_folder)], output_dir=tmp_path / "audit"
+    )
+    with pytest.raises(ProbeError, match="was built on another model"):
+        train(trainer, callback)
+    assert not (tmp_path / "audit").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trainers_that_change_their_texts_need_the_dataset(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    with pytest.raises(SettingsError, match=f"dataset: {kind} changes its texts"):
+        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flagged_pairs_cannot_be_skipped_without_a_reference_forward(
+    kind: str, model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    with pytest.raises(SettingsError, match="on_flag='skip' cannot work here"):
+        AttributionCallback(
+            trainer,
+            dataset=text_rows(8),
+            probes=[probe_on(model_folder)],
+            on_flag="skip",
+            flag_at=0.5,
+            output_dir=tmp_path / "audit",
+        )
+
+
+class OwnTrainer(DPOTrainer):
+    """What people do: a DPOTrainer with something of their own in it."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs)
+
+
+def test_a_subclass_of_a_dpo_trainer_is_audited(model_folder: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = OwnTrainer(str(model_folder), args=config(tmp_path), train_dataset=Dataset.from_list(text_rows()))
+    callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+    train(trainer, callback)
+    assert callback.finished is not None
+    assert callback.finished.audit.info.vectors["path"] == "reference model"
+    assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, text_rows()).store) >= 0.99999
+
+
+def _sft_rows() -> Rows:
+    return [{"text": row["prompt"] + row["chosen"]} for row in text_rows(8)]
+
+
+def _kto_rows() -> Rows:
+    return [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in text_rows(8)]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "rows"),
+    [(SFTTrainer, SFTConfig, _sft_rows()), (KTOTrainer, KTOConfig, _kto_rows())],
+    ids=["SFTTrainer", "KTOTrainer"],
+)
+def test_other_trainers_are_refused_by_name_before_anything_is_written(
+    trainer: Any, settings: Any, rows: Rows, model_folder: Path, tmp_path: Path
+) -> None:
+    built = trainer_of(trainer, settings, model_folder, tmp_path, rows, tokenizer=model_folder)
+    with pytest.raises(SettingsError, match=f"{trainer.__name__} is not supported") as refused:
+        AttributionCallback(built, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+    assert "DPOTrainer, RewardTrainer, CPOTrainer, ORPOTrainer" in str(refused.value)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_callback_that_does_not_see_the_trainer_refuses_it_by_its_config(model_folder: Path, tmp_path: Path) -> None:
+    callback = AttributionCallback(dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+    with pytest.raises(SettingsError, match="the trainer of SFTConfig is not supported"):
+        trainer_of(
+            SFTTrainer, SFTConfig, model_folder, tmp_path, _sft_rows(), tokenizer=model_folder, callbacks=[callback]
+        )
+
+
+def test_a_callback_that_does_not_see_the_trainer_audits_the_supported_ones(model_folder: Path, tmp_path: Path) -> None:
+    callback = AttributionCallback(dataset=text_rows(), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(
+        trainer_of(
+            ORPOTrainer, ORPOConfig, model_folder, tmp_path, text_rows(), tokenizer=model_folder, callbacks=[callback]
+        )
+    )
+    assert callback.finished is not None
+    assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, text_rows()).store) >= 0.99999
+
+
+def test_a_reward_model_has_no_behaviors(model_folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    with pytest.raises(SettingsError, match="a reward model writes no responses"):
+        AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, behaviors="behaviors.jsonl")
