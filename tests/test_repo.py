@@ -19,8 +19,8 @@ PACKAGE = ROOT / "trl_attribution"
 
 # From the ground up: a module imports from its own layer and the ones above it in this list, never from below.
 LAYERS: list[set[str]] = [
-    {"atomic", "errors", "text"},
-    {"distributed"},
+    {"atomic", "dtypes", "errors", "text"},
+    {"distributed", "sharding"},
     {"dataset_io"},
     {"pairs"},
     {"fingerprint", "models"},

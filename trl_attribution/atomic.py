@@ -30,7 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         # Where the folder itself cannot be made, there is no part file to remove either.
         with suppress(OSError):
@@ -61,9 +61,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             for name in files:
                 with Path(folder, name).open("rb") as handle:
                     os.fsync(handle.fileno())
-            _flush_folder(Path(folder))
+            flush_folder(Path(folder))
         os.replace(part, target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
@@ -83,7 +83,7 @@ def _cannot_write(target: Path, error: OSError) -> AttributionError:
     )
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make the rename itself durable (POSIX keeps it in the folder's own data)."""
     if os.name != "posix":
         return

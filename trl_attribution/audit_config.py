@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError
-from trl_attribution.models import DTYPES
 from trl_attribution.pairs import Encoding, Reading
 
 AskedScore = Literal["auto", "contextual", "response"]

@@ -66,7 +66,7 @@ class AuditRun:
                 store.verify()  # what is taken over is checked; what is written now was just computed
             # What a shard holds follows from what is missing alone, so a rerun audit makes the same shards.
             blocks = {pair_id: number // self.config.shard_size for number, pair_id in enumerate(missing)}
-            self.compute(store, engine, blocks)
+            self.compute(store, engine, blocks, census)
         return self.finish(store, census, self.model_info(), self.cost(engine), len(missing))
 
     def read(self, tokenizer: PreTrainedTokenizerBase, choose: Choose | None = None) -> Census:
@@ -81,15 +81,18 @@ class AuditRun:
                 choose=choose,
             )
 
-    def compute(self, store: VectorStore, engine: ActivationEngine, blocks: dict[str, int]) -> None:
+    def compute(self, store: VectorStore, engine: ActivationEngine, blocks: dict[str, int], census: Census) -> None:
         """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
+
+        Where ranks share one model, they agree on the path on samples of what each of them took a ``census`` of.
 
         Raises:
             DataError: the dataset no longer holds all of them.
         """
         total, done = len(blocks), 0
+        sample = [pair for pair in (census.longest_pair, *census.sample[:3]) if pair is not None]
         self.on_progress("vectors", 0, total)
-        with self._timed("vectors"), engine.in_step():
+        with self._timed("vectors"), engine.in_step(sample):
             if not blocks:
                 return
             with store.writer() as writer:

@@ -21,6 +21,7 @@ from trl_attribution.models import LoadedModel, load_model, load_tokenizer
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.scoring import Rule
+from trl_attribution.sharding import asked_sharding
 from trl_attribution.shares import Share
 from trl_attribution.store import StoreSettings
 
@@ -80,7 +81,9 @@ class DataAuditor:
         """
         config = self.config
         if not isinstance(self._model, LoadedModel):
-            self._model = load_model(self._model, config.dtype, config.device, config.trust_remote_code)
+            self._model = load_model(
+                self._model, config.dtype, config.device, config.trust_remote_code, asked_sharding()
+            )
         if config.dtype not in ("auto", self._model.dtype):
             raise SettingsError(f"dtype: asked for {config.dtype!r}, but the model given is {self._model.dtype}")
         for probe in self.probes:

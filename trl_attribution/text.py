@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -43,3 +45,8 @@ def _escape(character: str) -> str:
     if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` has the form of a Hub id, ``owner/name`` or ``name``."""
+    return _HUB_ID.fullmatch(name) is not None

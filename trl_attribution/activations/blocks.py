@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
+from trl_attribution.distributed import numel
 from trl_attribution.errors import ModelError
 
 
@@ -20,6 +23,18 @@ class DecoderBlocks:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @contextmanager
+    def cut_after(self, model: torch.nn.Module, last: int) -> Iterator[None]:
+        """Take the blocks above layer ``last`` out of ``model`` for the time of the block."""
+        parent_path, _, name = self.path.rpartition(".")
+        parent = model.get_submodule(parent_path)
+        whole = getattr(parent, name)
+        setattr(parent, name, torch.nn.ModuleList(self.blocks[:last]))
+        try:
+            yield
+        finally:
+            setattr(parent, name, whole)
 
     def check_layers(self, layers: tuple[int, ...]) -> None:
         """Refuse layers that the model does not have.
@@ -63,7 +78,7 @@ def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlock
             f"decoder blocks: {type(model).__name__} has no list of {expected} modules "
             f"(config.num_hidden_layers). Name it yourself with blocks_path / --blocks-path. {_choices(lists)}"
         )
-    largest = max(fitting, key=lambda name: sum(parameter.numel() for parameter in fitting[name].parameters()))
+    largest = max(fitting, key=lambda name: sum(map(numel, fitting[name].parameters())))
     return DecoderBlocks(largest, tuple(fitting[largest]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
+from trl_attribution.activations.running import Runner, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, is_out_of_memory, run_in_batches
+from trl_attribution.distributed import numel
 from trl_attribution.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -113,13 +115,15 @@ class ActivationEngine:
         self.blocks.check_layers(config.layers)
         self.layers = config.layers
         self.hidden_size: int = model.config.get_text_config().hidden_size
-        self.device: torch.device = next(model.parameters()).device
+        self.runner: Runner = runner_for(model, self.blocks, max(config.layers))
+        self.device: torch.device = self.runner.device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.budget = TokenBudget(config.token_budget or (2048 if self.device.type == "cpu" else 16384))
         self.path: Path = config.path
         self.path_reason = "as asked" if config.path != "auto" else "no sequence seen yet"
         self.stats = ActivationStats()
         self._longest_checked = 0
+        self._path_is_agreed = False
 
     def pair_vectors(self, pairs: Sequence[EncodedPair], on_progress: OnProgress = _silent) -> PairVectors:
         """Pair and context vectors of ``pairs``, in their order.
@@ -152,8 +156,9 @@ class ActivationEngine:
         if not groups:
             return []
         start = time.perf_counter()
-        with self._inference():
-            self._choose_path(groups)
+        with self.runner.session():
+            if not self._path_is_agreed:
+                self._choose_path(groups)
             found = self._computed(groups, on_progress)
         self.stats.seconds += time.perf_counter() - start
         self.stats.sequences += sum(len(group.responses) for group in groups)
@@ -162,10 +167,29 @@ class ActivationEngine:
         )
         return found
 
+    @contextmanager
+    def in_step(self, sample: Sequence[EncodedPair] = ()) -> Iterator[None]:
+        """Around computations that ranks do on their own: where they share one model, keep them in step to the end.
+
+        Such ranks decide on the path once, together, on the longest of all their samples. Outside of this block they
+        have to ask for the same activations at the same time.
+
+        Raises:
+            RankError: another rank failed.
+            OutOfStepError: this rank failed inside the model, and cannot ask the others.
+        """
+        with self.runner.in_step():
+            shared = self.runner.shared(_group(sample)[0])
+            if shared and self.config.path == "auto":
+                with self.runner.session(), self.runner.alike():
+                    self._choose_path(shared)
+                self._path_is_agreed = True
+            yield
+
     def parameters_per_token(self) -> int:
         """Parameters of the blocks that run: about half the FLOPs a token costs, attention scores left out."""
         last = max(self.layers)
-        return sum(parameter.numel() for block in self.blocks.blocks[:last] for parameter in block.parameters())
+        return sum(numel(parameter) for block in self.blocks.blocks[:last] for parameter in block.parameters())
 
     def _computed(self, groups: Sequence[PromptGroup], on_progress: OnProgress) -> list[GroupActivations]:
         if self.path == "plain":
@@ -252,8 +276,8 @@ class ActivationEngine:
         def average(layer: int, stream: Tensor) -> None:
             means[layer] = readout @ stream.flatten(0, 1).float()
 
-        with self._captured(average), suppress(_EnoughLayersError):
-            self.model(**inputs, use_cache=False)
+        with self._captured(average):
+            self.runner.forward(**inputs)
         missing = [layer for layer in self.layers if layer not in means]
         if missing:
             raise ModelError(f"layers {missing} never ran in {type(self.model).__name__}: wrong blocks_path?")
@@ -261,21 +285,20 @@ class ActivationEngine:
 
     @contextmanager
     def _captured(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Hooks that hand each wanted layer's residual stream to ``take`` and stop the pass after the last."""
-        last = max(self.layers)
+        """Hooks that hand each wanted layer's residual stream to ``take``."""
         handles = []
         for layer in self.layers:
             if layer == 0:
                 handles.append(
                     self.blocks.blocks[0].register_forward_pre_hook(
-                        lambda _module, args, kwargs: _taken(take, 0, _block_input(args, kwargs), last),
+                        lambda _module, args, kwargs: self._taken(take, 0, _block_input(args, kwargs)),
                         with_kwargs=True,
                     )
                 )
             else:
                 handles.append(
                     self.blocks.blocks[layer - 1].register_forward_hook(
-                        lambda _module, _args, output, layer=layer: _taken(take, layer, _block_output(output), last)
+                        lambda _module, _args, output, layer=layer: self._taken(take, layer, _block_output(output))
                     )
                 )
         try:
@@ -284,21 +307,10 @@ class ActivationEngine:
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the model's own mode comes back whatever happens."""
-        training = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-
-
-class _EnoughLayersError(Exception):
-    """Raised by the hook on the last wanted layer: the rest of the model need not run."""
+    def _taken(self, take: Callable[[int, Tensor], None], layer: int, stream: Tensor) -> None:
+        take(layer, stream)
+        if layer == max(self.layers):
+            self.runner.on_last_block()
 
 
 @dataclass(frozen=True)
@@ -341,12 +353,6 @@ def _agreement(left: Sequence[GroupActivations], right: Sequence[GroupActivation
     norms = (rows_right - center).norm(dim=-1)
     judged = cosines[norms > 1e-6 * rows_right.norm(dim=-1).clamp_min(1e-12)]
     return float(judged.min()) if judged.numel() else 1.0
-
-
-def _taken(take: Callable[[int, Tensor], None], layer: int, stream: Tensor, last: int) -> None:
-    take(layer, stream)
-    if layer == last:
-        raise _EnoughLayersError
 
 
 def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

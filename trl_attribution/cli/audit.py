@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,11 @@ from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl_attribution.audit_folder import Audit, Flagged
+    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.distributed import Ranks
     from trl_attribution.pairs import Pair, Reading
     from trl_attribution.scoring import Rule
+    from trl_attribution.shares import Share
 
 DEFAULT_FDR = 0.05
 
@@ -50,6 +53,13 @@ def audit(
     ] = "float16",
     shard_size: Annotated[int, typer.Option("--shard-size", help="Pairs a shard: what a killed run loses.")] = 512,
     show: Annotated[int, typer.Option("--show", min=0, help="How many suspicious pairs to print.")] = 10,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Compute only the I-th of N shares, without scores; see --merge."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Finish an audit whose N shares were computed with --shard.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
@@ -76,16 +86,22 @@ def audit(
     """Audit DATASET: which pairs push MODEL towards the behaviors of the probes.
 
     Writes vectors, scores.parquet and two manifests into the audit folder. Run it again after a kill and it goes on
-    where it was; run it with another rule and only the flags are made anew.
+    where it was; run it with another rule and only the flags are made anew. Several processes share the work under a
+    launcher (accelerate launch -m trl_attribution.cli audit ...) or as jobs of their own (--shard and --merge).
     """
     from trl_attribution.audit_config import AuditConfig
     from trl_attribution.auditor import DataAuditor
+    from trl_attribution.distributed import current_ranks
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.shares import Share
 
     if output is None and not dry_run:
         raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")
+    if (shard is not None) + merge + dry_run > 1:
+        raise SettingsError("--shard, --merge and --dry-run: give one of them")
     rule = _rule(top_k, threshold, fdr)
+    share = Share.parse(shard) if shard is not None else None
     out = Output(quiet, as_json)
     reading = Reading(prompt_column, chosen_column, rejected_column, source_column, format, split, on_bad_row)
     settings = AuditConfig(
@@ -102,16 +118,26 @@ def audit(
         shard_size=shard_size,
         trust_remote_code=trust_remote_code,
     )
-    chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
-    auditor = DataAuditor(model, probes=chosen, config=settings)
+    ranks = current_ranks()
+    with ranks.together():
+        chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
+        auditor = DataAuditor(model, probes=chosen, config=settings, ranks=ranks)
+    if dry_run or merge:
+        _refuse_ranks(ranks, "--dry-run" if dry_run else "--merge")
     if dry_run:
         _dry_run(auditor, dataset, out)
         return
     assert output is not None  # checked above
-    out.say(f"Loading {model}")
+    if share is not None:
+        _compute_share(auditor, dataset, output, share, vectors, out)
+        return
+    if not merge:
+        out.say(f"Loading {model}")
     with out.progress() as progress:
-        found = auditor.audit(dataset, output, vectors=vectors, rule=rule, on_progress=progress)
-    finish_audit(found, dataset, rule, show, out)
+        finish = auditor.merge if merge else auditor.audit
+        found = finish(dataset, output, vectors=vectors, rule=rule, on_progress=progress)
+    if found.is_main:
+        finish_audit(found, dataset, rule, show, out)
 
 
 def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: Output) -> Flagged | None:
@@ -169,7 +195,21 @@ def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> Rule
     return Rule(**given)
 
 
-def _dry_run(auditor: Any, dataset: str, out: Output) -> None:
+def _compute_share(
+    auditor: DataAuditor, dataset: str, output: Path, share: Share, vectors: Path | None, out: Output
+) -> None:
+    with out.progress() as progress:
+        report = auditor.audit_share(dataset, output, share, vectors=vectors, on_progress=progress)
+    out.show(f"Shard {report.share}: {report.computed:,} pairs computed. Run --merge once all shards are done.")
+    out.document({"shard": report.to_json()})
+
+
+def _refuse_ranks(ranks: Ranks, option: str) -> None:
+    if ranks.world > 1:
+        raise SettingsError(f"{option}: runs on one process, but a launcher started {ranks.world}; run it without")
+
+
+def _dry_run(auditor: DataAuditor, dataset: str, out: Output) -> None:
     from trl_attribution.report import terminal
 
     out.say("Reading the dataset and running a sample")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec
@@ -15,6 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trl_attribution.distributed import RankError, leave_ranks
 from trl_attribution.errors import AttributionError
 from trl_attribution.text import printable
 
@@ -23,17 +26,18 @@ _STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring
 
 
 class Output:
-    """Where one verb's words go, according to ``--quiet`` and ``--json``."""
+    """Where one verb's words go, by ``--quiet`` and ``--json``; of several ranks only the main one speaks."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
+        self.speaks = is_main_rank()
         self.as_json = as_json
-        self.quiet = quiet
+        self.quiet = quiet or not self.speaks
         self.console = Console()
         self.errors = Console(stderr=True)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print for people; nothing with ``--json``."""
-        if not self.as_json:
+        if self.speaks and not self.as_json:
             for renderable in renderables:
                 self.console.print(renderable)
 
@@ -44,7 +48,7 @@ class Output:
 
     def document(self, value: dict[str, Any]) -> None:
         """Print for machines; nothing without ``--json``."""
-        if self.as_json:
+        if self.speaks and self.as_json:
             typer.echo(json.dumps(value, indent=2, ensure_ascii=True, default=str))
 
     @contextmanager
@@ -88,15 +92,28 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
         except AttributionError as error:
             if kwargs.get("debug"):
                 raise
-            if kwargs.get("as_json"):
-                typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
-            message = Text("error: ", style="bold red")
-            # A file's name or a row's text may be in it.
-            message.append("\n".join(printable(line, 10_000) for line in str(error).split("\n")), "default not bold")
-            Console(stderr=True, soft_wrap=True).print(message)
+            # Another rank has told it already.
+            if not isinstance(error, RankError):
+                _report(error, as_json=bool(kwargs.get("as_json")))
             raise typer.Exit(2) from error
+        finally:
+            leave_ranks()
 
     return run
+
+
+def is_main_rank() -> bool:
+    """Whether this process is the one that speaks, by what a launcher says; needs no process group."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _report(error: AttributionError, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
+    message = Text("error: ", style="bold red")
+    # A file's name or a row's text may be in it.
+    message.append("\n".join(printable(line, 10_000) for line in str(error).split("\n")), "default not bold")
+    Console(stderr=True, soft_wrap=True).print(message)
 
 
 def _quieten_libraries() -> None:
@@ -104,10 +121,14 @@ def _quieten_libraries() -> None:
     import datasets
     import transformers
 
+    # DeepSpeed calls torch by names that torch has given up; nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     logger = logging.getLogger("trl_attribution")
+    if not is_main_rank():
+        logger.setLevel(logging.ERROR)
     if not logger.handlers:
         handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
         logger.addHandler(handler)

@@ -18,13 +18,12 @@ from trl_attribution.dataset_io.files import (
 )
 from trl_attribution.dataset_io.rows import DatasetRows, RowSource, SequenceRows
 from trl_attribution.errors import DataError
-from trl_attribution.text import printable
+from trl_attribution.text import is_hub_id, printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _SOURCES = (DatasetRows, SequenceRows, JsonLinesRows, CsvRows, ParquetRows, FolderRows)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SPLIT_WORD = re.compile(r"(?:^|[-_./\\])(train|test|validation|valid|val|dev|eval)(?=[-_./\\]|$)")
 
 
@@ -79,7 +78,7 @@ def _open_named(name: str, split: str | None) -> RowSource:
         return _open_folder(path, name, split)
     if path.exists():
         return _open_single_file(path, name, split)
-    if _HUB_ID.fullmatch(name) and file_kind(path) is None and path.suffix.lower() != ".gz":
+    if is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz":
         return _open_hub(name, split)
     raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
 

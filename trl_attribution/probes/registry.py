@@ -19,6 +19,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
+from trl_attribution.atomic import flush_folder
 from trl_attribution.errors import ProbeError
 from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe, check_name
@@ -139,7 +140,7 @@ class ProbeRegistry:
             part.mkdir()
             for name, content in files.items():
                 _write_flushed(part / name, content)
-            _flush_folder(part)
+            flush_folder(part)
             if target.exists():
                 os.replace(target, old)
             os.replace(part, target)
@@ -148,7 +149,7 @@ class ProbeRegistry:
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _folder(self, name: str) -> Path:
@@ -335,14 +336,6 @@ def _write_flushed(path: Path, content: bytes) -> None:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _count(names: Sequence[str]) -> str:

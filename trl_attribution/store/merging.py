@@ -114,4 +114,4 @@ def _by_owner(owners: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[
 
 def _is_begun(folder: Path) -> bool:
     """Whether there is a store in ``folder``; a job killed at its very start leaves an empty one."""
-    return (folder / "store.json").exists() or (folder / "shards").exists()
+    return (folder / "store.json").exists() or any((folder / "shards").glob("*.safetensors"))

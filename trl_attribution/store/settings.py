@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.atomic import write_json
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.store.shards import DTYPES
 
 STORE_FORMAT = "trl-attribution vectors"
 STORE_VERSION = 1

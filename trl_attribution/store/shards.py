@@ -22,16 +22,12 @@ import torch
 from torch import Tensor
 
 from trl_attribution.atomic import atomic_path
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import StoreError
 
 SHARD_FORMAT = "trl-attribution shard"
 SHARD_VERSION = 1
 ID_BYTES = 16
-DTYPES: dict[str, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-}
 Kind = Literal["pair", "context"]
 Ids: TypeAlias = npt.NDArray[np.bytes_]
 """Pair ids as an ``S16`` array ``[n]``: fixed-width bytes, which numpy sorts and searches without Python objects."""

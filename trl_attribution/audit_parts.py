@@ -1,0 +1,229 @@
+"""An audit on several ranks, or as independent jobs: everyone computes a share, one process merges and scores."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder
+from trl_attribution.audit_run import AuditRun
+from trl_attribution.census import Census
+from trl_attribution.distributed import Ranks
+from trl_attribution.errors import StoreError
+from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.pairs import Pair
+from trl_attribution.part_records import PartClaim, PartRecord, remove_parts, total_cost
+from trl_attribution.scoring import Rule
+from trl_attribution.sharding import asked_sharding
+from trl_attribution.shares import Blocks, Share, held_by_any
+from trl_attribution.store import VectorStore
+from trl_attribution.store.merging import merge_parts, parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+
+# Longer than network file systems remember that a file was not there.
+_PATIENCE = 90.0
+_NO_COST = {
+    "path": None,
+    "path_reason": None,
+    "seconds": 0.0,
+    "tokens_computed": 0,
+    "tokens_in_sequences": 0,
+    "flops": 0,
+}
+
+
+@dataclass(frozen=True)
+class ShareReport:
+    """What one job of an audit did."""
+
+    share: Share
+    folder: Path
+    """Where its part of the vectors lies; of its main rank, where it ran on several."""
+    computed: int
+    """Pairs computed now, on all of the job's ranks."""
+    dataset_pairs: int
+    """Different pairs of the whole dataset, those included that cannot be encoded."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {**vars(self), "share": str(self.share), "folder": str(self.folder)}
+
+
+class SharedRun(AuditRun):
+    """One audit under way that several processes take part in; this is what each of them does."""
+
+    def audit_on(self, ranks: Ranks, rule: Rule | None) -> Audit:
+        """The whole audit on all ``ranks``; those that are not the main one get it without index and scores."""
+        census, part, _ = self._compute_share(Share(0, 1), ranks, rule)
+        written = ranks.gather((str(part.path), len(part)))
+        with ranks.together():
+            found = None
+            if ranks.is_main:
+                _await_parts([(Path(path), pairs) for path, pairs in written])
+                found = self._merged(census)
+        if found is not None:
+            return found
+        _await(lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(), self.folder)
+        return Audit.elsewhere(self.folder, self.config.reading)
+
+    def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
+        """Compute what ``share`` lacks into the parts of the audit folder; nothing is merged or scored."""
+        census, part, computed = self._compute_share(share, ranks, None)
+        return ShareReport(
+            share=share,
+            folder=part.path,
+            computed=sum(ranks.gather(computed)),
+            dataset_pairs=census.survey.unique,
+            seconds=round(self.timings["vectors"], 3),
+        )
+
+    def merge(self, rule: Rule | None) -> Audit:
+        """Merge what all jobs computed, score it and finish the audit; M0's weights are not needed."""
+        check_folder(self.folder)
+        parts = parts_of(self.folder)
+        blocks = Blocks(self._base(), parts, None, self.config.shard_size)
+        census = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
+        if rule is not None:
+            rule.check(len(census.index))
+        settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
+        FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)  # refuses other data
+        self._check_complete(blocks, census)
+        return self._merged(census)
+
+    def _compute_share(self, share: Share, ranks: Ranks, rule: Rule | None) -> tuple[Census, VectorStore, int]:
+        """Read, claim, compute: the census (whole on the rank that merges), the part, and how many pairs are new."""
+        own = share.of_rank(ranks)
+        merges = ranks.is_main and share.count == 1
+        claim = PartClaim(self.folder, self.vectors, own)
+        with ranks.together():
+            check_folder(self.folder)
+        # Loading pieces of a model is a matter of all ranks itself: they meet errors together, or must not wait.
+        with nullcontext() if asked_sharding() else ranks.together():
+            model = self.auditor.model
+        with ranks.together():
+            engine = self.auditor.new_engine()
+            blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
+            # Whoever merges has to know all pairs; the others tokenize only their own.
+            census = self.read(model.tokenizer, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
+            if rule is not None and merges:
+                rule.check(len(census.index))
+        encodable = set(census.index.pair_ids)
+        missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
+        settings = self.auditor.store_settings(engine)
+        with ranks.together():
+            if blocks.base is not None:
+                VectorStore.create(self.vectors, settings)  # refuses other settings; nothing is written
+        with claim.released_on_failure():
+            with ranks.together():
+                store = claim.take(settings, census.survey, self.reader.source.name)
+                before = PartRecord.load(claim.part)
+                record = PartRecord(str(share), time.time(), self.model_info(), before.cost if before else None)
+                record.save(claim.part)
+            with ranks.together():
+                self.compute(store, engine, missing, census)
+                if missing:
+                    PartRecord(record.share, record.began, record.model, self.cost(engine)).save(claim.part)
+        return census, store, len(missing)
+
+    def _merged(self, census: Census) -> Audit:
+        """The finished audit, made of all parts; they are removed at the very end."""
+        parts = parts_of(self.folder)
+        records = [record for part in parts if (record := PartRecord.load(part.path)) is not None]
+        ids = census.index.pair_ids
+        if parts:
+            store = merge_parts(parts, self.vectors, parts[0].settings, ids, self.config.shard_size)
+        else:
+            store = VectorStore.open(self.vectors)
+        store.verify()
+        computed = sum(held_by_any(parts, ids))
+        cost = total_cost(records) or _NO_COST
+        audit = self.finish(store, census, self._known_model(), cost, computed)
+        remove_parts(self.folder)
+        return audit
+
+    def _base(self) -> VectorStore | None:
+        return VectorStore.open(self.vectors) if (self.vectors / "store.json").exists() else None
+
+    def _known_model(self) -> dict[str, Any]:
+        """M0 as the first part describes it, or an audit that was merged already.
+
+        Raises:
+            StoreError: there is neither.
+        """
+        for part in parts_of(self.folder):
+            record = PartRecord.load(part.path)
+            if record is not None:
+                return dict(record.model)
+        if (self.folder / "audit.json").exists():
+            return dict(AuditInfo.load(self.folder).model)
+        raise StoreError(
+            f"there is nothing to merge in {self.folder}: no shard has been computed. Run `trl-attribution audit` "
+            "with --shard 1/n to --shard n/n and this output folder first."
+        )
+
+    def _merging_tokenizer(self) -> PreTrainedTokenizerBase:
+        """M0's tokenizer, once parts, probes and settings are known to fit together.
+
+        Raises:
+            ModelError: the model named now is another than that of the parts.
+            ProbeError: a probe was made with another M0.
+            StoreError: parts were made with other settings than those asked for, or there are none.
+        """
+        model = self._known_model()
+        known = ModelFingerprint.from_json(model["fingerprint"])
+        for probe in self.auditor.probes:
+            probe.check_model(known)
+        stores = [*parts_of(self.folder), *([base] if (base := self._base()) else [])]
+        self.auditor.check_stored(stores[0].settings, stores[0].path)
+        return self.auditor.tokenizer_for(known)
+
+    def _check_complete(self, blocks: Blocks, census: Census) -> None:
+        encodable = set(census.index.pair_ids)
+        missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
+        if not missing:
+            return
+        records = [record for part in parts_of(self.folder) if (record := PartRecord.load(part.path))]
+        count = Share.parse(max(records, key=lambda record: record.began).share).count if records else 1
+        lacking = Counter(block % count for block in missing.values())
+        named = ", ".join(f"{Share(index, count)} ({pairs:,} pairs)" for index, pairs in sorted(lacking.items())[:20])
+        others = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
+        raise StoreError(
+            f"{len(missing):,} of {len(encodable):,} pairs have not been computed. Missing shards: {named}{others}. "
+            "Run `trl-attribution audit` with --shard for each of them, then --merge again."
+        )
+
+
+def _all(blocks: Blocks, pairs: Sequence[Pair]) -> list[bool]:
+    """Deal ``pairs`` out, and have all of them tokenized."""
+    blocks.add(pairs)
+    return [True] * len(pairs)
+
+
+def _await_parts(written: Sequence[tuple[Path, int]]) -> None:
+    """Wait until the parts that ranks have written can be seen here: storage of a network may be late to show them."""
+
+    def visible() -> bool:
+        return all((path / "store.json").exists() and len(VectorStore.open(path)) >= pairs for path, pairs in written)
+
+    _await(visible, written[0][0].parent)
+
+
+def _await(visible: Callable[[], bool], folder: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not visible():
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{folder}: what other ranks have written there has not shown up here within {_PATIENCE:.0f} s. Choose "
+                "an output folder on storage that all machines share; run the audit again to go on."
+            )
+        time.sleep(0.2)

@@ -1,0 +1,104 @@
+"""Which pairs a rank or a job computes: blocks of the dataset's pairs, dealt out in turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trl_attribution.distributed import Ranks
+from trl_attribution.errors import SettingsError
+from trl_attribution.pairs import Pair
+from trl_attribution.store import VectorStore
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every ``count``-th block of pairs, from block ``index`` on (both from 0).
+
+    Dealt out in turn, shares take alike times even where a dataset is sorted by length or source.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise SettingsError(f"shard: {self} is not there; give i/n with i from 1 to n, such as 3/8")
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """``3/8`` is the third of eight.
+
+        Raises:
+            SettingsError: it is not of this form, or there is no such share.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None:
+            raise SettingsError(f"shard: {text!r} is not of the form i/n, such as 3/8 for the third of eight jobs")
+        return cls(int(found[1]) - 1, int(found[2]))
+
+    def owns(self, block: int) -> bool:
+        """Whether block number ``block`` (from 0) belongs to this share."""
+        return block % self.count == self.index
+
+    def of_rank(self, ranks: Ranks) -> Share:
+        """What one rank takes of this share; jobs of one split never take one another's numbers."""
+        return Share(self.index + self.count * ranks.rank, self.count * ranks.world)
+
+
+class Blocks:
+    """Deals a dataset's pairs out while they are read: which of them belong to a share and are still to be computed.
+
+    A block is ``shard_size`` pairs in dataset order, counted over the different pairs that ``base`` lacks: what a
+    single process would write as one shard. So vectors do not depend on how many ranks or jobs there are.
+
+    Args:
+        base: the store that all shares end up in, as it was before any of them began; None where there is none yet.
+        parts: what was computed by shares so far, of whatever split.
+        share: None looks at all shares.
+        shard_size: pairs in a block.
+    """
+
+    def __init__(
+        self, base: VectorStore | None, parts: Sequence[VectorStore], share: Share | None, shard_size: int
+    ) -> None:
+        self.base = base
+        self._parts = parts
+        self._share = share
+        self._shard_size = shard_size
+        self._seen: set[str] = set()
+        self._count = 0
+        self.missing: dict[str, int] = {}
+        """The share's pairs that no part holds, with the number of each one's block."""
+
+    def add(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Take in the next pairs of the dataset; for each, whether it is now in :attr:`missing` for the first time."""
+        ids = [pair.pair_id for pair in pairs]
+        present = self.base.holds(ids) if self.base is not None else [False] * len(ids)
+        done = held_by_any(self._parts, ids)
+        return [self._add(pair_id, bool(there), held) for pair_id, there, held in zip(ids, present, done, strict=True)]
+
+    def _add(self, pair_id: str, in_base: bool, in_parts: bool) -> bool:
+        if in_base or pair_id in self._seen:
+            return False
+        self._seen.add(pair_id)
+        block = self._count // self._shard_size
+        self._count += 1
+        if in_parts or (self._share is not None and not self._share.owns(block)):
+            return False
+        self.missing[pair_id] = block
+        return True
+
+
+def held_by_any(parts: Sequence[VectorStore], pair_ids: Sequence[str]) -> list[bool]:
+    """For each pair, whether one of ``parts`` has it."""
+    found = np.zeros(len(pair_ids), dtype=bool)
+    for part in parts:
+        found |= part.holds(pair_ids)
+    return [bool(held) for held in found]
