@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl_attribution.auditor import load_probes
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.m0 import read_m0
 from trl_attribution.callbacks.reference import (
     Reference,
     check_arguments,
@@ -22,7 +23,7 @@ from trl_attribution.callbacks.reference import (
     trainer_kind,
 )
 from trl_attribution.callbacks.reward import m0_fingerprint
-from trl_attribution.callbacks.session import M0_FILE, Finished, TrainingAudit, read_m0
+from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.distributed import current_ranks
 from trl_attribution.errors import AttributionError, SettingsError
@@ -237,10 +238,9 @@ class AttributionCallback(TrainerCallback):
     def _m0(self, reference: Reference, tokenizer: Any, *, is_resumed: bool) -> LoadedModel:
         model = reference.model
         identity = None
-        path = Path(self.config.output_dir) / M0_FILE
         if is_resumed and not reference.stays:
             # The checkpoint's weights are in the policy already: which M0 it came from was noted when training began.
-            identity = read_m0(path)
+            identity = read_m0(Path(self.config.output_dir))
         if identity is None:
             identity = m0_fingerprint(model, tokenizer, current_ranks())
         return LoadedModel(model, tokenizer, str(model.config.name_or_path), identity)

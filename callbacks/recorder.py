@@ -5,7 +5,8 @@ Axis letters: n pairs, B pairs of a micro-batch, L layers, D hidden size.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +35,18 @@ class CaptureCounts:
     def to_json(self) -> dict[str, int]:
         """The counts by name."""
         return asdict(self)
+
+
+def added(counts: Sequence[dict[str, int]]) -> CaptureCounts:
+    """The sum of several ranks' counts."""
+    return CaptureCounts(**{name: sum(one[name] for one in counts) for name in counts[0]})
+
+
+def without_copies(counts: CaptureCounts, parts: Sequence[VectorStore]) -> CaptureCounts:
+    """``counts`` with pairs that several ranks have (the sampler's padding) as repeats, but for one of each."""
+    stored = [pair_id for part in parts for pair_id in part.pair_ids]
+    copies = min(len(stored) - len(set(stored)), counts.captured)
+    return replace(counts, captured=counts.captured - copies, repeats=counts.repeats + copies)
 
 
 @dataclass(frozen=True)

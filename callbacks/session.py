@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,38 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.atomic import write_json
-from trl_attribution.audit_folder import Audit, AuditInfo, Flagged, FolderClaim, check_folder, machine, versions
+from trl_attribution.audit_folder import (
+    Audit,
+    AuditInfo,
+    Flagged,
+    FolderClaim,
+    check_folder,
+    machine,
+    model_info,
+    remove_results,
+    versions,
+)
 from trl_attribution.audit_run import score_index
+from trl_attribution.auditor import choose_layers
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store
 from trl_attribution.callbacks.identity import PairLookup
-from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved
+from trl_attribution.callbacks.m0 import write_m0
+from trl_attribution.callbacks.main_rank import MainRank
+from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved, added, without_copies
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.callbacks.watch import Watch, Window
-from trl_attribution.census import Census, PairIndex, take_census
+from trl_attribution.census import Census, PairIndex, dataset_info, take_census
 from trl_attribution.distributed import Ranks, is_sharded
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Judge, Probe
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
-
-M0_FILE = "m0.json"
-FAILED, READY = "failed", "ready"
-_POLL_SECONDS = 0.1
-_M0_FORMAT = "trl-attribution m0"
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class TrainingAudit:
         self.config, self.probes, self.reader, self.m0 = config, tuple(probes), reader, m0
         self.reference, self.ranks = reference, ranks
         self.folder = Path(config.output_dir)
-        self.layers = layers_of(config, probes)
+        self.layers = choose_layers(config.layers, probes)
         for probe in probes:
             probe.check_model(m0.fingerprint)
         self.watch = Watch(probes, self.layers, config.asked_score, config.flag_at)
@@ -118,6 +123,7 @@ class TrainingAudit:
         self.windows = 0
         self._passes = 0
         self._capture: ForwardCapture | None = None
+        self._main_rank = MainRank(self.folder / "parts", ranks)
         self._before_after = self._new_before_after(judge)
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
@@ -203,23 +209,24 @@ class TrainingAudit:
         """
         self.save()
         self.release()
-        counts = _added(self.ranks.gather(self.recorder.counts.to_json()))
+        counts = added(self.ranks.gather(self.recorder.counts.to_json()))
         if not self.ranks.is_main:
-            self._await_main(lambda: not (self.folder / "parts").exists())
+            self._main_rank.await_end()
             return None
-        with self._failure_told():
+        with self._main_rank.failure_told():
             return self._conclude(counts, policy)
 
     def _conclude(self, counts: CaptureCounts, policy: Any) -> Finished:
         """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
-        counts = _without_copies(counts, parts)
+        counts = without_copies(counts, parts)
         index = self._captured_index(parts)
         with self._timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
             store.verify()
         findings = self._look_after(policy)
         probes = (*self.probes, *findings.probes)
+        remove_results(self.folder)
         scores = None
         if probes:
             with self._timed("scores"):
@@ -247,14 +254,13 @@ class TrainingAudit:
 
     def look_before(self, *, is_resumed: bool) -> None:
         """The main rank samples from M0, which may take long; the others wait."""
-        ready = self.folder / "parts" / READY
         if not self.ranks.is_main:
-            self._await_main(ready.exists)
+            self._main_rank.await_ready()
             return
-        with self._failure_told(), self._timed("before"):
+        with self._main_rank.failure_told(), self._timed("before"):
             if self._before_after is not None:
                 self._before_after.before(is_resumed=is_resumed)
-            ready.touch()
+            self._main_rank.tell_ready()
 
     def _look_after(self, policy: Any) -> Findings:
         if policy is None:
@@ -263,28 +269,6 @@ class TrainingAudit:
             return Findings(notes=["drift: not measured where ranks share one model (ZeRO-3, FSDP)"])
         with self._timed("after"):
             return self._before_after.after(policy)
-
-    def _await_main(self, is_done: Callable[[], bool]) -> None:
-        """Wait for what the main rank does alone.
-
-        By looking at the disk rather than in a collective, whose timeout would be a limit on the size of a dataset.
-
-        Raises:
-            AttributionError: the main rank has failed.
-        """
-        while not is_done():
-            if (self.folder / "parts" / FAILED).exists():
-                raise AttributionError("the audit cannot go on: see the main rank's error")
-            time.sleep(_POLL_SECONDS)
-
-    @contextmanager
-    def _failure_told(self) -> Iterator[None]:
-        """Let the ranks that wait for this one know when it fails."""
-        try:
-            yield
-        except BaseException:
-            (self.folder / "parts" / FAILED).touch()
-            raise
 
     def _attach(self) -> None:
         self._capture = ForwardCapture(
@@ -311,13 +295,8 @@ class TrainingAudit:
                     self.folder, self.folder / "vectors", self.settings, self.census.survey, self.reader.source.name
                 )
                 claim.write()
-                for marker in (FAILED, READY):
-                    (self.folder / "parts" / marker).unlink(missing_ok=True)
-                header = {"format": _M0_FORMAT, "format_version": 1}
-                write_json(
-                    self.folder / M0_FILE,
-                    {**header, "name": self.m0.name, "fingerprint": self.m0.fingerprint.to_json()},
-                )
+                self._main_rank.clear()
+                write_m0(self.folder, self.m0)
             except AttributionError as error:
                 fault = str(error)
         # Told to all ranks rather than raised on one: the others would wait for it.
@@ -372,27 +351,8 @@ class TrainingAudit:
     def _info(self, index: PairIndex, counts: CaptureCounts, probes: Sequence[Probe], findings: Findings) -> AuditInfo:
         census = self.census
         return AuditInfo(
-            dataset={
-                "name": self.reader.source.name,
-                "format": self.reader.format,
-                "fingerprint": census.survey.fingerprint,
-                "rows": census.survey.pairs + len(census.survey.skipped),
-                "pairs": len(index),
-                "duplicate_rows": census.survey.pairs - census.survey.unique,
-                "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
-                "contradictions": census.survey.contradictions,
-                "skipped": census.skip_reasons,
-                "truncated_pairs": census.truncated,
-                "tokens": census.tokens,
-                "sources": census.survey.sources,
-            },
-            model={
-                "name": self.m0.name,
-                "fingerprint": self.m0.fingerprint.to_json(),
-                "digest": self.m0.fingerprint.digest,
-                "dtype": self.settings.compute_dtype,
-                "device": self.m0.device,
-            },
+            dataset=dataset_info(self.reader, census, len(index)),
+            model=model_info(self.m0, self.settings.compute_dtype),
             probes={probe.name: probe.fingerprint for probe in probes},
             settings=self.config.to_json(),
             vectors={
@@ -432,51 +392,6 @@ class TrainingAudit:
         self.timings[stage] = time.perf_counter() - start
 
 
-def layers_of(config: CallbackConfig, probes: Sequence[Probe]) -> tuple[int, ...]:
-    """The layers to capture: those asked for, else those that the probes flag at.
-
-    Raises:
-        SettingsError: neither is given, or a probe knows none of them.
-    """
-    if config.layers is None:
-        if not probes:
-            raise SettingsError("layers: give some, or probes to take them from")
-        return tuple(sorted({probe.layer for probe in probes}))
-    layers = tuple(sorted(set(config.layers)))
-    for probe in probes:
-        if not set(probe.layers) & set(layers):
-            raise SettingsError(
-                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(layers)}; capture one "
-                "of them, or leave layers out to take those of the probes"
-            )
-    return layers
-
-
-def read_m0(path: Path) -> ModelFingerprint | None:
-    """The fingerprint of the M0 that a run began with, None where no run has begun.
-
-    Raises:
-        SettingsError: the file is broken.
-    """
-    try:
-        return ModelFingerprint.from_json(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}. Remove it and train from the start.") from error
-
-
 def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:
     """``rule`` for a run that may have ended before it had seen as many pairs as ``top_k`` asks for."""
     return {"top_k": min(rule.top_k, pairs)} if rule.top_k is not None else rule.as_dict()
-
-
-def _without_copies(counts: CaptureCounts, parts: Sequence[VectorStore]) -> CaptureCounts:
-    """``counts`` with pairs that several ranks have (the sampler's padding) as repeats, but for one of each."""
-    stored = [pair_id for part in parts for pair_id in part.pair_ids]
-    copies = min(len(stored) - len(set(stored)), counts.captured)
-    return replace(counts, captured=counts.captured - copies, repeats=counts.repeats + copies)
-
-
-def _added(counts: Sequence[dict[str, int]]) -> CaptureCounts:
-    return CaptureCounts(**{name: sum(one[name] for one in counts) for name in counts[0]})

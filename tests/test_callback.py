@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from tests.training import LAYERS, audited, least_cosine, make_trainer, probe_on, text_rows, train
-from trl_attribution import Manifest, VectorStore
+from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.callbacks.capture import CaptureError
@@ -339,6 +339,37 @@ def test_a_damaged_part_is_named(model_folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(model_folder, tmp_path, text_rows())
     with pytest.raises(StoreError, match="truncated or damaged"):
         train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+
+
+# ---- DataAuditor.attach
+
+
+def test_attaching_an_auditor_is_adding_the_callback(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    callback = DataAuditor(probes=[probe_on(model_folder)], vector_dtype="float32").attach(
+        trainer, output_dir=tmp_path / "audit", top_k=2
+    )
+    train(trainer)
+    assert callback.finished is not None and callback.finished.flagged is not None
+    assert len(callback.finished.flagged) == 2
+    assert callback.finished.audit.store.settings.vector_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [(None, {"dtype": "float32"}, "decides on dtype"), ("somewhere", {}, "decides on model")],
+)
+def test_an_auditor_with_what_a_trainer_decides_cannot_be_attached(
+    model: str | None, settings: dict[str, Any], message: str, model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    with pytest.raises(SettingsError, match=message):
+        DataAuditor(model, layers=[3], **settings).attach(trainer, output_dir=tmp_path / "audit")
+
+
+def test_an_auditor_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="model: give M0"):
+        DataAuditor(layers=[3]).audit(text_rows(8), tmp_path / "audit")
 
 
 # ---- metrics, and acting on flags

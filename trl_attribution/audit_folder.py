@@ -23,6 +23,7 @@ from trl_attribution.atomic import write_json
 from trl_attribution.census import PairIndex
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Reading, SkippedRow, Survey
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source_table
@@ -299,6 +300,17 @@ def remove_results(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+
+
+def model_info(model: LoadedModel, dtype: str) -> dict[str, Any]:
+    """M0 as ``audit.json`` describes it; ``dtype`` is what it computed in."""
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint.to_json(),
+        "digest": model.fingerprint.digest,
+        "dtype": dtype,
+        "device": model.device,
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit_config import AskedScore
-from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder, machine, remove_results, versions
-from trl_attribution.census import Census, Choose, PairIndex, encoded_pairs, take_census
+from trl_attribution.audit_folder import (
+    Audit,
+    AuditInfo,
+    FolderClaim,
+    check_folder,
+    machine,
+    model_info,
+    remove_results,
+    versions,
+)
+from trl_attribution.census import Census, Choose, PairIndex, dataset_info, encoded_pairs, take_census
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, PairReader, RowFault
 from trl_attribution.probes import Probe
@@ -129,14 +138,7 @@ class AuditRun:
 
     def model_info(self) -> dict[str, Any]:
         """M0 as ``audit.json`` describes it."""
-        model = self.auditor.model
-        return {
-            "name": model.name,
-            "fingerprint": model.fingerprint.to_json(),
-            "digest": model.fingerprint.digest,
-            "dtype": model.dtype,
-            "device": model.device,
-        }
+        return model_info(self.auditor.model, self.auditor.model.dtype)
 
     def cost(self, engine: ActivationEngine) -> dict[str, Any]:
         """What computing vectors took on this process, and how they were computed."""
@@ -192,20 +194,7 @@ class AuditRun:
         rate = round(computed / cost["seconds"], 3) if computed and cost["seconds"] else None
         seconds = {"read": self.timings["read"], "vectors": cost.pop("seconds"), **self.timings}
         return AuditInfo(
-            dataset={
-                "name": self.reader.source.name,
-                "format": self.reader.format,
-                "fingerprint": census.survey.fingerprint,
-                "rows": census.survey.pairs + len(census.survey.skipped),
-                "pairs": len(census.index),
-                "duplicate_rows": census.survey.pairs - census.survey.unique,
-                "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
-                "contradictions": census.survey.contradictions,
-                "skipped": census.skip_reasons,
-                "truncated_pairs": census.truncated,
-                "tokens": census.tokens,
-                "sources": census.survey.sources,
-            },
+            dataset=dataset_info(self.reader, census, len(census.index)),
             model=model,
             probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
             settings=self.config.to_json(),

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DataAuditor", "OnProgress", "load_probes", "score_index"]
+    from trl_attribution.callbacks import AttributionCallback
+
+__all__ = ["DataAuditor", "OnProgress", "choose_layers", "load_probes", "score_index"]
 
 
 class DataAuditor:
@@ -41,7 +43,8 @@ class DataAuditor:
         >>> audit.flag(top_k=500).to_manifest(action="flip").save("flip.jsonl")  # doctest: +SKIP
 
     Args:
-        model: M0: a Hub id, a local folder, a GGUF file, or a model that :func:`load_model` returned.
+        model: M0: a Hub id, a local folder, a GGUF file, or a model that :func:`load_model` returned; None for
+            :meth:`attach`, where the trainer has it.
         probes: a registry folder, a registry, or probes; None computes vectors without scoring them.
         config: the settings; single ones can be given by name instead.
         ranks: the processes that share the work; None takes those of the launcher, if there is one.
@@ -53,7 +56,7 @@ class DataAuditor:
 
     def __init__(
         self,
-        model: str | Path | LoadedModel,
+        model: str | Path | LoadedModel | None = None,
         *,
         probes: str | Path | ProbeRegistry | Sequence[Probe] | None = None,
         config: AuditConfig | None = None,
@@ -66,7 +69,7 @@ class DataAuditor:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
         self.config = replace(config or AuditConfig(), **settings)
         self.probes = load_probes(probes, self.config.score)
-        self.layers = self._choose_layers()
+        self.layers = choose_layers(self.config.layers, self.probes)
         self.ranks = ranks
         self._model = model
 
@@ -80,15 +83,15 @@ class DataAuditor:
             ProbeError: a probe was made with another M0.
         """
         config = self.config
-        if not isinstance(self._model, LoadedModel):
-            self._model = load_model(
-                self._model, config.dtype, config.device, config.trust_remote_code, asked_sharding()
-            )
-        if config.dtype not in ("auto", self._model.dtype):
-            raise SettingsError(f"dtype: asked for {config.dtype!r}, but the model given is {self._model.dtype}")
+        given = self._given_model()
+        if not isinstance(given, LoadedModel):
+            given = load_model(given, config.dtype, config.device, config.trust_remote_code, asked_sharding())
+            self._model = given
+        if config.dtype not in ("auto", given.dtype):
+            raise SettingsError(f"dtype: asked for {config.dtype!r}, but the model given is {given.dtype}")
         for probe in self.probes:
-            probe.check_model(self._model.fingerprint)
-        return self._model
+            probe.check_model(given.fingerprint)
+        return given
 
     def audit(
         self,
@@ -186,6 +189,44 @@ class DataAuditor:
         census = take_census(PairReader(dataset, self.config.reading), self.model.tokenizer, self.config.encoding)
         return estimate(engine, census, self.config.vector_dtype)
 
+    def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:
+        """Audit a run of ``trainer`` while it trains: an ``AttributionCallback`` with this auditor's settings.
+
+        What the trainer decides is the trainer's: the model and its dtype, truncation, and how rows are read.
+
+        Args:
+            trainer: a trainer of TRL, as :class:`AttributionCallback` takes it.
+            output_dir: the audit folder.
+            **settings: further arguments of :class:`AttributionCallback`.
+
+        Raises:
+            SettingsError: this auditor was given a model, or settings that a trainer decides, or the trainer cannot be
+                audited.
+        """
+        from trl_attribution.callbacks import AttributionCallback
+
+        defaults = AuditConfig()
+        of_trainer = ("dtype", "device", "encoding", "reading", "path", "trust_remote_code")
+        decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
+        decided += ["model"] if self._model is not None else []
+        if decided:
+            raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
+        config = self.config
+        callback = AttributionCallback(
+            trainer,
+            probes=self.probes or None,
+            output_dir=output_dir,
+            layers=list(self.layers),
+            score=config.score,
+            vector_dtype=config.vector_dtype,
+            shard_size=config.shard_size,
+            token_budget=config.token_budget,
+            blocks_path=config.blocks_path,
+            **settings,
+        )
+        trainer.add_callback(callback)
+        return callback
+
     def new_engine(self) -> ActivationEngine:
         """An engine that reads this auditor's layers of M0."""
         config = self.config
@@ -231,11 +272,12 @@ class DataAuditor:
         Raises:
             ModelError: the model is not the one whose fingerprint is ``known``, as far as can be told.
         """
-        if isinstance(self._model, LoadedModel):
-            tokenizer = self._model.tokenizer
-            changed = known.differences(self._model.fingerprint)
+        model = self._given_model()
+        if isinstance(model, LoadedModel):
+            tokenizer = model.tokenizer
+            changed = known.differences(model.fingerprint)
         else:
-            tokenizer = load_tokenizer(self._model, self.config.trust_remote_code)
+            tokenizer = load_tokenizer(model, self.config.trust_remote_code)
             changed = [] if tokenizer_digest(tokenizer) == known.chat_template else ["chat_template"]
         if changed:
             raise ModelError(
@@ -244,21 +286,31 @@ class DataAuditor:
             )
         return tokenizer
 
-    def _choose_layers(self) -> tuple[int, ...]:
-        layers = self.config.layers
-        if layers is None:
-            if not self.probes:
-                raise SettingsError("layers: give some, or probes to take them from")
-            return tuple(sorted({probe.layer for probe in self.probes}))
-        if not layers or len(set(layers)) != len(layers):
-            raise SettingsError(f"layers: {list(layers)} must name at least one layer, each once")
-        for probe in self.probes:
-            if not set(probe.layers) & set(layers):
-                raise SettingsError(
-                    f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(layers)}; "
-                    "audit one of them, or leave layers out to take those of the probes"
-                )
-        return tuple(sorted(layers))
+    def _given_model(self) -> str | Path | LoadedModel:
+        if self._model is None:
+            raise SettingsError("model: give M0, a Hub id, a local folder or a GGUF file: DataAuditor(MODEL, ...)")
+        return self._model
+
+
+def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple[int, ...]:
+    """The layers to read, ascending: those asked for, else those that the probes flag at.
+
+    Raises:
+        SettingsError: neither is given, one is named twice, or a probe knows none of them.
+    """
+    if asked is None:
+        if not probes:
+            raise SettingsError("layers: give some, or probes to take them from")
+        return tuple(sorted({probe.layer for probe in probes}))
+    if not asked or len(set(asked)) != len(asked):
+        raise SettingsError(f"layers: {list(asked)} must name at least one layer, each once")
+    for probe in probes:
+        if not set(probe.layers) & set(asked):
+            raise SettingsError(
+                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(asked)}; "
+                "take one of them, or leave layers out to take those of the probes"
+            )
+    return tuple(sorted(asked))
 
 
 def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import compress, islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +110,24 @@ def take_census(
         truncated=counter.truncated,
         sample=tuple(counter.sample),
     )
+
+
+def dataset_info(reader: PairReader, census: Census, pairs: int) -> dict[str, Any]:
+    """The dataset as ``audit.json`` describes it, ``pairs`` of its pairs audited."""
+    return {
+        "name": reader.source.name,
+        "format": reader.format,
+        "fingerprint": census.survey.fingerprint,
+        "rows": census.survey.pairs + len(census.survey.skipped),
+        "pairs": pairs,
+        "duplicate_rows": census.survey.pairs - census.survey.unique,
+        "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
+        "contradictions": census.survey.contradictions,
+        "skipped": census.skip_reasons,
+        "truncated_pairs": census.truncated,
+        "tokens": census.tokens,
+        "sources": census.survey.sources,
+    }
 
 
 def encoded_pairs(

@@ -1,0 +1,64 @@
+"""What the main rank does alone while the others wait: they watch the disk, where it leaves its marks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trl_attribution.distributed import Ranks
+from trl_attribution.errors import AttributionError
+
+_FAILED, _READY = "failed", "ready"
+_POLL_SECONDS = 0.1
+
+
+class MainRank:
+    """Marks of one run in ``parts``, the folder of all ranks' stores, which goes when the audit is complete.
+
+    The disk rather than a collective, whose timeout would be a limit on the size of a dataset.
+    """
+
+    def __init__(self, parts: Path, ranks: Ranks) -> None:
+        self._parts, self._ranks = parts, ranks
+
+    def clear(self) -> None:
+        """Take away the marks of an earlier attempt; by the main rank, before the others look."""
+        for mark in (_FAILED, _READY):
+            (self._parts / mark).unlink(missing_ok=True)
+
+    def tell_ready(self) -> None:
+        """The others may go on."""
+        (self._parts / _READY).touch()
+
+    def await_ready(self) -> None:
+        """Wait for :meth:`tell_ready`.
+
+        Raises:
+            AttributionError: the main rank has failed.
+        """
+        self._await((self._parts / _READY).exists)
+
+    def await_end(self) -> None:
+        """Wait until the audit is complete.
+
+        Raises:
+            AttributionError: the main rank has failed.
+        """
+        self._await(lambda: not self._parts.exists())
+
+    @contextmanager
+    def failure_told(self) -> Iterator[None]:
+        """Let the ranks that wait for this one know when the block fails."""
+        try:
+            yield
+        except BaseException:
+            (self._parts / _FAILED).touch()
+            raise
+
+    def _await(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            if (self._parts / _FAILED).exists():
+                raise AttributionError("the audit cannot go on: see the main rank's error")
+            time.sleep(_POLL_SECONDS)
