@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl_attribution.auditor import load_probes
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
-from trl_attribution.callbacks.m0 import read_m0
+from trl_attribution.callbacks.m0 import read_m0, with_adapter
 from trl_attribution.callbacks.reference import (
     Reference,
     check_arguments,
@@ -202,8 +202,8 @@ class AttributionCallback(TrainerCallback):
                 "trainer is given (dataset=...), or add it afterwards: "
                 "trainer.add_callback(AttributionCallback(trainer, ...))"
             )
-        if self.config.on_flag == "skip":
-            raise SettingsError("on_flag='skip' changes the loss: give the callback the trainer")
+        if self.config.on_flag != "log":
+            raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
 
     def _open(
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: Reference
@@ -243,6 +243,8 @@ class AttributionCallback(TrainerCallback):
             identity = read_m0(Path(self.config.output_dir))
         if identity is None:
             identity = m0_fingerprint(model, tokenizer, current_ranks())
+        if reference.source == "reference adapter":
+            identity = with_adapter(identity, model)
         return LoadedModel(model, tokenizer, str(model.config.name_or_path), identity)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:

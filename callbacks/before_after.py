@@ -44,6 +44,7 @@ from trl_attribution.probes import (
     parse_rule,
     sample_responses,
 )
+from trl_attribution.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class BeforeAfter:
         layers: the layers captured.
         encoding: the trainer's truncation.
         sample: pairs to measure the drift on.
+        taken: names of the registered probes.
 
     Raises:
         AttributionError: the behaviors, the judge or the layers do not fit, or M0 could not be had after training.
@@ -88,6 +90,7 @@ class BeforeAfter:
         layers: tuple[int, ...],
         encoding: Encoding,
         sample: Sequence[EncodedPair],
+        taken: Sequence[str],
     ) -> None:
         self._config, self._m0, self._reference = config, m0, reference
         self._layers, self._encoding = layers, encoding
@@ -107,6 +110,12 @@ class BeforeAfter:
         )
         if config.behaviors is not None:
             self._behaviors = read_behaviors(config.behaviors)
+            clashing = [one.name + SUFFIX for one in self._behaviors if one.name + SUFFIX in taken]
+            if clashing:
+                raise SettingsError(
+                    f"behaviors: what changes becomes a probe named {', '.join(clashing)}, but a probe of that name is "
+                    "given. Give the behavior another name, or leave the probe out."
+                )
             self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
             if not reference.stays:
                 self._reloaded()
@@ -147,9 +156,12 @@ class BeforeAfter:
         try:
             return measure()
         except AttributionError as error:
-            logger.error("%s: %s", what, error)  # a user's error has no traceback
+            logger.error("%s: %s", what, error)
             notes.append(f"{what}: {error}")
-            return None
+        except Exception as error:  # a judge of the user's, a device without memory: told, not raised
+            logger.exception("%s could not be measured", what)
+            notes.append(f"{what}: {type(error).__name__}: {printable(error, 300)}")
+        return None
 
     def _changes(self, m1: LoadedModel) -> list[BehaviorChange]:
         if not self._behaviors:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.census import encoded_pairs
+from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault
 
 _BLOCK = 256
@@ -20,7 +21,11 @@ def fill_store(
     encoding: Encoding,
     wanted: set[str],
 ) -> None:
-    """Compute the vectors of the pairs in ``wanted`` and hand them to ``recorder``; each is taken out as it comes."""
+    """Compute the vectors of the pairs in ``wanted`` and hand them to ``recorder``; each is taken out as it comes.
+
+    Raises:
+        DataError: the dataset no longer holds all of them.
+    """
     block: list[EncodedPair] = []
     for pair, encoded in encoded_pairs((pair for pair in reader if pair.pair_id in wanted), tokenizer, encoding):
         if isinstance(encoded, RowFault) or pair.pair_id not in wanted:
@@ -33,6 +38,10 @@ def fill_store(
     if block:
         _compute(recorder, engine, block)
     recorder.write()
+    if wanted:
+        raise DataError(
+            f"{reader.source.name}: changed while it was read: {len(wanted)} pairs are gone. Start the training again."
+        )
 
 
 def _compute(recorder: Recorder, engine: ActivationEngine, block: list[EncodedPair]) -> None:

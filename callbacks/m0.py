@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from trl_attribution.atomic import write_json
+from trl_attribution.distributed import full_parameter
 from trl_attribution.errors import SettingsError
 from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
@@ -37,3 +42,17 @@ def read_m0(folder: Path) -> ModelFingerprint | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"cannot read {path}: {error}. Remove it and train from the start.") from error
+
+
+def with_adapter(identity: ModelFingerprint, model: torch.nn.Module) -> ModelFingerprint:
+    """The identity of a model that is M0 together with its adapter ``ref``: not the one of the model below.
+
+    Probes have to be built on the same M0, so those of the base model are refused.
+    """
+    digest = hashlib.sha256(identity.weights.encode())
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if ".ref." in name:
+            with full_parameter(parameter) as whole:
+                digest.update(name.encode())
+                digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return replace(identity, weights=digest.hexdigest()[:32])

@@ -17,7 +17,8 @@ _POLL_SECONDS = 0.1
 class MainRank:
     """Marks of one run in ``parts``, the folder of all ranks' stores, which goes when the audit is complete.
 
-    The disk rather than a collective, whose timeout would be a limit on the size of a dataset.
+    The disk rather than a collective, whose timeout would be a limit on the size of a dataset. All ranks have to see
+    it: :func:`check_shared` comes before the first wait.
     """
 
     def __init__(self, parts: Path, ranks: Ranks) -> None:

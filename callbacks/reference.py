@@ -57,10 +57,16 @@ def reference_of(trainer: Any) -> Reference:
     args = trainer.args
     if getattr(trainer, "_is_vision_dataset", False):
         raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
+    reason = None
     if args.precompute_ref_log_probs:
-        return policy_reference(trainer.model, "precompute_ref_log_probs runs M0 before training")
-    if args.sync_ref_model:
-        return policy_reference(trainer.model, "sync_ref_model=True changes the reference model while training")
+        reason = "precompute_ref_log_probs runs M0 before training"
+    elif args.sync_ref_model:
+        reason = "sync_ref_model=True changes the reference model while training"
+    if reason is not None and trainer.ref_model is not None:  # as TRL does: a reference model that was given is M0
+        stays = not args.sync_ref_model
+        return Reference("dedicated pass", reason, unwrapped(trainer.ref_model), _never, _as_it_is, stays)
+    if reason is not None:
+        return policy_reference(trainer.model, reason)
     if trainer.ref_model is not None:
         model = unwrapped(trainer.ref_model)
         policy = trainer.model
@@ -100,6 +106,7 @@ def loop_reference(model: Any, policy: Any) -> Reference:
     Raises:
         SettingsError: M0 cannot be had from ``model``.
     """
+    model = _peeled(model)
     if not _is_peft(model):
         if policy is not None and unwrapped(policy) is unwrapped(model):
             raise SettingsError(
@@ -208,6 +215,16 @@ def _reference_adapter(model: Any) -> Iterator[None]:
 
 def _always() -> bool:
     return True
+
+
+def _peeled(model: Any) -> Any:
+    """``model`` without the wrappers of DDP, engines and torch.compile, which hide whether there is an adapter."""
+    while not _is_peft(model) and not isinstance(model, PreTrainedModel):
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if inner is None:
+            return model
+        model = inner
+    return model
 
 
 def _never() -> bool:

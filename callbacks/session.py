@@ -39,11 +39,13 @@ from trl_attribution.callbacks.reference import Reference
 from trl_attribution.callbacks.watch import Watch, Window
 from trl_attribution.census import Census, PairIndex, dataset_info, take_census
 from trl_attribution.distributed import Ranks, is_sharded
+from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Judge, Probe
 from trl_attribution.scoring import Rule
+from trl_attribution.shared_storage import check_shared
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 
@@ -101,6 +103,13 @@ class TrainingAudit:
         self.watch = Watch(probes, self.layers, config.asked_score, config.flag_at)
         if config.on_flag != "log":
             self.watch.require_limits(f"on_flag={config.on_flag!r}")
+        if config.on_flag == "skip":
+            self.watch.require_fixed_scores("on_flag='skip'")
+        if config.on_flag == "stop" and not reference.is_free:
+            raise SettingsError(
+                f"on_flag='stop' cannot act here: no pair is looked at while training ({reference.reason}). Use "
+                "on_flag='log', and read the flagged share from the audit."
+            )
         check_folder(self.folder)
         self.timings: dict[str, float] = {}
         self._start = time.perf_counter()
@@ -124,10 +133,11 @@ class TrainingAudit:
         self._passes = 0
         self._capture: ForwardCapture | None = None
         self._main_rank = MainRank(self.folder / "parts", ranks)
-        self._before_after = self._new_before_after(judge)
+        with ranks.together():
+            self._before_after = self._new_before_after(judge)
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
-        self.recorder = Recorder(lookup, part, len(self.census.skipped), config.shard_size)
+        self.recorder = Recorder(lookup, part, len(self.census.survey.skipped), config.shard_size)
 
     def begin_precompute(self) -> None:
         """Read the pass that the trainer makes over its datasets before training; other datasets' rows are let by."""
@@ -136,16 +146,19 @@ class TrainingAudit:
 
     def begin(self, *, is_resumed: bool) -> None:
         """Look at M0, and start to read: by hooks on the reference forward, or by a pass of M0 over all pairs."""
+        self.detach()
+        self._passes = 0  # an attempt that ran out of memory may have begun already (auto_find_batch_size)
         self.look_before(is_resumed=is_resumed)
         if self.reference.is_free:
             self._attach()
             return
-        self.detach()
         self.save()
+        self.watch.forget_window()
         self.recorder.is_strict = True
         self.ranks.barrier()  # what is missing shows once every rank has written
         with self._timed("dedicated_pass"):
             self._run_dedicated(is_resumed=is_resumed)
+        self.release()  # nothing is read from here on
 
     def micro_batch_done(self) -> None:
         """Called after each micro-batch: exactly one reference forward has to have been read.
@@ -242,18 +255,31 @@ class TrainingAudit:
 
     def _new_before_after(self, judge: Judge | None) -> BeforeAfter | None:
         if is_sharded(self.reference.model):
-            if self.config.behaviors is not None:
-                raise SettingsError(
-                    "behaviors: cannot be sampled while ranks share one model (ZeRO-3, FSDP). Leave them out, and "
-                    "compare M0 with the trained model afterwards (docs: Compare before and after)"
-                )
+            self._refuse_behaviors()
             return None
         if not self.ranks.is_main:
             return None
-        return BeforeAfter(self.config, judge, self.m0, self.reference, self.layers, self.encoding, self.census.sample)
+        taken = [probe.name for probe in self.probes]
+        return BeforeAfter(
+            self.config, judge, self.m0, self.reference, self.layers, self.encoding, self.census.sample, taken
+        )
+
+    def _refuse_behaviors(self) -> None:
+        if self.config.behaviors is not None:
+            raise SettingsError(
+                "behaviors: cannot be sampled while ranks share one model (ZeRO-3, FSDP). Leave them out, and "
+                "compare M0 with the trained model afterwards (docs: Compare before and after)"
+            )
 
     def look_before(self, *, is_resumed: bool) -> None:
-        """The main rank samples from M0, which may take long; the others wait."""
+        """The main rank samples from M0, which may take long; the others wait.
+
+        Raises:
+            SettingsError: ranks share one model and behaviors were asked for.
+        """
+        if is_sharded(self.reference.model):  # the trainer may have done that since this session began
+            self._refuse_behaviors()
+            self._before_after = None
         if not self.ranks.is_main:
             self._main_rank.await_ready()
             return
@@ -283,7 +309,7 @@ class TrainingAudit:
     def _take(self, batch: CapturedBatch) -> None:
         self._passes += 1
         self.recorder.add(batch)
-        if self.recorder.is_full:
+        if self.recorder.is_full and self.config.on_flag != "skip":  # which looks at each batch by itself
             self.resolve()
 
     def _claim(self) -> None:
@@ -303,6 +329,7 @@ class TrainingAudit:
         fault = self.ranks.broadcast(fault)
         if fault is not None:
             raise SettingsError(fault)
+        check_shared(self.folder, self.ranks)
 
     def _run_dedicated(self, *, is_resumed: bool) -> None:
         there = [*parts_of(self.folder), *self._merged()]
@@ -330,7 +357,10 @@ class TrainingAudit:
             self.reference.model,
             ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path),
         )
-        with self.reference.as_m0():
+        # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
+        dtype = DTYPES[self.settings.compute_dtype]
+        autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
+        with self.reference.as_m0(), autocast:
             fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
 
     def _merged(self) -> list[VectorStore]:

@@ -105,6 +105,25 @@ class Watch:
                 + "set flag_at, or calibrate the probe (trl-attribution probe calibrate)"
             )
 
+    def forget_window(self) -> None:
+        """Start the window anew, as if nothing of it had been seen."""
+        self._flags = []
+        for one in self._watched:
+            one.scores = []
+
+    def require_fixed_scores(self, setting: str) -> None:
+        """Make sure that no score depends on what was seen before.
+
+        Raises:
+            SettingsError: one is contextual, and the mean of the contexts moves while training.
+        """
+        moving = [one.probe.name for one in self._watched if one.contextual]
+        if moving:
+            raise SettingsError(
+                f"{setting} needs scores that do not depend on the pairs seen before, but those of "
+                f"{', '.join(moving)} are contextual: their center is known at the end only. Set score='response'."
+            )
+
     def see(self, pair: Tensor, context: Tensor) -> Tensor:
         """Score pair vectors [n, L, D] with contexts [n, L, D]; which of the n pairs any probe flags."""
         flagged = torch.zeros(len(pair), dtype=torch.bool)
@@ -128,9 +147,7 @@ class Watch:
             "flagged": sum(self._flags),
             "probes": {one.probe.name: one.summary() for one in self._watched},
         }
-        self._flags = []
-        for one in self._watched:
-            one.scores = []
+        self.forget_window()
         everyone = [rank for rank in ranks.gather(mine) if rank["pairs"]]
         pairs = sum(rank["pairs"] for rank in everyone)
         if not pairs:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from tests.training import LAYERS, audited, least_cosine, make_trainer, probe_on, text_rows, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.callbacks import AttributionCallback
+from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
 
@@ -367,6 +367,13 @@ def test_an_auditor_with_what_a_trainer_decides_cannot_be_attached(
         DataAuditor(model, layers=[3], **settings).attach(trainer, output_dir=tmp_path / "audit")
 
 
+@pytest.mark.parametrize("more", [{"layers": [1]}, {"score": "response"}, {"config": CallbackConfig()}])
+def test_what_the_auditor_says_cannot_be_said_again(more: dict[str, Any], model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    with pytest.raises(SettingsError, match=f"{next(iter(more))} cannot be given here"):
+        DataAuditor(layers=[3]).attach(trainer, output_dir=tmp_path / "audit", **more)
+
+
 def test_an_auditor_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="model: give M0"):
         DataAuditor(layers=[3]).audit(text_rows(8), tmp_path / "audit")
@@ -472,7 +479,13 @@ def test_a_batch_of_flagged_pairs_only_changes_nothing(model_folder: Path, tmp_p
     trainer = make_trainer(model_folder, tmp_path, text_rows(8), weight_decay=0.0)
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     callback = AttributionCallback(
-        trainer, probes=[probe_on(model_folder)], flag_at=-1.0, on_flag="skip", output_dir=tmp_path / "audit"
+        trainer,
+        probes=[probe_on(model_folder)],
+        score="response",
+        flag_at=-1.0,
+        on_flag="skip",
+        shard_size=1,
+        output_dir=tmp_path / "audit",
     )
     train(trainer, callback)
     assert training_of(tmp_path / "audit")["skipped_rows"] == 8
@@ -486,6 +499,45 @@ def test_skipping_is_refused_where_no_reference_forward_runs_in_the_step(model_f
         AttributionCallback(
             trainer, probes=[probe_on(model_folder)], flag_at=0.5, on_flag="skip", output_dir=tmp_path / "audit"
         )
+
+
+def test_skipping_by_a_score_that_moves_while_training_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    callback = AttributionCallback(
+        trainer, probes=[probe_on(model_folder)], flag_at=0.5, on_flag="skip", output_dir=tmp_path / "audit"
+    )
+    with pytest.raises(SettingsError, match="Set score='response'"):
+        train(trainer, callback)
+
+
+def test_stopping_is_refused_where_no_pair_is_looked_at_while_training(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8), precompute_ref_log_probs=True)
+    callback = AttributionCallback(
+        trainer, probes=[probe_on(model_folder)], flag_at=0.5, on_flag="stop", output_dir=tmp_path / "audit"
+    )
+    with pytest.raises(SettingsError, match="on_flag='stop' cannot act here"):
+        train(trainer, callback)
+    with pytest.raises(SettingsError, match="give the callback the trainer"):
+        AttributionCallback(dataset=text_rows(8), layers=[3], on_flag="stop", output_dir=tmp_path / "audit")
+
+
+def test_a_run_that_begins_again_with_a_smaller_batch_is_read_once(model_folder: Path, tmp_path: Path) -> None:
+    """As ``auto_find_batch_size`` does after an out-of-memory failure: training begins twice in one call."""
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8), auto_find_batch_size=True)
+    callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+    compute_loss, failed = trainer.compute_loss, []
+
+    def out_of_memory_once(*args: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute_loss(*args, **kwargs)
+
+    trainer.compute_loss = out_of_memory_once
+    train(trainer, callback)
+    assert failed and callback.finished is not None
+    assert (callback.finished.counts.captured, callback.finished.counts.repeats) == (8, 0)
+    assert hooks_on(trainer.ref_model) == 0
 
 
 def test_what_was_measured_is_in_audit_json(model_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
-from tests.training import LAYERS, make_trainer, text_rows, train
+from tests.training import LAYERS, make_trainer, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.behavior_change import read_behaviors
@@ -187,6 +187,34 @@ def test_a_judge_of_ones_own_is_asked(model_folder: Path, tmp_path: Path, behavi
     train(trainer, callback)
     assert callback.finished is not None and asked
     assert callback.finished.findings.changes[0].before.judged == 12
+
+
+def test_a_judge_that_breaks_costs_nothing_but_its_verdicts(
+    model_folder: Path, tmp_path: Path, behaviors: Path
+) -> None:
+    def judge(prompt: Any, response: str) -> bool:
+        raise RuntimeError("no such thing")
+
+    _, callback = run(model_folder, tmp_path, behaviors, judge=judge)
+    assert callback.finished is not None
+    assert any("RuntimeError: no such thing" in note for note in callback.finished.findings.notes)
+    assert callback.finished.findings.drifts
+
+
+def test_a_probe_named_as_what_changed_would_be_is_refused_before_the_first_step(
+    model_folder: Path, tmp_path: Path, behaviors: Path
+) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    callback = AttributionCallback(
+        trainer,
+        behaviors=behaviors,
+        probes=[probe_on(model_folder, "shouts-changed")],
+        output_dir=tmp_path / "audit",
+        **SETTINGS,
+    )
+    with pytest.raises(SettingsError, match="a probe of that name is given"):
+        train(trainer, callback)
+    assert trainer.state.global_step == 0
 
 
 def test_a_bad_judge_is_refused_before_the_first_step(model_folder: Path, tmp_path: Path, behaviors: Path) -> None:

@@ -168,6 +168,8 @@ def test_a_trained_adapter_is_audited_with_its_frozen_copy(model_folder: Path, t
     train(trainer, callback)
     assert callback.finished is not None
     assert callback.finished.audit.info.vectors["path"] == "reference adapter"
+    below = offline(model_folder, tmp_path / "below", text_rows(8)).info.model["digest"]
+    assert callback.finished.audit.info.model["digest"] != below  # probes of the model without its adapter do not fit
     assert least_cosine(callback.finished.audit.store, offline(tmp_path / "merged", tmp_path, text_rows()).store) >= (
         0.99999
     )
@@ -179,6 +181,31 @@ def _tokenizer(folder: Path, also: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(also)
     return tokenizer
+
+
+@pytest.mark.parametrize("settings", [{}, {"precompute_ref_log_probs": True}])
+def test_a_reference_model_that_was_given_is_m0_whatever_the_policy_is(
+    settings: dict[str, Any], model_folder: Path, tmp_path: Path, make_model: Callable[[str], Any], tokenizer: Any
+) -> None:
+    policy = make_model("llama")
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+    reference = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    arguments = {"ref_model": reference, "processing_class": tokenizer}
+    found = audited(policy, tmp_path, text_rows(8), trainer=arguments, **settings).finished
+    assert found is not None
+    expected = offline(model_folder, tmp_path, text_rows(8))
+    assert found.audit.info.model["digest"] == expected.info.model["digest"]
+    assert least_cosine(found.audit.store, expected.store) >= 0.99999
+
+
+def test_a_dedicated_pass_computes_in_the_dtype_that_it_says(model_folder: Path, tmp_path: Path) -> None:
+    settings = dict(precompute_ref_log_probs=True, bf16=True)
+    found = audited(model_folder, tmp_path, text_rows(8), trainer={"peft_config": LORA}, **settings).finished
+    assert found is not None and found.audit.store.settings.compute_dtype == "bfloat16"
+    exact = offline(model_folder, tmp_path / "exact", text_rows(8)).store
+    assert 0.99 < least_cosine(found.audit.store, exact) < 0.999999
 
 
 def test_the_fingerprint_of_m0_is_the_one_that_an_offline_audit_has(model_folder: Path, tmp_path: Path) -> None:

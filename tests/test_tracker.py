@@ -19,6 +19,7 @@ from tests.training import LAYERS, Rows, chat_rows, least_cosine, offline, probe
 from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.callbacks import AttributionTracker
 from trl_attribution.callbacks.capture import CaptureError
+from trl_attribution.callbacks.reference import loop_reference
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, encode_pairs
 
@@ -452,3 +453,21 @@ def test_layers_that_the_model_lacks_are_refused_before_a_hook_is_set(model_fold
     with pytest.raises(Exception, match="layer"), loop.tracker(text_rows(4), tmp_path, layers=[99]):
         pass
     assert _hooks(loop.reference) == 0
+
+
+def test_a_wrapper_does_not_hide_whether_there_is_an_adapter(make_model: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    class Wrapper(torch.nn.Module):
+        """As DDP and engines are: the model is their ``module``."""
+
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+    adapted = get_peft_model(make_model("llama"), LoraConfig(target_modules=["q_proj"]))
+    found = loop_reference(Wrapper(adapted), None)
+    assert found.source == "disabled adapter"
+    assert not found.is_training_pass()
+    with adapted.disable_adapter():
+        assert found.is_training_pass()

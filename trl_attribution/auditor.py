@@ -211,19 +211,12 @@ class DataAuditor:
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
-        config = self.config
-        callback = AttributionCallback(
-            trainer,
-            probes=self.probes or None,
-            output_dir=output_dir,
-            layers=list(self.layers),
-            score=config.score,
-            vector_dtype=config.vector_dtype,
-            shard_size=config.shard_size,
-            token_budget=config.token_budget,
-            blocks_path=config.blocks_path,
-            **settings,
-        )
+        shared = ("score", "vector_dtype", "shard_size", "token_budget", "blocks_path")
+        mine = {"layers": list(self.layers), **{name: getattr(self.config, name) for name in shared}}
+        twice = sorted(settings.keys() & {"config", "probes", *mine})
+        if twice:
+            raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
+        callback = AttributionCallback(trainer, probes=self.probes or None, output_dir=output_dir, **mine, **settings)
         trainer.add_callback(callback)
         return callback
 
