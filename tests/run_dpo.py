@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from datasets import Dataset
 
 from tests.training import LAYERS, make_trainer, text_rows, train
-from trl_attribution import ProbeRegistry
+from trl_attribution import ProbeRegistry, shared_storage
 from trl_attribution.callbacks import AttributionCallback
+from trl_attribution.errors import AttributionError
 
 
-def main(asked: dict[str, Any]) -> None:
+def prepared(asked: dict[str, Any]) -> Any:
+    """The trainer with the callback."""
     folder, model = Path(asked["folder"]), Path(asked["model"])
     trainer_arguments: dict[str, Any] = {}
     if asked.get("adapter"):
@@ -27,9 +30,11 @@ def main(asked: dict[str, Any]) -> None:
         probes=ProbeRegistry(asked["probes"]).load_all() if "probes" in asked else None,
         layers=LAYERS,
         vector_dtype="float32",
-        output_dir=folder / "audit",
+        output_dir=folder / asked.get("output", "audit").format(**os.environ),
         **asked.get("callback", {}),
     )
+    if "behaviors" in asked:
+        settings["behaviors"] = folder / asked["behaviors"]
     alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
     if alone is not None:
         trainer_arguments["callbacks"] = [alone]
@@ -42,10 +47,25 @@ def main(asked: dict[str, Any]) -> None:
         rank = trainer.accelerator.process_index
         if rank == asked.get("die_on", rank):
             trainer.add_callback(Interrupt(asked["die_at"], RuntimeError(f"rank {rank} was told to die")))
+    return trainer
+
+
+def main(asked: dict[str, Any]) -> None:
+    """Train as ``asked``; before that, in these same processes, what has to be ``refused``."""
+    for change in asked.get("refused", []):
+        trainer = prepared({**asked, **change})
+        try:
+            train(trainer)
+        except AttributionError as error:
+            print(f"refused at step {trainer.state.global_step}: {error}", flush=True)
+        else:
+            raise AssertionError(f"this was to be refused: {change}")
+    trainer = prepared(asked)
     train(trainer, resume_from_checkpoint=asked.get("resume"))
     if trainer.accelerator.is_main_process:
-        (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+        (Path(asked["folder"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
 if __name__ == "__main__":
+    shared_storage.PATIENCE = 2.0  # one disk here: what does not show up at once never will
     main(json.loads(sys.argv[1]))

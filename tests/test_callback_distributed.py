@@ -1,4 +1,4 @@
-"""Runs on two processes: DDP, ZeRO-1, 2 and 3, FSDP2. Their audits equal the one of a dataset by itself."""
+"""Runs on two processes: DDP, ZeRO-2 and 3, FSDP2. Their audits equal the one of a dataset by itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from tests import run_dpo
 from tests.tiny import build_tiny_model
 from tests.training import least_cosine, offline, probe_on, text_rows
 from trl_attribution import ProbeRegistry, VectorStore
@@ -33,20 +34,31 @@ def accumulation(steps: int) -> dict[str, Any]:
     return {"gradient_accumulation_steps": steps, "per_device_train_batch_size": 4 // steps}
 
 
-# name -> settings of the run
+# name -> settings of the run, which equals the audit whatever was refused in its processes before
 RUNS: dict[str, dict[str, Any]] = {
-    "ddp": {},
-    "ddp, uneven": {"rows": 21},
-    "ddp, adapter, accumulation": {
-        "adapter": True,
-        "settings": {**accumulation(4), "gradient_checkpointing_kwargs": {"use_reentrant": False}},
-    },
-    "zero1": {},
+    "ddp, uneven": {"rows": 21, "refused": [{"output": "taken"}, {"output": "of-rank-{RANK}"}]},
     "zero2, accumulation": {"settings": accumulation(4)},
-    "zero3": {},
+    "zero3": {
+        "refused": [
+            {"behaviors": "behaviors.jsonl"},
+            {"settings": {"precompute_ref_log_probs": True}},
+        ],
+    },
     "zero3, adapter, accumulation": {"adapter": True, "settings": accumulation(4)},
     "zero3, precomputed": {"alone": True, "settings": {"precompute_ref_log_probs": True}},
     "fsdp2": {"settings": {"gradient_checkpointing": False}},
+}
+# name -> what is said in answer to each thing refused: parts of a message, and by how many ranks
+REFUSALS = {
+    "ddp, uneven": [
+        ("was not written by an audit", 2),
+        ("is not on storage that all processes see: rank 1 has not found there", 1),
+        ("another rank failed, or the main rank reports the error of this one", 1),
+    ],
+    "zero3": [
+        ("behaviors: cannot be sampled while ranks share one model", 2),
+        ("cannot run through a sharded policy", 2),
+    ],
 }
 
 # Response scores need no mean of the contexts, so those in the logs are those of the audit.
@@ -67,11 +79,11 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     return offline(model, tmp_path_factory.mktemp("expected"), text_rows())
 
 
-def launch(folder: Path, asked: dict[str, Any], config: str = "ddp", processes: int = 2) -> subprocess.Popen[str]:
-    """Start ``tests/run_dpo.py`` on so many processes, under one of the launch configs."""
+def launch(folder: Path, asked: dict[str, Any], config: str) -> subprocess.Popen[str]:
+    """Start ``tests/run_dpo.py`` on two processes, under one of the launch configs."""
     Dataset.from_list(text_rows(asked.get("rows", 24))).save_to_disk(folder / "data")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
-    launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0"]
     return subprocess.Popen(
         [*launcher, str(ROOT / "tests" / "run_dpo.py"), json.dumps(asked)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
@@ -93,9 +105,11 @@ def completed(process: subprocess.Popen[str], seconds: int = 120) -> tuple[int, 
     return process.returncode, output
 
 
-def run(model: Path, folder: Path, config: str = "ddp", processes: int = 2, **asked: Any) -> None:
-    status, output = completed(launch(folder, {"model": str(model), "folder": str(folder), **asked}, config, processes))
+def run(model: Path, folder: Path, config: str, **asked: Any) -> list[str]:
+    """What the ranks of a run that succeeds were told when something was refused."""
+    status, output = completed(launch(folder, {"model": str(model), "folder": str(folder), **asked}, config))
     assert status == 0, output[-5000:]
+    return [line for line in output.splitlines() if "refused at step 0: " in line]
 
 
 def training_of(folder: Path) -> dict[str, Any]:
@@ -108,7 +122,10 @@ def training_of(folder: Path) -> dict[str, Any]:
 def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     name: str, model: Path, expected: Audit, tmp_path: Path
 ) -> None:
-    run(model, tmp_path, name.partition(",")[0], probes=str(model / "probes"), callback=ONLINE, **RUNS[name])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "settings.json").write_text("{}")
+    (tmp_path / "behaviors.jsonl").write_text('{"prompt": "Hi"}\n')
+    refused = run(model, tmp_path, name.partition(",")[0], probes=str(model / "probes"), callback=ONLINE, **RUNS[name])
     rows = RUNS[name].get("rows", 24)
     found = training_of(tmp_path)
     assert (found["ranks"], found["captured"], found["never_seen"]) == (2, rows, 0)
@@ -121,6 +138,8 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     assert found["rows"] - found["repeats"] == rows  # the sampler gives both ranks as many and repeats some for it
     if "alone" not in RUNS[name]:
         _check_metrics(tmp_path)
+    for message, times in REFUSALS.get(name, []):
+        assert sum(message in line for line in refused) == times, refused
 
 
 def _check_metrics(folder: Path) -> None:
@@ -133,52 +152,20 @@ def _check_metrics(folder: Path) -> None:
     assert flagged == pytest.approx(round(flagged)) and 0 < flagged < 16
 
 
-def test_the_number_of_processes_may_change_when_a_run_is_resumed(model: Path, expected: Audit, tmp_path: Path) -> None:
-    settings = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
-    asked = {"model": str(model), "folder": str(tmp_path), "settings": settings}
-    status, output = completed(launch(tmp_path, {**asked, "die_at": 2}, processes=2))
-    assert status != 0 and "was told to die" in output
-    assert sorted(part.name for part in (tmp_path / "audit" / "parts").glob("0*")) == ["00000", "00001"]
-    run(model, tmp_path, processes=1, settings=settings)
-    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
-    assert training_of(tmp_path)["never_seen"] == 0
-
-
-def test_a_rank_that_dies_takes_the_run_with_it_and_nothing_hangs(model: Path, tmp_path: Path) -> None:
-    start = time.monotonic()
-    status, output = completed(
-        launch(tmp_path, {"model": str(model), "folder": str(tmp_path), "die_at": 1, "die_on": 1}), seconds=90
-    )
-    assert status != 0
-    assert "rank 1 was told to die" in output
-    assert time.monotonic() - start < 90
-    assert not (tmp_path / "audit" / "audit.json").exists()
-
-
-def test_an_error_of_the_main_rank_reaches_the_others(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "audit").mkdir()
-    (tmp_path / "audit" / "settings.json").write_text("{}")
-    status, output = completed(launch(tmp_path, {"model": str(model), "folder": str(tmp_path)}), seconds=90)
-    assert status != 0
-    assert output.count("was not written by an audit") >= 2
-
-
-@BUILDS
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"callback": {"behaviors": "BEHAVIORS"}}, "behaviors: cannot be sampled while ranks share one model"),
-        ({"settings": {"precompute_ref_log_probs": True}}, "cannot run through a sharded policy"),
-    ],
-)
-def test_what_cannot_work_on_a_sharded_model_is_refused_before_the_first_step(
-    asked: dict[str, Any], message: str, model: Path, tmp_path: Path
+def test_a_rank_that_dies_takes_the_run_with_it_and_another_number_of_processes_resumes_it(
+    model: Path, expected: Audit, tmp_path: Path
 ) -> None:
-    (tmp_path / "behaviors.jsonl").write_text('{"prompt": "Hi"}\n')
-    if "callback" in asked:
-        asked = {"callback": {"behaviors": str(tmp_path / "behaviors.jsonl")}}
-    status, output = completed(
-        launch(tmp_path, {"model": str(model), "folder": str(tmp_path), **asked}, "zero3"), seconds=90
-    )
-    assert status != 0 and message in output
-    assert not (tmp_path / "log.json").exists()
+    settings = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    asked: dict[str, Any] = {"model": str(model), "folder": str(tmp_path), "settings": settings}
+    start = time.monotonic()
+    status, output = completed(launch(tmp_path, {**asked, "die_at": 2, "die_on": 1}, "ddp"), seconds=90)
+    assert time.monotonic() - start < 90
+    assert status != 0 and "rank 1 was told to die" in output
+    assert not (tmp_path / "audit" / "audit.json").exists()
+    assert sorted(part.name for part in (tmp_path / "audit" / "parts").glob("0*")) == ["00000", "00001"]
+
+    run_dpo.main({**asked, "resume": True})
+    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+    found = training_of(tmp_path)
+    assert (found["ranks"], found["never_seen"]) == (1, 0)
+    assert 0 < found["captured"] <= 24

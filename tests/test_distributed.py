@@ -102,10 +102,7 @@ def assert_equal_audits(found: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "config",
-    ["ddp", "zero2", pytest.param("zero3", marks=BUILDS), pytest.param("zero3_offload", marks=BUILDS), "fsdp2"],
-)
+@pytest.mark.parametrize("config", ["ddp", ZERO3, ZERO3_OFFLOAD, "fsdp2"])
 def test_every_launch_config_comes_to_the_audit_of_one_process(config: str, place: Path, tmp_path: Path) -> None:
     done = run([*accelerate(config), *audit_command(place, tmp_path / "audit")])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -254,6 +254,25 @@ def test_a_job_that_fails_before_a_vector_leaves_the_folder_free(loaded: LoadedM
     auditor_of(loaded, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2")
 
 
+def test_a_second_start_of_a_job_that_is_running_takes_nothing_away_from_it(
+    auditor: DataAuditor, alone: Path, tmp_path: Path
+) -> None:
+    calls: list[str] = []
+
+    def on_progress(stage: str, _done: int, _total: int) -> None:
+        calls.append(stage)
+        if calls.count("vectors") == 2:  # the first shard is under way
+            assert not list(tmp_path.glob("parts/*/shards/*"))
+            with pytest.raises(StoreError, match="is being written by another process"):
+                compute(auditor, tmp_path, "1/2")
+
+    assert compute(auditor, tmp_path, "1/2", on_progress=on_progress) == [11]
+    assert calls.count("vectors") > 2
+    assert compute(auditor, tmp_path, "2/2") == [9]
+    auditor.merge(rows(), tmp_path)
+    assert_equal_audits(tmp_path, alone)
+
+
 @pytest.mark.parametrize("text", ["0/8", "9/8", "3", "a/b", "3/0", "-1/8", "1/8/2"])
 def test_a_shard_that_is_not_there_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="shard: "):

@@ -19,18 +19,17 @@ from trl_attribution.pairs import Pair
 from trl_attribution.part_records import PartClaim, PartRecord, remove_parts, total_cost
 from trl_attribution.scoring import Rule
 from trl_attribution.sharding import asked_sharding
+from trl_attribution.shared_storage import await_visible, check_shared
 from trl_attribution.shares import Blocks, Share, held_by_any
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
 
-# Longer than network file systems remember that a file was not there.
-_PATIENCE = 90.0
 _NO_COST = {
     "path": None,
     "path_reason": None,
@@ -73,7 +72,10 @@ class SharedRun(AuditRun):
                 found = self._merged(census)
         if found is not None:
             return found
-        _await(lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(), self.folder)
+        await_visible(
+            lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(),
+            f"{self.folder}: the audit that the main rank has written there has not shown up here",
+        )
         return Audit.elsewhere(self.folder, self.config.reading)
 
     def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
@@ -129,6 +131,8 @@ class SharedRun(AuditRun):
                 before = PartRecord.load(claim.part)
                 record = PartRecord(str(share), time.time(), self.model_info(), before.cost if before else None)
                 record.save(claim.part)
+            if share.count == 1:
+                check_shared(self.folder, ranks)  # now, not when the vectors are to be merged
             with ranks.together():
                 self.compute(store, engine, missing, census)
                 if missing:
@@ -210,20 +214,9 @@ def _all(blocks: Blocks, pairs: Sequence[Pair]) -> list[bool]:
 
 
 def _await_parts(written: Sequence[tuple[Path, int]]) -> None:
-    """Wait until the parts that ranks have written can be seen here: storage of a network may be late to show them."""
+    """Wait until the parts that ranks have written can be seen here."""
 
     def visible() -> bool:
         return all((path / "store.json").exists() and len(VectorStore.open(path)) >= pairs for path, pairs in written)
 
-    _await(visible, written[0][0].parent)
-
-
-def _await(visible: Callable[[], bool], folder: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not visible():
-        if time.monotonic() > deadline:
-            raise StoreError(
-                f"{folder}: what other ranks have written there has not shown up here within {_PATIENCE:.0f} s. Choose "
-                "an output folder on storage that all machines share; run the audit again to go on."
-            )
-        time.sleep(0.2)
+    await_visible(visible, f"{written[0][0].parent}: what other ranks have written there has not shown up here")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -166,9 +167,29 @@ def launch_flag(name: str) -> bool:
 
 def leave_ranks() -> None:
     """End the process group, if there is one; at the very end of a process that a launcher started."""
+    if _in_group():
+        sys.modules["torch.distributed"].destroy_process_group()
+
+
+def _in_group() -> bool:
     dist = sys.modules.get("torch.distributed")
-    if dist is not None and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def end_rank(status: int) -> None:
+    """End this process with ``status`` where it is one of a process group; returns where there is none.
+
+    At once: while the interpreter shuts down, threads of the group may still come back to it and abort the process, so
+    that what ended as it should would look like a crash.
+    """
+    if not _in_group():
+        return
+    leave_ranks()
+    atexit._run_exitfuncs()  # noqa: SLF001  # temporary folders go
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

@@ -109,8 +109,8 @@ class PartClaim:
 
     def _release(self) -> None:
         with suppress(StoreError), self._locked():
-            if not _has_shards(self.part):
-                shutil.rmtree(self.part, ignore_errors=True)
+            if not self._remove_part():
+                return
             others = [path for path in (self._folder / "parts").iterdir() if path.is_dir()]
             if others or _has_shards(self._vectors) or (self._folder / "audit.json").exists():
                 return
@@ -119,6 +119,17 @@ class PartClaim:
             for folder in (self._folder / "parts", self._folder):
                 with suppress(OSError):  # somebody else's files are in it
                     folder.rmdir()
+
+    def _remove_part(self) -> bool:
+        """Remove the part, unless a simultaneous start of the same share is about to store its first vectors there."""
+        try:
+            with filelock.FileLock(self.part / "writer.lock", timeout=0):
+                # Asked only now: until the lock was ours, another process could still add shards.
+                if not _has_shards(self.part):
+                    shutil.rmtree(self.part, ignore_errors=True)
+        except filelock.Timeout:
+            return False
+        return True
 
 
 def remove_parts(folder: Path) -> None:

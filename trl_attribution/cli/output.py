@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trl_attribution.distributed import RankError, leave_ranks
+from trl_attribution.distributed import RankError, end_rank, leave_ranks
 from trl_attribution.errors import AttributionError
 from trl_attribution.text import printable
 
@@ -95,7 +95,10 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
             # Another rank has told it already.
             if not isinstance(error, RankError):
                 _report(error, as_json=bool(kwargs.get("as_json")))
+            end_rank(2)
             raise typer.Exit(2) from error
+        else:
+            end_rank(0)
         finally:
             leave_ranks()
 
