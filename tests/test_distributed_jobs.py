@@ -34,6 +34,15 @@ from trl_attribution.shares import Share
 from trl_attribution.store import VectorStore
 
 SHARD_SIZE = 3
+# Several command lines in one process, which is not this one: verbs set up logging for good.
+CALLS = """
+import json, sys
+from typer.testing import CliRunner
+from trl_attribution.cli import app
+for arguments in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, arguments)
+    print(json.dumps([done.exit_code, done.stdout]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -291,20 +300,18 @@ def test_shares_cover_all_blocks_once_and_ranks_divide_their_jobs_share() -> Non
         assert all(job.owns(block) == any(share.owns(block) for share in mine) for block in range(30))
 
 
-def test_jobs_on_the_command_line(loaded: LoadedModel, model_folder: Path, tmp_path: Path) -> None:
+def test_jobs_on_the_command_line(model_folder: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", pair_rows(8))
-    common = [sys.executable, "-m", "trl_attribution.cli", "audit", str(model_folder), str(data), "--layer", "3"]
-    common += ["-o", str(tmp_path / "audit"), "--shard-size", "2", "--json"]
-
-    def call(*more: str, code: int = 0) -> Any:
-        done = subprocess.run([*common, *more], capture_output=True, text=True, timeout=120)
-        assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    assert "give one of them" in call("--merge", "--shard", "1/2", code=2)["error"]
-    first = call("--shard", "1/2")["shard"]
-    assert (first["share"], first["computed"], first["dataset_pairs"]) == ("1/2", 4, 8)
-    assert "Missing shards: 2/2 (4 pairs)" in call("--merge", code=2)["error"]
-    call("--shard", "2/2")
-    assert call("--merge")["info"]["vectors"]["computed"] == 8
+    common = ["audit", str(model_folder), str(data), "--layer", "3", "-o", str(tmp_path / "audit")]
+    asked = (["--merge", "--shard", "1/2"], ["--shard", "1/2"], ["--merge"], ["--shard", "2/2"], ["--merge"])
+    calls = json.dumps([[*common, "--shard-size", "2", "--json", *more] for more in asked])
+    done = subprocess.run([sys.executable, "-c", CALLS, calls], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    codes, printed = zip(*(json.loads(line) for line in done.stdout.splitlines()), strict=True)
+    assert codes == (2, 0, 2, 0, 0)
+    both, first, early, _, merged = (json.loads(document) for document in printed)
+    assert "give one of them" in both["error"]
+    assert (first["shard"]["share"], first["shard"]["computed"], first["shard"]["dataset_pairs"]) == ("1/2", 4, 8)
+    assert "Missing shards: 2/2 (4 pairs)" in early["error"]
+    assert merged["info"]["vectors"]["computed"] == 8
     assert VectorStore.open(tmp_path / "audit" / "vectors").pair_ids == ids_of(pair_rows(8))

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # Ranks wait for one another where their shares take unlike times; a rank that dies is noticed at once all the same,
 # by its closed connections and by the launcher.
 _PATIENCE = timedelta(days=7)
+_LAST_PATIENCE = timedelta(seconds=10)
+_MAIN_ENDS = "trl_attribution main rank ends"
 
 
 class RankError(AttributionError):
@@ -176,14 +178,27 @@ def _in_group() -> bool:
     return dist is not None and dist.is_available() and dist.is_initialized()
 
 
-def end_rank(status: int) -> None:
+def end_rank(status: int, *, after_main: bool = False) -> None:
     """End this process with ``status`` where it is one of a process group; returns where there is none.
 
     At once: while the interpreter shuts down, threads of the group may still come back to it and abort the process, so
     that what ended as it should would look like a crash.
+
+    Args:
+        status: of the process.
+        after_main: let the main rank come here first, which has to say why all of them end: a launcher that misses
+            one process ends the others where they are.
     """
     if not _in_group():
         return
+    import torch.distributed as dist
+
+    store = dist.distributed_c10d._get_default_store()  # noqa: SLF001  # no other way to wait with a limit on NCCL
+    with suppress(RuntimeError):  # the main rank is gone, or hangs
+        if dist.get_rank() == 0:
+            store.set(_MAIN_ENDS, "")
+        elif after_main:
+            store.wait([_MAIN_ENDS], _LAST_PATIENCE)
     leave_ranks()
     atexit._run_exitfuncs()  # noqa: SLF001  # temporary folders go
     for stream in (sys.stdout, sys.stderr):

@@ -95,7 +95,7 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
             # Another rank has told it already.
             if not isinstance(error, RankError):
                 _report(error, as_json=bool(kwargs.get("as_json")))
-            end_rank(2)
+            end_rank(2, after_main=isinstance(error, RankError))
             raise typer.Exit(2) from error
         else:
             end_rank(0)
