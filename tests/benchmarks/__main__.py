@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="quality: organisms, seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
+    parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run: also bergson's callback, by this interpreter")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
@@ -53,7 +54,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, console)
     elif name == "in-run":
-        in_run.run(options.output, command, options.runs, options.bergson, console)
+        in_run.run(options.output, command, options.runs, options.lora, options.bergson, console)
     else:
         scoring(options.output, command, console)
 
@@ -61,6 +62,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in NAMES]
+    if "--bergson" in options:  # where it lies on this machine is nobody else's business
+        options[options.index("--bergson") + 1] = "PYTHON"
     return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"
 
 
