@@ -57,7 +57,9 @@ def main(asked: dict[str, Any]) -> None:
         try:
             train(trainer)
         except AttributionError as error:
-            print(f"refused at step {trainer.state.global_step}: {error}", flush=True)
+            # Into a file of this rank's own: on one terminal the ranks' lines would run into one another.
+            with (Path(asked["folder"]) / f"refused-{trainer.accelerator.process_index}.txt").open("a") as file:
+                file.write(f"step {trainer.state.global_step}: {' '.join(str(error).split())}\n")
         else:
             raise AssertionError(f"this was to be refused: {change}")
     trainer = prepared(asked)

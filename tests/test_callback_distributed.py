@@ -102,7 +102,8 @@ def run(model: Path, folder: Path, config: str, **asked: Any) -> list[str]:
     """What the ranks of a run that succeeds were told when something was refused."""
     status, output = completed(launch(folder, {"model": str(model), "folder": str(folder), **asked}, config))
     assert status == 0, output[-5000:]
-    return [line for line in output.splitlines() if "refused at step 0: " in line]
+    lines = [line for path in folder.glob("refused-*.txt") for line in path.read_text().splitlines()]
+    return [line for line in lines if line.startswith("step 0: ")]
 
 
 def training_of(folder: Path) -> dict[str, Any]:
