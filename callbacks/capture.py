@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from trl_attribution.activations.blocks import find_blocks
+from trl_attribution.activations.blocks import block_input, block_output, find_blocks
 from trl_attribution.errors import AttributionError
 
 _IGNORED = -100
@@ -144,9 +144,9 @@ class ForwardCapture:
 
     def _hook(self, layer: int) -> torch.utils.hooks.RemovableHandle:
         if layer == 0:
-            read = torch.compiler.disable(lambda _block, args, kwargs: self._read(0, _block_input(args, kwargs)))
+            read = torch.compiler.disable(lambda _block, args, kwargs: self._read(0, block_input(args, kwargs)))
             return self._blocks[0].register_forward_pre_hook(read, with_kwargs=True)
-        read = torch.compiler.disable(lambda _block, _args, output: self._read(layer, _block_output(output)))
+        read = torch.compiler.disable(lambda _block, _args, output: self._read(layer, block_output(output)))
         return self._blocks[layer - 1].register_forward_hook(read)
 
     def _before(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -209,13 +209,3 @@ class _Pass:
             torch.stack([self._means[layer][0].to(device) for layer in layers], dim=1),
             torch.stack([self._contexts[layer][0].to(device) for layer in layers], dim=1),
         )
-
-
-def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    stream: Tensor = args[0] if args else kwargs["hidden_states"]
-    return stream
-
-
-def _block_output(output: Any) -> Tensor:
-    stream: Tensor = output[0] if isinstance(output, tuple) else output
-    return stream

@@ -215,7 +215,8 @@ def test_a_bad_row_stops_the_job_that_meets_it_and_leaves_no_trace(loaded: Loade
     data = pair_rows(12)
     data[4] = {**data[4], "prompt": [{"role": "user", "content": "bread " * 400}]}
     auditor = auditor_of(loaded, layers=[3], shard_size=SHARD_SIZE, encoding=Encoding(max_length=300))
-    message_of(DataError, lambda: auditor.audit_share(data, tmp_path / "audit", "2/4"), tmp_path)
+    message = message_of(DataError, lambda: auditor.audit_share(data, tmp_path / "audit", "2/4"), tmp_path)
+    assert "row 4" in message and "max_length=300" in message
     auditor.audit_share(data, tmp_path / "audit", "1/4")
 
 
@@ -246,7 +247,8 @@ def test_another_model_is_refused_at_the_merge(auditor: DataAuditor, probe: Prob
 
 def test_a_rule_that_cannot_be_followed_is_refused_before_the_merge(auditor: DataAuditor, tmp_path: Path) -> None:
     compute(auditor, tmp_path, "1/1")
-    message_of(SettingsError, lambda: auditor.merge(rows(), tmp_path, rule=Rule(top_k=21)), tmp_path)
+    message = message_of(SettingsError, lambda: auditor.merge(rows(), tmp_path, rule=Rule(top_k=21)), tmp_path)
+    assert "top_k 21 asks for more pairs than there are (20)" in message
 
 
 def test_there_has_to_be_something_to_merge(auditor: DataAuditor, tmp_path: Path) -> None:
@@ -257,10 +259,12 @@ def test_there_has_to_be_something_to_merge(auditor: DataAuditor, tmp_path: Path
 def test_a_job_that_fails_before_a_vector_leaves_the_folder_free(loaded: LoadedModel, tmp_path: Path) -> None:
     broken = tiny_loaded()
     broken.model.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
-    message_of(
+    message = message_of(
         StoreError, lambda: auditor_of(broken, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2"), tmp_path
     )
-    auditor_of(loaded, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2")
+    assert "not finite" in message
+    report = auditor_of(loaded, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2")
+    assert report.computed > 0
 
 
 def test_a_second_start_of_a_job_that_is_running_takes_nothing_away_from_it(

@@ -7,6 +7,8 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,21 @@ def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrai
         ModelError: there is no such model, or it has no tokenizer.
     """
     return _tokenizer(_resolve(name), name, trust_remote_code)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; the modules' own modes come back whatever happens.
+
+    It also brings back the key-value cache, which gradient checkpointing takes from a model in training.
+    """
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 def embedded_gguf() -> Path:

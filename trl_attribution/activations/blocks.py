@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trl_attribution.distributed import numel
@@ -80,6 +82,18 @@ def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlock
         )
     largest = max(fitting, key=lambda name: sum(map(numel, fitting[name].parameters())))
     return DecoderBlocks(largest, tuple(fitting[largest]))
+
+
+def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The residual stream that goes into a block, from the arguments of its forward hook."""
+    stream: Tensor = args[0] if args else kwargs["hidden_states"]
+    return stream
+
+
+def block_output(output: Any) -> Tensor:
+    """The residual stream that comes out of a block, from the output its forward hook sees."""
+    stream: Tensor = output[0] if isinstance(output, tuple) else output
+    return stream
 
 
 def _choices(lists: dict[str, torch.nn.ModuleList]) -> str:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
-from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
+from trl_attribution.activations.blocks import DecoderBlocks, block_input, block_output, find_blocks
 from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
 from trl_attribution.activations.running import Runner, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, is_out_of_memory, run_in_batches
@@ -291,14 +291,14 @@ class ActivationEngine:
             if layer == 0:
                 handles.append(
                     self.blocks.blocks[0].register_forward_pre_hook(
-                        lambda _module, args, kwargs: self._taken(take, 0, _block_input(args, kwargs)),
+                        lambda _module, args, kwargs: self._taken(take, 0, block_input(args, kwargs)),
                         with_kwargs=True,
                     )
                 )
             else:
                 handles.append(
                     self.blocks.blocks[layer - 1].register_forward_hook(
-                        lambda _module, _args, output, layer=layer: self._taken(take, layer, _block_output(output))
+                        lambda _module, _args, output, layer=layer: self._taken(take, layer, block_output(output))
                     )
                 )
         try:
@@ -353,13 +353,3 @@ def _agreement(left: Sequence[GroupActivations], right: Sequence[GroupActivation
     norms = (rows_right - center).norm(dim=-1)
     judged = cosines[norms > 1e-6 * rows_right.norm(dim=-1).clamp_min(1e-12)]
     return float(judged.min()) if judged.numel() else 1.0
-
-
-def _block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    stream: Tensor = args[0] if args else kwargs["hidden_states"]
-    return stream
-
-
-def _block_output(output: Any) -> Tensor:
-    stream: Tensor = output[0] if isinstance(output, tuple) else output
-    return stream

@@ -13,6 +13,7 @@ from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
 from trl_attribution.activations.schedule import is_out_of_memory
 from trl_attribution.distributed import OutOfStepError, RankError, Ranks, current_ranks, is_sharded, working_device
+from trl_attribution.models import evaluating
 
 _SHARED = 4
 
@@ -31,7 +32,7 @@ class Runner:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Evaluation mode without gradients; everything comes back as it was."""
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             yield
 
     def forward(self, **inputs: Tensor) -> None:
@@ -85,7 +86,7 @@ class StepRunner(Runner):
     def session(self) -> Iterator[None]:
         """Evaluation mode without gradients and without the blocks that nobody reads."""
         # Sharded parameters are gathered in place, which tensors made in inference mode do not allow.
-        with _evaluating(self.model), torch.no_grad(), self._blocks.cut_after(self.model, self._last):
+        with evaluating(self.model), torch.no_grad(), self._blocks.cut_after(self.model, self._last):
             yield
 
     def forward(self, **inputs: Tensor) -> None:
@@ -156,15 +157,3 @@ class StepRunner(Runner):
             raise OutOfStepError(
                 f"rank {self._ranks.rank}: the model failed amid a pass of all ranks: {type(error).__name__}: {error}"
             ) from error
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; the modules' own modes come back whatever happens."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

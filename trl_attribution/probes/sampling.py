@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import torch
-from transformers import PreTrainedModel
 
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.models import LoadedModel
+from trl_attribution.models import LoadedModel, evaluating
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
 from trl_attribution.probes.encoding import PromptFormat, as_chat
 from trl_attribution.probes.judging import Judge, OnProgress, Prompt
@@ -99,7 +97,7 @@ def sample_responses(
     encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
     devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _evaluating(loaded.model):
+    with torch.random.fork_rng(devices=devices), evaluating(loaded.model):
         for start in range(0, len(encoded), config.batch_size):
             torch.manual_seed(config.seed + start)
             responses.extend(_generate(loaded, encoded[start : start + config.batch_size], config))
@@ -229,18 +227,6 @@ def _plain(prompt: BehaviorPrompt) -> Prompt:
 
 def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
     return lambda here, _: on_progress(done + here, total)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off, and the key-value cache on, which gradient checkpointing takes from a model in training."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:
