@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.activations.blocks import find_blocks
+from trl_attribution.activations.engine import Path as ForwardPath
 from trl_attribution.atomic import write_json
 from trl_attribution.behavior_change import (
     Behavior,
@@ -27,9 +28,10 @@ from trl_attribution.behavior_change import (
     resolve_judges,
     sample_behaviors,
 )
-from trl_attribution.behavior_files import Responses
+from trl_attribution.behavior_files import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.reference import Reference
+from trl_attribution.distributed import OutOfStepError, Ranks, is_sharded, root_gathered
 from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import unwrapped
@@ -65,7 +67,11 @@ class Findings:
 
 
 class BeforeAfter:
-    """Looks at M0 before the first step and at M1 after the last; only the main rank has one.
+    """Looks at M0 before the first step and at M1 after the last.
+
+    Only the main rank has one. Where ranks share one model all of them do: they run both models together, and leave
+    judging and writing to the main rank. M0 is looked at after training then, since a pass through a sharded policy
+    would break its first step.
 
     Args:
         config: the settings.
@@ -76,6 +82,7 @@ class BeforeAfter:
         encoding: the trainer's truncation.
         sample: pairs to measure the drift on.
         taken: names of the registered probes.
+        ranks: those that share one model, or this one alone.
 
     Raises:
         AttributionError: the behaviors, the judge or the layers do not fit, or M0 could not be had after training.
@@ -91,9 +98,11 @@ class BeforeAfter:
         encoding: Encoding,
         sample: Sequence[EncodedPair],
         taken: Sequence[str],
+        ranks: Ranks,
     ) -> None:
         self._config, self._m0, self._reference = config, m0, reference
-        self._layers, self._encoding = layers, encoding
+        self._layers, self._encoding, self._ranks = layers, encoding, ranks
+        self._is_shared = is_sharded(reference.model)
         self._folder = Path(config.output_dir) / "behaviors"
         self._groups = [
             PromptGroup(pair.chosen.prompt_ids, [pair.chosen.response_ids]) for pair in sample[: config.drift_pairs]
@@ -116,8 +125,11 @@ class BeforeAfter:
                     f"behaviors: what changes becomes a probe named {', '.join(clashing)}, but a probe of that name is "
                     "given. Give the behavior another name, or leave the probe out."
                 )
-            self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
-            if not reference.stays:
+            if ranks.is_main:
+                self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
+            if self._is_shared:
+                self._refuse_what_cannot_be_shared()
+            elif not reference.stays:
                 self._reloaded()
 
     def before(self, *, is_resumed: bool) -> None:
@@ -126,6 +138,8 @@ class BeforeAfter:
         Raises:
             SettingsError: the run goes on from a checkpoint, M0 is gone, and its responses were not kept.
         """
+        if self._is_shared:
+            return
         gone = is_resumed and not self._reference.stays
         path = self._folder / "before.json"
         if gone and self._behaviors and not path.exists():
@@ -143,18 +157,24 @@ class BeforeAfter:
         """Sample the trained ``policy``, judge, and measure.
 
         What fails here is noted rather than raised: the training is done, and its model not saved yet.
+
+        Raises:
+            OutOfStepError: a pass through a model that ranks share failed.
         """
         m1 = LoadedModel(unwrapped(policy), self._m0.tokenizer, "M1", self._m0.fingerprint)
         notes: list[str] = []
-        drifts = self._noted(notes, "drift", lambda: self._drifts(m1, notes)) or []
-        changes = self._noted(notes, "behaviors", lambda: self._changes(m1)) or []
-        probes = self._noted(notes, "behaviors", lambda: self._probes(changes, notes)) or []
+        with root_gathered(policy):  # an adapter's wrapper may be the outermost module, and the passes begin below it
+            drifts = self._noted(notes, "drift", lambda: self._drifts(m1, notes)) or []
+            changes = self._noted(notes, "behaviors", lambda: self._changes(m1)) or []
+            probes = self._noted(notes, "behaviors", lambda: self._probes(changes, notes)) or []
         return Findings(changes, probes, drifts, notes)
 
     @staticmethod
     def _noted(notes: list[str], what: str, measure: Callable[[], T]) -> T | None:
         try:
             return measure()
+        except OutOfStepError:
+            raise
         except AttributionError as error:
             logger.error("%s: %s", what, error)
             notes.append(f"{what}: {error}")
@@ -166,21 +186,28 @@ class BeforeAfter:
     def _changes(self, m1: LoadedModel) -> list[BehaviorChange]:
         if not self._behaviors:
             return []
+        before_path, after_path = self._folder / "before.json", self._folder / "after.json"
+        if self._is_shared:
+            with self._reference.as_m0():
+                kept_responses(before_path, self._behaviors, self._m0, self._sampling, ranks=self._ranks)
         after = sample_behaviors(
             self._behaviors,
             lambda asked: sample_responses(m1, asked, self._sampling),
             made_with={"model": "M1", "sampling": asdict(self._sampling)},
-            on_sampled=lambda found: found.save(self._folder / "after.json"),
+            on_sampled=lambda found: save_on_main(found, after_path, self._ranks),
         )
-        before = Responses.load(self._folder / "before.json")
-        changes = compare(self._behaviors, before, after, None, seed=self._config.seed, judges=self._judges)
-        write_json(self._folder / "changes.json", {"changes": [change.to_json() for change in changes]})
-        return changes
+        changes: list[BehaviorChange] = []
+        with self._ranks.together():
+            if self._ranks.is_main:
+                before = Responses.load(before_path)
+                changes = compare(self._behaviors, before, after, None, seed=self._config.seed, judges=self._judges)
+                write_json(self._folder / "changes.json", {"changes": [change.to_json() for change in changes]})
+        return self._ranks.broadcast(changes)
 
     def _probes(self, changes: Sequence[BehaviorChange], notes: list[str]) -> list[Probe]:
         """A probe of each behavior that changed, kept in the audit folder; both sides are read by M0."""
         config = BuildConfig(
-            ActivationConfig(self._layers, self._config.token_budget, blocks_path=self._config.blocks_path),
+            self._activations(self._layers),
             layer=self._layers[0] if len(self._layers) == 1 else "auto",
             encoding=self._encoding,
         )
@@ -192,6 +219,8 @@ class BeforeAfter:
             for change in changes:
                 try:
                     probe = probe_of_change(change, m0, config)
+                except OutOfStepError:
+                    raise
                 except AttributionError as error:
                     notes.append(f"behavior {change.behavior.name!r} gives no probe: {error}")
                     continue
@@ -199,27 +228,36 @@ class BeforeAfter:
                     notes.append(f"behavior {change.behavior.name!r} changed on no prompt: it gives no probe")
                     continue
                 found.append(replace(probe, name=change.behavior.name + SUFFIX))
-                registry.save(found[-1], overwrite=True)
+                with self._ranks.together():
+                    if self._ranks.is_main:
+                        registry.save(found[-1], overwrite=True)
         return found
 
     def _drifts(self, m1: LoadedModel, notes: list[str]) -> list[LayerDrift]:
         if not self._groups:
             return []
         if self._m0_means is None and not self._reference.stays:
-            notes.append("drift: M0's activations were read by an attempt that was killed, and M0 is gone since")
+            lost = "could not be read before training" if self._is_shared else "were read by an attempt that was killed"
+            notes.append(f"drift: M0's activations {lost}, and M0 is gone since")
             return []
         if self._m0_means is None:
             with self._reference.as_m0():
                 self._m0_means = self._means(self._reference.model)
         drifts = drift(self._m0_means, self._means(m1.model), self._all_layers(m1.model))
-        save_drift(self._config.output_dir, drifts, {"m0": self._m0.fingerprint.digest, "pairs": len(self._groups)})
+        with self._ranks.together():
+            if self._ranks.is_main:
+                about = {"m0": self._m0.fingerprint.digest, "pairs": len(self._groups)}
+                save_drift(self._config.output_dir, drifts, about)
         return drifts
 
     def _means(self, model: Any) -> Tensor:
-        config = ActivationConfig(
-            self._all_layers(model), self._config.token_budget, blocks_path=self._config.blocks_path
-        )
-        return mean_activations(ActivationEngine(model, config), self._groups)
+        engine = ActivationEngine(model, self._activations(self._all_layers(model)))
+        return mean_activations(engine, self._groups)
+
+    def _activations(self, layers: tuple[int, ...]) -> ActivationConfig:
+        # The packed path is tried out first, and a model that cannot take it would fail amid a pass of all ranks.
+        path: ForwardPath = "plain" if self._is_shared else "auto"
+        return ActivationConfig(layers, self._config.token_budget, path, self._config.blocks_path)
 
     def _all_layers(self, model: Any) -> tuple[int, ...]:
         return tuple(range(1, len(find_blocks(model, self._config.blocks_path)) + 1))
@@ -232,6 +270,14 @@ class BeforeAfter:
                 yield self._m0
         else:
             yield self._reloaded()
+
+    def _refuse_what_cannot_be_shared(self) -> None:
+        if not self._reference.stays:
+            raise SettingsError(
+                f"behaviors: M0 is needed after training, but {self._reference.reason}, and ranks that share one model "
+                "(ZeRO-3, FSDP) do not load it anew. Train with a reference model (precompute_ref_log_probs=False) or "
+                "an adapter, or leave behaviors out and compare afterwards (docs: Compare before and after)."
+            )
 
     def _reloaded(self) -> LoadedModel:
         """M0 by its name.

@@ -38,7 +38,7 @@ from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.callbacks.watch import Watch, Window
 from trl_attribution.census import Census, PairIndex, dataset_info, take_census
-from trl_attribution.distributed import Ranks, is_sharded
+from trl_attribution.distributed import ALONE, Ranks, is_sharded
 from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
@@ -133,8 +133,10 @@ class TrainingAudit:
         self._passes = 0
         self._capture: ForwardCapture | None = None
         self._main_rank = MainRank(self.folder / "parts", ranks)
+        self._judge = judge
+        self._is_shared = is_sharded(reference.model)
         with ranks.together():
-            self._before_after = self._new_before_after(judge)
+            self._before_after = self._new_before_after()
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
         self.recorder = Recorder(lookup, part, len(self.census.survey.skipped), config.shard_size)
@@ -223,13 +225,14 @@ class TrainingAudit:
         self.save()
         self.release()
         counts = added(self.ranks.gather(self.recorder.counts.to_json()))
+        findings = self._look_after(policy) if self._is_shared else None
         if not self.ranks.is_main:
             self._main_rank.await_end()
             return None
         with self._main_rank.failure_told():
-            return self._conclude(counts, policy)
+            return self._conclude(counts, findings, policy)
 
-    def _conclude(self, counts: CaptureCounts, policy: Any) -> Finished:
+    def _conclude(self, counts: CaptureCounts, findings: Findings | None, policy: Any) -> Finished:
         """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
         counts = without_copies(counts, parts)
@@ -237,7 +240,8 @@ class TrainingAudit:
         with self._timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
             store.verify()
-        findings = self._look_after(policy)
+        if findings is None:
+            findings = self._look_after(policy)
         probes = (*self.probes, *findings.probes)
         remove_results(self.folder)
         scores = None
@@ -253,33 +257,31 @@ class TrainingAudit:
         shutil.rmtree(self.folder / "parts")
         return Finished(audit, flagged, manifests, counts, findings)
 
-    def _new_before_after(self, judge: Judge | None) -> BeforeAfter | None:
-        if is_sharded(self.reference.model):
-            self._refuse_behaviors()
+    def _new_before_after(self) -> BeforeAfter | None:
+        if not self.ranks.is_main and not self._is_shared:
             return None
-        if not self.ranks.is_main:
-            return None
-        taken = [probe.name for probe in self.probes]
         return BeforeAfter(
-            self.config, judge, self.m0, self.reference, self.layers, self.encoding, self.census.sample, taken
+            self.config,
+            self._judge,
+            self.m0,
+            self.reference,
+            self.layers,
+            self.encoding,
+            self.census.sample,
+            [probe.name for probe in self.probes],
+            self.ranks if self._is_shared else ALONE,
         )
-
-    def _refuse_behaviors(self) -> None:
-        if self.config.behaviors is not None:
-            raise SettingsError(
-                "behaviors: cannot be sampled while ranks share one model (ZeRO-3, FSDP). Leave them out, and "
-                "compare M0 with the trained model afterwards (docs: Compare before and after)"
-            )
 
     def look_before(self, *, is_resumed: bool) -> None:
         """The main rank samples from M0, which may take long; the others wait.
 
         Raises:
-            SettingsError: ranks share one model and behaviors were asked for.
+            SettingsError: behaviors were asked for and cannot be had where ranks share one model.
         """
-        if is_sharded(self.reference.model):  # the trainer may have done that since this session began
-            self._refuse_behaviors()
-            self._before_after = None
+        if is_sharded(self.reference.model) and not self._is_shared:  # the trainer has done that since
+            self._is_shared = True
+            with self.ranks.together():
+                self._before_after = self._new_before_after()
         if not self.ranks.is_main:
             self._main_rank.await_ready()
             return
@@ -289,10 +291,8 @@ class TrainingAudit:
             self._main_rank.tell_ready()
 
     def _look_after(self, policy: Any) -> Findings:
-        if policy is None:
+        if policy is None or self._before_after is None:
             return Findings()
-        if self._before_after is None:
-            return Findings(notes=["drift: not measured where ranks share one model (ZeRO-3, FSDP)"])
         with self._timed("after"):
             return self._before_after.after(policy)
 

@@ -33,7 +33,7 @@ def prepared(asked: dict[str, Any]) -> Any:
         output_dir=folder / asked.get("output", "audit").format(**os.environ),
         **asked.get("callback", {}),
     )
-    if "behaviors" in asked:
+    if asked.get("behaviors"):
         settings["behaviors"] = folder / asked["behaviors"]
     alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
     if alone is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
@@ -20,7 +21,23 @@ from tests import run_dpo
 from tests.tiny import build_tiny_model
 from tests.training import least_cosine, offline, probe_on, text_rows
 from trl_attribution import ProbeRegistry, VectorStore
+from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit_folder import Audit, AuditInfo
+from trl_attribution.behavior_change import read_behaviors
+from trl_attribution.behavior_files import Responses
+from trl_attribution.drift import load_drift
+from trl_attribution.models import load_model
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes import (
+    BuildConfig,
+    Examples,
+    SamplingConfig,
+    build_from_examples,
+    changed_prompts,
+    parse_rule,
+    sample_responses,
+)
+from trl_attribution.probes.sampling import SampledPrompt
 from trl_attribution.scoring import ScoreTable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,26 +51,29 @@ def accumulation(steps: int) -> dict[str, Any]:
     return {"gradient_accumulation_steps": steps, "per_device_train_batch_size": 4 // steps}
 
 
+BEHAVIORS = "behaviors.jsonl"
 # name -> settings of the run, which equals the audit whatever was refused in its processes before
 RUNS: dict[str, dict[str, Any]] = {
     "ddp, uneven": {"rows": 21, "refused": [{"output": "taken"}, {"output": "of-rank-{RANK}"}]},
     "zero2, accumulation": {"settings": accumulation(4)},
     "zero3": {
-        "refused": [
-            {"behaviors": "behaviors.jsonl"},
-            {"settings": {"precompute_ref_log_probs": True}},
-        ],
+        "behaviors": BEHAVIORS,
+        "refused": [{"settings": {"precompute_ref_log_probs": True}, "behaviors": name} for name in (BEHAVIORS, None)],
     },
-    "zero3, adapter, accumulation": {"adapter": True, "settings": accumulation(4)},
+    "zero3, adapter, accumulation": {"adapter": True, "behaviors": BEHAVIORS, "settings": accumulation(4)},
     "zero3, precomputed": {"alone": True, "settings": {"precompute_ref_log_probs": True}},
-    "fsdp2": {"settings": {"gradient_checkpointing": False}},
+    "fsdp2": {"behaviors": BEHAVIORS, "settings": {"gradient_checkpointing": False}},
+    "fsdp2, adapter": {"adapter": True, "behaviors": BEHAVIORS, "settings": {"gradient_checkpointing": False}},
 }
 # name -> what at least one rank says to each thing refused; every rank ends with an error
 REFUSALS = {
     "ddp, uneven": ["was not written by an audit", "is not on storage that all processes see: rank 1 has not found"],
-    "zero3": ["behaviors: cannot be sampled while ranks share one model", "cannot run through a sharded policy"],
+    "zero3": ["ranks that share one model (ZeRO-3, FSDP) do not load it anew", "cannot run through a sharded policy"],
 }
 
+PROMPTS = [{"prompt": f"Say {word}.", "behavior": "numbers_said"} for word in ("tea", "rain", "ink", "moss", "oak")]
+# In batches of two: three batches for two ranks.
+SAMPLING: dict[str, Any] = dict(samples=3, max_new_tokens=8, seed=5, judge="regex:[A-K]", sampling_batch_size=2)
 # Response scores need no mean of the contexts, so those in the logs are those of the audit.
 ONLINE = {"score": "response", "flag_at": 0.45}
 
@@ -118,8 +138,11 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
 ) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "settings.json").write_text("{}")
-    (tmp_path / "behaviors.jsonl").write_text('{"prompt": "Hi"}\n')
-    refused = run(model, tmp_path, name.partition(",")[0], probes=str(model / "probes"), callback=ONLINE, **RUNS[name])
+    (tmp_path / BEHAVIORS).write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    callback = {**ONLINE, **(SAMPLING if "behaviors" in RUNS[name] else {})}
+    refused = run(
+        model, tmp_path, name.partition(",")[0], probes=str(model / "probes"), callback=callback, **RUNS[name]
+    )
     rows = RUNS[name].get("rows", 24)
     found = training_of(tmp_path)
     assert (found["ranks"], found["captured"], found["never_seen"]) == (2, rows, 0)
@@ -132,15 +155,39 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     assert found["rows"] - found["repeats"] == rows  # the sampler gives both ranks as many and repeats some for it
     if "alone" not in RUNS[name]:
         _check_metrics(tmp_path)
+    if "behaviors" in RUNS[name]:
+        _check_change(tmp_path, model)
     assert len(refused) == 2 * len(RUNS[name].get("refused", []))
     assert all(message in "".join(refused) for message in REFUSALS.get(name, []))
+
+
+def _check_change(folder: Path, model: Path) -> None:
+    """What ranks that share M0 and M1 sample and read of them is what one process does that has M0 whole."""
+    m0 = load_model(model, dtype="float32")
+    asked = [row["prompt"] for row in PROMPTS]
+    sampling = SamplingConfig(SAMPLING["samples"], SAMPLING["max_new_tokens"], batch_size=2, seed=SAMPLING["seed"])
+    before, after = (
+        Responses.load(folder / "audit" / "behaviors" / name).by_behavior["numbers_said"].texts
+        for name in ("before.json", "after.json")
+    )
+    assert before == tuple(sample_responses(m0, asked, sampling))
+    assert len(after) == len(asked) and before != after
+    (behavior,) = read_behaviors(folder / BEHAVIORS)
+    sampled = [SampledPrompt(*one) for one in zip(behavior.prompts.prompts, before, after, strict=True)]
+    examples = Examples("by hand", changed_prompts(sampled, parse_rule(SAMPLING["judge"]), False).examples)
+    probe = ProbeRegistry(folder / "audit" / "probes").load("numbers_said-changed")
+    config = BuildConfig(ActivationConfig(layers=tuple(run_dpo.LAYERS)), layer=probe.layer, encoding=Encoding())
+    by_hand = build_from_examples("by-hand", examples, m0, config, {})
+    torch.testing.assert_close(probe.vector, by_hand.vector, atol=1e-5, rtol=1e-4)
+    assert probe.promoted_tokens == by_hand.promoted_tokens
+    assert all(layer.norm > 0 for layer in load_drift(folder / "audit").layers)
 
 
 def _check_metrics(folder: Path) -> None:
     """A log's metrics lie among the scores that the audit ends with, and its share is one of the 16 pairs in it."""
     (log,) = (entry for entry in json.loads((folder / "log.json").read_text()) if "attribution/numbers/mean" in entry)
-    ((_, table),) = list(ScoreTable.open(folder / "audit" / "scores.parquet"))
-    scores = table.column("score").to_pylist()
+    tables = {column.probe: table for column, table in ScoreTable.open(folder / "audit" / "scores.parquet")}
+    scores = tables["numbers"].column("score").to_pylist()
     assert min(scores) < log["attribution/numbers/mean"] < log["attribution/numbers/max"] <= max(scores) + 1e-5
     flagged = 16 * log["attribution/flagged_fraction"]
     assert flagged == pytest.approx(round(flagged)) and 0 < flagged < 16

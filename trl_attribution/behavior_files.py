@@ -12,6 +12,7 @@ from trl_attribution.activations import PromptGroup
 from trl_attribution.atomic import atomic_path
 from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.dataset_io.files import file_kind
+from trl_attribution.distributed import ALONE, Ranks
 from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes import (
@@ -235,8 +236,11 @@ def kept_responses(
     prompt_format: PromptFormat = "auto",
     with_plain: bool = False,
     on_progress: OnProgress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Responses:
     """The model's responses in ``path``; those that are not there yet are sampled, and saved behavior by behavior.
+
+    ``ranks`` that share the model all call this; the main one writes.
 
     Raises:
         SettingsError: the file was sampled from another model or in another way; the difference is printed.
@@ -261,8 +265,19 @@ def kept_responses(
         with_plain,
         made_with=made_with,
         known=known,
-        on_sampled=lambda found: found.save(target),
+        on_sampled=lambda found: save_on_main(found, target, ranks),
     )
+
+
+def save_on_main(responses: Responses, path: Path, ranks: Ranks) -> None:
+    """Save ``responses``, which all ``ranks`` have, by the main one.
+
+    Raises:
+        AttributionError: the file cannot be written; on all ranks.
+    """
+    with ranks.together():
+        if ranks.is_main:
+            responses.save(path)
 
 
 def paired_responses(

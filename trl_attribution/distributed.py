@@ -116,6 +116,10 @@ class Ranks:
         raise RankError("another rank failed, or the main rank reports the error of this one") from error
 
 
+ALONE = Ranks(0, 1)
+"""A process that shares nothing with another."""
+
+
 def current_ranks() -> Ranks:
     """The ranks of this run. A process group that a launcher asks for is started if nobody has done so yet.
 
@@ -132,7 +136,7 @@ def current_ranks() -> Ranks:
     # One process that is to hold a model in pieces (and most of them in the host's memory) needs a group as well.
     in_pieces = launch_flag("ACCELERATE_USE_DEEPSPEED") or launch_flag("ACCELERATE_USE_FSDP")
     if world == 1 and not (in_pieces and "LOCAL_RANK" in os.environ):
-        return Ranks(0, 1)
+        return ALONE
     from accelerate import PartialState
 
     state = PartialState(cpu=on_cpu(), timeout=_PATIENCE)
@@ -214,6 +218,24 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()) or any(
         hasattr(parameter, "ds_id") for parameter in model.parameters()
     )
+
+
+@contextmanager
+def root_gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Around passes through a part of ``model``: with FSDP2, what only a call of the whole would gather is gathered.
+
+    A collective; nothing where ``model`` is not the outermost module of FSDP2.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def numel(parameter: Tensor) -> int:

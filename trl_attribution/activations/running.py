@@ -12,7 +12,15 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
 from trl_attribution.activations.schedule import is_out_of_memory
-from trl_attribution.distributed import OutOfStepError, RankError, Ranks, current_ranks, is_sharded, working_device
+from trl_attribution.distributed import (
+    OutOfStepError,
+    RankError,
+    Ranks,
+    current_ranks,
+    is_sharded,
+    root_gathered,
+    working_device,
+)
 from trl_attribution.models import evaluating
 
 _SHARED = 4
@@ -86,7 +94,12 @@ class StepRunner(Runner):
     def session(self) -> Iterator[None]:
         """Evaluation mode without gradients and without the blocks that nobody reads."""
         # Sharded parameters are gathered in place, which tensors made in inference mode do not allow.
-        with evaluating(self.model), torch.no_grad(), self._blocks.cut_after(self.model, self._last):
+        with (
+            evaluating(self.model),
+            torch.no_grad(),
+            root_gathered(self.model),
+            self._blocks.cut_after(self.model, self._last),
+        ):
             yield
 
     def forward(self, **inputs: Tensor) -> None:

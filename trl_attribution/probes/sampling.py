@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import torch
 
+from trl_attribution.distributed import ALONE, current_ranks, is_sharded
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel, evaluating
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
@@ -88,7 +89,8 @@ def sample_responses(
     The same model, prompts and settings give the same responses on the same machine. The caller's random state is left
     as it was, and so is the model's mode: one in training is asked in evaluation mode. Sampling is from the whole
     distribution: no cut-offs and no penalties, whatever the model's own generation defaults say. ``where`` says where
-    each prompt comes from, for messages.
+    each prompt comes from, for messages. Ranks that share one model all call this with the same prompts, generate for
+    a batch each at a time, and all get all responses.
 
     Raises:
         ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
@@ -96,11 +98,18 @@ def sample_responses(
     places = where or [f"prompt {place}" for place in range(len(prompts))]
     encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
-    devices = [loaded.model.device] if loaded.model.device.type == "cuda" else []
+    starts = range(0, len(encoded), config.batch_size)
+    ranks = current_ranks() if is_sharded(loaded.model) else ALONE
+    device = torch.device(loaded.device)
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluating(loaded.model):
-        for start in range(0, len(encoded), config.batch_size):
+        for place in range(ranks.rank, ranks.rank + len(starts), ranks.world):
+            # None may stay out while the others generate: a rank that has no batch left repeats the last one.
+            start = starts[min(place, len(starts) - 1)]
             torch.manual_seed(config.seed + start)
-            responses.extend(_generate(loaded, encoded[start : start + config.batch_size], config))
+            found = _generate(loaded, encoded[start : start + config.batch_size], config)
+            for texts in ranks.gather(found if place < len(starts) else []):
+                responses.extend(texts)
             if on_progress is not None:
                 on_progress(len(responses), len(encoded))
     return responses
@@ -232,9 +241,10 @@ def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:
     model: Any = loaded.model
     pad = _pad_id(loaded)
+    device = torch.device(loaded.device)
     width = max(len(ids) for ids in batch)
-    ids_BT = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in batch], device=model.device)
-    mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
+    ids_BT = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in batch], device=device)
+    mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch], device=device)
     if config.temperature > 0:
         how: dict[str, Any] = dict(do_sample=True, temperature=config.temperature, top_p=1.0, top_k=0)
     else:
@@ -246,6 +256,7 @@ def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: Sampl
             max_new_tokens=config.max_new_tokens,
             num_return_sequences=config.n,
             pad_token_id=pad,
+            synced_gpus=is_sharded(model),
             **_UNCHANGED,
             **how,
         )
