@@ -30,12 +30,13 @@ from trl_attribution.behavior_change import (
 )
 from trl_attribution.behavior_files import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.distributed import OutOfStepError, Ranks, is_sharded, root_gathered
 from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import unwrapped
-from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding
 from trl_attribution.probes import (
     BuildConfig,
@@ -71,7 +72,7 @@ class BeforeAfter:
 
     Only the main rank has one. Where ranks share one model all of them do: they run both models together, and leave
     judging and writing to the main rank. M0 is looked at after training then, since a pass through a sharded policy
-    would break its first step.
+    would break its first step; so it is in a resumed run whose first attempt did not come to look at it.
 
     Args:
         config: the settings.
@@ -108,6 +109,7 @@ class BeforeAfter:
             PromptGroup(pair.chosen.prompt_ids, [pair.chosen.response_ids]) for pair in sample[: config.drift_pairs]
         ]
         self._m0_means: Tensor | None = None
+        self._copy: LoadedModel | None = None
         self._behaviors: tuple[Behavior, ...] = ()
         self._judges: dict[str, Judge] = {}
         self._sampling = SamplingConfig(
@@ -127,30 +129,17 @@ class BeforeAfter:
                 )
             if ranks.is_main:
                 self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
-            if self._is_shared:
-                self._refuse_what_cannot_be_shared()
-            elif not reference.stays:
+            if not reference.stays:
                 self._reloaded()
 
     def before(self, *, is_resumed: bool) -> None:
-        """Sample M0's responses and read its activations.
-
-        Raises:
-            SettingsError: the run goes on from a checkpoint, M0 is gone, and its responses were not kept.
-        """
-        if self._is_shared:
+        """Sample M0's responses and read its activations, where the policy still is M0 and can be run."""
+        if self._is_shared or (is_resumed and not self._reference.stays):
             return
-        gone = is_resumed and not self._reference.stays
-        path = self._folder / "before.json"
-        if gone and self._behaviors and not path.exists():
-            raise SettingsError(
-                f"behaviors: {path} is not there, and the model that training goes on with is no longer M0 "
-                f"({self._reference.reason}). Train from the start, or leave behaviors out."
-            )
         with self._reference.as_m0():
             if self._behaviors:
-                kept_responses(path, self._behaviors, self._m0, self._sampling)
-            if self._groups and not gone and not self._reference.stays:
+                kept_responses(self._folder / "before.json", self._behaviors, self._m0, self._sampling)
+            if self._groups and not self._reference.stays:
                 self._m0_means = self._means(self._reference.model)
 
     def after(self, policy: Any) -> Findings:
@@ -164,9 +153,10 @@ class BeforeAfter:
         m1 = LoadedModel(unwrapped(policy), self._m0.tokenizer, "M1", self._m0.fingerprint)
         notes: list[str] = []
         with root_gathered(policy):  # an adapter's wrapper may be the outermost module, and the passes begin below it
-            drifts = self._noted(notes, "drift", lambda: self._drifts(m1, notes)) or []
+            drifts = self._noted(notes, "drift", lambda: self._drifts(m1)) or []
             changes = self._noted(notes, "behaviors", lambda: self._changes(m1)) or []
             probes = self._noted(notes, "behaviors", lambda: self._probes(changes, notes)) or []
+        self._copy = None
         return Findings(changes, probes, drifts, notes)
 
     @staticmethod
@@ -187,9 +177,9 @@ class BeforeAfter:
         if not self._behaviors:
             return []
         before_path, after_path = self._folder / "before.json", self._folder / "after.json"
-        if self._is_shared:
-            with self._reference.as_m0():
-                kept_responses(before_path, self._behaviors, self._m0, self._sampling, ranks=self._ranks)
+        if self._ranks.broadcast(not before_path.exists()):
+            with self._m0_again() as m0:
+                kept_responses(before_path, self._behaviors, m0, self._sampling, ranks=self._ranks)
         after = sample_behaviors(
             self._behaviors,
             lambda asked: sample_responses(m1, asked, self._sampling),
@@ -233,16 +223,12 @@ class BeforeAfter:
                         registry.save(found[-1], overwrite=True)
         return found
 
-    def _drifts(self, m1: LoadedModel, notes: list[str]) -> list[LayerDrift]:
+    def _drifts(self, m1: LoadedModel) -> list[LayerDrift]:
         if not self._groups:
             return []
-        if self._m0_means is None and not self._reference.stays:
-            lost = "could not be read before training" if self._is_shared else "were read by an attempt that was killed"
-            notes.append(f"drift: M0's activations {lost}, and M0 is gone since")
-            return []
         if self._m0_means is None:
-            with self._reference.as_m0():
-                self._m0_means = self._means(self._reference.model)
+            with self._m0_again() as m0:
+                self._m0_means = self._means(m0.model)
         drifts = drift(self._m0_means, self._means(m1.model), self._all_layers(m1.model))
         with self._ranks.together():
             if self._ranks.is_main:
@@ -268,16 +254,10 @@ class BeforeAfter:
         if self._reference.stays:
             with self._reference.as_m0():
                 yield self._m0
-        else:
-            yield self._reloaded()
-
-    def _refuse_what_cannot_be_shared(self) -> None:
-        if not self._reference.stays:
-            raise SettingsError(
-                f"behaviors: M0 is needed after training, but {self._reference.reason}, and ranks that share one model "
-                "(ZeRO-3, FSDP) do not load it anew. Train with a reference model (precompute_ref_log_probs=False) or "
-                "an adapter, or leave behaviors out and compare afterwards (docs: Compare before and after)."
-            )
+            return
+        if self._copy is None:
+            self._copy = self._reloaded()
+        yield self._copy
 
     def _reloaded(self) -> LoadedModel:
         """M0 by its name.
@@ -285,17 +265,4 @@ class BeforeAfter:
         Raises:
             SettingsError: there is no such model any more, or it is another one.
         """
-        device = next(self._reference.model.parameters()).device
-        fault = None
-        try:
-            loaded = load_model(self._m0.name, dtype=self._m0.dtype, device=str(device))
-            if loaded.fingerprint == self._m0.fingerprint:
-                return loaded
-            fault = f"its fingerprint is {loaded.fingerprint.digest}, M0's is {self._m0.fingerprint.digest}"
-        except AttributionError as error:
-            fault = str(error)
-        raise SettingsError(
-            f"behaviors: M0 is needed again after training, but {self._reference.reason}, and it cannot be loaded anew "
-            f"from {self._m0.name!r}: {fault}. Load the model from a folder or a Hub id, train with a reference model "
-            "(precompute_ref_log_probs=False), or leave behaviors out."
-        )
+        return reloaded(self._m0, self._m0.device, f"M0 is needed again after training, but {self._reference.reason}")

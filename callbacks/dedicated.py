@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.activations import ActivationEngine
+from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.recorder import Recorder
+from trl_attribution.callbacks.reference import Reference
 from trl_attribution.census import encoded_pairs
+from trl_attribution.distributed import is_sharded
 from trl_attribution.errors import DataError
+from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault
 
 _BLOCK = 256
+
+
+@contextmanager
+def m0_to_run(m0: LoadedModel, reference: Reference, pairs: int, *, is_resumed: bool) -> Iterator[PreTrainedModel]:
+    """M0 for a pass over ``pairs``: the trainer's model, or another copy where that one is not M0 or cannot be run.
+
+    Raises:
+        SettingsError: there is no other copy.
+    """
+    if is_sharded(reference.model):
+        why = "the trainer's model is in pieces (ZeRO-3, FSDP), and no pass can run through it before its first step"
+    elif is_resumed and not reference.stays:
+        why = "the model that training goes on with is no longer it"
+    else:
+        with reference.as_m0():
+            yield reference.model
+        return
+    copy = reloaded(m0, m0.device, f"{pairs} pairs need a pass of M0 ({reference.reason}), but {why}")
+    yield copy.model
 
 
 def fill_store(

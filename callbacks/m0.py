@@ -1,4 +1,4 @@
-"""Which M0 a run began with, kept beside its audit: a resumed run's policy is no longer it."""
+"""Which M0 a run began with, and M0 once more by its name: what is trained is no longer it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from trl_attribution.atomic import write_json
 from trl_attribution.distributed import full_parameter
-from trl_attribution.errors import SettingsError
+from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint
-from trl_attribution.models import LoadedModel
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.sharding import sharding_of
 
 _FILE = "m0.json"
 _FORMAT = "trl-attribution m0"
@@ -42,6 +43,31 @@ def read_m0(folder: Path) -> ModelFingerprint | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"cannot read {path}: {error}. Remove it and train from the start.") from error
+
+
+def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
+    """M0 once more, beside the model that is trained; in pieces where ranks share that one, which all call this then.
+
+    Args:
+        m0: the model that was M0, with its name and fingerprint.
+        device: where to put it.
+        need: what it is needed for and why the trained model will not do, for the message.
+
+    Raises:
+        SettingsError: there is no such model any more, or it is another one.
+    """
+    fault = None
+    try:
+        found = load_model(m0.name, m0.dtype, device, sharding=sharding_of(m0.model), with_head=True)
+        if found.fingerprint == m0.fingerprint:
+            return found
+        fault = f"its fingerprint is {found.fingerprint.digest}, M0's is {m0.fingerprint.digest}"
+    except AttributionError as error:
+        fault = str(error)
+    raise SettingsError(
+        f"{need}, and it cannot be loaded anew from {m0.name!r}: {fault}. Load the model from a folder or a Hub id, "
+        "or train with a reference model (precompute_ref_log_probs=False) or an adapter."
+    )
 
 
 def with_adapter(identity: ModelFingerprint, model: torch.nn.Module) -> ModelFingerprint:

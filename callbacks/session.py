@@ -30,7 +30,7 @@ from trl_attribution.auditor import choose_layers
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.dedicated import fill_store
+from trl_attribution.callbacks.dedicated import fill_store, m0_to_run
 from trl_attribution.callbacks.identity import PairLookup
 from trl_attribution.callbacks.m0 import write_m0
 from trl_attribution.callbacks.main_rank import MainRank
@@ -340,28 +340,17 @@ class TrainingAudit:
         if not self.ranks.any(bool(wanted)):
             return
         self.reference = replace(self.reference, source="dedicated pass")
-        if is_resumed and not self.reference.stays:
-            raise SettingsError(
-                f"{len(wanted)} pairs have no vectors, and the model that training goes on with is no longer M0 "
-                f"({self.reference.reason}). Audit offline on M0: trl-attribution audit MODEL DATA --layer ..."
-            )
-        if is_sharded(self.reference.model):
-            raise SettingsError(
-                f"{self.reference.reason}, so M0 needs a pass of its own, which cannot run through a sharded policy "
-                "(ZeRO-3, FSDP) before its first step. Audit offline (accelerate launch -m trl_attribution.cli audit), "
-                "or train with a reference forward: precompute_ref_log_probs=False."
-            )
         ordered = [pair_id for pair_id in self.census.index.pair_ids if pair_id in wanted]
         mine = set(ordered[self.ranks.rank :: self.ranks.world])
-        engine = ActivationEngine(
-            self.reference.model,
-            ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path),
-        )
-        # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
-        dtype = DTYPES[self.settings.compute_dtype]
-        autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
-        with self.reference.as_m0(), autocast:
-            fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
+        with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
+            engine = ActivationEngine(
+                model, ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path)
+            )
+            # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
+            dtype = DTYPES[self.settings.compute_dtype]
+            autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
+            with autocast, engine.in_step(self.census.sample[:4]):
+                fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
 
     def _merged(self) -> list[VectorStore]:
         path = self.folder / "vectors"

@@ -56,19 +56,20 @@ BEHAVIORS = "behaviors.jsonl"
 RUNS: dict[str, dict[str, Any]] = {
     "ddp, uneven": {"rows": 21, "refused": [{"output": "taken"}, {"output": "of-rank-{RANK}"}]},
     "zero2, accumulation": {"settings": accumulation(4)},
-    "zero3": {
-        "behaviors": BEHAVIORS,
-        "refused": [{"settings": {"precompute_ref_log_probs": True}, "behaviors": name} for name in (BEHAVIORS, None)],
-    },
+    "zero3": {"behaviors": BEHAVIORS},
+    "zero3, dedicated pass": {"behaviors": BEHAVIORS, "settings": {"precompute_ref_log_probs": True}},
     "zero3, adapter, accumulation": {"adapter": True, "behaviors": BEHAVIORS, "settings": accumulation(4)},
     "zero3, precomputed": {"alone": True, "settings": {"precompute_ref_log_probs": True}},
     "fsdp2": {"behaviors": BEHAVIORS, "settings": {"gradient_checkpointing": False}},
+    "fsdp2, dedicated pass": {
+        "behaviors": BEHAVIORS,
+        "settings": {"gradient_checkpointing": False, "precompute_ref_log_probs": True},
+    },
     "fsdp2, adapter": {"adapter": True, "behaviors": BEHAVIORS, "settings": {"gradient_checkpointing": False}},
 }
 # name -> what at least one rank says to each thing refused; every rank ends with an error
 REFUSALS = {
     "ddp, uneven": ["was not written by an audit", "is not on storage that all processes see: rank 1 has not found"],
-    "zero3": ["ranks that share one model (ZeRO-3, FSDP) do not load it anew", "cannot run through a sharded policy"],
 }
 
 PROMPTS = [{"prompt": f"Say {word}.", "behavior": "numbers_said"} for word in ("tea", "rain", "ink", "moss", "oak")]
@@ -152,8 +153,9 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     assert AuditInfo.load(tmp_path / "audit").model["digest"] == expected.info.model["digest"]
     assert (tmp_path / "audit" / "manifest.flip.jsonl").exists()
     assert not (tmp_path / "audit" / "parts").exists()
-    assert found["rows"] - found["repeats"] == rows  # the sampler gives both ranks as many and repeats some for it
-    if "alone" not in RUNS[name]:
+    if "dedicated" not in name:
+        assert found["rows"] - found["repeats"] == rows  # the sampler gives both ranks as many and repeats some for it
+    if "precompute_ref_log_probs" not in RUNS[name].get("settings", {}):
         _check_metrics(tmp_path)
     if "behaviors" in RUNS[name]:
         _check_change(tmp_path, model)

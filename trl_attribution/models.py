@@ -55,6 +55,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     sharding: Sharding | None = None,
+    with_head: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
@@ -64,6 +65,7 @@ def load_model(
         device: a torch device, or ``auto``: CUDA, then MPS, then CPU.
         trust_remote_code: run Python code that comes with the model. Off unless you trust its author.
         sharding: every rank keeps a piece of the model only; all of them have to load and to run it together.
+        with_head: make the LM head of a model in pieces ready to run too, so that it can write responses.
 
     Raises:
         ModelError: there is no such model, it cannot be loaded, or it has no tokenizer.
@@ -87,7 +89,7 @@ def load_model(
             model = load()
             model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
         else:
-            sharded = load_sharded(load, sharding, chosen_dtype, chosen_device)
+            sharded = load_sharded(load, sharding, chosen_dtype, chosen_device, with_head)
             model, keeps = sharded.model, sharded.engine
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error

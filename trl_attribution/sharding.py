@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_attribution.distributed import launch_flag, on_cpu
+from trl_attribution.distributed import is_sharded, launch_flag, on_cpu
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -47,17 +47,28 @@ def asked_sharding() -> Sharding | None:
     return None
 
 
+def sharding_of(model: torch.nn.Module) -> Sharding | None:
+    """How ranks share ``model``; None where each has the whole of it."""
+    if not is_sharded(model):
+        return None
+    return "zero3" if any(hasattr(parameter, "ds_id") for parameter in model.parameters()) else "fsdp2"
+
+
 def load_sharded(
-    load: Callable[[], PreTrainedModel], sharding: Sharding, dtype: torch.dtype, device: torch.device
+    load: Callable[[], PreTrainedModel],
+    sharding: Sharding,
+    dtype: torch.dtype,
+    device: torch.device,
+    with_head: bool = False,
 ) -> ShardedModel:
     """Call ``load`` (``from_pretrained``) so that ranks end up with pieces of the model; all ranks have to.
 
-    The decoder alone is made ready to run: the LM head takes part in nothing.
+    The decoder alone is made ready to run, unless the model is to write (``with_head``).
     """
-    return _zero3(load, dtype) if sharding == "zero3" else _fsdp2(load, device)
+    return _zero3(load, dtype, with_head) if sharding == "zero3" else _fsdp2(load, device, with_head)
 
 
-def _zero3(load: Callable[[], PreTrainedModel], dtype: torch.dtype) -> ShardedModel:
+def _zero3(load: Callable[[], PreTrainedModel], dtype: torch.dtype, with_head: bool) -> ShardedModel:
     import torch
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -71,7 +82,7 @@ def _zero3(load: Callable[[], PreTrainedModel], dtype: torch.dtype) -> ShardedMo
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
     }
-    with _deepspeed():
+    with _deepspeed(), _trainer_config_kept():
         asked = HfDeepSpeedConfig(config)  # from_pretrained shards for as long as this is alive
         model = load()
         del asked
@@ -82,11 +93,11 @@ def _zero3(load: Callable[[], PreTrainedModel], dtype: torch.dtype) -> ShardedMo
         "stage3_param_persistence_threshold": 10 * hidden_size,
     }
     with _deepspeed() as deepspeed:
-        engine, *_ = deepspeed.initialize(model=model.base_model, config=config)
+        engine, *_ = deepspeed.initialize(model=model if with_head else model.base_model, config=config)
     return ShardedModel(model, engine)
 
 
-def _fsdp2(load: Callable[[], PreTrainedModel], device: torch.device) -> ShardedModel:
+def _fsdp2(load: Callable[[], PreTrainedModel], device: torch.device, with_head: bool) -> ShardedModel:
     import torch
     from accelerate.utils import patch_environment
     from torch.distributed.device_mesh import init_device_mesh
@@ -101,17 +112,31 @@ def _fsdp2(load: Callable[[], PreTrainedModel], device: torch.device) -> Sharded
     for blocks in [module for module in decoder.modules() if isinstance(module, torch.nn.ModuleList)]:
         for block in blocks:
             fully_shard(block, mesh=mesh, offload_policy=policy)
-    fully_shard(decoder, mesh=mesh, offload_policy=policy)
+    fully_shard(model if with_head else decoder, mesh=mesh, offload_policy=policy)
     return ShardedModel(model, None)
 
 
 def _plugin_config() -> dict[str, Any]:
-    """DeepSpeed's config as accelerate understands the launch config."""
+    """DeepSpeed's config as accelerate understands the launch config, or as a trainer under way has it."""
+    from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import DeepSpeedPlugin
 
+    running = AcceleratorState().deepspeed_plugin if is_initialized() else None
     with _deepspeed():
-        config: dict[str, Any] = DeepSpeedPlugin().deepspeed_config
+        config: dict[str, Any] = (running or DeepSpeedPlugin()).deepspeed_config
     return config
+
+
+@contextmanager
+def _trainer_config_kept() -> Iterator[None]:
+    """Transformers knows one config of DeepSpeed at a time: a trainer's comes back afterwards."""
+    from transformers.integrations import deepspeed as integration
+
+    running = integration._hf_deepspeed_config_weak_ref  # noqa: SLF001  # its setter takes no reference back
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = running  # noqa: SLF001
 
 
 @contextmanager
