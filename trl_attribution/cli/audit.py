@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from trl_attribution.audit_folder import Audit, Flagged
     from trl_attribution.auditor import DataAuditor
     from trl_attribution.distributed import Ranks
-    from trl_attribution.pairs import Pair, Reading
     from trl_attribution.scoring import Rule
     from trl_attribution.shares import Share
 
@@ -141,22 +140,27 @@ def audit(
 
 
 def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: Output) -> Flagged | None:
-    """Flag, write both manifests, and show the result; None for an audit without probes."""
+    """Flag, write both manifests and the report, and show the result; None for an audit without probes."""
     from trl_attribution.report import terminal
+    from trl_attribution.report.page import write_report
+    from trl_attribution.report.texts import pairs_by_id
 
     out.show(terminal.audit_summary(found))
     if found.scores is None:
+        report = write_report(found.folder, dataset)
         out.show("No probes were given: vectors are stored, nothing is scored.")
-        out.document({"audit": str(found.folder), "info": asdict(found.info)})
+        out.document({"audit": str(found.folder), "info": asdict(found.info), "report": str(report.path)})
         return None
     flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
     manifests = flagged.save_manifests()
+    report = write_report(found.folder, dataset, probes=found.probes)
     sources = flagged.sources()
     shown = min(show, len(flagged))
     if shown:
         texts = pairs_by_id(dataset, found.reading, flagged.flags.pair_ids[:shown])
         out.show("", terminal.top_pairs_table(flagged, texts, shown))
     out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
+    out.show(Text(f"report: {report.path}"))
     out.document(
         {
             "audit": str(found.folder),
@@ -164,27 +168,12 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
             "rule": rule.as_dict(),
             "flagged": len(flagged),
             "manifests": manifests,
+            "report": str(report.path),
             "sources": [row.as_json() for row in sources],
             "top": [asdict(pair) for pair, _ in zip(flagged.flags, range(show), strict=False)],
         }
     )
     return flagged
-
-
-def pairs_by_id(dataset: str | Path, reading: Reading, pair_ids: Iterable[str]) -> dict[str, Pair]:
-    """The pairs with the given ids, read from the dataset again: an audit stores no texts."""
-    from dataclasses import replace
-
-    from trl_attribution.pairs import PairReader
-
-    wanted = set(pair_ids)
-    found: dict[str, Pair] = {}
-    for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
-        if pair.pair_id in wanted:
-            found.setdefault(pair.pair_id, pair)
-            if len(found) == len(wanted):
-                break
-    return found
 
 
 def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> Rule:

@@ -1,0 +1,364 @@
+"""The report in a real browser: drawn, searched, reviewed and exported, offline, with texts that would like to run."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import Seen, browser, context, pixels_like, until, visit
+from tests.report_cases import HOSTILE, Case, make_case
+from trl_attribution.manifest import Manifest
+from trl_attribution.manifest.decisions import ReviewDecisions
+from trl_attribution.probes import ProbeRegistry
+from trl_attribution.report.agreement import precision_at_k, wilson
+from trl_attribution.report.findings import Findings, read_findings
+from trl_attribution.report.page import Served, find_texts, render_page, write_report
+from trl_attribution.report.page_data import ReportConfig
+from trl_attribution.report.review_server import DecisionsFile, ReviewServer
+from trl_attribution.report.texts import visible
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+IDS = "browser.shown().length ? Array.from(browser.shown(), rows.id) : []"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A report, what is in it, and a browser to look at it."""
+
+    case: Case
+    report: Path
+    found: Findings
+    opened: Any
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with browser() as opened:
+        case = make_case(tmp_path_factory.mktemp("browser"))
+        report = write_report(case.folder, case.data, probes=ProbeRegistry(case.probes).load_all()).path
+        yield Place(case, report, read_findings(case.folder), opened)
+
+
+@pytest.fixture
+def seen(place: Place) -> Iterator[Seen]:
+    with context(place.opened, offline=True) as profile:
+        yield visit(profile, place.report)
+
+
+def ids(seen: Seen) -> list[str]:
+    found: list[str] = seen.page.evaluate(IDS)
+    return found
+
+
+def selected(seen: Seen) -> str:
+    found: str = seen.page.locator("#detail code").first.inner_text()
+    return found
+
+
+def chips(seen: Seen) -> dict[str, str]:
+    """The decision that the list shows for each pair on this page."""
+    shown = seen.page.evaluate(
+        "Array.from(document.querySelectorAll('#list li'), (li) => "
+        "[rows.id(Number(li.id.slice(5))), li.querySelector('.chip').textContent])"
+    )
+    return {pair_id: action for pair_id, action in shown if action != "·"}
+
+
+def export(seen: Seen, path: Path) -> ReviewDecisions:
+    with seen.page.expect_download() as waiting:
+        seen.page.click("#export")
+    waiting.value.save_as(path)
+    return ReviewDecisions.load(path)
+
+
+def test_every_chart_is_drawn_from_disk_without_a_network(place: Place, seen: Seen) -> None:
+    page = seen.page
+    expected = {"#chart-sources": "#82a5bd", "#chart-behaviors": "#b5402a", "#chart-drift": "#1f5f8b"}
+    expected |= {f"[data-hist='{index}']": "#b5402a" for index in (0, 1)}
+    expected |= {f"[data-layers='{index}']": "#1f5f8b" for index in (0, 1)}
+    assert page.locator(".plot").count() == len(expected)
+    for selector, color in expected.items():
+        picture = page.locator(selector).screenshot()
+        assert pixels_like(place.opened, picture, color) > 15, selector
+    seen.assert_clean()
+
+
+def test_hostile_text_is_shown_and_runs_nothing(seen: Seen) -> None:
+    page = seen.page
+    page.select_option("#page-size", "100")
+    for pair in range(len(ids(seen))):
+        page.evaluate("(i) => browser.select(i)", pair)
+        page.evaluate("document.querySelectorAll('#detail details').forEach((one) => (one.open = true))")
+    for number, hostile in enumerate(HOSTILE):
+        page.fill("#query", f"row:{number}")
+        until(seen, f"browser.shown().length === 1 && rows.row[browser.shown()[0]] === {number}")
+        text, dropped = visible(f"Yes: {hostile}", 20_000)
+        rest = f"… {dropped:,} more characters are not in this page" if dropped else ""
+        assert page.locator("#detail .chosen").text_content() == text + rest
+    page.fill("#query", "\\u202egnp.exe")
+    until(seen, "browser.shown().length === 1 && document.querySelector('#detail .prompt').textContent.includes('gnp')")
+    # What it would have left behind: the mark, elements in place of text, a navigation, a violation.
+    assert page.evaluate("window.__pwned === undefined")
+    assert page.locator("main img, main iframe, main a[href^='javascript']").count() == 0
+    assert page.url.startswith("file:") and len(page.context.pages) == 1
+    seen.assert_clean()
+
+
+def test_the_list_is_searched_filtered_sorted_and_paged(place: Place, seen: Seen) -> None:
+    page, listed = seen.page, place.found.listed
+    every = list(listed.pair_ids)
+    assert ids(seen) == every
+
+    page.select_option("#by-probe", "1")
+    assert ids(seen) == [one for one, probe in zip(every, listed.probe, strict=True) if probe == 1]
+    page.click("#filters button[type=reset]")
+    until(seen, f"browser.shown().length === {len(every)}")
+    source = int(listed.source[0])
+    page.select_option("#by-source", str(source))
+    assert ids(seen) == [one for one, its in zip(every, listed.source, strict=True) if its == source]
+    page.select_option("#by-source", "")
+    bound = float(listed.score[7])
+    page.fill("#by-score", repr(bound))
+    until(seen, f"browser.shown().length < {len(every)}")
+    assert set(ids(seen)) == {one for one, score in zip(every, listed.score, strict=True) if score >= bound - 1e-6}
+    page.fill("#by-score", "")
+    until(seen, f"browser.shown().length === {len(every)}")
+
+    page.fill("#query", f"row:{listed.rows[3]}")
+    until(seen, "browser.shown().length === 1")
+    assert ids(seen) == [every[3]]
+    page.fill("#query", every[5][:12])
+    until(seen, f"browser.shown().length === 1 && rows.id(browser.shown()[0]) === '{every[5]}'")
+    page.fill("#query", "nothing like this")
+    until(seen, "browser.shown().length === 0")
+    assert "No pair fits these filters" in page.locator("#detail").inner_text()
+    page.fill("#query", "")
+    until(seen, f"browser.shown().length === {len(every)}")
+
+    for name, key in (("score", listed.score), ("row", listed.rows)):
+        page.select_option("#sort", name)
+        assert ids(seen) == [every[i] for i in sorted(range(len(every)), key=lambda i: key[i])]
+    page.select_option("#sort", "random")
+    assert ids(seen) == sorted(every)
+    page.select_option("#sort", "rank")
+
+    page.select_option("#page-size", "10")
+    shown = [page.locator("#list li").count()]
+    while page.locator("#next-page").is_enabled():
+        page.click("#next-page")
+        shown.append(page.locator("#list li").count())
+    assert shown == [10, 10, 10, 8] and page.locator("#page-of").inner_text() == "Page 4 of 4"
+    seen.assert_clean()
+
+
+def test_every_shortcut_does_what_it_says(place: Place, seen: Seen) -> None:
+    page, every = seen.page, list(place.found.listed.pair_ids)
+    press = page.keyboard.press
+    page.select_option("#page-size", "10")
+    page.click("h2 >> nth=0")
+    press("n")
+    assert selected(seen) == every[1]
+    press("p")
+    assert selected(seen) == every[0]
+    press("]")
+    assert selected(seen) == every[10]
+    press("[")
+    assert selected(seen) == every[0]
+    for key, action in (("k", "keep"), ("f", "filter"), ("x", "flip")):
+        at = selected(seen)
+        press(key)
+        assert chips(seen)[at] == action
+    assert selected(seen) == every[3]
+    press("u")
+    assert chips(seen) == {every[0]: "keep", every[1]: "filter"} and selected(seen) == every[2]
+    press("p")
+    press("c")
+    assert chips(seen) == {every[0]: "keep"}
+    press("u")
+    assert chips(seen) == {every[0]: "keep", every[1]: "filter"}
+    press("e")
+    page.keyboard.type("kfx")
+    press("Enter")
+    press("/")
+    page.keyboard.type("k")
+    assert page.input_value("#query") == "k"
+    press("Escape")
+    page.fill("#query", "")
+    press("Escape")
+    press("?")
+    assert page.locator("#keys").is_visible()
+    press("k")
+    press("Escape")
+    assert not page.locator("#keys").is_visible()
+    page.click("#list li >> nth=4")
+    page.keyboard.press("ArrowDown")
+    assert selected(seen) == every[5]
+    page.keyboard.press("ArrowUp")
+    assert selected(seen) == every[4]
+    page.uncheck("#shortcuts")
+    press("k")
+    page.check("#shortcuts")
+    # What was typed into fields decided nothing; the note went to its pair.
+    assert json.loads(page.evaluate("JSON.stringify(decisions.listed())")) == [
+        [0, {"action": "keep", "note": "", "reviewer": "", "decided_at": page.evaluate("decisions.at(0).decided_at")}],
+        [
+            1,
+            {
+                "action": "filter",
+                "note": "kfx",
+                "reviewer": "",
+                "decided_at": page.evaluate("decisions.at(1).decided_at"),
+            },
+        ],
+    ]
+    seen.assert_clean()
+
+
+def test_a_review_survives_a_reload_and_its_export_makes_the_dataset_that_was_clicked(
+    place: Place, tmp_path: Path
+) -> None:
+    every = list(place.found.listed.pair_ids)
+    clicked = {every[0]: "keep", every[2]: "filter", every[3]: "filter", every[4]: "keep"}
+    with context(place.opened, offline=True) as profile:
+        seen = visit(profile, place.report)
+        seen.page.fill("#reviewer", "Ada Lovelace")
+        for pair_id, action in clicked.items():
+            seen.page.click(f"#pair-{every.index(pair_id)}")
+            seen.page.fill("#note", f"because {action} </script>")
+            seen.page.click(f"#detail button.{action}")
+        again = visit(profile, place.report)
+        assert chips(again) == clicked
+        assert again.page.input_value("#reviewer") == "Ada Lovelace"
+        assert "4 of" in again.page.locator("#progress").inner_text()
+        found = export(again, tmp_path / "decisions.jsonl")
+        again.assert_clean()
+    assert {one.pair_id: one.action for one in found.decisions} == clicked
+    assert {one.note for one in found.decisions} == {"because keep </script>", "because filter </script>"}
+    assert {one.reviewer for one in found.decisions} == {"Ada Lovelace"}
+    assert found.dataset_fingerprint == place.found.info.dataset["fingerprint"]
+
+    from trl_attribution.manifest import MergeRules, merge
+
+    manifest = Manifest.load(place.case.folder / "manifest.filter.jsonl")
+    cleaned = merge([manifest], MergeRules(), [found]).manifest.apply(place.case.rows)
+    row_of = dict(zip(every, place.found.listed.rows.tolist(), strict=True))
+    kept = {pair_id for pair_id, action in clicked.items() if action == "keep"}
+    dropped = {row_of[one] for one in every[: place.found.listed.flagged] if one not in kept}
+    assert cleaned == [row for number, row in enumerate(place.case.rows) if number not in dropped]
+
+
+def test_two_tabs_and_an_import_keep_all_decisions(place: Place, tmp_path: Path) -> None:
+    with context(place.opened, offline=True) as profile:
+        first, second = visit(profile, place.report), visit(profile, place.report)
+        first.page.keyboard.press("f")
+        second.page.keyboard.press("n")
+        second.page.keyboard.press("x")
+        until(first, "document.querySelectorAll('#list .chip-flip').length === 1")
+        assert chips(first) == chips(second) and len(chips(first)) == 2
+        export(first, tmp_path / "decisions.jsonl")
+    with context(place.opened, offline=True) as fresh:
+        seen = visit(fresh, place.report)
+        assert chips(seen) == {}
+        seen.page.set_input_files("#import", tmp_path / "decisions.jsonl")
+        until(seen, "document.querySelectorAll('#list .chip-flip').length === 1")
+        assert "2 decisions taken" in seen.page.locator("#message").inner_text()
+        other = tmp_path / "other.jsonl"
+        ReviewDecisions("b" * 64, ()).save(other)
+        seen.page.set_input_files("#import", other)
+        until(seen, "document.getElementById('message').textContent.includes('another dataset')")
+        seen.assert_clean()
+
+
+def test_precision_at_k_is_what_the_library_says(place: Place, seen: Seen, tmp_path: Path) -> None:
+    for key in "ffxkkf":
+        seen.page.keyboard.press(key)
+    found = export(seen, tmp_path / "decisions.jsonl")
+    listed = place.found.listed
+    seen.page.click("#precision summary")
+    shown = seen.page.locator("#precision-rows tr").all_inner_texts()
+    for row, text in zip(precision_at_k(listed.pair_ids[: listed.flagged], found), shown, strict=True):
+        numbers = [float(number.replace(",", "")) for number in re.findall(r"[\d,.]+", text)]
+        known = [] if row.precision is None else [100 * one for one in (row.precision, row.low, row.high)]
+        expected = [row.k, row.reviewed, row.confirmed, *known]
+        assert numbers == pytest.approx(expected, abs=0.051)
+    for hits, tries in ((0, 3), (3, 3), (17, 20)):
+        assert seen.page.evaluate(f"review.wilson({hits}, {tries})") == pytest.approx(wilson(hits, tries))
+
+
+@pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+def test_axe_finds_no_serious_fault(place: Place, settings: dict[str, Any]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with context(place.opened, **settings) as profile:
+        seen = visit(profile, place.report)
+        seen.page.keyboard.press("f")
+        seen.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        found = axe.Axe().run(seen.page).response["violations"]
+        faults = [
+            (fault["id"], node["html"][:120], node["failureSummary"][:200])
+            for fault in found
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
+        ]
+        assert faults == []
+        wide = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0
+
+
+def test_the_theme_can_be_chosen_and_stays(place: Place) -> None:
+    with context(place.opened) as profile:
+        seen = visit(profile, place.report)
+        paper = "getComputedStyle(document.body).backgroundColor"
+        light = seen.page.evaluate(paper)
+        seen.page.click("#theme")
+        seen.page.click("#theme")
+        assert seen.page.locator("#theme").inner_text() == "Theme: dark"
+        assert visit(profile, place.report).page.evaluate(paper) == seen.page.evaluate(paper) != light
+
+
+def test_pairs_without_texts_are_listed_and_said_to_be_without(place: Place, tmp_path: Path) -> None:
+    report = write_report(
+        place.case.folder, place.case.data, output=tmp_path / "report.html", config=ReportConfig(texts=2)
+    )
+    with context(place.opened) as profile:
+        seen = visit(profile, report.path)
+        seen.page.click("#pair-5")
+        assert "The text of this pair is not in the page" in seen.page.locator("#detail").inner_text()
+        assert "The texts of the first 2 pairs are in this page" in seen.page.locator("#pairs").inner_text()
+        seen.assert_clean()
+
+
+def test_the_review_server_keeps_what_two_tabs_decide(place: Place) -> None:
+    found, file = place.found, place.case.folder / "decisions.ada.jsonl"
+    texts, notes = find_texts(found, place.case.data, ReportConfig())
+    decisions = DecisionsFile(place.case.folder, "ada", found.info.dataset["fingerprint"])
+    page = render_page(found, texts, notes, Served("ada", file.name))
+    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids))
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        with context(place.opened) as profile:
+            first, second = visit(profile, server.url), visit(profile, server.url)
+            first.page.keyboard.press("f")
+            second.page.keyboard.press("n")
+            second.page.keyboard.press("x")
+            first.page.bring_to_front()
+            until(first, "document.querySelectorAll('#list .chip-flip').length === 1")
+            first.page.keyboard.press("u")
+            until(first, "document.querySelectorAll('#list .chip-filter').length === 0")
+            second.page.bring_to_front()
+            until(second, "document.querySelectorAll('#list .chip-filter').length === 0")
+            assert second.page.locator("#message").inner_text() == ""
+            first.assert_clean()
+            second.assert_clean()
+        saved = ReviewDecisions.load(file).decisions
+        assert [(one.pair_id, one.action, one.reviewer) for one in saved] == [(found.listed.pair_ids[1], "flip", "ada")]
+    finally:
+        server.close()
+        thread.join()

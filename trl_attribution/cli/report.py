@@ -1,0 +1,62 @@
+"""``trl-attribution report``: the HTML report of an audit folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+
+if TYPE_CHECKING:
+    from trl_attribution.probes import Probe
+
+AuditFolder = Annotated[Path, typer.Argument(help="A finished audit's folder.", show_default=False)]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", help="The audited dataset, for the texts; default: the audited file if still there."),
+]
+Probes = Annotated[
+    Path | None, typer.Option("--probes", help="The audit's registry: how its probes were built, and their nulls.")
+]
+
+
+@verb
+def report(
+    audit: AuditFolder,
+    dataset: Dataset = None,
+    probes: Probes = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write; default: report.html in the audit folder.")
+    ] = None,
+    texts: Annotated[
+        int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
+    ] = 5000,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Write AUDIT's report.html: one file for people, to open from disk, with the answer, the evidence and a review."""
+    from trl_attribution.report.page import write_report
+    from trl_attribution.report.page_data import ReportConfig
+
+    out = Output(quiet, as_json)
+    written = write_report(
+        audit, dataset, probes=audit_probes(audit, probes), output=output, config=ReportConfig(texts=texts)
+    )
+    out.show(Text(f"{written.path}: {written.listed:,} pairs listed, {written.texts:,} of them with their texts"))
+    out.document({"report": str(written.path), "listed": written.listed, "texts": written.texts})
+
+
+def audit_probes(audit: Path, registry: Path | None) -> list[Probe]:
+    """The probes of ``registry`` that the audit used; none without a registry."""
+    from trl_attribution.audit_folder import AuditInfo
+    from trl_attribution.probes import ProbeRegistry
+
+    if registry is None:
+        return []
+    return ProbeRegistry(registry).load_all(list(AuditInfo.load(audit).probes))

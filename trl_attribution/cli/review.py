@@ -1,0 +1,135 @@
+"""``trl-attribution review``: decide about flagged pairs in a browser, and measure what reviews agree on."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.report import AuditFolder, Dataset, Probes, audit_probes
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.probes import Probe
+
+
+@verb
+def review(
+    audit: AuditFolder,
+    dataset: Dataset = None,
+    probes: Probes = None,
+    reviewer: Annotated[
+        str | None,
+        typer.Option("--reviewer", help="Who decides: part of the file's name; default: your login."),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser of this machine.")] = False,
+    texts: Annotated[
+        int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
+    ] = 5000,
+    agreement: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--agreement", help="Do not serve: compare two reviewers' decisions files (Cohen's kappa)."),
+    ] = None,
+    precision: Annotated[
+        Path | None, typer.Option("--precision", help="Do not serve: precision at k by this decisions file.")
+    ] = None,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Serve AUDIT's report to you alone, and write each decision to the audit folder as it is made.
+
+    The page answers on 127.0.0.1 under a link that is made anew each time. Stop it with Ctrl-C.
+    """
+    out = Output(quiet, as_json)
+    if agreement is not None and precision is not None:
+        raise SettingsError("--agreement and --precision: give one of them")
+    if agreement is not None:
+        _agreement(agreement, out)
+    elif precision is not None:
+        _precision(audit, precision, out)
+    else:
+        _serve(audit, dataset, audit_probes(audit, probes), reviewer or _login(), port, open_browser, texts, out)
+
+
+def _serve(
+    audit: Path,
+    dataset: str | None,
+    probes: list[Probe],
+    reviewer: str,
+    port: int,
+    open_browser: bool,
+    texts: int,
+    out: Output,
+) -> None:
+    from trl_attribution.report.findings import read_findings
+    from trl_attribution.report.page import Served, find_texts, render_page
+    from trl_attribution.report.page_data import ReportConfig
+    from trl_attribution.report.review_server import DecisionsFile, ReviewServer
+
+    found = read_findings(audit, probes)
+    if not len(found.listed):
+        raise SettingsError(f"{audit}: no pair is listed there, so there is nothing to review; audit with probes")
+    decisions = DecisionsFile(audit, reviewer, found.info.dataset["fingerprint"])
+    shown, notes = find_texts(found, dataset, ReportConfig(texts=texts))
+    page = render_page(found, shown, notes, Served(reviewer, decisions.path.name))
+    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), port)
+    out.show(Text(f"Open {server.url}", no_wrap=True, overflow="ignore"))
+    out.show(Text(f"Decisions go to {decisions.path}. Stop with Ctrl-C."))
+    out.document({"url": server.url, "decisions": str(decisions.path)})
+    if open_browser:
+        webbrowser.open(server.url)
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        out.say("Stopped; every decision is on disk.")
+    finally:
+        server.close()
+
+
+def _agreement(paths: tuple[Path, Path], out: Output) -> None:
+    from dataclasses import asdict
+
+    from trl_attribution.manifest.decisions import ReviewDecisions
+    from trl_attribution.report.agreement import agreement
+    from trl_attribution.report.story import agreement_table
+
+    first, second = (ReviewDecisions.load(path) for path in paths)
+    found = agreement(first, second)
+    out.show(agreement_table(found))
+    counts = {f"{one} / {other}": count for (one, other), count in found.table.items()}
+    out.document({**asdict(found), "table": counts})
+
+
+def _precision(audit: Path, path: Path, out: Output) -> None:
+    from dataclasses import asdict
+
+    from trl_attribution.manifest.decisions import ReviewDecisions
+    from trl_attribution.report.agreement import precision_at_k
+    from trl_attribution.report.findings import read_findings
+    from trl_attribution.report.story import precision_table
+
+    found = read_findings(audit)
+    review = ReviewDecisions.load(path)
+    if review.dataset_fingerprint != found.info.dataset["fingerprint"]:
+        raise SettingsError(f"--precision: {path} is about another dataset than {audit}")
+    rows = precision_at_k(found.listed.pair_ids[: found.listed.flagged], review)
+    out.show(precision_table(rows))
+    out.document({"precision": [asdict(row) for row in rows]})
+
+
+def _login() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container without such a user
+        name = ""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "reviewer"

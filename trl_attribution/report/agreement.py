@@ -1,0 +1,190 @@
+"""What reviews say: how far two reviewers agree, and how much of the first k pairs holds up.
+
+Axis letters: M pairs that both reviewed, B resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trl_attribution.errors import ManifestError
+from trl_attribution.manifest.decisions import Action, ReviewDecisions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+ACTIONS: tuple[Action, ...] = ("keep", "filter", "flip")
+Z95 = 1.959963984540054
+"""Normal quantile of a two-sided 95% interval."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two reviewers on the pairs that both reviewed."""
+
+    both: int
+    """M."""
+    only_first: int
+    only_second: int
+    same: int
+    """Pairs with the same action."""
+    kappa: float | None
+    """Cohen's kappa over keep, filter and flip; None where it is undefined: nothing in common, or one action only."""
+    interval: tuple[float, float] | None
+    """95% percentile bootstrap over pairs; None as for ``kappa``."""
+    kappa_changed: float | None
+    """The same with filter and flip as one: is the pair harmful or not?"""
+    table: Mapping[tuple[Action, Action], int]
+    """How often the first chose one and the second the other action."""
+
+
+@dataclass(frozen=True)
+class PrecisionAtK:
+    """How much of the first ``k`` pairs reviewers confirm."""
+
+    k: int
+    reviewed: int
+    confirmed: int
+    """Reviewed pairs that are to be filtered or flipped."""
+    precision: float | None
+    """None where nothing was reviewed, or nothing of the second half: its top says nothing about the rest."""
+    low: float
+    high: float
+    """95% Wilson interval: 0 to 1 where the precision is unknown."""
+
+
+def agreement(first: ReviewDecisions, second: ReviewDecisions) -> Agreement:
+    """How far two reviewers agree beyond chance.
+
+    Raises:
+        ManifestError: the files are about different datasets, or one holds two opinions on a pair.
+    """
+    if first.dataset_fingerprint != second.dataset_fingerprint:
+        raise ManifestError("agreement: the two files are about different datasets")
+    mine, theirs = _actions(first), _actions(second)
+    shared = [(mine[pair_id], theirs[pair_id]) for pair_id in mine if pair_id in theirs]
+    codes = [(ACTIONS.index(one), ACTIONS.index(other)) for one, other in shared]
+    return Agreement(
+        both=len(shared),
+        only_first=len(mine) - len(shared),
+        only_second=len(theirs) - len(shared),
+        same=sum(one == other for one, other in shared),
+        kappa=_kappa(codes),
+        interval=_interval(codes),
+        kappa_changed=_kappa([(min(one, 1), min(other, 1)) for one, other in codes]),
+        table=Counter(shared),
+    )
+
+
+def precision_at_k(
+    ranked: Sequence[str], review: ReviewDecisions, cuts: Sequence[int] | None = None
+) -> list[PrecisionAtK]:
+    """How much of the first k of ``ranked`` the review confirms, for each k of ``cuts``.
+
+    The interval takes the reviewed pairs among the first k for a random sample of them. Where several reviewers decided
+    about a pair, it is confirmed if most would change it.
+
+    Args:
+        ranked: pair ids, most suspicious first.
+        review: decisions about some of them.
+        cuts: by default 10, 20, 50, 100, ... up to all.
+    """
+    verdicts = {pair_id: _confirmed(decisions) for pair_id, decisions in _by_pair(review).items()}
+    known = [(place, verdicts[pair_id]) for place, pair_id in enumerate(ranked) if pair_id in verdicts]
+    return [_at(k, known) for k in (default_cuts(len(ranked)) if cuts is None else cuts)]
+
+
+def default_cuts(pairs: int) -> list[int]:
+    """10, 20, 50, 100, ... below ``pairs``, then ``pairs``.
+
+    >>> default_cuts(80)
+    [10, 20, 50, 80]
+    """
+    cuts = [step * 10**power for power in range(1, 12) for step in (1, 2, 5)]
+    return [*(k for k in cuts if k < pairs), *([pairs] if pairs else [])]
+
+
+def wilson(hits: int, tries: int) -> tuple[float, float]:
+    """95% Wilson score interval of a share; 0 to 1 without a try.
+
+    >>> tuple(round(bound, 4) for bound in wilson(8, 10))
+    (0.4902, 0.9433)
+    """
+    if tries == 0:
+        return 0.0, 1.0
+    share, scale = hits / tries, 1 + Z95**2 / tries
+    middle = (share + Z95**2 / (2 * tries)) / scale
+    half = Z95 * math.sqrt(share * (1 - share) / tries + Z95**2 / (4 * tries**2)) / scale
+    return (0.0 if hits == 0 else middle - half), (1.0 if hits == tries else middle + half)
+
+
+def _at(k: int, known: Sequence[tuple[int, bool]]) -> PrecisionAtK:
+    within = [confirmed for place, confirmed in known if place < k]
+    if not any(k <= 2 * place + 1 and place < k for place, _ in known):
+        return PrecisionAtK(k, len(within), sum(within), None, 0.0, 1.0)
+    return PrecisionAtK(k, len(within), sum(within), sum(within) / len(within), *wilson(sum(within), len(within)))
+
+
+def _by_pair(review: ReviewDecisions) -> Mapping[str, list[Action]]:
+    found: dict[str, list[Action]] = {}
+    for decision in review.decisions:
+        found.setdefault(decision.pair_id, []).append(decision.action)
+    return found
+
+
+def _confirmed(actions: Sequence[Action]) -> bool:
+    return 2 * sum(action != "keep" for action in actions) > len(actions)
+
+
+def _actions(review: ReviewDecisions) -> dict[str, Action]:
+    found = _by_pair(review)
+    torn = [pair_id for pair_id, actions in found.items() if len(actions) > 1]
+    if torn:
+        raise ManifestError(
+            f"agreement: a file holds several reviewers' decisions about {len(torn):,} pairs, such as {torn[0]}. "
+            "Give one file for each reviewer."
+        )
+    return {pair_id: actions[0] for pair_id, actions in found.items()}
+
+
+def _kappa(codes: Sequence[tuple[int, int]]) -> float | None:
+    """Cohen's kappa; None where chance alone explains everything."""
+    from sklearn.metrics import cohen_kappa_score
+
+    if len({code for pair in codes for code in pair}) < 2:
+        return None
+    first, second = zip(*codes, strict=True)
+    return float(cohen_kappa_score(first, second))
+
+
+def _interval(codes: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
+    """Percentile bootstrap over pairs; resamples in which kappa is undefined are left out."""
+    import numpy as np
+
+    if _kappa(codes) is None:
+        return None
+    size = len(ACTIONS)
+    cells_M = np.array([size * one + other for one, other in codes])
+    shares = np.bincount(cells_M, minlength=size**2) / len(cells_M)
+    drawn_B = np.random.default_rng(0).multinomial(len(cells_M), shares, size=_RESAMPLES).reshape(-1, size, size)
+    kappas = _kappas(drawn_B / len(cells_M))
+    low, high = np.nanquantile(kappas, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _kappas(tables_B: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Kappa [B] of tables of shares [B, 3, 3]; NaN where it is undefined."""
+    import numpy as np
+
+    observed = np.trace(tables_B, axis1=1, axis2=2)
+    expected = (tables_B.sum(axis=1) * tables_B.sum(axis=2)).sum(axis=1)
+    defined = expected < 1 - 1e-12
+    result = np.full(len(tables_B), np.nan)
+    result[defined] = (observed[defined] - expected[defined]) / (1 - expected[defined])
+    return result

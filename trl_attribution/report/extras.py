@@ -1,0 +1,104 @@
+"""What an audit folder may hold beside the audit: drift, behaviors before and after, probes, a validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.behavior_change import Difference, Rate
+from trl_attribution.drift import LayerDrift, load_drift
+from trl_attribution.errors import StoreError
+from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.report.validation import ValidationFindings
+from trl_attribution.text import printable
+
+
+@dataclass(frozen=True)
+class BehaviorRates:
+    """How often M0 and M1 show one behavior, as ``BehaviorChange.to_json`` wrote it."""
+
+    name: str
+    judge: str
+    prompts: int
+    prompts_changed: int
+    before: Rate
+    after: Rate
+    difference: Difference
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises ``KeyError`` or ``TypeError`` where fields are missing or unknown."""
+        return cls(
+            name=str(values["behavior"]),
+            judge=str(values["judge"]),
+            prompts=int(values["prompts"]),
+            prompts_changed=int(values["prompts_changed"]),
+            before=Rate(**values["before"]),
+            after=Rate(**values["after"]),
+            difference=Difference(**values["difference"]),
+        )
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Everything optional."""
+
+    behaviors: tuple[BehaviorRates, ...]
+    drift: tuple[LayerDrift, ...]
+    probes: tuple[Probe, ...]
+    """Probes that lie in the audit folder, whether the audit used them or not."""
+    validation: ValidationFindings | None
+    """Of ``validation.json`` in the folder, or in its ``validation/``."""
+    notes: tuple[str, ...]
+    """What was asked for during training and could not be measured."""
+
+
+def read_extras(folder: Path, info: AuditInfo) -> Extras:
+    """Whatever of it is in ``folder``.
+
+    Raises:
+        StoreError: a file is there, and broken or of a newer version.
+        ProbeError: a probe in the folder is broken.
+    """
+    training = info.training or {}
+    registry = folder / "probes"
+    return Extras(
+        behaviors=_behaviors(folder, training.get("behaviors") or ()),
+        drift=load_drift(folder).layers if (folder / "drift.json").exists() else (),
+        probes=tuple(ProbeRegistry(registry)) if registry.is_dir() else (),
+        validation=_validation(folder),
+        notes=tuple(printable(note, 500) for note in training.get("notes") or ()),
+    )
+
+
+def _behaviors(folder: Path, stated: Sequence[Mapping[str, Any]]) -> tuple[BehaviorRates, ...]:
+    path = folder / "behaviors" / "changes.json"
+    changes = stated or (_json(path) or {}).get("changes") or ()
+    try:
+        return tuple(BehaviorRates.from_json(one) for one in changes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is broken ({printable(error)}): remove it, or train again") from error
+
+
+def _validation(folder: Path) -> ValidationFindings | None:
+    for path in (folder / "validation.json", folder / "validation" / "validation.json"):
+        values = _json(path)
+        if values is not None:
+            return ValidationFindings.from_json(values, path)
+    return None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {printable(error)}. Remove it, or make it again.") from error
+    if not isinstance(values, dict):
+        raise StoreError(f"{path} holds no JSON object. Remove it, or make it again.")
+    return values

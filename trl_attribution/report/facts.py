@@ -1,0 +1,186 @@
+"""Names and values that the page shows: the figures under the answer, probe cards, settings, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trl_attribution.probes import CosineTable, Probe, cosine_table
+from trl_attribution.report.answer import rule_text
+from trl_attribution.report.findings import Findings
+from trl_attribution.report.units import bytes_text, duration_text
+from trl_attribution.text import printable
+
+Fact = tuple[str, str]
+_LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure under the answer."""
+
+    name: str
+    value: str
+    under: str
+
+
+@dataclass(frozen=True)
+class LayerLine:
+    """One layer of a probe."""
+
+    layer: int
+    norm: str
+    auc: str
+
+
+@dataclass(frozen=True)
+class ProbeCard:
+    """What is known of one probe."""
+
+    name: str
+    facts: list[Fact]
+    layers: list[LayerLine]
+
+
+def tiles(found: Findings) -> list[Tile]:
+    """The figures under the answer."""
+    dataset, listed = found.info.dataset, found.listed
+    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {dataset['rows']:,} rows")]
+    if found.rule is not None:
+        share = f"{listed.flagged / found.pairs:.1%} of all" if found.pairs else ""
+        shown.append(Tile("Flagged", f"{listed.flagged:,}", share))
+        sure = sum(one.at_flag_layer.discoveries[0.05] for one in found.probes)
+        under = "over all probes" if len(found.probes) > 1 else "whatever the rule flagged"
+        shown.append(Tile("At 5% false discoveries", f"{sure:,}", under))
+        highest = max((one.at_flag_layer.highest for one in found.probes), default=0.0)
+        shown.append(Tile("Highest score", f"{highest:.3f}", "of -1 to 1"))
+    seconds = sum(found.info.cost["seconds"].values())
+    shown.append(Tile("Time", duration_text(seconds), printable(found.info.cost.get("device_name", ""), 40)))
+    return shown
+
+
+def probe_cards(found: Findings) -> list[ProbeCard]:
+    """One card for each probe that the audit used; what is not at hand is said."""
+    known = {probe.name: probe for probe in found.known_probes}
+    return [
+        _card(known[name]) if name in known else ProbeCard(name, _unknown(digest), [])
+        for name, digest in found.info.probes.items()
+    ]
+
+
+def cosines(found: Findings) -> CosineTable | None:
+    """Between the probes at hand, at the first one's layer; None where there is nothing to compare."""
+    first = next(iter(found.known_probes), None)
+    if first is None:
+        return None
+    shared = [probe for probe in found.known_probes if first.layer in probe.layers]
+    return cosine_table(shared, first.layer) if len(shared) > 1 else None
+
+
+def about(found: Findings) -> list[tuple[str, list[Fact]]]:
+    """Dataset, model, settings, cost and versions."""
+    info = found.info
+    return [
+        ("Dataset", _dataset_facts(info.dataset)),
+        ("Model", _model_facts(info.model, info.vectors)),
+        ("Cost", _cost_facts(info.cost)),
+        ("Rule and settings", [("rule", rule_text(found)), *_flat(info.settings)]),
+        *([("While training", _training_facts(info.training))] if info.training else []),
+        ("Versions", [(name, str(version)) for name, version in info.versions.items()]),
+    ]
+
+
+def _card(probe: Probe) -> ProbeCard:
+    auc = probe.separability.get(probe.layer)
+    lines = [
+        ("flags at layer", str(probe.layer)),
+        ("separability", "unknown" if auc is None else f"AUC {auc:.3f}, cross-validated on its own examples"),
+        ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
+        (
+            "calibrated",
+            "no" if probe.reference_scores is None else f"on {probe.reference_scores.shape[1]:,} clean pairs",
+        ),
+        ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
+        *_flat(probe.built),
+        ("fingerprint", probe.fingerprint),
+    ]
+    layers = [
+        LayerLine(
+            layer,
+            f"{probe.norms[layer]:.3f}",
+            f"{probe.separability[layer]:.3f}" if layer in probe.separability else "unknown",
+        )
+        for layer in probe.layers
+    ]
+    return ProbeCard(probe.name, lines, layers)
+
+
+def _unknown(digest: str) -> list[Fact]:
+    return [
+        ("fingerprint", digest),
+        ("how it was built", "not at hand when this page was made; give the registry with --probes"),
+    ]
+
+
+def _dataset_facts(dataset: Mapping[str, Any]) -> list[Fact]:
+    skipped = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
+    return [
+        ("name", printable(dataset["name"], _LONGEST)),
+        ("format", str(dataset["format"])),
+        ("rows", f"{dataset['rows']:,}"),
+        ("different pairs", f"{dataset['pairs']:,}"),
+        ("repeated rows", f"{dataset['duplicate_rows']:,}"),
+        ("also flipped", f"{dataset['contradictions']:,} pairs stand there the other way round too"),
+        ("left out", skipped or "none"),
+        ("maybe cut", f"{dataset['truncated_pairs']:,} pairs reach max_length"),
+        ("tokens", f"{dataset['tokens']:,}"),
+        ("fingerprint", str(dataset["fingerprint"])),
+    ]
+
+
+def _model_facts(model: Mapping[str, Any], vectors: Mapping[str, Any]) -> list[Fact]:
+    return [
+        ("M0", printable(model["name"], _LONGEST)),
+        ("computes in", f"{model['dtype']} on {model['device']}"),
+        ("fingerprint", str(model["digest"])),
+        ("layers", ", ".join(map(str, vectors["settings"]["layers"]))),
+        ("vectors", f"{vectors['computed']:,} computed, {vectors['reused']:,} stored already"),
+        ("path", printable(f"{vectors['path']} ({vectors['path_reason']})", _LONGEST)),
+    ]
+
+
+def _cost_facts(cost: Mapping[str, Any]) -> list[Fact]:
+    lines = [(f"{stage}", duration_text(seconds)) for stage, seconds in cost["seconds"].items()]
+    if cost.get("pairs_per_second"):
+        lines.append(("pairs a second", f"{cost['pairs_per_second']:,.1f}"))
+    if cost.get("training_seconds"):
+        lines.append(("training in all", duration_text(cost["training_seconds"])))
+    if cost.get("tokens_computed"):
+        lines.append(
+            ("tokens computed", f"{cost['tokens_computed']:,} of {cost['tokens_in_sequences']:,} in sequences")
+        )
+    if cost.get("flops"):
+        lines.append(("FLOPs", f"{cost['flops']:.3g} in the linear layers"))
+    for name, key in (("memory", "peak_memory_bytes"), ("device memory", "peak_device_memory_bytes")):
+        if cost.get(key):
+            lines.append((name, f"{bytes_text(cost[key])} at its peak"))
+    lines.append(("machine", f"{printable(cost.get('device_name', ''), 80)}, {cost.get('threads', '?')} threads"))
+    return lines
+
+
+def _training_facts(training: Mapping[str, Any]) -> list[Fact]:
+    told = {name: value for name, value in training.items() if name not in ("behaviors", "drift", "notes", "windows")}
+    return _flat(told)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[Fact]:
+    """Nested settings as lines, digests and tables of them included."""
+    lines: list[Fact] = []
+    for name, value in values.items():
+        label = f"{prefix}{printable(name, 60)}".replace("_", " ")
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{label} ")
+        elif value is not None:
+            lines.append((label, printable(value, _LONGEST)))
+    return lines

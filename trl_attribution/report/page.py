@@ -1,0 +1,238 @@
+"""report.html: an audit as one page that opens from disk, loads nothing, and runs nothing that a dataset holds."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from trl_attribution import __version__
+from trl_attribution.atomic import atomic_path
+from trl_attribution.errors import DataError
+from trl_attribution.probes import Probe
+from trl_attribution.report import facts
+from trl_attribution.report.answer import answer_of, enrichment_text
+from trl_attribution.report.findings import Findings, read_findings
+from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
+from trl_attribution.report.texts import pairs_at_rows
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_VENDOR = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/diff.min.js")
+_OWN = ("core.js", "rows.js", "decisions.js", "browser.js", "detail.js", "review.js", "charts.js", "start.js")
+_SOURCES = 200
+_NO_DATASET = (
+    "The dataset was not at hand when this page was made, so pairs are shown by id, row and score. "
+    "With it: trl-attribution report AUDIT --dataset DATA."
+)
+# Plot puts this style into every chart; the policy has to know it.
+_PLOT_STYLE = """:where(.plot-d6a7b5) {
+  --plot-background: white;
+  display: block;
+  height: auto;
+  height: intrinsic;
+  max-width: 100%;
+}
+:where(.plot-d6a7b5 text),
+:where(.plot-d6a7b5 tspan) {
+  white-space: pre;
+}"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The review server that a page belongs to."""
+
+    reviewer: str
+    file: str
+    """Where it writes decisions, for people."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    path: Path
+    listed: int
+    """Pairs in its list."""
+    texts: int
+    """Those of them that have their texts in the page."""
+
+
+def write_report(
+    folder: str | Path,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    probes: Sequence[Probe] = (),
+    output: str | Path | None = None,
+    config: ReportConfig | None = None,
+) -> Report:
+    """Write ``report.html`` of the audit in ``folder``.
+
+    Args:
+        folder: a finished audit.
+        dataset: the audited dataset, for the texts; by default the file that was audited if it is still there. A
+            text is shown only where it has the id of the pair, so another dataset shows nothing wrong.
+        probes: the audit's probes, for how they were built.
+        output: where to write; by default ``report.html`` in ``folder``.
+        config: how many texts to carry.
+
+    Raises:
+        StoreError, ManifestError, ProbeError: a file of the audit is missing, broken or of a newer version.
+        SettingsError: a probe was given that the audit did not use.
+        DataError: the dataset cannot be read.
+        AttributionError: the page cannot be written; nothing is left half-written.
+    """
+    chosen = config or ReportConfig()
+    found = read_findings(folder, probes)
+    texts, notes = find_texts(found, dataset, chosen)
+    target = Path(output) if output is not None else Path(folder) / "report.html"
+    with atomic_path(target) as part:
+        part.write_text(render_page(found, texts, notes), encoding="utf-8", newline="\n")
+    return Report(target, len(found.listed), len(texts.texts) - texts.missing)
+
+
+def find_texts(
+    found: Findings, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None, config: ReportConfig
+) -> tuple[PageTexts, tuple[str, ...]]:
+    """The texts of the listed pairs, and sentences on what is not there.
+
+    Raises:
+        DataError: a dataset was given and cannot be read.
+    """
+    listed = found.listed
+    if not len(listed):
+        return PageTexts((), False), ()
+    given = dataset if dataset is not None else audited_file(found)
+    if given is None:
+        return PageTexts((), False), (_NO_DATASET,)
+    count = min(config.texts, len(listed))
+    wanted = dict(zip(listed.pair_ids[:count], listed.rows[:count].tolist(), strict=True))
+    try:
+        texts = page_texts(listed, pairs_at_rows(given, found.reading, wanted), config)
+    except DataError:
+        if dataset is not None:
+            raise
+        return PageTexts((), False), ("The file that was audited can no longer be read as pairs: texts are left out.",)
+    notes = []
+    if len(texts.texts) < len(listed):
+        notes.append(
+            f"The texts of the first {len(texts.texts):,} pairs are in this page; the others are listed without. "
+            "More: trl-attribution report AUDIT --texts N."
+        )
+    if texts.missing:
+        notes.append(f"{texts.missing:,} pairs are no longer in the dataset: their texts are missing.")
+    return texts, tuple(notes)
+
+
+def audited_file(found: Findings) -> Path | None:
+    """The file or folder that was audited, if it is still where it was."""
+    path = Path(str(found.info.dataset["name"]))
+    return path if path.exists() else None
+
+
+def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), served: Served | None = None) -> str:
+    """The whole page.
+
+    Args:
+        found: the audit.
+        texts: of its first listed pairs.
+        notes: sentences on the texts that are not there.
+        served: the review server, for a page that it serves.
+    """
+    review = {"mode": "browser"} if served is None else {"mode": "server", **vars(served)}
+    scripts = [_asset(name) for name in (*_VENDOR, *_OWN)]
+    style = _asset("style.css")
+    environment = Environment(
+        loader=PackageLoader("trl_attribution.report", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"shown": printable, "enrichment": enrichment_text}
+    info = found.info
+    return environment.get_template("page.html.j2").render(
+        found=found,
+        answer=answer_of(found),
+        dataset_name=printable(info.dataset["name"], 200),
+        model_name=printable(info.model["name"], 200),
+        sections=_sections(found),
+        tiles=facts.tiles(found),
+        text_notes=notes,
+        most_sources=_SOURCES,
+        has_layers=any(len(one.layers) > 1 for one in found.probes),
+        probe_cards=facts.probe_cards(found),
+        cosines=facts.cosines(found),
+        validation=found.extras.validation,
+        about=facts.about(found),
+        version=__version__,
+        served=served is not None,
+        licenses=_asset("vendor/LICENSES.txt"),
+        policy=_policy(scripts, [style, _PLOT_STYLE], served is not None),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        data=_json(page_data(found, texts, _missing(texts), review)),
+        chunks=[_json(chunk) for chunk in text_chunks(texts)],
+    )
+
+
+def _policy(scripts: Sequence[str], styles: Sequence[str], served: bool) -> str:
+    """Nothing is loaded, and nothing runs but the scripts whose digests are here."""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {' '.join(_digest(script) for script in scripts)}",
+            f"style-src {' '.join(_digest(style) for style in styles)}",
+            "connect-src 'self'" if served else "connect-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _digest(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return files("trl_attribution.report").joinpath("html", name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the element it stands in."""
+    return htmlsafe_json_dumps(value, dumps=partial(json.dumps, ensure_ascii=False, allow_nan=False))
+
+
+def _missing(texts: PageTexts) -> str:
+    if not texts.texts:
+        return "The dataset was not at hand when this page was made: the pair is known by its id only."
+    return "The text of this pair is not in the page: only the first pairs carry theirs (see above the list)."
+
+
+def _sections(found: Findings) -> list[tuple[str, str]]:
+    scored, extras = found.rule is not None, found.extras
+    known = [
+        ("sources", "Sources", scored),
+        ("scores", "Scores", scored),
+        ("pairs", "Pairs", scored),
+        ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
+        ("change", "Training", bool(extras.behaviors or extras.drift)),
+        ("probes", "Probes", bool(found.info.probes)),
+        ("validation", "Validation", extras.validation is not None),
+        ("cost", "Cost", True),
+    ]
+    return [(name, title) for name, title, there in known if there]

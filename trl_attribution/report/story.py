@@ -1,0 +1,203 @@
+"""An audit as rich tells it on a terminal: the answer, then the evidence, then the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trl_attribution.pairs import Pair
+from trl_attribution.report import facts
+from trl_attribution.report.agreement import ACTIONS, Agreement, PrecisionAtK
+from trl_attribution.report.answer import answer_of
+from trl_attribution.report.change import drift_table
+from trl_attribution.report.extras import BehaviorRates
+from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
+from trl_attribution.report.terminal import sources_table
+from trl_attribution.report.texts import readable
+from trl_attribution.text import printable
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def story(found: Findings) -> Group:
+    """Everything but the pairs."""
+    answer = answer_of(found)
+    parts: list[RenderableType] = [Text(answer.headline, style="bold")]
+    parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in answer.sentences]
+    parts += [Text(f"During training: {note}", style="yellow") for note in found.extras.notes]
+    if found.probes:
+        parts += ["", probes_table(found.probes), *(distribution(one) for one in found.probes)]
+        parts += ["", sources_table(found.sources)]
+    layered = [one for one in found.probes if len(one.layers) > 1]
+    for one in layered:
+        parts += ["", layers_table(one)]
+    if found.extras.behaviors:
+        parts += ["", behaviors_table(found.extras.behaviors)]
+    if found.extras.drift:
+        parts += ["", drift_table(found.extras.drift)]
+    if (validation := found.extras.validation) is not None:
+        head = Text("Validation: ", style="bold").append(printable(validation.answer, 40), style="bold")
+        parts += ["", head, Padding(Text(printable(validation.sentence, 1000)), (0, 0, 0, 2))]
+    cost = next(lines for title, lines in facts.about(found) if title == "Cost")
+    parts += ["", Text("Cost", style="italic"), _facts(cost)]
+    return Group(*parts)
+
+
+def probes_table(probes: Sequence[ProbeFindings]) -> Table:
+    """What each probe flags, and from which score on."""
+    table = Table(title="Scores by probe", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("probe")
+    for column in ("layer", "flagged", "from", "at 5% FDR"):
+        table.add_column(column, justify="right")
+    for one in probes:
+        table.add_row(
+            one.column.probe,
+            str(one.column.layer),
+            f"{one.flagged:,}",
+            "-" if one.threshold is None else f"{one.threshold:.3f}",
+            f"{one.at_flag_layer.discoveries[0.05]:,}",
+        )
+    return table
+
+
+def distribution(one: ProbeFindings) -> Group:
+    """The scores of all pairs as a line of bars, the flagged part colored."""
+    low, high = (f"{float(edge):+.2f}" for edge in (one.histogram.edges[0], one.histogram.edges[-1]))
+    line = Text.assemble(f"  {low} ", bars(one.histogram, one.threshold), f" {high}")
+    return Group(Text(f"  All scores for {one.column.probe}", style="dim"), line)
+
+
+def bars(histogram: Histogram, threshold: float | None) -> Text:
+    """A histogram on one line, heights on a square-root scale; red from the threshold on."""
+    highest = max(1, int(histogram.counts.max()))
+    text = Text()
+    for count, right in zip(histogram.counts.tolist(), histogram.edges[1:].tolist(), strict=True):
+        height = 0 if count == 0 else max(1, round((count / highest) ** 0.5 * (len(_BARS) - 1)))
+        text.append(_BARS[height], "red" if threshold is not None and right > threshold else "cyan")
+    return text
+
+
+def layers_table(one: ProbeFindings) -> Table:
+    """The scores of one probe by layer."""
+    table = Table(title=f"{one.column.probe} by layer", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("layer", "median", "90%", "99%", "highest", "at 5% FDR"):
+        table.add_column(column, justify="right")
+    for layer in one.layers:
+        mark = " *" if layer.layer == one.column.layer else ""
+        values = (layer.median, layer.p90, layer.p99, layer.highest)
+        table.add_row(f"{layer.layer}{mark}", *(f"{value:+.3f}" for value in values), f"{layer.discoveries[0.05]:,}")
+    return table
+
+
+def behaviors_table(behaviors: Sequence[BehaviorRates]) -> Table:
+    """How often M0 and M1 show each behavior."""
+    table = Table(title="Behaviors before and after", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("behavior")
+    for column in ("prompts", "M0", "M1", "difference"):
+        table.add_column(column, justify="right")
+    for one in behaviors:
+        rates = (f"{rate.share:.1%}\n{rate.low:.1%} .. {rate.high:.1%}" for rate in (one.before, one.after))
+        change = one.difference
+        table.add_row(
+            Text(f"{printable(one.name, 60)}\n{printable(one.judge, 60)}"),
+            f"{one.prompts:,}",
+            *rates,
+            f"{change.share:+.1%}\n{change.low:+.1%} .. {change.high:+.1%}",
+        )
+    return table
+
+
+def pairs_story(
+    found: Findings, pairs: Mapping[str, Pair], start: int, count: int, characters: int
+) -> Iterator[RenderableType]:
+    """``count`` listed pairs from place ``start`` (0 is the first), each with its whole text up to ``characters``."""
+    listed = found.listed
+    for place in range(start, min(start + count, len(listed))):
+        probe = found.probes[int(listed.probe[place])].column
+        flagged = "" if place < listed.flagged else " (not flagged)"
+        source = printable(listed.source_names[int(listed.source[place])], 60)
+        head = Text(f"#{place + 1}{flagged}", style="bold")
+        head.append(
+            f"  score {listed.score[place]:.4f}  q {listed.q_value[place]:.2g}  {probe.probe}, layer {probe.layer}"
+        )
+        yield head
+        yield Text(f"{source}, row {int(listed.rows[place]):,}, {listed.pair_ids[place]}", style="dim")
+        pair = pairs.get(listed.pair_ids[place])
+        if pair is None:
+            yield Text("  its text is not at hand", style="dim")
+        else:
+            yield from _texts(pair, characters)
+        yield Text("")
+
+
+def agreement_table(found: Agreement) -> RenderableType:
+    """Two reviewers' actions against each other, and what follows."""
+    table = Table(title="First reviewer by row, second by column", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for action in ACTIONS:
+        table.add_column(action, justify="right")
+    for one in ACTIONS:
+        table.add_row(one, *(f"{found.table.get((one, other), 0):,}" for other in ACTIONS))
+    lines = [
+        (
+            "both reviewed",
+            f"{found.both:,}; only the first {found.only_first:,}, only the second {found.only_second:,}",
+        ),
+        ("same decision", f"{found.same:,}"),
+        ("kappa", _kappa_text(found)),
+        ("harmful or not", "undefined" if found.kappa_changed is None else f"kappa {found.kappa_changed:.2f}"),
+    ]
+    return Group(table, _facts(lines))
+
+
+def precision_table(rows: Sequence[PrecisionAtK]) -> Table:
+    """Precision among the first k with its interval."""
+    table = Table(title="Precision at k", title_justify="left", box=SIMPLE_HEAD)
+    table.caption = (
+        "95% Wilson intervals; they take what was reviewed for a random sample of the first k, and there is none where "
+        "nothing of the second half was reviewed"
+    )
+    table.caption_justify = "left"
+    for column in ("first k", "reviewed", "confirmed", "precision", "95% interval"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        shown = ("-", "-") if row.precision is None else (f"{row.precision:.1%}", f"{row.low:.1%} .. {row.high:.1%}")
+        table.add_row(f"{row.k:,}", f"{row.reviewed:,}", f"{row.confirmed:,}", *shown)
+    return table
+
+
+def _kappa_text(found: Agreement) -> str:
+    if found.kappa is None or found.interval is None:
+        return "undefined: no pair was reviewed by both, or only one decision occurs"
+    low, high = found.interval
+    return f"{found.kappa:.2f} (95% interval {low:.2f} .. {high:.2f})"
+
+
+def _texts(pair: Pair, characters: int) -> Iterator[RenderableType]:
+    shown = readable(pair, characters)
+    for name, style, parts in (
+        ("prompt", "", shown.prompt),
+        ("chosen", "green", shown.chosen),
+        ("rejected", "red", shown.rejected),
+    ):
+        for part in parts:
+            # Tabs would be expanded by the terminal, beyond the column.
+            text = Text(f"{part.role or name}: " if name == "prompt" else f"{name}: ", style="bold")
+            text.append(part.text.replace("\t", "    "), style=f"not bold {style}".strip())
+            if part.dropped:
+                text.append(f" … {part.dropped:,} more characters", style="dim")
+            yield Padding(text, (0, 0, 0, 2))
+
+
+def _facts(lines: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in lines:
+        table.add_row(name, Text(value))
+    return table

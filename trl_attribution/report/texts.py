@@ -1,0 +1,130 @@
+"""The texts of listed pairs, read from the dataset again: an audit stores none."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.pairs import Pair, PairReader, Reading, RowFault
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One message, or a text that is not a conversation."""
+
+    role: str
+    """Empty for plain text."""
+    text: str
+    """With characters that are invisible or turn the line round written as escapes."""
+    dropped: int
+    """Characters that were cut off its end."""
+
+
+@dataclass(frozen=True)
+class PairText:
+    """One pair as a person reads it."""
+
+    location: str
+    prompt: tuple[Segment, ...]
+    chosen: tuple[Segment, ...]
+    rejected: tuple[Segment, ...]
+
+    @property
+    def size(self) -> int:
+        """Characters in all."""
+        return sum(len(one.text) for one in (*self.prompt, *self.chosen, *self.rejected))
+
+
+def pairs_by_id(
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]], reading: Reading, pair_ids: Iterable[str]
+) -> dict[str, Pair]:
+    """The pairs with the given ids, as far as the dataset holds them."""
+    wanted = set(pair_ids)
+    found: dict[str, Pair] = {}
+    for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
+        if pair.pair_id in wanted:
+            found.setdefault(pair.pair_id, pair)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def pairs_at_rows(
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]], reading: Reading, rows: Mapping[str, int]
+) -> dict[str, Pair]:
+    """The pairs with the given ids, looked for at the ``rows`` where they were audited, then everywhere.
+
+    Only the rows asked for are made into pairs, so that a large dataset takes as long as it takes to read.
+    """
+    reader = PairReader(dataset, replace(reading, on_bad_row="skip"))
+    wanted = {row: pair_id for pair_id, row in rows.items()}
+    found: dict[str, Pair] = {}
+    last = max(wanted, default=-1)
+    for row in reader.source:
+        if row.index > last:
+            break
+        if row.index in wanted:
+            try:
+                pair = reader.read(row)
+            except RowFault:
+                continue  # the dataset is not what it was: the pair may stand elsewhere
+            if pair.pair_id == wanted[row.index]:
+                found[pair.pair_id] = pair
+    missing = rows.keys() - found.keys()
+    return found | pairs_by_id(dataset, reading, missing) if missing else found
+
+
+def readable(pair: Pair, characters: int) -> PairText:
+    """``pair`` with each message cut to ``characters`` and made safe to look at."""
+    return PairText(
+        visible(pair.location, 300)[0],
+        *(_segments(side, characters) for side in (pair.prompt, pair.chosen, pair.rejected)),
+    )
+
+
+def visible(text: str, limit: int) -> tuple[str, int]:
+    r"""``text`` with its lines, at most ``limit`` characters of it, and how many were cut off.
+
+    Control, format, private and bidirectional characters come out as ``\x1b``-style escapes.
+
+    >>> visible("two\nlines \u202eturned", 100)
+    ('two\nlines \\u202eturned', 0)
+    """
+    kept = text[:limit].replace("\r\n", "\n")
+    return _SUSPECT.sub(lambda found: _shown(found[0]), kept), max(0, len(text) - limit)
+
+
+@lru_cache(maxsize=65_536)
+def _shown(character: str) -> str:
+    if unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def _segments(content: str | Sequence[Mapping[str, Any]], characters: int) -> tuple[Segment, ...]:
+    if isinstance(content, str):
+        return (Segment("", *visible(content, characters)),)
+    return tuple(
+        Segment(visible(str(message.get("role", "")), 40)[0], *visible(_content(message), characters))
+        for message in content
+    )
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    """A message's text; what else it holds, such as tool calls, as JSON behind it."""
+    text = message.get("content")
+    rest = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
+    parts = [text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, default=str)] if text else []
+    parts += [json.dumps(rest, ensure_ascii=False, default=str)] if rest else []
+    return "\n".join(parts)
