@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -44,10 +45,13 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Judge, Probe
+from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Rule
 from trl_attribution.shared_storage import check_shared
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Finished:
     """Of all ranks together."""
     findings: Findings
     """What the run changed."""
+    report: Path | None = None
+    """``report.html``; None where it could not be written."""
 
 
 class TrainingAudit:
@@ -255,7 +261,14 @@ class TrainingAudit:
         flagged = None if scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
-        return Finished(audit, flagged, manifests, counts, findings)
+        return Finished(audit, flagged, manifests, counts, findings, self._write_report(probes))
+
+    def _write_report(self, probes: Sequence[Probe]) -> Path | None:
+        try:
+            return write_report(self.folder, self.reader.source, probes=probes).path
+        except AttributionError as error:  # the audit is whole without it
+            logger.error("no report: %s. Make it with: trl-attribution report %s", error, self.folder)
+            return None
 
     def _new_before_after(self) -> BeforeAfter | None:
         if not self.ranks.is_main and not self._is_shared:

@@ -110,6 +110,8 @@ def test_the_behavior_that_changed_becomes_a_probe_on_m0_and_is_scored(
     expected = build_from_examples("by-hand", examples, load_model(model_folder, dtype="float32"), config, {})
     torch.testing.assert_close(probe.vector, expected.vector, atol=1e-5, rtol=1e-4)
     assert {column.probe for column, _ in ScoreTable.open(tmp_path / "audit" / "scores.parquet")} == {"shouts-changed"}
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "shouts-changed" in page and text_rows()[0]["chosen"] in page
     assert (tmp_path / "audit" / "manifest.filter.jsonl").exists()
 
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from trl_attribution import __version__
 from trl_attribution.atomic import atomic_path
+from trl_attribution.dataset_io import RowSource
 from trl_attribution.errors import DataError
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts
@@ -73,7 +74,7 @@ class Report:
 
 def write_report(
     folder: str | Path,
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None = None,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | None = None,
     *,
     probes: Sequence[Probe] = (),
     output: str | Path | None = None,
@@ -105,7 +106,9 @@ def write_report(
 
 
 def find_texts(
-    found: Findings, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | None, config: ReportConfig
+    found: Findings,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | None,
+    config: ReportConfig,
 ) -> tuple[PageTexts, tuple[str, ...]]:
     """The texts of the listed pairs, and sentences on what is not there.
 

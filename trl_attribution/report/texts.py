@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.dataset_io import RowSource
 from trl_attribution.pairs import Pair, PairReader, Reading, RowFault
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class PairText:
 
 
 def pairs_by_id(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]], reading: Reading, pair_ids: Iterable[str]
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, pair_ids: Iterable[str]
 ) -> dict[str, Pair]:
     """The pairs with the given ids, as far as the dataset holds them."""
     wanted = set(pair_ids)
@@ -61,7 +62,7 @@ def pairs_by_id(
 
 
 def pairs_at_rows(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]], reading: Reading, rows: Mapping[str, int]
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, rows: Mapping[str, int]
 ) -> dict[str, Pair]:
     """The pairs with the given ids, looked for at the ``rows`` where they were audited, then everywhere.
 
