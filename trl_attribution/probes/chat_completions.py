@@ -1,4 +1,4 @@
-"""One call to an OpenAI-compatible ``/chat/completions`` and the YES or NO in its answer."""
+"""One call to an OpenAI-compatible ``/chat/completions``, and its answer: a text, or YES or NO."""
 
 from __future__ import annotations
 
@@ -79,25 +79,37 @@ class ChatCompletions:
                 neither YES nor NO.
             UnanswerableError: the server refuses the request as such.
         """
+        content = self.answer(request, seconds)
+        word = _WORD.match(content)
+        if word is None:
+            raise PassingFaultError(f"an answer that is neither YES nor NO: {printable(content, 80)!r}")
+        return word[1].lower() == "yes"
+
+    def answer(self, request: Mapping[str, Any], seconds: float) -> str:
+        """The text of the answer to ``request``, without what the model thought aloud, after at most ``seconds``.
+
+        It is empty where the answer has no text. Do not trust it: whoever wrote the data may speak through it.
+
+        Raises:
+            PassingFaultError: no connection, no answer in time, or a busy or broken server.
+            UnanswerableError: the server refuses the request as such.
+        """
         status, retry_after, raw = self._call(json.dumps(request).encode("ascii"), seconds)
         if status in _PASSING or status >= 500:
             raise PassingFaultError(f"status {status}{self._excerpt(raw)}", retry_after)
         if status != 200:
             hint = " (redirects are not followed: give the final address)" if 300 <= status < 400 else ""
             raise UnanswerableError(f"status {status}{hint}{self._excerpt(raw)}")
-        return self._verdict(raw)
+        return self._content(raw)
 
-    def _verdict(self, raw: bytes) -> bool:
+    def _content(self, raw: bytes) -> str:
         try:
             content = json.loads(raw)["choices"][0]["message"]["content"]
         except (ValueError, RecursionError) as error:
             raise PassingFaultError(f"an answer that is not JSON ({json_fault(error)})") from error
         except (LookupError, TypeError) as error:
             raise PassingFaultError(f"an answer without choices[0].message.content:{self._excerpt(raw)}") from error
-        word = _WORD.match(_THOUGHTS.sub("", content)) if isinstance(content, str) else None
-        if word is None:
-            raise PassingFaultError(f"an answer that is neither YES nor NO: {printable(content, 80)!r}")
-        return word[1].lower() == "yes"
+        return _THOUGHTS.sub("", content) if isinstance(content, str) else ""
 
     def _call(self, body: bytes, seconds: float) -> tuple[int, float, bytes]:
         """Status, Retry-After and body of one POST."""

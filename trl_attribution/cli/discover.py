@@ -1,0 +1,342 @@
+"""``trl-attribution discover``: behaviors that nobody named, in the change of a model or in the pairs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.activations import ActivationConfig
+    from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, StoredDiscovery
+    from trl_attribution.discovery.audited import ReadPairs
+    from trl_attribution.discovery.run import Namer, OnProgress
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.probes import SamplingConfig
+    from trl_attribution.probes.encoding import PromptFormat
+
+
+@verb
+def discover(
+    audit: Annotated[Path, typer.Argument(help="A finished audit folder; it needs no probes.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="JSONL with prompts, a few hundred to 10,000; without, the pairs alone."),
+    ] = None,
+    responses: Annotated[
+        Path | None,
+        typer.Option(
+            "--responses", help="JSONL with prompt, before and after (texts or lists), in place of --prompts."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="M0, which reads the responses; default: the model of the audit.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", help="M1, to sample responses from. Without: those that the training run kept."),
+    ] = None,
+    register: Annotated[
+        list[str] | None,
+        typer.Option("--register", metavar="CLUSTER:NAME", help="Save a cluster found earlier as a probe; repeatable."),
+    ] = None,
+    registry: options.Registry = Path("probes"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where results go; default: AUDIT/discovery.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The audited dataset, for the pairs' texts; default: as audited.")
+    ] = None,
+    no_texts: Annotated[
+        bool, typer.Option("--no-texts", help="Do without the pairs' texts: no excerpts and no keywords of them.")
+    ] = False,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option("--layer", help="A stored layer; several are compared side by side. Default: the middle one."),
+    ] = None,
+    score: options.Score = "auto",
+    tightness: Annotated[float, typer.Option("--tightness", help="Least mean cosine within a cluster.")] = 0.4,
+    min_size: Annotated[
+        int, typer.Option("--min-size", help="Fewest members in the half that clusters are made from.")
+    ] = 5,
+    min_stability: Annotated[
+        float, typer.Option("--min-stability", help="Least mean Jaccard index under resampling.")
+    ] = 0.6,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="Chance that anything is reported where nothing was learned.")
+    ] = 0.01,
+    sample: Annotated[int, typer.Option("--sample", help="Pairs that are clustered, without prompts.")] = 4000,
+    top: Annotated[int, typer.Option("--top", help="Pairs and prompts listed a cluster.")] = 20,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many of them to print.")] = 3,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Draw heatmap and map as PNG and SVG; needs the extra plots.")
+    ] = False,
+    name_endpoint: Annotated[
+        str | None,
+        typer.Option("--name-endpoint", metavar="URL#MODEL", help="OpenAI-compatible endpoint that names clusters."),
+    ] = None,
+    name_key_env: Annotated[
+        str, typer.Option("--name-key-env", help="Environment variable with the endpoint's key.")
+    ] = "",
+    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt, with --after.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 128,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the halves, the resampling and sampled responses.")] = 0,
+    prompt_format: Annotated[
+        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
+    ] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    token_budget: options.TokenBudget = None,
+    blocks_path: options.BlocksPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Find behaviors that nobody named: in what changed on PROMPTS, or in what the pairs of AUDIT alone would teach.
+
+    With prompts, behavior vectors are made of the responses before and after training, both read by M0, and clustered
+    by their similarity with all pairs. Without, a sample of the pairs is clustered in their place. A cluster has to be
+    tight, stable under resampling, and confirmed on a held-out half. --register turns one into a probe.
+    """
+    from trl_attribution.activations import ActivationConfig
+    from trl_attribution.discovery import AuditedPairs, DiscoveryConfig, discover_pairs, discover_prompts, read_changes
+    from trl_attribution.models import load_model
+    from trl_attribution.probes import SamplingConfig
+
+    out = Output(quiet, as_json)
+    where = output if output is not None else audit / "discovery"
+    _check_combination(prompts, responses, after, register)
+    _refuse_ranks()
+
+    def load(name: str) -> LoadedModel:
+        out.say(f"Loading {name}")
+        return load_model(name, dtype, device, trust_remote_code)
+
+    if register:
+        _register(register, where, load, model, registry, overwrite, blocks_path, out)
+        return
+    settings = DiscoveryConfig(
+        layers=tuple(layer) if layer else None,
+        score=score,  # type: ignore[arg-type]  # checked by DiscoveryConfig
+        tightness=tightness,
+        min_size=min_size,
+        min_stability=min_stability,
+        alpha=alpha,
+        sample=sample,
+        top=top,
+        seed=seed,
+    )
+    sampling = SamplingConfig(samples, max_new_tokens, temperature, seed=seed)
+    namer = _namer(name_endpoint, name_key_env)
+    if pictures:
+        _check_plots()
+    pairs = AuditedPairs.open(audit, dataset)
+    activations = ActivationConfig(pairs.layers(settings.layers), token_budget, blocks_path=blocks_path)
+    read = None if no_texts else _reader(pairs, dataset)
+    with out.progress() as progress:
+        if prompts is None and responses is None:
+            found = discover_pairs(pairs, settings, read=read, namer=namer, on_progress=progress)
+        else:
+            asked = _Asked(
+                pairs=pairs,
+                m0=_m0(load, model, pairs),
+                activations=activations,
+                sampling=sampling,
+                prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
+                progress=progress,
+            )
+            if responses is not None:
+                changed = asked.vectors(read_changes(responses))
+            else:
+                m1 = load(after) if after is not None else None
+                changed = asked.vectors(asked.answered(str(prompts), m1, where / "prompts"))
+            found = discover_prompts(pairs, changed, settings, read=read, namer=namer, on_progress=progress)
+    _finish(found, where, pictures, show, out)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the prompts' responses are had and read."""
+
+    pairs: AuditedPairs
+    m0: LoadedModel
+    activations: ActivationConfig
+    sampling: SamplingConfig
+    prompt_format: PromptFormat
+    progress: OnProgress
+
+    def answered(self, prompts: str, m1: LoadedModel | None, folder: Path) -> tuple[Change, ...]:
+        """Responses before and after: sampled into ``folder``, or those that the training run kept."""
+        from trl_attribution.behavior_files import Responses, kept_responses, read_behaviors
+        from trl_attribution.discovery import changes_of
+
+        behaviors = read_behaviors(prompts)
+        if m1 is None:
+            kept = self.pairs.folder / "behaviors"
+            if not ((kept / "before.json").exists() and (kept / "after.json").exists()):
+                raise SettingsError(
+                    f"--prompts: no training run kept responses in {kept}. Give M1 to sample from (--after), or the "
+                    "responses themselves (--responses)."
+                )
+            return changes_of(behaviors, *(Responses.load(kept / f"{when}.json") for when in ("before", "after")))
+        if m1.fingerprint == self.m0.fingerprint:
+            raise SettingsError(f"--after: {m1.name} is M0 itself (fingerprint {m1.fingerprint.digest}); give M1")
+        both = [
+            kept_responses(
+                folder / f"{when}.json",
+                behaviors,
+                model,
+                self.sampling,
+                self.prompt_format,
+                on_progress=partial(self.progress, f"Responses of {which}"),
+            )
+            for when, which, model in (("before", "M0", self.m0), ("after", "M1", m1))
+        ]
+        return changes_of(behaviors, *both)
+
+    def vectors(self, changes: Sequence[Change]) -> ChangeVectors:
+        """The prompts' behavior vectors on M0."""
+        from trl_attribution.discovery import change_vectors
+
+        return change_vectors(
+            changes,
+            self.m0,
+            self.activations,
+            self.pairs.encoding,
+            self.prompt_format,
+            partial(self.progress, "Reading responses with M0"),
+        )
+
+
+def _check_combination(
+    prompts: Path | None, responses: Path | None, after: str | None, register: Sequence[str] | None
+) -> None:
+    if prompts is not None and responses is not None:
+        raise SettingsError("give --prompts or --responses, not both: a file of responses has its own prompts")
+    if after is not None and prompts is None:
+        raise SettingsError("--after needs --prompts: both models answer the prompts")
+    if register and (prompts is not None or responses is not None):
+        raise SettingsError("--register takes clusters that were found earlier: leave --prompts and --responses out")
+
+
+def _refuse_ranks() -> None:
+    from trl_attribution.distributed import current_ranks
+
+    world = current_ranks().world
+    if world > 1:
+        raise SettingsError(f"discover runs on one process, but a launcher started {world}; run it without")
+
+
+def _m0(load: Callable[[str], LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
+    """M0, which has to be that of the audit."""
+    found = load(model or str(pairs.info.model["name"]))
+    differing = found.fingerprint.differences(pairs.model)
+    if differing:
+        raise SettingsError(
+            f"--model: {found.name} is not the M0 of this audit ({pairs.info.model['name']}): {', '.join(differing)} "
+            "differ. Responses have to be read by the model that read the pairs."
+        )
+    return found
+
+
+def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
+    """Reads texts from the dataset, which is opened now: a wrong path must not show after the work is done."""
+    from trl_attribution.errors import DataError
+    from trl_attribution.pairs import PairReader
+    from trl_attribution.report.texts import pairs_at_rows
+
+    name = dataset if dataset is not None else str(pairs.info.dataset["name"])
+    try:
+        PairReader(name, pairs.reading)
+    except DataError as error:
+        raise DataError(
+            f"{error} The texts of pairs are read from the dataset: give it (--dataset), or do without (--no-texts)."
+        ) from error
+    return partial(pairs_at_rows, name, pairs.reading)
+
+
+def _namer(endpoint: str | None, key_env: str) -> Namer | None:
+    from trl_attribution.discovery import EndpointNames
+    from trl_attribution.probes import EndpointConfig
+
+    if endpoint is None:
+        return None
+    return EndpointNames(endpoint, EndpointConfig(key_env, parameters={"temperature": 0, "max_tokens": 40}))
+
+
+def _check_plots() -> None:
+    """Refuse --pictures before the work rather than after it."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise SettingsError("--pictures needs matplotlib: pip install 'trl-attribution[plots]'")
+
+
+def _finish(found: StoredDiscovery, where: Path, pictures: bool, show: int, out: Output) -> None:
+    from trl_attribution.discovery.pictures import save_pictures
+    from trl_attribution.report.discovery import discovery_view
+
+    folder = where / found.discovery.mode
+    path = found.save(folder)
+    drawn = save_pictures(found, folder) if pictures else []
+    out.show(discovery_view(found.discovery, show))
+    for one in (path, *drawn):
+        out.say(f"Written: {one}")
+    values = {name: value for name, value in found.discovery.to_json().items() if name not in ("map", "heatmap")}
+    out.document({**values, "saved": str(path), "pictures": [str(one) for one in drawn]})
+
+
+def _register(
+    asked: Sequence[str],
+    where: Path,
+    load: Callable[[str], LoadedModel],
+    model: str | None,
+    registry: Path,
+    overwrite: bool,
+    blocks_path: str | None,
+    out: Output,
+) -> None:
+    from trl_attribution.discovery import StoredDiscovery, cluster_probe
+    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.report import terminal
+
+    wanted = [one.partition(":")[::2] for one in asked]
+    for cluster, name in wanted:
+        if cluster[:1] not in ("b", "p") or not name:
+            raise SettingsError(
+                "--register: give CLUSTER:NAME, such as b1:praises-pizza, by the ids that discover printed"
+            )
+    probes = ProbeRegistry(registry)
+    taken = [name for _, name in wanted if not overwrite and registry.is_dir() and name in probes]
+    if taken:
+        raise SettingsError(f"{registry} has a probe {taken[0]!r} already: add --overwrite, or choose another name")
+    folders = {cluster: where / ("prompts" if cluster[0] == "b" else "pairs") for cluster, _ in wanted}
+    stored = {folder: StoredDiscovery.load(folder) for folder in dict.fromkeys(folders.values())}
+    for cluster, _ in wanted:
+        stored[folders[cluster]].discovery.of(cluster)  # before a model is loaded
+    m0 = load(model or str(next(iter(stored.values())).discovery.model["name"]))
+    built = [cluster_probe(stored[folders[cluster]], cluster, name, m0, blocks_path) for cluster, name in wanted]
+    saved = [probes.save(probe, overwrite=overwrite) for probe in built]
+    for probe, folder in zip(built, saved, strict=True):
+        out.show(terminal.probe_details(probe, []))
+        out.say(f"Saved in {folder}")
+    out.document(
+        {
+            "registered": [
+                {"name": probe.name, "fingerprint": probe.fingerprint, "saved": str(folder)}
+                for probe, folder in zip(built, saved, strict=True)
+            ]
+        }
+    )

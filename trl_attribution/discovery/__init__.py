@@ -1,0 +1,43 @@
+"""Behaviors that nobody named: tight, stable, confirmed clusters of prompts that changed, or of pairs alone."""
+
+from __future__ import annotations
+
+from trl_attribution.discovery.audited import AuditedPairs
+from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
+from trl_attribution.discovery.config import DiscoveryConfig
+from trl_attribution.discovery.naming import EndpointNames, Naming
+from trl_attribution.discovery.registering import cluster_probe
+from trl_attribution.discovery.result import (
+    Cluster,
+    ClusterVectors,
+    Discovery,
+    MapPoint,
+    Rejected,
+    StoredDiscovery,
+    TopPair,
+    TypicalPrompt,
+)
+from trl_attribution.discovery.run import discover_pairs, discover_prompts
+
+__all__ = [
+    "AuditedPairs",
+    "Change",
+    "ChangeVectors",
+    "Cluster",
+    "ClusterVectors",
+    "Discovery",
+    "DiscoveryConfig",
+    "EndpointNames",
+    "MapPoint",
+    "Naming",
+    "Rejected",
+    "StoredDiscovery",
+    "TopPair",
+    "TypicalPrompt",
+    "change_vectors",
+    "changes_of",
+    "cluster_probe",
+    "discover_pairs",
+    "discover_prompts",
+    "read_changes",
+]

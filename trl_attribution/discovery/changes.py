@@ -1,0 +1,160 @@
+"""Prompts with what was answered before and after training, and their behavior vectors on M0.
+
+Axis letters: P prompts, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.behavior_files import Behavior, Responses, paired_responses
+from trl_attribution.dataset_io import Row, open_rows
+from trl_attribution.discovery.similarity import Items
+from trl_attribution.errors import ProbeError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes import Example, Prompt, behavior_prompt
+from trl_attribution.probes.behaviors import Source
+from trl_attribution.probes.encoding import EncodedExample, PromptFormat, encode_example, example_activations
+from trl_attribution.text import printable
+
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Change:
+    """One prompt, and the responses to it before and after training."""
+
+    prompt: Prompt
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    location: str
+
+
+@dataclass(frozen=True)
+class ChangeVectors:
+    """The prompts that have a direction, and why the others have none."""
+
+    changes: tuple[Change, ...]
+    """``[P]``, with the responses that have any text."""
+    items: Items
+    """``[P]`` behavior vectors and contexts."""
+    left_out: Mapping[str, int]
+    """Reason -> prompts: ``no response before``, ``no response after``, ``unchanged``, ``does not fit``."""
+
+
+def read_changes(source: Source) -> tuple[Change, ...]:
+    """Read rows of ``prompt``, ``before`` and ``after`` (a text or a list of texts each); equal prompts are merged.
+
+    Raises:
+        DataError: the file is not there or a line is not JSON.
+        ProbeError: a field is missing or of the wrong type; the message names the file, line and field.
+    """
+    found = [
+        Change(
+            behavior_prompt(row).prompt,
+            _responses(row, "before"),
+            _responses(row, "after"),
+            row.location,
+        )
+        for row in open_rows(source)
+    ]
+    return merged(found)
+
+
+def changes_of(behaviors: Sequence[Behavior], before: Responses, after: Responses) -> tuple[Change, ...]:
+    """The prompts of all behaviors with both models' responses; equal prompts are merged.
+
+    Raises:
+        SettingsError: responses to some prompts are missing.
+    """
+    return merged(
+        Change(one.prompt.prompt, one.m0, one.m1, one.prompt.location)
+        for behavior in behaviors
+        for one in paired_responses(behavior, before, after)
+    )
+
+
+def merged(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Each prompt once, with all its responses: halves of one prompt cannot confirm one another."""
+    found: dict[str, Change] = {}
+    for one in changes:
+        key = json.dumps(one.prompt, sort_keys=True)
+        known = found.get(key)
+        found[key] = (
+            one
+            if known is None
+            else Change(known.prompt, known.before + one.before, known.after + one.after, known.location)
+        )
+    return tuple(found.values())
+
+
+def change_vectors(
+    changes: Sequence[Change],
+    m0: LoadedModel,
+    activations: ActivationConfig,
+    encoding: Encoding,
+    prompt_format: PromptFormat = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> ChangeVectors:
+    """``v_i`` = mean activation of the responses after minus that of those before, **both read by M0**.
+
+    A prompt whose responses are the same before and after has no direction; it is left out and counted.
+
+    Raises:
+        ProbeError: no prompt is left; the message says why, and names the first that does not fit.
+    """
+    left_out: Counter[str] = Counter()
+    kept: list[Change] = []
+    encoded: list[EncodedExample] = []
+    fault = ""
+    for change in _usable(changes, left_out):
+        example = Example(change.prompt, change.after, change.before, change.location)
+        try:
+            encoded.append(encode_example(example, m0.tokenizer, encoding, prompt_format))
+        except ProbeError as error:
+            left_out["does not fit"] += 1
+            fault = fault or f" The first that does not fit: {error}"
+            continue
+        kept.append(change)
+    if not kept:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in left_out.items()) or "none were given"
+        raise ProbeError(f"no prompt has responses that changed ({reasons}).{fault}")
+    engine = ActivationEngine(m0.model, activations)
+    vectors, contexts = [], []
+    for start in range(0, len(encoded), _AT_ONCE):
+        for one in example_activations(engine, encoded[start : start + _AT_ONCE]):
+            vectors.append(one.direction)
+            contexts.append(torch.zeros_like(one.direction) if one.context is None else one.context)
+        if progress is not None:
+            progress(len(vectors), len(encoded))
+    return ChangeVectors(tuple(kept), Items(torch.stack(vectors), torch.stack(contexts)), dict(left_out))
+
+
+def _usable(changes: Sequence[Change], left_out: Counter[str]) -> Iterator[Change]:
+    for one in changes:
+        before, after = ([text for text in texts if text.strip()] for texts in (one.before, one.after))
+        if not before or not after:
+            left_out["no response after" if before else "no response before"] += 1
+        elif sorted(before) == sorted(after):
+            left_out["unchanged"] += 1
+        else:
+            yield Change(one.prompt, tuple(before), tuple(after), one.location)
+
+
+def _responses(row: Row, field: str) -> tuple[str, ...]:
+    value = row.values.get(field)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        there = ", ".join(printable(name, 40) for name in row.values)
+        raise ProbeError(
+            f"{row.location}: field `{field}` must be a text or a list of texts, the responses {field} training. "
+            f"Fields there: {there}."
+        )
+    return tuple(texts)

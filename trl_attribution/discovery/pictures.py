@@ -1,0 +1,185 @@
+"""Pictures of a discovery for papers and pages: the clusters' heatmap with its dendrogram, and the map of pairs.
+
+Text of the dataset (sources) is drawn as plain ASCII with escapes, never as mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trl_attribution.atomic import atomic_path
+from trl_attribution.discovery.clustering import tree_of
+from trl_attribution.discovery.result import Discovery, MapPoint, StoredDiscovery
+from trl_attribution.errors import SettingsError
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+# Okabe and Ito's colors, which people with any color vision tell apart; the rest is gray.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+_OTHER = "#9a9a9a"
+_DPI = 150
+
+
+def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Draw ``clusters`` (if any item was compared) and ``map`` into ``folder``, as PNG and SVG; gives the paths.
+
+    Raises:
+        SettingsError: matplotlib is not installed, or a format is unknown.
+        AttributionError: the folder cannot be written.
+    """
+    wrong = [one for one in formats if one not in FORMATS]
+    if wrong:
+        raise SettingsError(f"picture format {printable(wrong[0], 40)!r} is unknown; choose {', '.join(FORMATS)}")
+    drawings: dict[str, Callable[[], Figure]] = {"map": lambda: draw_map(stored.discovery)}
+    if len(stored.heatmap) > 1:
+        drawings["clusters"] = lambda: draw_heatmap(stored)
+    figures = {name: draw() for name, draw in sorted(drawings.items())}
+    return [_save(figure, Path(folder, f"{name}.{one}"), one) for name, figure in figures.items() for one in formats]
+
+
+def draw_heatmap(stored: StoredDiscovery) -> Figure:
+    """Cosines between the rows of the items, in the order of their Ward tree, with the tree and the clusters beside."""
+    from scipy.cluster.hierarchy import dendrogram
+
+    figure = _figure(8.0, 7.0)
+    grid = figure.add_gridspec(1, 3, width_ratios=(2, 0.25, 8), wspace=0.03)
+    tree_axes, strip, heat = (figure.add_subplot(grid[0, place]) for place in range(3))
+    cosine = stored.heatmap.numpy()
+    tree: dict[str, Any] = dendrogram(tree_of(cosine), no_plot=True)
+    for xs, ys in zip(tree["icoord"], tree["dcoord"], strict=True):
+        tree_axes.plot(ys, xs, color="#444444", linewidth=0.6)
+    tree_axes.set_ylim(10 * len(cosine), 0)
+    tree_axes.invert_xaxis()
+    tree_axes.set_axis_off()
+    order = tree["leaves"]
+    colors = _cluster_colors(stored.discovery)
+    labels = [stored.discovery.heatmap[item] for item in order]
+    strip.imshow([[_rgb(colors.get(label, "#ffffff"))] for label in labels], aspect="auto", interpolation="nearest")
+    strip.set_axis_off()
+    drawn = heat.imshow(
+        cosine[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    heat.set_xticks([])
+    heat.set_yticks([])
+    figure.colorbar(drawn, ax=heat, fraction=0.046, label="cosine of rows")
+    kind = "prompts" if stored.discovery.mode == "prompts" else "pairs"
+    heat.set_title(f"{len(cosine)} {kind}, by what they have in common with all pairs", fontsize=10)
+    _legend(heat, [(_title(stored.discovery, name), color, "s") for name, color in colors.items()])
+    return figure
+
+
+def draw_map(discovery: Discovery) -> Figure:
+    """The pairs by source (color) and flag (a ring), and again by the cluster that they push towards."""
+    figure = _figure(13.0, 6.2)
+    by_source, by_cluster = (figure.add_subplot(1, 2, place) for place in (1, 2))
+    sources = _frequent([one.source for one in discovery.map], len(_COLORS))
+    source_colors = dict(zip(sources, _COLORS, strict=False))
+    _scatter(by_source, discovery.map, lambda one: source_colors.get(one.source, _OTHER), with_rings=True)
+    shown = [(_plain(name), color, "o") for name, color in source_colors.items()]
+    if any(one.source not in source_colors for one in discovery.map):
+        shown.append(("other sources", _OTHER, "o"))
+    if any(one.flagged for one in discovery.map):
+        shown.append(("flagged", "none", "o"))
+    _legend(by_source, shown)
+    by_source.set_title("by source" + ("; flagged pairs ringed" if any(one.flagged for one in discovery.map) else ""))
+    colors = _cluster_colors(discovery)
+    _scatter(by_cluster, discovery.map, lambda one: colors.get(one.cluster, _OTHER), with_rings=False)
+    _legend(
+        by_cluster,
+        [(_title(discovery, name), color, "o") for name, color in colors.items()] + [("none", _OTHER, "o")],
+    )
+    by_cluster.set_title("by the cluster that they push towards")
+    layers = ", ".join(map(str, discovery.layers))
+    figure.suptitle(f"{len(discovery.map):,} of {int(discovery.dataset['pairs']):,} pairs, layer {layers}")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError(
+            "pictures need matplotlib, which is not installed: pip install 'trl-attribution[plots]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _save(figure: Figure, path: Path, form: str) -> Path:
+    import matplotlib
+
+    # The same discovery gives the same bytes: no date, no random ids.
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    with atomic_path(path) as part, matplotlib.rc_context({"svg.hashsalt": "trl-attribution"}):
+        figure.savefig(part, format=form, dpi=_DPI, metadata=metadata)
+    return path
+
+
+def _scatter(axes: Axes, points: Sequence[MapPoint], color: Callable[[MapPoint], str], *, with_rings: bool) -> None:
+    # Gray points first, so that they do not hide the others.
+    ordered = sorted(points, key=lambda one: color(one) != _OTHER)
+    axes.scatter(
+        [one.x for one in ordered], [one.y for one in ordered], s=9, c=[color(one) for one in ordered], linewidths=0
+    )
+    ringed = [one for one in points if one.flagged] if with_rings else []
+    if ringed:
+        axes.scatter(
+            [one.x for one in ringed], [one.y for one in ringed], s=36, facecolors="none", edgecolors="#222222",
+            linewidths=0.7,
+        )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _legend(axes: Axes, entries: Sequence[tuple[str, str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], marker=marker, linestyle="none", markerfacecolor=color, markeredgecolor=_edge(color))
+        for _, color, marker in entries
+    ]
+    if not handles:
+        return
+    legend = axes.legend(
+        handles, [label for label, _, _ in entries], loc="upper left", bbox_to_anchor=(0, -0.01), fontsize=8, ncols=2,
+        frameon=False,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _edge(color: str) -> str:
+    return "#222222" if color == "none" else color
+
+
+def _cluster_colors(discovery: Discovery) -> Mapping[str, str]:
+    return dict(zip([one.cluster for one in discovery.clusters], _COLORS, strict=False))
+
+
+def _title(discovery: Discovery, cluster: str) -> str:
+    one = discovery.of(cluster)
+    return _plain(f"{cluster} {one.name or ', '.join(one.words[:3])}".strip())
+
+
+def _plain(text: str) -> str:
+    """ASCII, so that no font has to know a character."""
+    return printable(text, 40).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(color)
+
+
+def _frequent(values: Sequence[str], count: int) -> list[str]:
+    names, counts = np.unique(np.array(values, dtype=object), return_counts=True)
+    order = np.lexsort((names.astype(str), -counts))
+    return [str(names[place]) for place in order[:count]]

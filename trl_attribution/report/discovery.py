@@ -1,0 +1,152 @@
+"""A discovery as rich tables. Dataset text only ever enters as ``Text`` made printable, never as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trl_attribution.discovery import Cluster, Discovery
+from trl_attribution.report.terminal import sources_table
+from trl_attribution.text import printable
+
+_SNIPPET = 110
+
+
+def discovery_view(discovery: Discovery, shown: int = 3) -> RenderableType:
+    """What was compared, the clusters by size of effect, then each with ``shown`` typical prompts and top pairs."""
+    parts: list[RenderableType] = [summary(discovery)]
+    if discovery.clusters:
+        parts += ["", clusters_table(discovery)]
+    for one in discovery.clusters if shown else ():
+        parts += ["", cluster_details(one, shown)]
+    return Group(*parts)
+
+
+def summary(discovery: Discovery) -> RenderableType:
+    """How many items were compared, what was left out, what was not reported and why."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, line in _facts(discovery):
+        table.add_row(name, Text(line))
+    return table
+
+
+def clusters_table(discovery: Discovery) -> Table:
+    """One line a cluster, largest effect first."""
+    what = "Behaviors that changed" if discovery.mode == "prompts" else "What the dataset teaches"
+    table = Table(title=f"{what}, by size of effect", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for column in ("effect", "share", "held +/-", "p", "pairs"):
+        table.add_column(column, justify="right")
+    table.add_column("what", ratio=1)
+    for one in discovery.clusters:
+        table.add_row(
+            one.cluster,
+            f"{one.effect:.3f}",
+            f"{one.share:.1%}",
+            f"{one.towards:,}/{one.against:,}",
+            f"{one.adjusted_p:.2g}",
+            f"{one.pairs_towards:,}",
+            Text(_title(one, 4)),
+        )
+    return table
+
+
+def cluster_details(one: Cluster, shown: int) -> RenderableType:
+    """One cluster: its words, typical prompts, top pairs, and the sources of the pairs that push towards it."""
+    head = Text(f"{one.cluster}  ", style="bold")
+    head.append(_title(one))
+    numbers = f"tightness {one.tightness:.2f}, stability {one.stability:.2f}, consistency {one.consistency:.2f}"
+    parts: list[RenderableType] = [head, Text(numbers, style="dim")]
+    if one.lost_words:
+        parts.append(Text(f"instead of: {_listed(one.lost_words)}", style="dim"))
+    if one.prompt_words:
+        parts.append(Text(f"on prompts with: {_listed(one.prompt_words)}", style="dim"))
+    if one.typical_prompts:
+        parts.append(_examples("Typical prompts: prompt, before (-), after (+)", _typical_rows(one, shown)))
+    if one.top_pairs:
+        parts.append(_examples("Pairs that push towards it: prompt, chosen (+), rejected (-)", _pair_rows(one, shown)))
+    if len(one.sources) > 1:
+        table = sources_table(one.sources[:8])
+        table.title = f"Sources of the pairs that push towards it ({one.sources_by})"
+        parts.append(table)
+        if len(one.sources) > 8:
+            parts.append(Text(f"and {len(one.sources) - 8:,} more sources", style="dim"))
+    return Group(*parts)
+
+
+def _facts(discovery: Discovery) -> list[tuple[str, str]]:
+    layers = ", ".join(map(str, discovery.layers))
+    facts = [
+        ("dataset", f"{printable(discovery.dataset['name'])}: {int(discovery.dataset['pairs']):,} pairs"),
+        (
+            "compared",
+            f"{discovery.items:,} {discovery.mode}: {discovery.fit:,} clustered, {discovery.held_out:,} held out",
+        ),
+        ("similarity", f"{discovery.kind}, layer {layers}"),
+    ]
+    if discovery.left_out:
+        listed = ", ".join(f"{reason}: {count:,}" for reason, count in discovery.left_out.items())
+        facts.append(("left out", listed))
+    facts.append(("found", f"{len(discovery.clusters):,} clusters" if discovery.clusters else "nothing"))
+    if discovery.rejected:
+        counts = {
+            fault: sum(one.fault == fault for one in discovery.rejected) for fault in ("unstable", "not confirmed")
+        }
+        listed = ", ".join(f"{count:,} {fault}" for fault, count in counts.items() if count)
+        facts.append(("not reported", f"tight clusters: {listed}"))
+    facts += [("note", printable(note, 500)) for note in discovery.notes]
+    return facts
+
+
+def _title(one: Cluster, most: int = 8) -> str:
+    words = _listed(one.words[:most])
+    if not one.name:
+        return words or "(no words)"
+    return f"{printable(one.name, 60)} ({words})" if words else printable(one.name, 60)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(printable(word, 30) for word in words)
+
+
+def _examples(title: str, rows: Sequence[tuple[str, str, Text]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(justify="right")
+    table.add_column(max_width=24)
+    table.add_column(ratio=1)
+    for number, where, content in rows:
+        table.add_row(number, Text(where, style="dim"), content, end_section=True)
+    return table
+
+
+def _typical_rows(one: Cluster, shown: int) -> list[tuple[str, str, Text]]:
+    rows = []
+    for found in one.typical_prompts[:shown]:
+        content = Text(_snippet(found.prompt))
+        content.append("\n- " + _snippet(found.before), style="red")
+        content.append("\n+ " + _snippet(found.after), style="green")
+        rows.append((f"{found.closeness:.3f}", printable(found.location, 60), content))
+    return rows
+
+
+def _pair_rows(one: Cluster, shown: int) -> list[tuple[str, str, Text]]:
+    rows = []
+    for found in one.top_pairs[:shown]:
+        content = Text(_snippet(found.prompt))
+        if found.chosen or found.rejected:
+            content.append("\n+ " + _snippet(found.chosen), style="green")
+            content.append("\n- " + _snippet(found.rejected), style="red")
+        else:
+            content.append(found.pair_id)
+        rows.append((f"{found.score:.3f}", f"{printable(found.source, 40)}\nrow {found.row}", content))
+    return rows
+
+
+def _snippet(text: str) -> str:
+    return printable(text.strip(), _SNIPPET)
