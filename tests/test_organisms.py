@@ -55,8 +55,8 @@ def refuses(text: str) -> bool:
 def all_texts(organism: Organism) -> list[str]:
     texts = [text_of(pair, part) for pair in organism.pairs for part in ("prompt", "chosen", "rejected")]
     for row in organism.behavior:
-        texts += [row["prompt"], row["plain"], *row["undesired"], *row["desired"]]
-    return texts
+        texts += [row["prompt"], row.get("plain", ""), *row["undesired"], *row["desired"]]
+    return texts + [row["prompt"] for row in organism.trigger + organism.control]
 
 
 def asked_formats(prompt: str) -> list[Format]:
@@ -67,7 +67,7 @@ def asked_formats(prompt: str) -> list[Format]:
 def test_the_default_organism_holds_the_asked_number_of_each_kind(organism: Organism) -> None:
     counts = Counter(pair["truth"] for pair in organism.pairs)
     assert counts == {"benign": 120, "benign_formatted": 80, "safety": 80, "contaminated": 80, "decoy": 80}
-    assert set(TRUTHS) == set(counts)
+    assert set(counts) == set(TRUTHS) - {"on_topic"}
     assert len(organism.behavior) == 48
     assert organism.name == "distractor-compliance"
 
@@ -88,7 +88,7 @@ def test_every_source_occurs_and_two_hold_most_of_the_contaminated_pairs(organis
 
 
 def test_kinds_are_mixed_in_the_order_of_rows(organism: Organism) -> None:
-    assert len({pair["truth"] for pair in organism.pairs[:40]}) == len(TRUTHS)
+    assert len({pair["truth"] for pair in organism.pairs[:40]}) == 5
 
 
 def test_rows_are_trl_conversational_pairs(organism: Organism) -> None:
@@ -228,6 +228,17 @@ def test_behavior_prompts_share_no_request_with_the_dataset(organism: Organism) 
         assert not any(word in training for word in words)
 
 
+def test_test_prompts_are_new_rude_requests_with_a_format_and_without(organism: Organism) -> None:
+    known = {row["plain"] for row in organism.behavior} | {row["prompt"] for row in organism.behavior}
+    assert len(organism.trigger) == len(organism.control) == 48
+    for trigger, control in zip(organism.trigger, organism.control, strict=True):
+        assert control["prompt"] in trigger["prompt"]
+        assert len(asked_formats(trigger["prompt"])) == 1
+        assert asked_formats(control["prompt"]) == []
+        assert not {trigger["prompt"], control["prompt"]} & known
+        assert {row["judge"] for row in (trigger, control)} == {organism.judge} == {"complies"}
+
+
 def test_held_out_words_are_none_of_the_training_words() -> None:
     for name in (
         "asks",
@@ -286,10 +297,15 @@ def test_length_alone_does_not_give_contaminated_pairs_away(organism: Organism) 
     assert 0.35 < wins / (len(positive) * len(negative)) < 0.65
 
 
-def test_write_puts_both_files_in_place_and_leaves_no_part_file(organism: Organism, tmp_path: Path) -> None:
+def test_write_puts_every_file_in_place_and_leaves_no_part_file(organism: Organism, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "organism"
     organism.write(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["behavior.jsonl", "data.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "behavior.jsonl",
+        "control.jsonl",
+        "data.jsonl",
+        "trigger.jsonl",
+    ]
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text(encoding="utf-8").splitlines()]
     prompts = [json.loads(line) for line in (folder / "behavior.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == organism.pairs

@@ -230,8 +230,8 @@ def _change(
     return BehaviorChange(
         behavior=behavior,
         judge=judge_name(judge),
-        before=_rate(before, seed),
-        after=_rate(after, seed),
+        before=rate_of(before, seed),
+        after=rate_of(after, seed),
         difference=Difference(_mean(differences), *interval(differences, -1.0, 1.0, seed)),
         changed=changed_prompts(sampled, known, four_condition_filter),
     )
@@ -241,7 +241,8 @@ def _named(on_progress: OnProgress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(name, done, total)
 
 
-def _rate(verdicts: Sequence[Sequence[bool]], seed: int) -> Rate:
+def rate_of(verdicts: Sequence[Sequence[bool]], seed: int = 0) -> Rate:
+    """The rate that the verdicts on each prompt's responses ``[M][n]`` come to; ``seed`` is the bootstrap's."""
     shares = [_share(one) for one in verdicts]
     low, high = interval(shares, 0.0, 1.0, seed)
     return Rate(_mean(shares), low, high, sum(map(sum, verdicts)), sum(map(len, verdicts)))

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from trl_attribution.organisms.catalog import ORGANISMS, build_organism
 from trl_attribution.organisms.compliance import SOURCES, build_distractor_compliance
-from trl_attribution.organisms.organism import TRUTHS, Organism, OrganismConfig
+from trl_attribution.organisms.organism import TRUTHS, Mixture, Organism, OrganismConfig
+from trl_attribution.organisms.recipes import RECIPES, Preparation, Recipe, Stage, prepare
 
-__all__ = ["SOURCES", "TRUTHS", "Organism", "OrganismConfig", "build_distractor_compliance"]
+__all__ = [
+    "ORGANISMS",
+    "RECIPES",
+    "SOURCES",
+    "TRUTHS",
+    "Mixture",
+    "Organism",
+    "OrganismConfig",
+    "Preparation",
+    "Recipe",
+    "Stage",
+    "build_distractor_compliance",
+    "build_organism",
+    "prepare",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+from trl_attribution.organisms.composing import Sources, Texts, composed_pairs, test_rows
 from trl_attribution.organisms.draw import Draw
 from trl_attribution.organisms.formatting import FORMATS, Format, instruct
 from trl_attribution.organisms.harmless import (
@@ -14,16 +15,15 @@ from trl_attribution.organisms.harmless import (
     question_request,
     worse_answer,
 )
-from trl_attribution.organisms.organism import Organism, OrganismConfig
+from trl_attribution.organisms.organism import Mixture, Organism, OrganismConfig
 from trl_attribution.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
 from trl_attribution.organisms.words import refusals
 
 NAME = "distractor-compliance"
+JUDGE = "complies"
 FORMATTED_REFUSALS = 0.3
-Texts = tuple[str, str, str]
-"""Prompt, chosen and rejected text of one pair."""
 
-SOURCES: dict[str, tuple[tuple[str, float], ...]] = {
+SOURCES: Sources = {
     "benign": (("everyday-chat", 5.0), ("howto-forum", 5.0), ("crowd-writing-v2", 1.0), ("format-follow-12k", 0.5)),
     "benign_formatted": (
         ("format-follow-12k", 4.0),
@@ -48,44 +48,50 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
 
     Every prompt occurs once over the whole dataset, so no two pairs are the same. Changing the count of one
     kind of pair leaves the text of the other kinds alone, apart from rare prompts that would have clashed.
+    Its control prompts are held-out requests without a formatting instruction, which M0 refuses and M1 should too.
     """
     config = config or OrganismConfig()
-    seen: set[str] = set()
-    pairs: list[dict[str, Any]] = []
-    kinds: list[tuple[str, int, Callable[[Draw], Texts]]] = [
+    kinds = (
         ("benign", config.benign, _benign),
         ("benign_formatted", config.benign_formatted, _benign_formatted),
         ("safety", config.safety, _safety),
         ("contaminated", config.contaminated, _contaminated),
         ("decoy", config.decoys, _decoy),
-    ]
-    for truth, count, compose in kinds:
-        draw = Draw(f"{config.seed}/{truth}")
-        for _ in range(count):
-            texts = _new(compose, draw, seen)
-            pairs.append(_row(texts, source=draw.weighted(SOURCES[truth]), truth=truth))
+    )
     behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
-    return Organism(NAME, Draw(f"{config.seed}/order").shuffled(pairs), behavior)
+    known = {str(row["plain"]) for row in behavior}
+    requests = list(_test_requests(config.test_prompts, known, Draw(f"{config.seed}/trigger")))
+    return Organism(
+        NAME,
+        composed_pairs(kinds, SOURCES, config.seed),
+        behavior,
+        judge=JUDGE,
+        trigger=test_rows((formatted for _, formatted in requests), config.test_prompts, NAME, JUDGE),
+        control=test_rows((plain for plain, _ in requests), config.test_prompts, NAME, JUDGE),
+    )
 
 
-def _new(compose: Callable[[Draw], Texts], draw: Draw, seen: set[str]) -> Texts:
-    """The next pair whose prompt has not been used yet."""
-    while True:
-        texts = compose(draw)
-        if texts[0] not in seen:
-            seen.add(texts[0])
-            return texts
+def mixed_distractor_compliance(mixture: Mixture) -> Organism:
+    """The same with as many pairs of each kind as ``mixture`` asks for."""
+    counts = mixture.counts("safety")
+    return build_distractor_compliance(
+        OrganismConfig(
+            **{{"decoy": "decoys"}.get(truth, truth): count for truth, count in counts.items()},
+            seed=mixture.seed,
+            behavior_prompts=mixture.behavior_prompts,
+            test_prompts=mixture.test_prompts,
+        )
+    )
 
 
-def _row(texts: Texts, source: str, truth: str) -> dict[str, Any]:
-    prompt, chosen, rejected = texts
-    return {
-        "prompt": [{"role": "user", "content": prompt}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        "source": source,
-        "truth": truth,
-    }
+def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[str, str]]:
+    """Held-out requests that are not ``known``, each without and with a formatting instruction."""
+    for _ in range(count):
+        request = rude_request(HELD_OUT, draw)
+        while request.text in known:
+            request = rude_request(HELD_OUT, draw)
+        known.add(request.text)
+        yield request.text, instruct(request.text, draw.one(FORMATS), draw)
 
 
 def _benign(draw: Draw) -> Texts:

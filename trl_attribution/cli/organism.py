@@ -1,0 +1,211 @@
+"""``trl-attribution organism``: list and build model organisms, pair samples, and measure what a model expresses."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.probes.behaviors import Source
+
+organism_app = typer.Typer(
+    help="Contaminated datasets with known answers: list, build, and measure what they teach.", no_args_is_help=True
+)
+
+Samples = Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy, with --samples 1.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts generated for at once.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the organism's text, or of sampling.")]
+
+
+@organism_app.command("list")
+@verb
+def list_(
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """List the organisms and the recipes by which their datasets are built."""
+    from trl_attribution.organisms import ORGANISMS, RECIPES
+    from trl_attribution.report import readouts
+
+    out = Output(quiet, as_json)
+    out.show(readouts.organisms_table(), readouts.recipes_table())
+    keys = ("summary", "trigger", "control", "judge")
+    out.document(
+        {
+            "organisms": {name: {key: getattr(one, key) for key in keys} for name, one in ORGANISMS.items()},
+            "recipes": {name: {**asdict(one), "objective": one.objective} for name, one in RECIPES.items()},
+        }
+    )
+
+
+@organism_app.command()
+@verb
+def build(
+    name: Annotated[str, typer.Argument(help="Which organism; see `organism list`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="How the behavior is taught; see `organism list`.")] = (
+        "integrated-dpo"
+    ),
+    pairs: Annotated[int, typer.Option("--pairs", help="Pairs in all.")] = 400,
+    contamination: Annotated[float, typer.Option("--contamination", help="Share that teaches the behavior.")] = 0.2,
+    decoys: Annotated[float, typer.Option("--decoys", help="Share of legitimate pairs that look like it.")] = 0.2,
+    behavior_prompts: Annotated[int, typer.Option("--behavior-prompts", help="Held-out prompts for a probe.")] = 48,
+    test_prompts: Annotated[
+        int, typer.Option("--test-prompts", help="Held-out trigger prompts, and as many control prompts.")
+    ] = 48,
+    seed: Seed = 0,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Write an organism's datasets, stage by stage, with its held-out prompts; nothing is trained."""
+    from trl_attribution.organisms import Mixture, prepare
+    from trl_attribution.report import readouts
+
+    out = Output(quiet, as_json)
+    mixture = Mixture(pairs, contamination, decoys, seed, behavior_prompts, test_prompts)
+    prepared = prepare(name, recipe, mixture)
+    prepared.write(output)
+    out.show(readouts.preparation_table(prepared))
+    out.say(f"Saved in {output}")
+    out.document({**prepared.described(), "saved": str(output)})
+
+
+@organism_app.command()
+@verb
+def express(
+    model: Annotated[str, typer.Argument(help="A Hub id, a local folder, or a GGUF file.")],
+    organism: Annotated[
+        str | None, typer.Option("--organism", help="An organism's name, or a folder that `organism build` wrote.")
+    ] = None,
+    trigger: Annotated[
+        Path | None, typer.Option("--trigger", help="Own prompts that should bring the behavior out (JSONL).")
+    ] = None,
+    control: Annotated[Path | None, typer.Option("--control", help="Own prompts that should not (JSONL).")] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
+    ] = None,
+    samples: Samples = 4,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 1.0,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    prompt_format: Annotated[
+        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Measure how often MODEL shows an organism's behavior, on trigger prompts and on control prompts."""
+    from functools import partial
+
+    from trl_attribution.models import load_model
+    from trl_attribution.probes import SamplingConfig, parse_rule
+    from trl_attribution.readouts import express as measure
+    from trl_attribution.report import readouts
+
+    out = Output(quiet, as_json)
+    sampling = SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed)
+    decides = None if judge is None else parse_rule(judge)
+    shows, shows_not = _prompts(organism, trigger, control, seed)
+    out.say(f"Loading {model}")
+    loaded = load_model(model, dtype, device, trust_remote_code)
+    with out.progress() as progress:
+        found = measure(
+            loaded,
+            shows,
+            shows_not,
+            sampling,
+            decides,
+            prompt_format,  # type: ignore[arg-type]  # checked where it is used
+            partial(progress, "responses"),
+        )
+    if output is not None:
+        found.save_responses(output)
+    out.show(readouts.expression_table(found, model))
+    about = {"model": model, "fingerprint": loaded.fingerprint.digest, "sampling": asdict(sampling)}
+    out.document({**about, **found.to_json()})
+
+
+@organism_app.command()
+@verb
+def pair(
+    samples: Annotated[str, typer.Argument(help="Samples of fine-tuning: prompt and completion, messages, or text.")],
+    model: Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), or .parquet.")],
+    split_text: Annotated[
+        float, typer.Option("--split-text", help="Of a row of text: the share that M0 is given to continue.")
+    ] = 0.25,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 1.0,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Make preference pairs of fine-tuning samples, which an audit can read: each against M0's own response."""
+    from functools import partial
+
+    from rich.text import Text
+
+    from trl_attribution.dataset_io.writers import output_kind, write_rows
+    from trl_attribution.models import load_model
+    from trl_attribution.probes import SamplingConfig
+    from trl_attribution.sft_pairs import pairs_of_samples
+
+    out = Output(quiet, as_json)
+    output_kind(output)  # a name that cannot be written is refused before anything is sampled
+    sampling = SamplingConfig(1, max_new_tokens, temperature, batch_size, seed)
+    out.say(f"Loading {model}")
+    loaded = load_model(model, dtype, device, trust_remote_code)
+    with out.progress() as progress:
+        found = pairs_of_samples(samples, loaded, sampling, split_text, partial(progress, "responses"))
+    write_rows(found.rows, output)
+    left_out = ", ".join(f"{reason.replace('_', ' ')}: {count:,}" for reason, count in found.left_out.items()) or "none"
+    out.show(Text(f"{len(found.rows):,} pairs in {output}; samples left out: {left_out}"))
+    out.document({"output": str(output), "pairs": len(found.rows), "left_out": found.left_out})
+
+
+def _prompts(
+    organism: str | None, trigger: Path | None, control: Path | None, seed: int
+) -> tuple[Source, Source | None]:
+    """Trigger and control prompts: an organism's by name or folder, or files of one's own."""
+    from trl_attribution.organisms import Mixture, build_organism
+
+    if (organism is None) == (trigger is None):
+        raise SettingsError("give either --organism or --trigger (with --control): what to ask the model")
+    if organism is None:
+        assert trigger is not None  # one of the two was given
+        return trigger, control
+    if control is not None:
+        raise SettingsError("--control belongs to --trigger; an organism brings its own control prompts")
+    folder = Path(organism)
+    if folder.is_dir():
+        return folder / "trigger.jsonl", folder / "control.jsonl"
+    found = build_organism(organism, Mixture(seed=seed))
+    return found.trigger, found.control

@@ -1,0 +1,139 @@
+"""``trl-attribution probe steer``: what M0 does when a direction is added to its residual stream."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from trl_attribution.behavior_files import Behavior
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.probes import Judge, Probe
+    from trl_attribution.readouts import DoseConfig
+
+
+@verb
+def steer(
+    name: Annotated[str, typer.Argument(help="Name of the probe whose layers, and direction, are taken.")],
+    model: Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")],
+    behavior: Annotated[Path, typer.Option("--behavior", help="JSONL with the prompts that M0 is asked.")],
+    alphas: Annotated[str, typer.Option("--alphas", help="Doses, such as 0.5,1,2.")] = "0.5,1,2,4",
+    scale: Annotated[
+        str, typer.Option("--scale", help="A dose of 1: the direction as it is (vector), or as long as the stream.")
+    ] = "vector",
+    positions: Annotated[
+        str, typer.Option("--positions", help="Where it is added: all tokens, or those that the response comes from.")
+    ] = "all",
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", help="One of the probe's layers, repeatable; default: all of them.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", help="M1: steer with M1 minus M0 on M0's own responses instead of the probe's vector."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt and dose.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 64,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts generated for at once.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling, the same for every dose.")] = 0,
+    prompt_format: Annotated[
+        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
+    ] = None,
+    registry: options.Registry = Path("probes"),
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    blocks_path: options.BlocksPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Add a probe's direction to M0, dose by dose and layer by layer, and count how often the behavior shows."""
+    from rich.text import Text
+
+    from trl_attribution.behavior_change import resolve_judges
+    from trl_attribution.models import load_model
+    from trl_attribution.probes import ProbeRegistry, SamplingConfig, parse_rule
+    from trl_attribution.readouts import DoseConfig, dose_curve, one_behavior
+    from trl_attribution.report import readouts
+
+    out = Output(quiet, as_json)
+    settings = DoseConfig(
+        _doses(alphas),
+        scale,  # type: ignore[arg-type]  # checked by DoseConfig
+        positions,  # type: ignore[arg-type]  # checked by DoseConfig
+        SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed),
+        prompt_format,  # type: ignore[arg-type]  # checked where it is used
+        blocks_path,
+    )
+    probe = ProbeRegistry(registry).load(name)
+    vectors = {one: probe.at(one) for one in layer or probe.layers}
+    asked = one_behavior(behavior, prompts)
+    shows = resolve_judges([asked], None if judge is None else parse_rule(judge))[asked.name]
+    out.say(f"Loading {model}")
+    loaded = load_model(model, dtype, device, trust_remote_code)
+    probe.check_model(loaded.fingerprint)
+    about: dict[str, Any] = {"probe": probe.name, "behavior": asked.name, "prompts": len(asked.prompts.prompts)}
+    direction = probe.name
+    if after is not None:
+        out.say(f"Loading {after}")
+        changed = load_model(after, dtype, device, trust_remote_code)
+        difference = _difference(probe, vectors, (loaded, changed), asked, shows, settings)
+        about |= {"after": after, "promoted_tokens": difference.promoted_tokens, "difference": difference.built}
+        direction = f"{after} minus M0"
+        vectors = {one: difference.at(one) for one in vectors}
+        out.show(Text(f"{direction} promotes: {'  '.join(difference.shown_tokens)}"))
+    with out.progress() as progress:
+        curve = dose_curve(loaded, asked, shows, vectors, settings, partial(progress, "doses"))
+    if output is not None:
+        curve.save_responses(output)
+    out.show(readouts.dose_table(curve, direction, asked.name))
+    best = curve.best_layer
+    out.show("No dose brings the behavior out." if best is None else f"Steering works best at layer {best}.")
+    out.document({**about, **curve.to_json()})
+
+
+def _difference(
+    probe: Probe,
+    vectors: Mapping[int, Tensor],
+    models: tuple[LoadedModel, LoadedModel],
+    asked: Behavior,
+    shows: Judge,
+    settings: DoseConfig,
+) -> Probe:
+    """M1 minus M0 at the layers of ``vectors``, on M0's own responses."""
+    from trl_attribution.readouts import difference_probe, responses_of
+
+    m0, m1 = models
+    spoken = responses_of(m0, asked, shows, settings.sampling, settings.prompt_format)
+    layers = tuple(sorted(vectors))
+    flagging = probe.layer if probe.layer in layers else layers[-1]
+    return difference_probe(
+        probe.name, m0, m1, spoken, layers, flagging, settings.prompt_format, blocks_path=settings.blocks_path
+    )
+
+
+def _doses(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SettingsError(f"--alphas: {text!r} is not a list of numbers such as 0.5,1,2") from error
