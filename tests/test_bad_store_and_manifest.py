@@ -320,7 +320,7 @@ def test_a_manifest_of_a_newer_version_is_refused_by_name(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "changes", "message"),
     [
-        (1, {"action": "burn"}, r"field 'action': Input should be 'filter' or 'flip' \(it is burn\)"),
+        (1, {"action": "burn"}, r"field 'action': Input should be 'filter', 'flip' or 'mixed' \(it is burn\)"),
         (1, {"dataset_fingerprint": "abc"}, "field 'dataset_fingerprint': String should match"),
         (1, {"rule": ...}, "field 'rule': Field required"),
         (1, {"surprise": 1}, "field 'surprise': Unexpected keyword argument"),

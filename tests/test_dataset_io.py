@@ -96,6 +96,32 @@ def test_untouched_json_lines_are_written_back_byte_for_byte(tmp_path: Path) -> 
     assert output.read_bytes() == lines[2] + b"\n" + lines[1] + lines[0]
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_untouched_csv_lines_are_written_back_byte_for_byte(tmp_path: Path, ending: bytes) -> None:
+    path, output = tmp_path / "data.csv", tmp_path / "out.csv"
+    header, *lines = [b'\xef\xbb\xbf"a",b', b'"x",1', b'"line\nbreak","2"', b"y, 3"]
+    path.write_bytes(ending.join([header, *lines]))
+    source = open_rows(path)
+    write_rows(source, output, like=source)
+    assert output.read_bytes() == path.read_bytes()
+    changed = ({"a": "n\rew", "b": "2"} if row.index == 1 else row for row in reversed(list(source)))
+    write_rows(changed, output, like=source)
+    assert output.read_bytes() == ending.join([header, lines[2], b'"n\rew",2', lines[0]]) + ending
+    write_rows(source, tmp_path / "out.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()] == values(path)
+    write_rows([], output, like=source)
+    assert output.read_bytes() == header + ending
+
+
+def test_rows_of_several_csv_files_are_brought_under_one_header(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.csv").write_bytes(b"a,b\n1,2\n")
+    (tmp_path / "in" / "2.csv").write_bytes(b"b,a\n3,4\n")
+    source = open_rows(tmp_path / "in")
+    write_rows(source, tmp_path / "out.csv", like=source)
+    assert values(tmp_path / "out.csv") == [{"a": "1", "b": "2"}, {"a": "4", "b": "3"}]
+
+
 def test_a_file_can_be_replaced_by_rows_read_from_it(tmp_path: Path) -> None:
     for name in ("data.jsonl", "data.csv", "data.parquet"):
         write_rows(ROWS, tmp_path / name)
@@ -244,6 +270,7 @@ def test_an_empty_output_is_an_empty_dataset_of_the_same_columns(tmp_path: Path)
             lambda path: write_rows([{"a": "1"}, {"b": "2"}], path / "a.csv"),
             r"row 1 has columns that row 0 lacks: \['b'\]",
         ),
+        (lambda path: write_rows([{"a": "\ud800"}], path / "a.csv"), r"row 0 holds the lone surrogate .ud800"),
         (lambda path: write_rows([{"a": {1, 2}}], path / "a.jsonl"), r"row 0 cannot be written as JSON"),
         (lambda path: write_rows([{"a": {1, 2}}], path / "a.parquet"), r"a set has no JSON form. Write it as text"),
     ],

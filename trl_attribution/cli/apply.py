@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.manifest import Manifest
+    from trl_attribution.manifest.combining import Precedence
+
+_SHORTEST_DIGEST = 12
 
 
 @verb
@@ -17,8 +27,8 @@ def apply(
     manifest: Annotated[Path, typer.Argument(help="manifest.filter.jsonl or manifest.flip.jsonl of an audit.")],
     dataset: Annotated[str, typer.Argument(help="The audited dataset, in any format that can be audited.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), .parquet, or a new folder.")
-    ],
+        Path | None, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), .parquet, or a new folder.")
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on where the dataset lacks listed pairs.")
@@ -27,18 +37,108 @@ def apply(
         str | None,
         typer.Option("--split", help="Which split to read; default: the audited one. '' where the file has no splits."),
     ] = None,
+    decisions: Annotated[
+        list[Path] | None,
+        typer.Option("--decisions", help="Reviewers' decisions, which count for more than the manifest; repeatable."),
+    ] = None,
+    precedence: Annotated[
+        str, typer.Option("--precedence", help="Who wins where reviewers differ; see manifest merge.")
+    ] = "refuse",
+    swap_columns: Annotated[
+        list[str] | None,
+        typer.Option("--swap-columns", metavar="A:B", help="Exchange these two when a pair is flipped; repeatable."),
+    ] = None,
+    negate_columns: Annotated[
+        list[str] | None,
+        typer.Option("--negate-columns", metavar="NAME", help="Turn this number's sign in a flipped pair; repeatable."),
+    ] = None,
+    leave_columns: Annotated[
+        list[str] | None,
+        typer.Option("--leave-columns", metavar="NAME", help="Leave this column alone in flipped pairs; repeatable."),
+    ] = None,
+    digest: Annotated[
+        str | None,
+        typer.Option("--digest", help="Refuse a manifest other than the one with this digest (or its start)."),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="CLEANED", help="Write nothing; say whether CLEANED is the result, exactly."),
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card/--no-card", help="Write where the data came from: README.md or OUTPUT.card.md.")
+    ] = True,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the result to a dataset repository."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
+    allow_other_datasets: Annotated[
+        bool, typer.Option("--allow-other-datasets", help="Take decisions that were made about another dataset.")
+    ] = False,
     config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Write DATASET with the decisions of MANIFEST applied; untouched rows come out unchanged, in their order."""
-    from trl_attribution.manifest import Manifest
-    from trl_attribution.report import terminal
+    from trl_attribution.manifest import ColumnRules
+    from trl_attribution.manifest.card import Provenance
+    from trl_attribution.manifest.hub import HubTarget
+    from trl_attribution.report import manifests
 
     out = Output(quiet, as_json)
-    loaded = Manifest.load(manifest)
-    reading = loaded.reading if split is None else replace(loaded.reading, split=split or None)
-    report = loaded.apply_file(dataset, output, reading=reading, undo=undo, allow_missing=allow_missing)
-    out.show(terminal.apply_summary(report, str(output)))
-    out.document({"output": str(output), "report": asdict(report)})
+    _check_options(output, check, push_to_hub, public)
+    loaded = _load(manifest, digest)
+    loaded = _reviewed(loaded, decisions or [], precedence, allow_other_datasets)
+    how: dict[str, Any] = {
+        "reading": loaded.reading if split is None else replace(loaded.reading, split=split or None),
+        "undo": undo,
+        "allow_missing": allow_missing,
+        "columns": ColumnRules.parse(swap_columns or (), negate_columns or (), leave_columns or ()),
+    }
+    if check is not None:
+        report = loaded.check_file(dataset, check, **how)
+        out.show(manifests.apply_summary(report, check, "checked"))
+        out.document({"checked": check, "manifest": loaded.digest, "report": asdict(report)})
+        return
+    target = None if push_to_hub is None else HubTarget.check(push_to_hub, private=not public)
+    with ExitStack() as stack:
+        written = output or Path(stack.enter_context(TemporaryDirectory()), "dataset")
+        report = loaded.apply_file(dataset, written, card=card, **how)
+        document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
+        out.show(manifests.apply_summary(report, str(output or push_to_hub)))
+        if target is not None:
+            pushed = target.push(written, Provenance.of(loaded, dataset, undo), report)
+            out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")
+            document["pushed"] = asdict(pushed)
+        out.document(document)
+
+
+def _check_options(output: Path | None, check: str | None, push_to_hub: str | None, public: bool) -> None:
+    if check is not None and (output is not None or push_to_hub is not None):
+        raise SettingsError("--check: writes nothing, so leave out --output and --push-to-hub")
+    if check is None and output is None and push_to_hub is None:
+        raise SettingsError("--output: say where the cleaned dataset goes (or --push-to-hub, or --check)")
+    if public and push_to_hub is None:
+        raise SettingsError("--public: only says something about --push-to-hub")
+
+
+def _load(path: Path, digest: str | None) -> Manifest:
+    from trl_attribution.manifest import Manifest
+
+    loaded = Manifest.load(path)
+    if digest is not None and (len(digest) < _SHORTEST_DIGEST or not loaded.digest.startswith(digest.lower())):
+        raise ManifestError(
+            f"{path}: has the digest {loaded.digest}, not {printable(digest, 64)} (at least {_SHORTEST_DIGEST} digits "
+            "of it). Get the manifest that was signed off, or look at this one with `trl-attribution manifest show`."
+        )
+    return loaded
+
+
+def _reviewed(manifest: Manifest, decisions: list[Path], precedence: str, allow_other_datasets: bool) -> Manifest:
+    from trl_attribution.manifest import MergeRules, ReviewDecisions, merge
+
+    rules = MergeRules(cast("Precedence", precedence), allow_other_datasets)
+    if not decisions:
+        return manifest
+    return merge([manifest], rules, [ReviewDecisions.load(path) for path in decisions]).manifest

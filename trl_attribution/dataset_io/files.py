@@ -92,26 +92,35 @@ class CsvRows:
     @cached_property
     def columns(self) -> list[str] | None:
         """Column names, or None where only the rows can tell."""
+        return self._header.cells
+
+    @property
+    def raw_header(self) -> bytes:
+        """The header line as it stands in the file, with its newline."""
+        return self._header.raw
+
+    @cached_property
+    def _header(self) -> _CsvRecord:
         with _csv_records(self.path, self.name) as records:
-            return next(records, (1, []))[1]
+            return next(records, _CsvRecord(1, [], b""))
 
     def __iter__(self) -> Iterator[Row]:
         index = 0
         with _csv_records(self.path, self.name) as records:
-            header = next(records, (1, []))[1]
+            header = next(records, _CsvRecord(1, [], b"")).cells
             if len(set(header)) != len(header):
                 twice = next(name for name in header if header.count(name) > 1)
                 raise DataError(f"{self.name}:1: the header names '{printable(twice)}' twice. Rename one of them.")
-            for line, cells in records:
-                if not cells:
+            for record in records:
+                if not record.cells:
                     continue
-                location = f"{self.name}:{line}"
-                if len(cells) != len(header):
+                location = f"{self.name}:{record.line}"
+                if len(record.cells) != len(header):
                     raise DataError(
-                        f"{location}: {len(cells)} cells where the header has {len(header)}. "
+                        f"{location}: {len(record.cells)} cells where the header has {len(header)}. "
                         "Quote cells that hold commas, quotes or line breaks."
                     )
-                yield Row(index, location, dict(zip(header, cells, strict=True)))
+                yield Row(index, location, dict(zip(header, record.cells, strict=True)), record.raw, "csv")
                 index += 1
 
 
@@ -258,18 +267,34 @@ def _json_type(value: object) -> str:
     return names[type(value)]
 
 
+@dataclass(frozen=True, slots=True)
+class _CsvRecord:
+    """One record, the line it starts at (from 1), and its lines as they stand in the file."""
+
+    line: int
+    cells: list[str]
+    raw: bytes
+
+
 @contextmanager
-def _csv_records(path: Path, name: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
-    """Yield an iterator of (line the record starts at, its cells)."""
+def _csv_records(path: Path, name: str) -> Iterator[Iterator[_CsvRecord]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    taken: list[bytes] = []
     with _binary(path, name) as handle:
-        lines = (_decoded(raw, f"{name}:{number}", number == 1) for number, raw in enumerate(handle, start=1))
-        yield _numbered(csv.reader(lines, strict=True), name)
+        lines = (_noted(raw, taken, f"{name}:{number}", number) for number, raw in enumerate(handle, start=1))
+        yield _numbered(csv.reader(lines, strict=True), taken, name)
 
 
-def _numbered(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+def _noted(raw: bytes, taken: list[bytes], location: str, number: int) -> str:
+    taken.append(raw)
+    return _decoded(raw, location, first=number == 1)
+
+
+def _numbered(reader: Any, taken: list[bytes], name: str) -> Iterator[_CsvRecord]:
     while True:
         line = reader.line_num + 1
+        # The reader takes as many lines as its next record has, and none beyond.
+        taken.clear()
         try:
             cells = next(reader)
         except StopIteration:
@@ -278,4 +303,4 @@ def _numbered(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
             raise DataError(
                 f"{name}:{line}: broken CSV ({error}). Quote cells that hold commas, quotes or line breaks."
             ) from error
-        yield line, cells
+        yield _CsvRecord(line, cells, b"".join(taken))

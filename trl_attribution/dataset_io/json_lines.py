@@ -21,13 +21,18 @@ def values_of(row: Record) -> Mapping[str, Any]:
     return row.values if isinstance(row, Row) else row
 
 
+def raw_of(row: Record, kind: str) -> bytes | None:
+    """The lines that a row was read from, where they are in the format that is being written."""
+    return row.raw if isinstance(row, Row) and row.raw_kind == kind else None
+
+
 def write_json_lines(rows: Iterable[Record], part: Path, target: Path) -> int:
     """Write rows as JSON lines, raw lines as they are; ``target`` is what messages call the file."""
     count = 0
     pending_newline = False
     with output_stream(part, target) as handle:
         for count, row in enumerate(rows, start=1):
-            raw = row.raw if isinstance(row, Row) else None
+            raw = raw_of(row, "jsonl")
             line = raw if raw is not None else _json_line(values_of(row), target, count)
             handle.write(b"\n" + line if pending_newline else line)
             pending_newline = not line.endswith(b"\n")

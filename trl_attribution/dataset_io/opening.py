@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,32 @@ if TYPE_CHECKING:
 
 _SOURCES = (DatasetRows, SequenceRows, JsonLinesRows, CsvRows, ParquetRows, FolderRows)
 _SPLIT_WORD = re.compile(r"(?:^|[-_./\\])(train|test|validation|valid|val|dev|eval)(?=[-_./\\]|$)")
+
+
+@dataclass(frozen=True)
+class OpenDataset:
+    """A dataset opened for reading, with the splits that were not asked for."""
+
+    source: RowSource
+    split: str | None = None
+    """Which split ``source`` is, where the dataset is one of several splits or a dictionary of one."""
+    others: Mapping[str, DatasetRows] = field(default_factory=dict)
+    """The other splits, in order."""
+
+
+def open_dataset(dataset: str | Path, split: str | None = None) -> OpenDataset:
+    """Open a named dataset and say which further splits it has; see :func:`open_rows`.
+
+    Raises:
+        DataError: as ``open_rows`` raises.
+    """
+    name = str(dataset)
+    path = Path(name).expanduser()
+    if path.is_dir() and _is_saved(path):
+        return _with_others(_load_saved(path, name), "save_to_disk", split, name)
+    if not path.exists() and _may_be_hub_id(name, path):
+        return _with_others(_load_hub(name), "hub", split, name)
+    return OpenDataset(_open_named(name, split))
 
 
 def open_rows(
@@ -51,7 +79,8 @@ def open_rows(
     if isinstance(dataset, Dataset):
         return DatasetRows("the dataset in memory", "memory", dataset)
     if isinstance(dataset, DatasetDict):
-        return DatasetRows("the dataset in memory", "memory", _choose_split(dataset, split, "the DatasetDict"))
+        chosen = _choose_split(dataset, split, "the DatasetDict")
+        return DatasetRows("the dataset in memory", "memory", dataset[chosen])
     if isinstance(dataset, IterableDataset | IterableDatasetDict):
         raise DataError(
             "the dataset is a stream (IterableDataset), which cannot be audited: its rows have no fixed order or end. "
@@ -78,9 +107,17 @@ def _open_named(name: str, split: str | None) -> RowSource:
         return _open_folder(path, name, split)
     if path.exists():
         return _open_single_file(path, name, split)
-    if is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz":
-        return _open_hub(name, split)
+    if _may_be_hub_id(name, path):
+        return _with_others(_load_hub(name), "hub", split, name).source
     raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
+
+
+def _may_be_hub_id(name: str, path: Path) -> bool:
+    return is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz"
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
@@ -93,8 +130,8 @@ def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
 
 
 def _open_folder(path: Path, name: str, split: str | None) -> RowSource:
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return _open_saved(path, name, split)
+    if _is_saved(path):
+        return _with_others(_load_saved(path, name), "save_to_disk", split, name).source
     files = [
         file
         for file in sorted(path.rglob("*"))
@@ -114,7 +151,7 @@ def _open_folder(path: Path, name: str, split: str | None) -> RowSource:
 
 
 def _files_of_split(files: list[tuple[Path, str]], name: str, split: str | None) -> list[Path]:
-    words = {relative: _split_word(relative) for _, relative in files}
+    words = {relative: split_word(relative) for _, relative in files}
     found = sorted({word for word in words.values() if word})
     if split is None:
         if len(found) > 1:
@@ -127,30 +164,69 @@ def _files_of_split(files: list[tuple[Path, str]], name: str, split: str | None)
     return chosen
 
 
-def _split_word(relative: str) -> str | None:
+def split_word(relative: str) -> str | None:
+    """The split that a file of a folder belongs to, by its path within the folder; None where that names none."""
     stem = relative.split(".", 1)[0]
     match = _SPLIT_WORD.search(stem)
     return match.group(1) if match else None
 
 
-def _open_saved(path: Path, name: str, split: str | None) -> RowSource:
-    from datasets import Dataset, load_from_disk
+def _load_saved(path: Path, name: str) -> Dataset | DatasetDict:
+    from datasets import load_from_disk
 
+    _check_saved(path)
     try:
-        loaded = load_from_disk(str(path))
+        return load_from_disk(str(path))
     except Exception as error:
         raise DataError(
             f"{name}: a save_to_disk folder that cannot be loaded ({printable(error)}). "
             "Save it again, or copy the whole folder."
         ) from error
+
+
+def _check_saved(path: Path) -> None:
+    """Refuse a folder whose description leads out of it: datasets would read, and save, whatever path stands there."""
+    index = path / "dataset_dict.json"
+    splits = _names(index, "splits") if index.exists() else []
+    for split in splits:
+        if not _is_plain_name(split):
+            raise DataError(f"{index}: '{printable(split)}' is no name of a split. Save the dataset again.")
+    for folder in [path / split for split in splits] if index.exists() else [path]:
+        for file in _names(folder / "state.json", "_data_files"):
+            if not _is_plain_name(file):
+                raise DataError(
+                    f"{folder / 'state.json'}: the data file '{printable(file)}' is not a file of this folder. "
+                    "Save the dataset again."
+                )
+
+
+def _is_plain_name(name: str) -> bool:
+    return Path(name).name == name != "" and not name.startswith(".") and name.isprintable() and "\\" not in name
+
+
+def _names(path: Path, field_name: str) -> list[str]:
+    """The names that one of a saved dataset's JSON files lists; none where it cannot be read, which loading reports."""
+    try:
+        values = json.loads(path.read_bytes())[field_name]
+        return [str(entry["filename"] if isinstance(entry, dict) else entry) for entry in values]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _with_others(loaded: Dataset | DatasetDict, kind: str, split: str | None, name: str) -> OpenDataset:
+    from datasets import Dataset
+
     if isinstance(loaded, Dataset):
         if split is not None and str(loaded.split or "train") != split:
             raise DataError(f"{name}: holds a single dataset, no split '{printable(split)}'. Leave the split out.")
-        return DatasetRows(name, "save_to_disk", loaded)
-    return DatasetRows(name, "save_to_disk", _choose_split(loaded, split, name))
+        return OpenDataset(DatasetRows(name, kind, loaded))
+    chosen = _choose_split(loaded, split, name)
+    others = {str(key): DatasetRows(f"{name} ({key})", kind, rows) for key, rows in loaded.items()}
+    del others[chosen]
+    return OpenDataset(DatasetRows(name, kind, loaded[chosen]), chosen, others)
 
 
-def _choose_split(splits: DatasetDict, split: str | None, name: str) -> Dataset:
+def _choose_split(splits: DatasetDict, split: str | None, name: str) -> str:
     names = [str(key) for key in splits]
     if split is not None and split not in names:
         raise DataError(f"{name}: no split '{printable(split)}'. Splits there: {', '.join(names)}.")
@@ -158,16 +234,15 @@ def _choose_split(splits: DatasetDict, split: str | None, name: str) -> Dataset:
         raise DataError(
             f"{name}: several splits ({', '.join(names)}). Choose one with --split {names[0] if names else 'NAME'}."
         )
-    chosen: Dataset = splits[split if split is not None else names[0]]
-    return chosen
+    return split if split is not None else names[0]
 
 
-def _open_hub(name: str, split: str | None) -> RowSource:
+def _load_hub(name: str) -> DatasetDict:
     import datasets
     from huggingface_hub import constants
 
     try:
-        loaded = datasets.load_dataset(name)
+        loaded: DatasetDict = datasets.load_dataset(name)
     except Exception as error:
         offline = constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
         reason = (
@@ -177,4 +252,4 @@ def _open_hub(name: str, split: str | None) -> RowSource:
             f"{name}: no such file or folder here, and as a Hub dataset it cannot be loaded: {reason}. "
             "Check the spelling and the connection, or download it and give its local path."
         ) from error
-    return DatasetRows(name, "hub", _choose_split(loaded, split, name))
+    return loaded

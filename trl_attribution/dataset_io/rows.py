@@ -23,7 +23,9 @@ class Row:
     values: dict[str, Any]
     """Column name to value."""
     raw: bytes | None = None
-    """JSONL only: the line as read, with its newline, so that an untouched row can be written back unchanged."""
+    """JSONL and CSV: the lines as read, with their newline, so that an untouched row can be written back unchanged."""
+    raw_kind: str = "jsonl"
+    """The format that ``raw`` is in."""
 
 
 class RowSource(Protocol):

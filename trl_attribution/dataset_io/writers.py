@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from trl_attribution.atomic import atomic_folder, atomic_path
-from trl_attribution.dataset_io.files import SUPPORTED, file_kind
-from trl_attribution.dataset_io.json_lines import Record, output_stream, values_of, write_json_lines
+from trl_attribution.dataset_io.files import SUPPORTED, CsvRows, file_kind
+from trl_attribution.dataset_io.json_lines import Record, output_stream, raw_of, values_of, write_json_lines
 from trl_attribution.dataset_io.rows import RowSource
 from trl_attribution.dataset_io.typed import dataset_on_disk
 from trl_attribution.errors import DataError
@@ -24,7 +24,8 @@ def write_rows(rows: Iterable[Record], path: str | Path, like: RowSource | None 
     """Write rows to ``path`` and return how many there were; memory stays flat in their number.
 
     The format follows the suffix: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``; a path without a suffix
-    becomes a ``save_to_disk`` folder. A ``Row`` that still has its raw JSONL line is written as that line.
+    becomes a ``save_to_disk`` folder. A ``Row`` that still has its raw lines is written as they are: a JSONL
+    line always, CSV lines where ``like`` is the file that they are from.
 
     Args:
         rows: rows or plain dicts, in output order. They may be read lazily from the file that is being replaced.
@@ -63,23 +64,60 @@ def output_kind(path: Path) -> str:
 
 
 def _write_csv(rows: Iterable[Record], part: Path, target: Path, like: RowSource | None) -> int:
+    """Write a CSV file; rows of the very file that they are written like come out as the lines they were read from."""
     count = 0
     header = list(like.columns) if like is not None and like.columns is not None else None
-    with output_stream(part, target) as handle, io.TextIOWrapper(handle, encoding="utf-8", newline="") as text:
-        # RFC 4180 line ends: with them the writer quotes every cell that holds a lone \r or \n.
-        writer = csv.writer(text, lineterminator="\r\n")
+    raw_header = like.raw_header if isinstance(like, CsvRows) else None
+    with output_stream(part, target) as handle:
+        lines = _Lines(handle, ending=b"\n" if raw_header is not None and not raw_header.endswith(b"\r\n") else b"\r\n")
         for count, row in enumerate(rows, start=1):
             values = values_of(row)
             if count == 1:
                 header = header or list(values)
-                writer.writerow(header)
-            unknown = values.keys() - set(header or [])
-            if unknown:
-                raise DataError(f"{target}: row {count - 1} has columns that row 0 lacks: {sorted(unknown)}. {_TYPED}")
-            writer.writerow([_cell(values.get(name), target, count, name) for name in header or []])
+                lines.write(raw_header or lines.of(header))
+            raw = raw_of(row, "csv") if raw_header is not None else None
+            if raw is None:
+                raw = lines.of(_cells(values, header or [], target, count))
+            lines.write(raw)
         if count == 0 and header:
-            writer.writerow(header)
+            lines.write(raw_header or lines.of(header))
     return count
+
+
+class _Lines:
+    """Writes records, each on lines of its own."""
+
+    def __init__(self, handle: IO[bytes], ending: bytes) -> None:
+        self._handle = handle
+        self._ending = ending
+        self._open = False
+
+    def of(self, cells: Sequence[str]) -> bytes:
+        """One record as bytes."""
+        text = io.StringIO(newline="")
+        # RFC 4180 line ends: with them the writer quotes every cell that holds a lone \r or \n.
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        return text.getvalue().removesuffix("\r\n").encode("utf-8") + self._ending
+
+    def write(self, record: bytes) -> None:
+        """Append one record; the last one of a file may have come without a line end."""
+        self._handle.write(self._ending + record if self._open else record)
+        self._open = not record.endswith(b"\n")
+
+
+def _cells(values: Mapping[str, Any], header: Sequence[str], target: Path, number: int) -> list[str]:
+    unknown = values.keys() - set(header)
+    if unknown:
+        raise DataError(f"{target}: row {number - 1} has columns that row 0 lacks: {sorted(unknown)}. {_TYPED}")
+    cells = [_cell(values.get(name), target, number, name) for name in header]
+    try:
+        "".join(cells).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{target}: row {number - 1} holds the lone surrogate \\u{ord(error.object[error.start]):04x}, which CSV "
+            "cannot hold. Choose .jsonl as output."
+        ) from error
+    return cells
 
 
 _TYPED = "CSV cannot hold them: choose .jsonl or .parquet as output."

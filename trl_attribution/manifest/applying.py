@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,10 @@ import numpy.typing as npt
 
 from trl_attribution.dataset_io import Row, RowSource
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.swapping import swap_values
+from trl_attribution.manifest.columns import ColumnInspector, ColumnRules
+from trl_attribution.manifest.swapping import Turning
+from trl_attribution.manifest.tally import SourceChange, SourceTally
+from trl_attribution.manifest.watching import WatchedRows
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
 
 if TYPE_CHECKING:
@@ -21,7 +23,21 @@ if TYPE_CHECKING:
 
     from trl_attribution.manifest.manifest import Manifest
 
+KEEP, FILTER, FLIP = 0, 1, 2
+_CODES = {"keep": KEEP, "filter": FILTER, "flip": FLIP}
 SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """How a manifest is applied."""
+
+    undo: bool = False
+    """Take back its flips instead."""
+    allow_missing: bool = False
+    """Go on where the dataset lacks listed pairs."""
+    columns: ColumnRules = field(default_factory=ColumnRules)
+    """Which further columns change with a flipped pair."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +60,44 @@ class ApplyReport:
     """Rows that are no pairs; they were carried over as they are."""
     same_dataset: bool
     """Whether the pairs are those that were audited, in the same order."""
+    swapped_columns: tuple[tuple[str, str], ...] = ()
+    """Further columns that were exchanged in flipped rows."""
+    negated_columns: tuple[str, ...] = ()
+    """Columns whose sign was turned in flipped rows."""
+    left_columns: tuple[str, ...] = ()
+    """Columns that were left alone because a rule says so."""
+    sources: tuple[SourceChange, ...] = ()
+    """What happened to each source, most changed first."""
+    other_splits: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the splits that the manifest says nothing about; they were carried over as they are."""
+    splits_left_out: tuple[str, ...] = ()
+    """Splits of the input that a single output file has no place for."""
+    files_copied: int = 0
+    """Of a folder: files that came out byte for byte."""
+    files_rewritten: int = 0
+    """Of a folder: files in which a row was touched."""
+    files_left_out: int = 0
+    """Of a folder: what is no plain file, or lies in a hidden folder."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The rows to filter or to flip, found in one pass before anything is written."""
 
-    action: str
-    touched: npt.NDArray[np.bool_]
-    """``[rows_in]``: which rows the action falls on."""
+    actions: npt.NDArray[np.int8]
+    """``[rows_in]``: KEEP, FILTER or FLIP."""
+    turning: Turning
+    """What changes in a row that is flipped."""
     report: ApplyReport
     source: RowSource
     reading: Reading
+    starts: tuple[int, ...]
+    """The row that each file of a folder begins with; (0,) for anything else."""
+
+    @property
+    def flips(self) -> bool:
+        """Whether any row is flipped."""
+        return bool((self.actions == FLIP).any())
 
 
 class _Scan:
@@ -64,9 +106,11 @@ class _Scan:
     def __init__(self, manifest: Manifest, undo: bool) -> None:
         self._undo = undo
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
-        self._acted_on = {decision.pair_id for decision in manifest.decisions if decision.action != "keep"}
+        self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
         self._found: set[str] = set()
         self.rows: list[int] = []
+        self.codes = bytearray()
+        """What happens to each of ``rows``."""
         self.opposed = 0
         self.last_row = -1
         self.fingerprint = FingerprintBuilder()
@@ -75,23 +119,26 @@ class _Scan:
         """Those of ``rows`` that the decisions themselves name."""
         self.fingerprint_by_listed_rows = FingerprintBuilder()
 
-    def add(self, pair: Pair) -> None:
-        """Note one pair; ``original`` is the id it had in the audited dataset, if it is one of those acted on."""
+    def add(self, pair: Pair) -> int:
+        """Note one pair, and say what happens to its row."""
+        # ``original`` is the id that the pair had in the audited dataset, if it is one of those acted on.
         original, other = (pair.flipped_id, pair.pair_id) if self._undo else (pair.pair_id, pair.flipped_id)
-        acted = original in self._acted_on
-        listed = acted and self._row_of[original] == pair.row
-        if acted:
+        code = self._acts.get(original, KEEP)
+        listed = code != KEEP and self._row_of[original] == pair.row
+        if code != KEEP:
             self.rows.append(pair.row)
-        elif other in self._acted_on:
+            self.codes.append(code)
+        elif other in self._acts:
             self.opposed += 1
         if listed:
             self.listed_rows.append(pair.row)
-        now = original if acted else pair.pair_id
-        if now in self._row_of and (acted or now not in self._acted_on):
+        now = original if code != KEEP else pair.pair_id
+        if now in self._row_of and (code != KEEP or now not in self._acts):
             self._found.add(now)
         self.last_row = pair.row
         self.fingerprint.add(now)
         self.fingerprint_by_listed_rows.add(original if listed else pair.pair_id)
+        return code
 
     @property
     def missing(self) -> list[str]:
@@ -99,46 +146,57 @@ class _Scan:
 
     @property
     def pairs(self) -> int:
-        return len(self._found & self._acted_on)
+        return len(self._found & self._acts.keys())
 
 
-def make_plan(
-    manifest: Manifest, dataset: Any, reading: Reading, undo: bool = False, allow_missing: bool = False
-) -> Plan:
+def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: ApplyOptions | None = None) -> Plan:
     """Find the rows that ``manifest`` falls on, or refuse; nothing is written.
 
     Args:
         manifest: the decisions.
         dataset: whatever ``open_rows`` opens.
         reading: how its rows become pairs.
-        undo: find the rows that were flipped by this manifest instead.
-        allow_missing: go on where the dataset lacks listed pairs.
+        options: whether to undo, to go on without listed pairs, and which columns change with a flipped pair.
 
     Raises:
-        ManifestError: the dataset lacks listed pairs, or is not this manifest's dataset flipped (undo).
+        ManifestError: the dataset lacks listed pairs, is not this manifest's dataset flipped (undo), or has a column
+            that looks as if it belonged to one response and is not declared.
         DataError: the dataset cannot be read as pairs.
     """
-    action = manifest.header.action
-    if undo and action != "flip":
-        raise ManifestError(f"a {action} manifest cannot be undone, its rows are gone: go back to the original dataset")
-    reader = PairReader(dataset, reading)
-    scan = _Scan(manifest, undo)
-    for pair in reader:
-        scan.add(pair)
-    if scan.missing and not allow_missing:
-        raise ManifestError(_lacks(reader.source.name, scan, len(manifest.decisions), undo))
-    rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, undo)
-    if undo and not same and not allow_missing:
+    options = options or ApplyOptions()
+    if options.undo and any(decision.action == "filter" for decision in manifest.decisions):
         raise ManifestError(
-            f"{reader.source.name}: undoing the flips does not give back the dataset that was audited (fingerprint "
+            f"a {manifest.header.action} manifest cannot be undone, its rows are gone: go back to the original dataset"
+        )
+    reader = PairReader(dataset, reading)
+    source = reader.source
+    reader.source = watched = WatchedRows(source)
+    scan, tally, inspector = (
+        _Scan(manifest, options.undo),
+        SourceTally(),
+        ColumnInspector(reading, options.columns),
+    )
+    for pair in reader:
+        code = scan.add(pair)
+        tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
+        if code == FLIP and watched.last is not None:
+            inspector.see(watched.last, pair)
+    if scan.missing and not options.allow_missing:
+        raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), options.undo))
+    rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, options.undo)
+    if options.undo and not same and not options.allow_missing:
+        raise ManifestError(
+            f"{source.name}: undoing the flips does not give back the dataset that was audited (fingerprint "
             f"{manifest.header.dataset_fingerprint[:16]}...). Rows were added, dropped, moved or changed since, or a "
             "flipped pair stood in it several times and both ways round. Go back to the original dataset, or accept "
             "that with --allow-missing."
         )
     last_row = max([scan.last_row, *(row.row for row in reader.skipped[-1:])])
-    touched = np.zeros(last_row + 1, dtype=np.bool_)
-    touched[rows] = True
-    return Plan(action, touched, _report(action, scan, rows, len(touched), reader, same), reader.source, reading)
+    actions = np.zeros(last_row + 1, dtype=np.int8)
+    actions[rows] = FLIP if options.undo else np.frombuffer(bytes(scan.codes), dtype=np.int8)
+    turning = inspector.turning(source.name, source.columns)
+    report = _report(scan, actions, reader, same, turning, options.columns, tally)
+    return Plan(actions, turning, report, source, reading, watched.starts)
 
 
 def _rows_of_the_audited(scan: _Scan, fingerprint: str, undo: bool) -> tuple[list[int], bool]:
@@ -154,81 +212,94 @@ def _rows_of_the_audited(scan: _Scan, fingerprint: str, undo: bool) -> tuple[lis
 
 
 def _report(
-    action: str, scan: _Scan, rows: list[int], rows_in: int, reader: PairReader, same_dataset: bool
+    scan: _Scan,
+    actions: npt.NDArray[np.int8],
+    reader: PairReader,
+    same_dataset: bool,
+    turning: Turning,
+    rules: ColumnRules,
+    tally: SourceTally,
 ) -> ApplyReport:
-    filtered = len(rows) if action == "filter" else 0
+    filtered, flipped = int((actions == FILTER).sum()), int((actions == FLIP).sum())
     return ApplyReport(
-        rows_in=rows_in,
-        rows_out=rows_in - filtered,
+        rows_in=len(actions),
+        rows_out=len(actions) - filtered,
         filtered=filtered,
-        flipped=len(rows) - filtered,
+        flipped=flipped,
         pairs=scan.pairs,
-        duplicates=len(rows) - scan.pairs,
+        duplicates=filtered + flipped - scan.pairs,
         missing=len(scan.missing),
         opposed=scan.opposed,
         unreadable=len(reader.skipped),
         same_dataset=same_dataset,
+        swapped_columns=turning.swaps[1:],
+        negated_columns=turning.negations,
+        left_columns=rules.leave,
+        sources=tally.changes(),
     )
 
 
-def planned_rows(plan: Plan) -> Iterator[Row]:
-    """The rows of the dataset after the plan, read from its source once more.
+def planned_rows(plan: Plan, part: int | None = None) -> Iterator[Row]:
+    """The rows of the dataset after the plan, read from its source once more; or those of one file of a folder.
 
     Raises:
         ManifestError: the dataset has changed since the plan was made.
     """
-    chosen, rejected = plan.reading.chosen_column, plan.reading.rejected_column
+    source, actions = (plan.source, plan.actions) if part is None else part_of(plan, part)
     count = 0
-    for count, row in enumerate(plan.source, start=1):
-        if count > len(plan.touched):
+    for count, row in enumerate(source, start=1):
+        if count > len(actions):
             break
-        if not plan.touched[count - 1]:
+        action = actions[count - 1]
+        if action == FLIP:
+            yield plan.turning.row(row)
+        elif action == KEEP:
             yield row
-        elif plan.action == "flip":
-            yield _flipped(row, chosen, rejected)
-    if count != len(plan.touched):
+    if count != len(actions):
         raise ManifestError(f"{plan.source.name} changed while it was being read: apply the manifest again")
 
 
-def _flipped(row: Row, chosen: str, rejected: str) -> Row:
-    raw = None if row.raw is None else swap_values(row.raw, chosen, rejected)
-    return replace(row, values=_swapped(row.values, chosen, rejected), raw=raw)
-
-
-def _swapped(values: Mapping[str, Any], chosen: str, rejected: str) -> dict[str, Any]:
-    return {**values, chosen: values[rejected], rejected: values[chosen]}
+def part_of(plan: Plan, part: int) -> tuple[RowSource, npt.NDArray[np.int8]]:
+    """One file of a folder, and what happens to each of its rows."""
+    ends = [*plan.starts[1:], len(plan.actions)]
+    return WatchedRows(plan.source).parts[part], plan.actions[plan.starts[part] : ends[part]]
 
 
 def apply_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A new list of new dicts; the values are those of the rows given."""
-    chosen, rejected = plan.reading.chosen_column, plan.reading.rejected_column
-    if plan.action == "filter":
-        return [dict(row) for row, touched in zip(rows, plan.touched, strict=True) if not touched]
     return [
-        _swapped(row, chosen, rejected) if touched else dict(row)
-        for row, touched in zip(rows, plan.touched, strict=True)
+        plan.turning.values(row, f"row {number}") if action == FLIP else dict(row)
+        for number, (row, action) in enumerate(zip(rows, plan.actions, strict=True))
+        if action != FILTER
     ]
 
 
 def apply_to_dataset(plan: Plan, dataset: Dataset) -> Dataset:
     """A new dataset with the same features and format; columns are exchanged in Arrow, batch by batch."""
-    if not plan.touched.any():
-        return dataset
-    if plan.action == "filter":
-        return dataset.select(np.flatnonzero(~plan.touched))
-    return _flip_dataset(dataset, plan.touched, plan.reading.chosen_column, plan.reading.rejected_column)
+    turned = _flip_dataset(dataset, plan) if plan.flips else dataset
+    filtered = plan.actions == FILTER
+    return turned.select(np.flatnonzero(~filtered)) if filtered.any() else turned
 
 
-def _flip_dataset(dataset: Dataset, touched: npt.NDArray[np.bool_], chosen: str, rejected: str) -> Dataset:
+def _flip_dataset(dataset: Dataset, plan: Plan) -> Dataset:
     import pyarrow as pa
+
+    touched, turning = plan.actions == FLIP, plan.turning
 
     def flip(batch: Any, rows: Sequence[int]) -> Any:
         count = len(rows)
-        moved = np.arange(count) + np.where(touched[np.asarray(rows)], count, 0)
-        columns = {name: batch[name].combine_chunks() for name in (chosen, rejected)}
-        both = pa.concat_arrays([columns[chosen], columns[rejected]])
-        for name, places in ((chosen, moved), (rejected, (moved + count) % (2 * count))):
-            batch = batch.set_column(batch.column_names.index(name), name, both.take(pa.array(places)))
+        here = touched[np.asarray(rows)]
+        moved = np.arange(count) + np.where(here, count, 0)
+        for first, second in turning.swaps:
+            columns = {name: batch[name].combine_chunks() for name in (first, second)}
+            both = pa.concat_arrays([columns[first], columns[second]])
+            for name, places in ((first, moved), (second, (moved + count) % (2 * count))):
+                batch = batch.set_column(batch.column_names.index(name), name, both.take(pa.array(places)))
+        for name in turning.negations:
+            values = batch[name].to_pylist()
+            rows_turned = [turning.values({name: value}, f"row {row}") for value, row in zip(values, rows, strict=True)]
+            new = [one[name] if turn else value for one, turn, value in zip(rows_turned, here, values, strict=True)]
+            batch = batch.set_column(batch.column_names.index(name), name, pa.array(new, batch[name].type))
         return batch
 
     look = dataset.format
@@ -241,35 +312,29 @@ def _flip_dataset(dataset: Dataset, touched: npt.NDArray[np.bool_], chosen: str,
 
 
 def check_types(plan: Plan) -> None:
-    """A typed format holds chosen and rejected in columns of fixed types: exchanging them needs equal types.
+    """A typed format holds its columns in fixed types: exchanging two needs equal ones, negating a signed one.
 
     Raises:
-        ManifestError: they differ.
+        ManifestError: they do not fit.
     """
     features = plan.source.features
-    if plan.action != "flip" or features is None:
+    if not plan.flips or features is None:
         return
-    chosen, rejected = (features[name] for name in (plan.reading.chosen_column, plan.reading.rejected_column))
-    if chosen != rejected:
-        raise ManifestError(
-            f"{plan.source.name}: columns '{plan.reading.chosen_column}' and '{plan.reading.rejected_column}' have "
-            f"different types ({chosen} and {rejected}), so their values cannot be exchanged. Give both the same type "
-            "(Dataset.cast_column), or convert the dataset to JSONL."
-        )
-
-
-def check_output_apart(source: object, output: Path) -> None:
-    """Refuse to write over what is being read.
-
-    Raises:
-        ManifestError: the output is the input, lies in it, or holds it.
-    """
-    if not isinstance(source, str | Path) or not Path(source).expanduser().exists():
-        return
-    given, target = Path(source).expanduser().resolve(), output.expanduser().resolve()
-    same = target.exists() and target.samefile(given)
-    if same or target == given or given in target.parents or target in given.parents:
-        raise ManifestError(f"the output {output} would overwrite the input {source}: choose another output path")
+    for pair in plan.turning.swaps:
+        first, second = (features[name] for name in pair)
+        if first != second:
+            raise ManifestError(
+                f"{plan.source.name}: columns '{pair[0]}' and '{pair[1]}' have different types ({first} and {second}), "
+                "so their values cannot be exchanged. Give both the same type (Dataset.cast_column), or convert the "
+                "dataset to JSONL."
+            )
+    for name in plan.turning.negations:
+        dtype = str(getattr(features[name], "dtype", features[name]))
+        if not dtype.startswith(("int", "float", "string", "large_string", "null")):
+            raise ManifestError(
+                f"{plan.source.name}: column '{name}' is of type {dtype}, whose sign cannot be turned. Give it a "
+                "signed type (Dataset.cast_column), or name it in --leave-columns."
+            )
 
 
 def _lacks(name: str, scan: _Scan, listed: int, undo: bool) -> str:

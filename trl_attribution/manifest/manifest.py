@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from trl_attribution import __version__
 from trl_attribution.atomic import atomic_path
-from trl_attribution.dataset_io import write_rows
-from trl_attribution.dataset_io.writers import output_kind
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.applying import (
+    ApplyOptions,
     ApplyReport,
     apply_to_dataset,
     apply_to_list,
-    check_output_apart,
     check_types,
     make_plan,
-    planned_rows,
 )
+from trl_attribution.manifest.columns import ColumnRules
+from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
+from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
-from trl_attribution.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ApplyReport", "Decision", "Manifest", "ManifestHeader"]
-
 MANIFEST_FORMAT: Final = "trl-attribution manifest"
-MANIFEST_VERSION = 1
-
+# A reader from before "mixed", "parents", "reviews" and "reviewer" refuses a manifest that has one of them, and can
+# read all others: nothing is misread, so the version stays.
+MANIFEST_VERSION: Final = 1
+_FORMAT = LineFormat(
+    MANIFEST_FORMAT,
+    MANIFEST_VERSION,
+    "manifest",
+    "the files that an audit writes are manifest.filter.jsonl and manifest.flip.jsonl",
+)
 _STRICT = ConfigDict(extra="forbid")
+_COUNTED = ("decisions", "filter", "flip", "keep")
+_LEFT_OUT_IF_EMPTY = ("parents", "reviews")
 _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
 
 
@@ -45,15 +52,19 @@ _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
 class Decision:
     """What is to be done with one pair, and the score that says so."""
 
-    pair_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    row: NonNegativeInt
-    """The pair's first row in the audited dataset, from 0."""
-    action: Literal["keep", "filter", "flip"]
+    pair_id: PairId
+    row: NonNegativeInt | None
+    """The pair's first row in the audited dataset, from 0; None where a reviewer added the pair."""
+    action: Action
     probe: str
-    """The probe whose score decided."""
-    score: FiniteFloat
-    rank: NonNegativeInt
+    """The probe whose score decided; "" where a reviewer added the pair."""
+    score: FiniteFloat | None
+    """None where a reviewer added the pair."""
+    rank: NonNegativeInt | None
+    """1 is the highest score; None where a reviewer added the pair."""
     q_value: Annotated[float, Field(ge=0, le=1)] | None = None
+    reviewer: str | None = None
+    """Who decided, where a person did; the score then only says what the probe thought of the pair."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -61,10 +72,10 @@ class ManifestHeader:
     """Everything needed to check a manifest against a dataset and to say where it came from."""
 
     format: Literal["trl-attribution manifest"] = MANIFEST_FORMAT
-    version: int = MANIFEST_VERSION
-    action: Literal["filter", "flip"]
-    """The one thing done to pairs in this manifest; single decisions may still be ``keep``."""
-    dataset_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    version: Annotated[int, Field(ge=1)] = MANIFEST_VERSION
+    action: Literal["filter", "flip", "mixed"]
+    """What is done to pairs in this manifest, ``mixed`` for both; single decisions may still be ``keep``."""
+    dataset_fingerprint: Fingerprint
     """Of the audited dataset's pairs in row order, as ``pairs.dataset_fingerprint`` gives it."""
     model_fingerprint: str
     probe_fingerprints: dict[str, str]
@@ -74,6 +85,10 @@ class ManifestHeader:
     """Numbers to check and to show; ``decisions`` and one for each action are filled in."""
     reading: dict[str, Any] = Field(default_factory=dict)
     """The ``Reading`` that made pairs of the dataset's rows."""
+    parents: tuple[Fingerprint, ...] = ()
+    """Digests of the manifests that this one was made from."""
+    reviews: tuple[Fingerprint, ...] = ()
+    """Digests of the reviewers' decisions that went into it."""
     tool_version: str = __version__
 
 
@@ -96,7 +111,8 @@ class Manifest:
         decisions = tuple(self.decisions)
         for place, fault in _faults(self.header, decisions):
             raise ManifestError(f"decision {place}: {fault}")
-        counts = {**self.header.counts, **_counts(decisions)}
+        stated = {name: count for name, count in self.header.counts.items() if name not in _COUNTED}
+        counts = {**stated, **_counts(decisions)}
         object.__setattr__(self, "decisions", decisions)
         object.__setattr__(self, "header", dataclasses.replace(self.header, counts=counts))
 
@@ -108,9 +124,27 @@ class Manifest:
             ManifestError: the header's ``reading`` holds something else.
         """
         try:
-            return Reading(**self.header.reading)
+            reading = Reading(**self.header.reading)
         except (TypeError, SettingsError) as error:
             raise ManifestError(f"the manifest's reading cannot be used: {error}") from error
+        for name, value in vars(reading).items():
+            if not isinstance(value, str) and not (name == "split" and value is None):
+                raise ManifestError(
+                    f"the manifest's reading cannot be used: {name} is a {type(value).__name__}, not text"
+                )
+        return reading
+
+    @property
+    def digest(self) -> str:
+        """64 hex characters over all that the manifest says: equal for equal content, whatever the order of its lines.
+
+        The version of the tool that wrote it is no content.
+        """
+        header = {name: value for name, value in _header_values(self.header).items() if name != "tool_version"}
+        digest = hashlib.sha256(_canonical(header).encode())
+        for line in sorted(_canonical(vars(decision)) for decision in self.decisions):
+            digest.update(b"\n" + line.encode())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSON lines, atomically: the header first, then a decision a line.
@@ -119,9 +153,12 @@ class Manifest:
             AttributionError: the file cannot be written; nothing is left behind.
         """
         with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
-            handle.write(_json(dataclasses.asdict(self.header)))
+            handle.write(json_line(_header_values(self.header)))
             for decision in self.decisions:
-                handle.write(_json(vars(decision)))
+                values = dict(vars(decision))
+                if decision.reviewer is None:
+                    del values["reviewer"]
+                handle.write(json_line(values))
 
     @classmethod
     def load(cls, path: str | Path) -> Manifest:
@@ -131,45 +168,38 @@ class Manifest:
             ManifestError: no such file, not a manifest, of a newer version, cut short, or a faulty line; the message
                 names file and line.
         """
-        try:
-            lines = Path(path).read_bytes().splitlines()
-        except OSError as error:
-            raise ManifestError(f"cannot read the manifest {path}: {error.strerror or error}") from error
-        header = _read_header(lines[0] if lines else b"", f"{path}:1")
-        decisions, numbers = [], []
-        for number, line in enumerate(lines[1:], start=2):
-            if line.strip():
-                decisions.append(_validated(_DECISION, line, f"{path}:{number}"))
-                numbers.append(number)
+        lines = _FORMAT.lines(path)
+        header = _FORMAT.header(_HEADER, lines, path)
+        read = list(entries(_DECISION, lines, path))
+        decisions = tuple(decision for _, decision in read)
         for place, fault in _faults(header, decisions):
-            raise ManifestError(f"{path}:{numbers[place]}: {fault}")
-        stated = header.counts.get("decisions", len(decisions))
-        if stated != len(decisions):
-            raise ManifestError(
-                f"{path}: has {len(decisions)} decisions where its header counts {stated}: lines were lost or added. "
-                "Get the whole file again, or make the manifest anew."
-            )
-        manifest = cls(header, tuple(decisions))
+            raise ManifestError(f"{path}:{read[place][0]}: {fault}")
+        _check_counts(header, decisions, path)
+        manifest = cls(header, decisions)
         try:
             manifest.reading  # noqa: B018 (checked before anybody relies on it)
         except ManifestError as error:
             raise ManifestError(f"{path}:1: {error}") from error
         return manifest
 
-    def apply(self, dataset: _D, *, undo: bool = False, allow_missing: bool = False) -> _D:
+    def apply(
+        self, dataset: _D, *, undo: bool = False, allow_missing: bool = False, columns: ColumnRules | None = None
+    ) -> _D:
         """The dataset with the listed rows dropped or their chosen and rejected exchanged, of the type it came in.
 
-        ``undo=True`` takes back the flips of this manifest from a dataset that they were applied to.
+        ``undo=True`` takes back the flips of this manifest from a dataset that they were applied to. ``columns`` says
+        which other columns go with one response and have to be exchanged or negated with it.
 
         Raises:
-            ManifestError: the dataset lacks listed pairs (unless ``allow_missing``), is not one dataset in memory, or
-                undoing does not give back the audited dataset.
+            ManifestError: the dataset lacks listed pairs (unless ``allow_missing``), is not one dataset in memory, has
+                a column that looks as if it belonged to one response and is not declared, or undoing does not give
+                back the audited dataset.
             DataError: the dataset cannot be read as pairs.
         """
-        return self.apply_with_report(dataset, undo=undo, allow_missing=allow_missing)[0]
+        return self.apply_with_report(dataset, undo=undo, allow_missing=allow_missing, columns=columns)[0]
 
     def apply_with_report(
-        self, dataset: _D, *, undo: bool = False, allow_missing: bool = False
+        self, dataset: _D, *, undo: bool = False, allow_missing: bool = False, columns: ColumnRules | None = None
     ) -> tuple[_D, ApplyReport]:
         """As :meth:`apply`, with what was done."""
         from datasets import Dataset
@@ -179,7 +209,7 @@ class Manifest:
                 f"cannot apply a manifest to a {type(dataset).__name__} in memory. Give one split as a "
                 "datasets.Dataset or a list of dicts, or use apply_file for files."
             )
-        plan = make_plan(self, dataset, self.reading, undo, allow_missing)
+        plan = make_plan(self, dataset, self.reading, ApplyOptions(undo, allow_missing, columns or ColumnRules()))
         check_types(plan)
         if isinstance(dataset, Dataset):
             return apply_to_dataset(plan, dataset), plan.report
@@ -193,44 +223,82 @@ class Manifest:
         reading: Reading | None = None,
         undo: bool = False,
         allow_missing: bool = False,
+        columns: ColumnRules | None = None,
+        card: bool = False,
     ) -> ApplyReport:
         """Write the dataset at ``source`` to ``output`` with the decisions applied, row by row.
 
-        JSON lines that are not touched come out byte for byte; of those that are flipped only the two values change
-        places. Every other format keeps its columns and their types.
+        JSON lines that are not touched come out byte for byte; of those that are flipped only the values change
+        places. Every other format keeps its columns and their types. A folder of files becomes a folder of the same
+        files, a dataset with several splits one with the same splits: what the audited split does not cover is
+        carried over as it is.
 
         Args:
             source: anything that can be audited: file, folder, ``save_to_disk`` folder or Hub id.
-            output: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``, or a new folder for ``save_to_disk``.
+            output: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``, or a new folder.
             reading: how to read the source, where it is laid out differently from the audited dataset.
             undo: take back the flips instead.
             allow_missing: go on where the dataset lacks listed pairs.
+            columns: which other columns are exchanged or negated with the responses.
+            card: write where the data came from: a section in ``README.md`` of an output folder, and a file
+                ``OUTPUT.card.md`` beside an output file.
 
         Raises:
-            ManifestError: the dataset lacks listed pairs, or the output would overwrite the input.
+            ManifestError: the dataset lacks listed pairs, the output would overwrite the input, a column that looks
+                as if it belonged to one response is not declared, or a folder holds links that lead out of it.
             DataError: the dataset cannot be read as pairs, or the output's format is unknown.
             AttributionError: the output cannot be written. In every case nothing is left at ``output``.
         """
-        target = Path(output)
-        check_output_apart(source, target)
-        kind = output_kind(target)
-        plan = make_plan(self, source, reading or self.reading, undo, allow_missing)
-        if kind in {"parquet", "save_to_disk"}:
-            check_types(plan)
-        write_rows(planned_rows(plan), target, like=plan.source)
-        return plan.report
+        from trl_attribution.manifest.files import write_applied
+
+        options = ApplyOptions(undo, allow_missing, columns or ColumnRules())
+        return write_applied(self, source, Path(output), reading or self.reading, options, card)
+
+    def check_file(
+        self,
+        source: str | Path,
+        cleaned: str | Path,
+        *,
+        reading: Reading | None = None,
+        undo: bool = False,
+        allow_missing: bool = False,
+        columns: ColumnRules | None = None,
+    ) -> ApplyReport:
+        """Make sure that ``cleaned`` is what :meth:`apply_file` with the same arguments makes of ``source``.
+
+        Raises:
+            ManifestError: it is not; the message names the first difference by row and column. Also as
+                :meth:`apply_file` raises.
+            DataError: either dataset cannot be read.
+        """
+        from trl_attribution.manifest.checking import check_applied
+
+        options = ApplyOptions(undo, allow_missing, columns or ColumnRules())
+        return check_applied(self, source, cleaned, reading or self.reading, options)
 
 
 def _faults(header: ManifestHeader, decisions: Iterable[Decision]) -> Iterator[tuple[int, str]]:
     """What is wrong between decisions: the place of each, from 0, and a sentence."""
     seen: set[str] = set()
-    allowed = ("keep", header.action)
     for place, decision in enumerate(decisions):
         if decision.pair_id in seen:
             yield place, f"a second decision for pair {decision.pair_id}: leave one of the two"
-        if decision.action not in allowed:
-            yield place, f"action '{decision.action}' in a {header.action} manifest: write one manifest for each action"
+        if header.action != "mixed" and decision.action not in ("keep", header.action):
+            fault = f"action '{decision.action}' in a {header.action} manifest: write one manifest for each action"
+            yield place, f"{fault}, or one of action mixed"
         seen.add(decision.pair_id)
+
+
+def _check_counts(header: ManifestHeader, decisions: Sequence[Decision], path: str | Path) -> None:
+    actual = _counts(decisions)
+    for name in _COUNTED:
+        stated = header.counts.get(name, actual.get(name, 0))
+        if stated != actual.get(name, 0):
+            what = "decisions" if name == "decisions" else f"decisions to {name}"
+            raise ManifestError(
+                f"{path}: has {actual.get(name, 0)} {what} where its header counts {stated}: lines were lost or added. "
+                "Get the whole file again, or make the manifest anew."
+            )
 
 
 def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
@@ -238,41 +306,11 @@ def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
     return {"decisions": len(decisions), **{action: actions[action] for action in sorted(actions)}}
 
 
-def _read_header(line: bytes, location: str) -> ManifestHeader:
-    try:
-        header = json.loads(line)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict) or header.get("format") != MANIFEST_FORMAT:
-        raise ManifestError(
-            f"{location}: this is no manifest header. The first line of a manifest is a JSON object with "
-            f'"format": "{MANIFEST_FORMAT}"; the files that an audit writes are manifest.filter.jsonl and '
-            "manifest.flip.jsonl."
-        )
-    version = header.get("version")
-    if isinstance(version, int) and version > MANIFEST_VERSION:
-        raise ManifestError(
-            f"{location}: manifest format version {version}; this trl-attribution ({__version__}) reads up to "
-            f"{MANIFEST_VERSION}. Install a newer trl-attribution to use it."
-        )
-    return _validated(_HEADER, line, location)
+def _header_values(header: ManifestHeader) -> dict[str, Any]:
+    values = dataclasses.asdict(header)
+    return {name: value for name, value in values.items() if value or name not in _LEFT_OUT_IF_EMPTY}
 
 
-_T = TypeVar("_T")
-
-
-def _validated(adapter: TypeAdapter[_T], line: bytes, location: str) -> _T:
-    try:
-        return adapter.validate_json(line, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        shown = f" (it is {printable(first['input'], 60)})" if field and first["type"] != "missing" else ""
-        where = f"field '{printable(field)}': " if field else ""
-        raise ManifestError(
-            f"{location}: {where}{first['msg']}{shown}. Mend the line or make the manifest anew."
-        ) from None
-
-
-def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+def _canonical(values: Mapping[str, Any]) -> str:
+    present = {name: value for name, value in values.items() if value is not None}
+    return json.dumps(present, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)

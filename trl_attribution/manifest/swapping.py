@@ -1,12 +1,101 @@
-"""Two values of a JSON line exchanged byte for byte, so that exchanging them again gives the line back."""
+"""The values that change when a pair is flipped; in a JSON line byte for byte, so that doing it twice is nothing."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trl_attribution.dataset_io import Row
+from trl_attribution.errors import ManifestError
+from trl_attribution.text import printable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 _DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Turning:
+    """What changes in the row of a flipped pair."""
+
+    swaps: tuple[tuple[str, str], ...]
+    """Columns whose values are exchanged; the responses come first."""
+    negations: tuple[str, ...]
+    """Columns whose numbers change their sign."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that may change."""
+        return (*(name for pair in self.swaps for name in pair), *self.negations)
+
+    def values(self, values: Mapping[str, Any], location: str) -> dict[str, Any]:
+        """A row with its values exchanged and negated; columns keep their order.
+
+        Raises:
+            ManifestError: the row has one of two columns to exchange but not the other, or something else than a
+                number to negate.
+        """
+        turned = dict(values)
+        for first, second in self.swaps:
+            self._check_both(values, first, second, location)
+            if first in values:
+                turned[first], turned[second] = values[second], values[first]
+        for name in self.negations:
+            if values.get(name) is not None:
+                turned[name] = negated(values[name])
+                if turned[name] is None:
+                    raise ManifestError(
+                        f"{location}: column '{printable(name)}' holds {printable(repr(values[name]), 40)}, which "
+                        "cannot be negated. Take it out of --negate-columns, or mend the row."
+                    )
+        return turned
+
+    def row(self, row: Row) -> Row:
+        """A row turned, the line it was read from included.
+
+        Raises:
+            ManifestError: as for ``values``.
+        """
+        values = self.values(row.values, row.location)
+        line = row.raw if row.raw_kind == "jsonl" else None
+        raw = None if line is None else self._line(line, row.values, values)
+        return Row(row.index, row.location, values, raw)
+
+    def _line(self, raw: bytes, before: Mapping[str, Any], after: Mapping[str, Any]) -> bytes:
+        swaps = [pair for pair in self.swaps if pair[0] in before]
+        text = _exchanged(raw.decode("utf-8"), swaps)
+        changed = [name for name in self.negations if before.get(name) is not None]
+        return _with_signs_turned(text, {name: after[name] for name in changed}).encode("utf-8")
+
+    def _check_both(self, values: Mapping[str, Any], first: str, second: str, location: str) -> None:
+        if (first in values) == (second in values):
+            return
+        there, lacking = (first, second) if first in values else (second, first)
+        raise ManifestError(
+            f"{location}: has column '{printable(there)}' but not '{printable(lacking)}', with which it would be "
+            "exchanged. Add the column to the row, or name it in --leave-columns."
+        )
+
+
+def negated(value: Any) -> Any:
+    """The number with its sign turned, also one written as text, or None where ``value`` is no number.
+
+    Zero and NaN have no sign to turn and stay, so that turning twice gives the value back.
+
+    >>> negated(0.25), negated("-3"), negated(0), negated("high")
+    (-0.25, '3', 0, None)
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return value if value == 0 or math.isnan(value) else -value
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return value if float(value) == 0 else _sign_turned(value)
+    return value if value == "" else None
 
 
 def swap_values(line: bytes, first: str, second: str) -> bytes:
@@ -18,11 +107,45 @@ def swap_values(line: bytes, first: str, second: str) -> bytes:
     >>> swap_values(b'{"a": [1],  "b":"\\u00e9"}\n', "a", "b")
     b'{"a": "\\u00e9",  "b":[1]}\n'
     """
-    text = line.decode("utf-8")
+    return _exchanged(line.decode("utf-8"), [(first, second)]).encode("utf-8")
+
+
+def _exchanged(text: str, swaps: list[tuple[str, str]]) -> str:
     spans = _value_spans(text)
-    (start, end), (later_start, later_end) = sorted((spans[first], spans[second]))
-    swapped = [text[:start], text[later_start:later_end], text[end:later_start], text[start:end], text[later_end:]]
-    return "".join(swapped).encode("utf-8")
+    new = {}
+    for first, second in swaps:
+        new[spans[first]] = text[slice(*spans[second])]
+        new[spans[second]] = text[slice(*spans[first])]
+    return _replaced(text, new)
+
+
+def _with_signs_turned(text: str, values: Mapping[str, Any]) -> str:
+    if not values:
+        return text
+    spans = _value_spans(text)
+    new = {}
+    for name, value in values.items():
+        span = spans[name]
+        written = text[slice(*span)]
+        if isinstance(value, str):
+            new[span] = json.dumps(value)
+        elif value == 0 or written == "NaN":
+            new[span] = written
+        else:
+            new[span] = _sign_turned(written)
+    return _replaced(text, new)
+
+
+def _replaced(text: str, new: Mapping[tuple[int, int], str]) -> str:
+    pieces, place = [], 0
+    for (start, end), written in sorted(new.items()):
+        pieces += [text[place:start], written]
+        place = end
+    return "".join([*pieces, text[place:]])
+
+
+def _sign_turned(number: str) -> str:
+    return number.removeprefix("-") if number.startswith("-") else f"-{number}"
 
 
 def _value_spans(text: str) -> dict[str, tuple[int, int]]:

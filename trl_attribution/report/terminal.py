@@ -12,7 +12,6 @@ from rich.text import Text
 
 from trl_attribution.audit_folder import Audit, Flagged
 from trl_attribution.estimate import Estimate
-from trl_attribution.manifest import ApplyReport
 from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.scoring import SourceRow
@@ -164,26 +163,6 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
     if comparable:
         parts.append(_cosines(probe, comparable))
     return Group(*parts)
-
-
-def apply_summary(report: ApplyReport, output: str) -> RenderableType:
-    """What applying a manifest did."""
-    lines = [
-        ("rows", f"{report.rows_in:,} in, {report.rows_out:,} out"),
-        ("filtered", f"{report.filtered:,} rows"),
-        ("flipped", f"{report.flipped:,} rows"),
-        ("written", output),
-    ]
-    notes = {
-        "repeats": (report.duplicates, "rows repeat a listed pair and were treated alike"),
-        "missing": (report.missing, "listed pairs are not in this dataset"),
-        "opposed": (report.opposed, "rows already hold a flipped pair the other way round and stay"),
-        "unreadable": (report.unreadable, "rows are no preference pairs and were carried over"),
-    }
-    lines += [(name, f"{count:,} {meaning}") for name, (count, meaning) in notes.items() if count]
-    if not report.same_dataset:
-        lines.append(("note", "this is not row for row the dataset that was audited"))
-    return _facts(lines)
 
 
 def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:

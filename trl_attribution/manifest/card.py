@@ -1,0 +1,233 @@
+"""Where a cleaned dataset came from, as a section of its dataset card; all names in it are hostile."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trl_attribution import __version__
+from trl_attribution.atomic import atomic_path
+from trl_attribution.errors import ManifestError
+from trl_attribution.text import is_hub_id, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.manifest.applying import ApplyReport
+    from trl_attribution.manifest.manifest import Manifest
+
+CARD = "README.md"
+_SOURCES_SHOWN = 50
+# Letters, digits and signs that never begin markup, a link, a mention or a reference inside a line.
+_PLAIN = re.compile(r"[\w ,;()/+='\"?-]")
+_MARKUP_WORD = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|\.(?=\s|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a card says of the manifest that made a dataset out of another."""
+
+    dataset: str
+    """The input's name: a hub id, or the last part of a path."""
+    digest: str
+    """Of the manifest."""
+    undo: bool
+    dataset_fingerprint: str
+    model_fingerprint: str
+    probes: tuple[tuple[str, str, int], ...]
+    """Name, fingerprint and number of decisions of each probe."""
+    reviewed: tuple[str, ...]
+    """Reviewers who decided about pairs."""
+    reviewed_pairs: int
+    rule: str
+    parents: tuple[str, ...]
+    reviews: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest, dataset: str, undo: bool = False) -> Provenance:
+        """What there is to say of one manifest; ``dataset`` is what the user gave."""
+        header = manifest.header
+        acting = [one for one in manifest.decisions if one.action != "keep"]
+        counts = Counter(one.probe for one in acting if one.reviewer is None)
+        by_person = [one for one in manifest.decisions if one.reviewer is not None]
+        rule = {name: value for name, value in header.rule.items() if isinstance(value, str | int | float)}
+        local = Path(dataset).expanduser().exists() or not is_hub_id(dataset)
+        return cls(
+            dataset=Path(dataset).name if local else dataset,
+            digest=manifest.digest,
+            undo=undo,
+            dataset_fingerprint=header.dataset_fingerprint,
+            model_fingerprint=header.model_fingerprint,
+            probes=tuple((name, print_, counts[name]) for name, print_ in sorted(header.probe_fingerprints.items())),
+            reviewed=tuple(sorted({one.reviewer or "unnamed" for one in by_person})),
+            reviewed_pairs=len(by_person),
+            rule=", ".join(f"{name} {value}" for name, value in rule.items()),
+            parents=header.parents,
+            reviews=header.reviews,
+        )
+
+
+def section(provenance: Provenance, report: ApplyReport) -> str:
+    """The section between its marks, the same for the same input."""
+    facts = [
+        ("made from", inline(provenance.dataset)),
+        ("rows", f"{report.rows_in:,} before, {report.rows_out:,} after"),
+        ("left out", f"{report.filtered:,} rows"),
+        ("flipped", f"{report.flipped:,} rows: chosen and rejected changed places"),
+        *_changes(report),
+        ("manifest", f"sha256 {provenance.digest}"),
+        *(("made of manifest", f"sha256 {parent}") for parent in provenance.parents),
+        *(("reviewed in", f"decisions, sha256 {review}") for review in provenance.reviews),
+        ("audited dataset", f"fingerprint {provenance.dataset_fingerprint}"),
+        ("M0", f"fingerprint {inline(provenance.model_fingerprint, 400)}"),
+        ("rule", inline(provenance.rule) or "none stated"),
+    ]
+    facts += [
+        ("probe", f"{inline(name)}: {count:,} pairs, fingerprint {inline(fingerprint, 400)}")
+        for name, fingerprint, count in provenance.probes
+    ]
+    if provenance.reviewed_pairs:
+        people = inline(", ".join(provenance.reviewed), 400)
+        facts.append(("reviewers", f"{people}: decided about {provenance.reviewed_pairs:,} pairs"))
+    facts.append(("tool", f"trl-attribution {inline(__version__)}"))
+    begin, end = _marks(provenance.digest)
+    lines = [begin, "## Provenance of this cleaned dataset", "", *_table(("", ""), facts), *_sources(report), "", end]
+    return "\n".join(lines)
+
+
+def with_section(card: str, provenance: Provenance, report: ApplyReport) -> str:
+    """A card with the section of this manifest: put at the end, or in the place of an earlier one.
+
+    Sections of other manifests stay, so that a dataset cleaned several times tells all of it. Where the manifest was
+    undone, its section is taken out.
+    """
+    start, stop = _place_of(card, *_marks(provenance.digest))
+    new = "" if provenance.undo else section(provenance, report)
+    before, after = card[:start].rstrip("\n"), card[stop:].strip("\n")
+    return "\n\n".join(part for part in (before, new, after) if part) + "\n"
+
+
+def update_folder_card(folder: Path, name: str, provenance: Provenance, report: ApplyReport) -> None:
+    """Bring ``README.md`` in a folder up to date; one that is not there is begun with the folder's name.
+
+    Raises:
+        ManifestError: what is there cannot be read as text.
+    """
+    path = folder / CARD
+    if path.exists() or not provenance.undo:
+        card = read_card(path, name)
+        # Newlines stay as they are: a card with \r\n is not ours to change.
+        path.write_bytes(with_section(card, provenance, report).encode("utf-8"))
+
+
+def write_file_card(output: Path, provenance: Provenance, report: ApplyReport, source: str | Path) -> None:
+    """Write ``OUTPUT.card.md`` beside an output file, going on from the card beside the input where there is one.
+
+    Raises:
+        ManifestError: that card cannot be read as text.
+        AttributionError: the card cannot be written.
+    """
+    given = Path(source).expanduser()
+    earlier = file_card(given) if given.is_file() and file_card(given).exists() else None
+    if provenance.undo and earlier is None:
+        return
+    card = _begun(output.name) if earlier is None else read_card(earlier, output.name)
+    with atomic_path(file_card(output)) as part:
+        part.write_bytes(with_section(card, provenance, report).encode("utf-8"))
+
+
+def file_card(file: Path) -> Path:
+    """Where the card of a single file lies."""
+    return file.with_name(f"{file.name}.card.md")
+
+
+def read_card(path: Path, name: str) -> str:
+    """The card at ``path``, or a new one with ``name`` as its title.
+
+    Raises:
+        ManifestError: it cannot be read as text.
+    """
+    if not path.exists():
+        return _begun(name)
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"cannot add the provenance to {printable(path, 400)}: {printable(error)}. Mend or remove the file, or "
+            "write no card (--no-card)."
+        ) from error
+
+
+def inline(text: object, limit: int = 200) -> str:
+    """``text`` for the middle of a Markdown line or table cell: no markup, HTML, link, mention or reference.
+
+    >>> inline("</details> | [x](http://y) *a_b* _c_")
+    '&#60;/details&#62; &#124; &#91;x&#93;(http&#58;//y) &#42;a_b&#42; &#95;c&#95;'
+    """
+    shown = printable(text, limit)
+    marked = {match.start() for match in _MARKUP_WORD.finditer(shown)}
+    pieces = []
+    for place, character in enumerate(shown):
+        harmless = _PLAIN.match(character) or character in ".…"
+        # An entity cannot begin anything; the empty space keeps @ and # from joining what follows.
+        entity = f"&#{ord(character)};" + ("&#8203;" if character in "@#!$%~^&" else "")
+        pieces.append(character if harmless and place not in marked else entity)
+    return "".join(pieces)
+
+
+def _place_of(card: str, begin: str, end: str) -> tuple[int, int]:
+    """Where the section stands, or the end of the card; a mark without its other half is not ours."""
+    place = 0
+    while (stop := card.find(end, place)) >= 0:
+        start = card.rfind(begin, place, stop)
+        place = stop + len(end)
+        if start >= 0:
+            return start, place
+    return len(card), len(card)
+
+
+def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:
+    if report.swapped_columns:
+        pairs = ", ".join(f"{first} and {second}" for first, second in report.swapped_columns)
+        yield "exchanged too", inline(pairs, 1000)
+    if report.negated_columns:
+        yield "sign turned", inline(", ".join(report.negated_columns), 1000)
+    if report.missing:
+        yield "missing", f"{report.missing:,} listed pairs were not in the dataset"
+    if report.unreadable:
+        yield "no pairs", f"{report.unreadable:,} rows are no preference pairs and were carried over"
+    if report.other_splits:
+        splits = ", ".join(f"{name} ({rows:,} rows)" for name, rows in report.other_splits.items())
+        yield "other splits", f"as they were: {inline(splits, 1000)}"
+
+
+def _sources(report: ApplyReport) -> list[str]:
+    changed = [one for one in report.sources if one.filtered or one.flipped]
+    if not changed:
+        return []
+    rows = [
+        (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.flipped:,}")
+        for one in changed[:_SOURCES_SHOWN]
+    ]
+    lines = ["", *_table(("source", "rows before", "left out", "flipped"), rows)]
+    if len(changed) > _SOURCES_SHOWN:
+        lines += ["", f"and {len(changed) - _SOURCES_SHOWN:,} more sources"]
+    return lines
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _begun(name: str) -> str:
+    return f"# {inline(name)}\n"
+
+
+def _marks(digest: str) -> tuple[str, str]:
+    return tuple(f"<!-- trl-attribution provenance {digest} {which} -->" for which in ("begin", "end"))  # type: ignore[return-value]

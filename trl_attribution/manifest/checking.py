@@ -1,0 +1,138 @@
+"""Whether a dataset is what a manifest makes of another, and where it first is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.dataset_io import Row, RowSource, open_dataset
+from trl_attribution.dataset_io.files import FolderRows
+from trl_attribution.errors import ManifestError
+from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_plan, planned_rows
+from trl_attribution.manifest.card import CARD
+from trl_attribution.manifest.files import FolderFiles, files_of
+from trl_attribution.pairs import Reading
+from trl_attribution.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.manifest.manifest import Manifest
+
+_SHOWN = 60
+_BLOCK = 2**20
+
+
+def check_applied(
+    manifest: Manifest, source: str | Path, cleaned: str | Path, reading: Reading, options: ApplyOptions
+) -> ApplyReport:
+    """What applying ``manifest`` to ``source`` does, once ``cleaned`` turned out to be its result.
+
+    Rows are compared one by one, values by value and type; a column that a row lacks equals an empty one, since typed
+    formats cannot tell the two apart. Of a folder, the files that no decision touches have to be equal byte for byte,
+    and of a dataset with several splits all other splits row by row. Dataset cards are not compared.
+
+    Raises:
+        ManifestError: it is not; the message names the first difference by row and column.
+        DataError: either cannot be read.
+    """
+    opened = open_dataset(source, reading.split)
+    result = open_dataset(cleaned, opened.split if _has_splits(cleaned, opened.split) else None)
+    plan = make_plan(manifest, opened.source, reading, options)
+    as_text = result.source.kind == "csv" and opened.source.kind != "csv"
+    _compare(planned_rows(plan), result.source, as_text)
+    if result.split is not None:
+        _compare_names("split", set(opened.others), set(result.others), str(cleaned))
+        for name, rows in opened.others.items():
+            _compare(iter(rows), result.others[name], as_text=False)
+    if isinstance(opened.source, FolderRows) and isinstance(result.source, FolderRows):
+        _compare_folders(opened.source, Path(source).expanduser(), Path(cleaned).expanduser())
+    return plan.report
+
+
+def _has_splits(cleaned: str | Path, split: str | None) -> bool:
+    """Whether a result that may have been written as a single file or dataset has to be asked for the split."""
+    path = Path(cleaned).expanduser()
+    return split is not None and (not path.exists() or (path / "dataset_dict.json").exists())
+
+
+def _compare(expected: Iterator[Row], actual: RowSource, as_text: bool) -> None:
+    name = printable(actual.name, 400)
+    for number, (wanted, found) in enumerate(zip_longest(expected, actual)):
+        if wanted is None:
+            raise ManifestError(
+                f"{found.location}: row {number} is not in what the manifest makes of the input, which has {number} "
+                "rows. Apply the manifest again."
+            )
+        if found is None:
+            raise ManifestError(
+                f"{name}: ends after {number} rows, where the manifest leaves more: the next is {wanted.location}. "
+                "Apply the manifest again."
+            )
+        _compare_rows(wanted, found, number, as_text)
+
+
+def _compare_rows(wanted: Row, found: Row, number: int, as_text: bool) -> None:
+    for column in dict.fromkeys((*wanted.values, *found.values)):
+        before, after = wanted.values.get(column), found.values.get(column)
+        if as_text:
+            before = "" if before is None else before if isinstance(before, str) else str(before)
+        if not _equal(before, after):
+            raise ManifestError(
+                f"{found.location}: row {number}, column '{printable(column)}' differs from what the manifest makes of "
+                f"{wanted.location}: {_shown(after)} instead of {_shown(before)}. Apply the manifest again."
+            )
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Equal in value and type at every depth; NaN equals itself, and an absent entry one that is None."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return all(_equal(first.get(key), second.get(key)) for key in {*first, *second})
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
+        return math.isnan(second)
+    numbers = isinstance(first, int | float) and isinstance(second, int | float)
+    if numbers and not isinstance(first, bool) and not isinstance(second, bool):
+        return bool(first == second)
+    return type(first) is type(second) and bool(first == second)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else printable(repr(value), _SHOWN)
+
+
+def _compare_folders(source: FolderRows, folder: Path, cleaned: Path) -> None:
+    """Other files of a folder byte for byte; those with rows were compared by row."""
+    rows = {Path(str(getattr(part, "path", ""))).relative_to(folder) for part in source.parts}
+    before, after = _without_card(files_of(folder)), _without_card(files_of(cleaned))
+    _compare_names("file", {str(file) for file in before}, {str(file) for file in after}, str(cleaned))
+    for file in before:
+        if file not in rows and not _same_bytes(folder / file, cleaned / file):
+            raise ManifestError(
+                f"{printable(cleaned / file, 400)}: differs from {printable(folder / file, 400)}, which holds no row "
+                "that the manifest changes. Apply the manifest again."
+            )
+
+
+def _without_card(listed: FolderFiles) -> list[Path]:
+    return [file for file in listed.files if file != Path(CARD)]
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    with first.open("rb") as one, second.open("rb") as other:
+        while True:
+            block = one.read(_BLOCK)
+            if block != other.read(_BLOCK):
+                return False
+            if not block:
+                return True
+
+
+def _compare_names(what: str, wanted: Iterable[str], found: Iterable[str], name: str) -> None:
+    lacking, surplus = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if lacking or surplus:
+        which = f"lacks the {what} '{printable(lacking[0])}'" if lacking else f"has a {what} '{printable(surplus[0])}'"
+        rest = " of the input" if lacking else " that the input lacks"
+        raise ManifestError(f"{printable(name, 400)}: {which}{rest}. Apply the manifest again.")
