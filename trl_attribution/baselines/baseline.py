@@ -1,0 +1,132 @@
+"""What a baseline is: another way to rank the same pairs, with its cost measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.pairs import Pair, PairReader
+from trl_attribution.pairs.messages import text_of
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all); ``in all`` is 0 where it is not known."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress of a caller who asked for none."""
+
+
+class PairSet:
+    """The different pairs of a dataset in row order; the dataset is read again each time they are asked for.
+
+    Args:
+        reader: the dataset.
+        only: leave out all other pairs; by default none.
+    """
+
+    def __init__(self, reader: PairReader, only: Container[str] | None = None) -> None:
+        self.reader = reader
+        self.only = only
+        self.count = 0
+        """How many there are; 0 until they have been gone through once."""
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Each pair where it stands first.
+
+        Raises:
+            DataError: as ``PairReader`` raises.
+        """
+        seen: set[str] = set()
+        for pair in self.reader:
+            if pair.pair_id not in seen and (self.only is None or pair.pair_id in self.only):
+                seen.add(pair.pair_id)
+                yield pair
+        self.count = len(seen)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a ranking took; loading a model is left out, as it is for an audit."""
+
+    seconds: float
+    flops: int | None = None
+    """Of linear layers: two per parameter and token forward, four backward. None where that means nothing."""
+    calls: int | None = None
+    """Asked of a service; None where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"seconds": round(self.seconds, 3), "flops": self.flops, "calls": self.calls}
+
+
+@dataclass(frozen=True)
+class BaselineScores:
+    """The scores of N pairs by one baseline: the higher, the earlier the pair is suspected."""
+
+    name: str
+    scores: Mapping[str, float]
+    """By ``pair_id``, in dataset order."""
+    cost: Cost
+    notes: tuple[str, ...] = ()
+    """What has to be known to read them, such as how many texts were cut; plain sentences."""
+
+
+class Baseline(Protocol):
+    """A callable: pairs in, scores out."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for: ``length``."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides its scores besides the pairs, as plain JSON values; holds no secret."""
+
+    def __call__(self, pairs: PairSet, on_progress: OnProgress = silent) -> BaselineScores:
+        """Score every pair.
+
+        Raises:
+            AttributionError: what it needs is not there.
+        """
+
+
+def response_text(response: str | list[dict[str, Any]]) -> str:
+    """The text of a response or a prompt: of all its messages, a line break between them."""
+    return response if isinstance(response, str) else "\n".join(text_of(message) for message in response)
+
+
+def finite_scores(name: str, scores: Mapping[str, float]) -> Mapping[str, float]:
+    """``scores``, once it is sure that they can be ranked.
+
+    Raises:
+        SettingsError: there are none, or one is no finite number.
+    """
+    if not scores:
+        raise SettingsError(f"baseline {name}: there are no pairs to score")
+    bad = [pair_id for pair_id, score in scores.items() if not float("-inf") < score < float("inf")]
+    if bad:
+        raise SettingsError(
+            f"baseline {name}: {len(bad)} of {len(scores)} scores are not finite, that of pair {bad[0]} first. "
+            "A model in float16 may overflow: try --dtype float32."
+        )
+    return scores
+
+
+@dataclass
+class Counted:
+    """How many of how many, for a note."""
+
+    what: str
+    some: int = 0
+    total: int = 0
+
+    def add(self, hit: bool) -> None:
+        """Count one."""
+        self.total += 1
+        self.some += hit
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence, unless none was hit."""
+        return (f"{self.some:,} of {self.total:,} {self.what}",) if self.some else ()

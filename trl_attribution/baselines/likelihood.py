@@ -1,0 +1,113 @@
+"""How likely a model finds given responses, in batches whose logits fit into memory.
+
+Axis letters: B sequences of a batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.pairs import EncodedResponse
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Logits of a batch are the largest thing in memory: bytes that they may take in float32.
+_LOGIT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Of the tokens of n responses, each given its prompt."""
+
+    sums: tuple[float, ...]
+    tokens: tuple[int, ...]
+    computed: int
+    """Tokens that went through the model, padding included."""
+
+
+def response_log_probs(
+    model: PreTrainedModel, responses: Sequence[EncodedResponse], token_budget: int = 2048
+) -> LogProbs:
+    """Log probability of each response's tokens given its prompt, summed in float32, without any sampling settings.
+
+    Sequences are padded on the right, where a causal model never looks, and run in batches of similar length.
+
+    Args:
+        model: a causal language model.
+        responses: token ids; a first token without any prompt before it is not counted, since nothing predicts it.
+        token_budget: tokens in one forward pass, padding included; fewer where the vocabulary is large.
+    """
+    import torch
+
+    from trl_attribution.models import evaluating
+
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    budget = max(1, min(token_budget, _LOGIT_BYTES // (4 * vocabulary)))
+    sums, computed = [0.0] * len(responses), 0
+    with torch.inference_mode(), evaluating(model):
+        for places in _batches([len(one.prompt_ids) + len(one.response_ids) for one in responses], budget):
+            batch = [responses[place] for place in places]
+            found, tokens = _batch_sums(model, batch)
+            computed += tokens
+            for place, value in zip(places, found, strict=True):
+                sums[place] = value
+    return LogProbs(tuple(sums), tuple(len(one.response_ids) for one in responses), computed)
+
+
+def forward_flops(model: PreTrainedModel, tokens: int) -> int:
+    """Of ``tokens`` through the linear layers of the whole model, the LM head included."""
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lookups = sum(parameter.numel() for parameter in embeddings.parameters())
+    # Looking a row up costs nothing; where the head is the same matrix, multiplying by it does.
+    tied = head is not None and head.weight is embeddings.weight
+    return 2 * (parameters if tied else parameters - lookups) * tokens
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places of sequences of similar length, whose padded batch stays within ``budget`` tokens; longest first."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _batch_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[list[float], int]:
+    """Sums of log probabilities [B], and the tokens computed."""
+    import torch
+
+    width = max(len(one.prompt_ids) + len(one.response_ids) for one in batch)
+    input_ids = torch.zeros(len(batch), width, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, one in enumerate(batch):
+        ids = [*one.prompt_ids, *one.response_ids]
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention_mask[row, : len(ids)] = 1
+    # A token is predicted at the place before it.
+    first = max(0, min(len(one.prompt_ids) for one in batch) - 1)
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = width - first
+    logits: torch.Tensor = model(
+        input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), **options
+    ).logits
+    logits = logits[:, -(width - first) :]
+    sums = []
+    for row, one in enumerate(batch):
+        start = max(1, len(one.prompt_ids))
+        stop = len(one.prompt_ids) + len(one.response_ids)
+        targets = input_ids[row, start:stop].to(logits.device)
+        predicted = logits[row, start - 1 - first : stop - 1 - first].float()
+        chosen = predicted.gather(1, targets.unsqueeze(1)).squeeze(1)
+        sums.append(float((chosen - predicted.logsumexp(dim=1)).sum()))
+    return sums, input_ids.numel()

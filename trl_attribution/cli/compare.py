@@ -1,0 +1,151 @@
+"""``trl-attribution compare``: the audit's ranking and those of baselines, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.baselines import Audited
+    from trl_attribution.models import LoadedModel
+
+DEFAULT = ("random", "length")
+
+
+@verb
+def compare(
+    audit: Annotated[Path, typer.Argument(help="The folder of a finished audit with scores.")],
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            "-b",
+            help="random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, "
+            "sentence:MODEL, sentence-contextual:MODEL, gradient, layer-mean, endpoint:URL#MODEL[#QUESTION] or "
+            "scores:FILE; can be repeated. Default: random and length.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The audited dataset; default: where the audit found it.")
+    ] = None,
+    truth_column: Annotated[
+        str | None, typer.Option("--truth-column", help="Column that marks the pairs that should rank high.")
+    ] = None,
+    truth_value: Annotated[
+        list[str] | None,
+        typer.Option("--truth-value", help="What a marked pair has there; can be repeated. Default: 1, true or yes."),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--top-k", "-k", help="How many top pairs count. Default: as many as are marked, or flagged."),
+    ] = None,
+    probe: Annotated[str | None, typer.Option("--probe", help="Which probe's scores, where there are several.")] = None,
+    layer: Annotated[int | None, typer.Option("--layer", help="Which layer's, where there are several.")] = None,
+    behavior: Annotated[
+        Path | None,
+        typer.Option("--behavior", help="Behavior file, for the text, sentence and gradient baselines."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="M0, for margin and gradient; default: as the audit names it.")
+    ] = None,
+    bergson: Annotated[
+        str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
+    ] = None,
+    judge_key_env: Annotated[
+        str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")
+    ] = "",
+    judge_calls: Annotated[
+        int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")
+    ] = 1000,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for comparison.json and the scores; default: AUDIT/comparison."),
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    token_budget: options.TokenBudget = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Rank the pairs of AUDIT in other ways too: quality where the truth is known, agreement where not, and cost.
+
+    Scores are kept, so that a second run computes only what is new, and a killed one goes on.
+    """
+    from trl_attribution.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
+    from trl_attribution.baselines import compare as compare_rankings
+    from trl_attribution.baselines.table import comparison_table
+    from trl_attribution.probes import EndpointConfig
+
+    out = Output(quiet, as_json)
+    if truth_value and truth_column is None:
+        raise SettingsError("--truth-value: say in which column with --truth-column")
+    audited = Audited.open(audit, probe, layer)
+    folder = output or audit / "comparison"
+    settings = BaselineConfig(
+        m0=_m0(audited, model, dtype, device, trust_remote_code),
+        model_digest=str(audited.info.model["digest"]),
+        encoding=_encoding(audited),
+        behavior=behavior,
+        token_budget=token_budget,
+        bergson=bergson,
+        audited=(audit, audited.column),
+        endpoint=EndpointConfig(api_key_env=judge_key_env, max_calls=judge_calls),
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    baselines = [parse_baseline(name, settings) for name in baseline or DEFAULT]
+    with out.progress() as progress:
+        found = compare_rankings(
+            audited,
+            dataset or audited.info.dataset["name"],
+            baselines,
+            k=k,
+            truth=TruthConfig(truth_column, tuple(truth_value or ())) if truth_column is not None else None,
+            keep=folder,
+            on_progress=progress,
+        )
+    found.save(folder / "comparison.json")
+    out.show(comparison_table(found), f"written: {folder / 'comparison.json'}")
+    out.document(found.to_json())
+
+
+def _m0(audited: Audited, model: str | None, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """Loads M0 once, when a baseline first asks for it, and makes sure that it is the audit's."""
+    import functools
+
+    @functools.cache
+    def load() -> LoadedModel:
+        from trl_attribution.errors import ModelError
+        from trl_attribution.models import load_model
+
+        name = model or str(audited.info.model["name"])
+        try:
+            loaded = load_model(name, dtype, device, trust_remote_code)
+        except ModelError as error:
+            raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
+        if loaded.fingerprint.digest != audited.info.model["digest"]:
+            raise ModelError(
+                f"{name} is not the M0 of {audited.folder}: fingerprint {loaded.fingerprint.digest}, the audit's is "
+                f"{audited.info.model['digest']}. Give the audited model with --model."
+            )
+        return loaded
+
+    return load
+
+
+def _encoding(audited: Audited) -> Any:
+    """Truncation as the audit's vectors were made with."""
+    from trl_attribution.pairs import Encoding
+
+    made = audited.info.vectors["settings"]
+    return Encoding(made["max_length"], made["truncation_mode"])
