@@ -19,7 +19,6 @@ from rich.text import Text
 
 from trl_attribution.distributed import RankError, end_rank, leave_ranks
 from trl_attribution.errors import AttributionError
-from trl_attribution.text import printable
 
 P = ParamSpec("P")
 _STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}
@@ -113,9 +112,11 @@ def is_main_rank() -> bool:
 def _report(error: AttributionError, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
+    from trl_attribution.gate.formats.neutral import visible
+
     message = Text("error: ", style="bold red")
-    # A file's name or a row's text may be in it.
-    message.append("\n".join(printable(line, 10_000) for line in str(error).split("\n")), "default not bold")
+    # A file's name or a row's text may be in it, and a CI runner may read along.
+    message.append("\n".join(visible(line, 10_000) for line in str(error).split("\n")), "default not bold")
     Console(stderr=True, soft_wrap=True).print(message)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.pairs.identity import content_id, without_none
+from trl_attribution.pairs.identity import content_ids, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
 from trl_attribution.text import json_fault, printable
@@ -140,14 +140,14 @@ def read_pair(
     prompt, chosen, rejected = _parts(values, reading, own)
     tools, extra = _tools(values.get("tools")), _template_kwargs(values.get("chat_template_kwargs"))
     try:
-        own_id = content_id(prompt, chosen, rejected, tools, extra)
+        ids = content_ids(prompt, chosen, rejected, tools, extra)
     except RowFault as fault:
         columns = {"chosen": reading.chosen_column, "rejected": reading.rejected_column}
         columns |= {"prompt": reading.prompt_column} if own.explicit else {}
         raise RowFault(fault.reason, columns.get(fault.field, fault.field), fault.detail) from fault
     return Pair(
-        pair_id=own_id,
-        flipped_id=content_id(prompt, rejected, chosen, tools, extra),
+        pair_id=ids.own,
+        flipped_id=ids.flipped,
         row=row,
         location=location,
         source=_source(values, reading.source_column, default_source),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, p_values, q_values
 from trl_attribution.scoring.flags import FlaggedPair, Flags, Rule, SourceRow, flag, source_table
-from trl_attribution.scoring.scores import Column, Scores, context_means, score_view
+from trl_attribution.scoring.scores import Column, Scores, context_means, kind_for, reference_for, score_view
 from trl_attribution.scoring.table import ScoreTable, write_scores
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "context_means",
     "fewest_discoveries",
     "flag",
+    "kind_for",
     "p_values",
     "q_values",
+    "reference_for",
     "score_view",
     "source_table",
     "write_scores",

@@ -159,7 +159,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     names = scores.probes if probe is None else (probe,)
     columns = tuple(scores.column(name, layer) for name in names)
     rule.check(len(scores))
-    best, passing = _Best(len(scores)), _Best(len(scores))
+    best, passing = BestProbe(len(scores)), BestProbe(len(scores))
     nulls: dict[str, Null] = {}
     for index, column in enumerate(columns):
         values = np.array(scores.of(column))
@@ -215,7 +215,7 @@ def source_table(flags: Flags, sources: Sequence[str] | pa.Array) -> list[Source
     return sorted(rows, key=lambda row: (row.p_value, -(row.enrichment or 0.0), -row.flagged, row.source))
 
 
-class _Best:
+class BestProbe:
     """For each of N pairs, the column that ranks it best among those offered with a positive score, else among all."""
 
     def __init__(self, pairs: int) -> None:
@@ -227,6 +227,7 @@ class _Best:
     def offer(
         self, index: int, values: npt.NDArray[np.float32], worth: Calibration, allowed: npt.NDArray[np.bool_]
     ) -> None:
+        """Take over the pairs that the column ``index`` ranks better, among those ``allowed`` ``[N]``."""
         positive, was_positive = values > 0, self.score > 0
         tied = (worth.rank == self.rank) & (values > self.score)
         ahead = (worth.rank < self.rank) | tied

@@ -145,7 +145,7 @@ def score_view(
         columns=columns,
         flag_layers={probe.name: probe.layer for probe in probes},
         references={
-            column: found for column in columns if (found := _reference(by_name[column.probe], column)) is not None
+            column: found for column in columns if (found := reference_for(by_name[column.probe], column)) is not None
         },
         context_means=means,
         zero_pairs=run.zero_pairs,
@@ -242,8 +242,8 @@ def _plan_columns(
 
 
 def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Iterator[Column]:
-    knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
-    if kind == "contextual" and not knows_prompts:
+    chosen = kind_for(probe, kind)
+    if kind == "contextual" and chosen != kind:
         raise ProbeError(
             f"probe {probe.name!r} does not know its prompts, which the contextual score needs: "
             "build it from a behavior file, or ask for the response score"
@@ -254,7 +254,6 @@ def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Ite
             f"probe {probe.name!r} has layer {_listed(probe.layers)}, but the scores were to be taken at layer "
             f"{_listed(layers)}: choose a layer that both have"
         )
-    chosen: Kind = "contextual" if knows_prompts and kind != "response" else "response"
     return (Column(probe.name, layer, chosen) for layer in shared)
 
 
@@ -320,8 +319,14 @@ def _refuse_unless_finite(rows: Tensor, start: int, pair_ids: pa.Array) -> None:
     )
 
 
-def _reference(probe: ProbeLike, column: Column) -> npt.NDArray[np.float64] | None:
-    """The probe's scores of clean pairs for ``column``; scores of the other kind are no reference."""
+def kind_for(probe: ProbeLike, asked: AskedKind) -> Kind:
+    """The kind of score that ``probe`` can be given: contextual where it knows its prompts, unless asked otherwise."""
+    knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
+    return "contextual" if knows_prompts and asked != "response" else "response"
+
+
+def reference_for(probe: ProbeLike, column: Column) -> npt.NDArray[np.float64] | None:
+    """The probe's scores of clean pairs [R] for ``column``; scores of the other kind are no reference."""
     if probe.reference_scores is None or probe.reference_scores.shape[1] == 0:
         return None
     calibration = probe.built.get("calibration")
@@ -335,4 +340,15 @@ def _listed(layers: Sequence[int]) -> str:
     return ", ".join(str(layer) for layer in layers)
 
 
-__all__ = ["MEMORY_BUDGET", "AskedKind", "Column", "Kind", "Progress", "Scores", "context_means", "score_view"]
+__all__ = [
+    "MEMORY_BUDGET",
+    "AskedKind",
+    "Column",
+    "Kind",
+    "Progress",
+    "Scores",
+    "context_means",
+    "kind_for",
+    "reference_for",
+    "score_view",
+]

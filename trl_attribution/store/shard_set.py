@@ -24,14 +24,14 @@ Rows = npt.NDArray[np.int64]
 class ShardSet:
     """N rows in shards, found by id through one sorted array (no Python object a pair)."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+    def __init__(self, folder: Path, shards: Sequence[Shard], repeats: bool = False) -> None:
         self.shards = list(shards)
         self.ids: Ids = np.concatenate([np.empty(0, f"S{ID_BYTES}"), *(shard.ids for shard in shards)])
         self._starts: Rows = np.cumsum([0] + [len(shard) for shard in shards], dtype=np.int64)
         self._order: Rows = np.argsort(self.ids, kind="stable")
         self._sorted: Ids = self.ids[self._order]
         repeated = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
-        if len(repeated):
+        if len(repeated) and not repeats:
             raise StoreError(
                 f"{folder} holds {len(repeated)} pairs twice, among them {first_ids(repeated)}. "
                 "A shard was copied in by hand; delete the copy."
@@ -41,11 +41,15 @@ class ShardSet:
         return len(self.ids)
 
     def find(self, ids: Ids) -> Rows:
-        """The row of each id, -1 where there is none."""
+        """The row of each id (of a repeated one the first), -1 where there is none."""
         if not len(self):
             return np.full(len(ids), -1, dtype=np.int64)
         places = np.minimum(np.searchsorted(self._sorted, ids), len(self) - 1)
         return np.where(self._sorted[places] == ids, self._order[places], -1)
+
+    def shards_of(self, rows: Rows) -> list[Shard]:
+        """The shards that hold some of ``rows``."""
+        return [self.shards[index] for index in np.unique(np.searchsorted(self._starts, rows, side="right") - 1)]
 
     def append(self, shard: Shard) -> None:
         """Take in a shard just written, merging its ids into the sorted ones (sorting them all again would cost)."""

@@ -138,8 +138,13 @@ class VectorStore:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, path: str | Path) -> VectorStore:
+    def open(cls, path: str | Path, repeats: bool = False) -> VectorStore:
         """Open an existing store; nothing is written.
+
+        Args:
+            path: its folder.
+            repeats: take pairs that several shards hold from the first of them, as in a cache that several jobs fill;
+                read such a store by :meth:`select`. Otherwise they are an error.
 
         Raises:
             StoreError: there is no store, or it is broken, truncated, of a newer version, or mixed with another.
@@ -151,7 +156,7 @@ class VectorStore:
             read_shard(file, size, settings.hidden_size, settings.vector_dtype, digest)
             for file in sorted(_shard_files(folder), key=_shard_order)
         ]
-        return cls(folder, settings, ShardSet(folder, shards))
+        return cls(folder, settings, ShardSet(folder, shards, repeats))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -235,13 +240,16 @@ class VectorStore:
         """
         return ShardWriter(self.path, self.settings, self._shards, name)
 
-    def verify(self) -> None:
-        """Read everything and compare it with the checksums.
+    def verify(self, pair_ids: Sequence[str] | None = None) -> None:
+        """Read everything, or the shards that hold the given pairs, and compare it with the checksums.
 
         Raises:
             StoreError: names every shard whose bytes have changed.
         """
         shards = self._shards.shards
+        if pair_ids is not None:
+            rows = self._shards.find(parse_ids(pair_ids))
+            shards = self._shards.shards_of(rows[rows >= 0])
         broken = [str(shard.path) for shard in shards if shard.checksum() != shard.sha256]
         if broken:
             raise StoreError(

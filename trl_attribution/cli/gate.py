@@ -1,0 +1,294 @@
+"""``trl-attribution gate``: a policy and a dataset in, a verdict out; and what it takes to write a policy."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import AttributionError, SettingsError
+
+if TYPE_CHECKING:
+    import datetime
+
+    from trl_attribution.gate.verdict import Verdict
+
+_POLICY = Path("gate.yaml")
+_JUDGE = "check"
+
+Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch probes that the policy names by hf://owner/repo.")]
+
+
+class _Judging(TyperGroup):
+    """``gate DATASET`` is ``gate check DATASET``; a dataset that is called like a command is given as ``./init``."""
+
+    default_command = _JUDGE
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command in where none is named."""
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = [_JUDGE, *args]
+        return super().parse_args(ctx, args)
+
+
+gate_app = typer.Typer(
+    cls=_Judging,
+    help="Judge a dataset by a policy: `gate DATASET --policy gate.yaml` is short for `gate check`. "
+    "Exit code 0: it passes. 1: it fails. 2: the gate cannot decide.",
+    no_args_is_help=True,
+)
+
+
+@gate_app.command(_JUDGE)
+@verb
+def check(
+    dataset: Annotated[
+        str, typer.Argument(help="A JSONL / Parquet / CSV file (gzip too), a folder of such files, or a Hub id.")
+    ],
+    policy: Policy = _POLICY,
+    base_ref: Annotated[
+        str | None,
+        typer.Option("--base-ref", metavar="REF", help="Judge only what was added or changed since REF (git)."),
+    ] = None,
+    format: Annotated[  # noqa: A002  # the option's name
+        str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
+    ] = "text",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Write verdict, reports, manifests and the cleaned dataset there."
+        ),
+    ] = None,
+    clean: Annotated[
+        str, typer.Option("--clean", help="What the cleaned dataset has done to offending pairs: filter or flip.")
+    ] = "filter",
+    today: Annotated[
+        str | None, typer.Option("--today", metavar="DATE", help="The day that allow entries are judged by; today.")
+    ] = None,
+    download: Download = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Judge DATASET by a policy; this is what `gate DATASET` does.
+
+    Exit code 0: it passes. 1: it fails, the offending pairs are named. 2: the gate cannot decide, because something is
+    missing, broken or unreadable.
+    """
+    from trl_attribution.gate.artifacts import check_output, write_artifacts
+    from trl_attribution.gate.check import GateOptions, run_gate
+    from trl_attribution.gate.formats import FORMATS
+    from trl_attribution.gate.policy_file import load_policy
+
+    form = "json" if as_json else format
+    if form not in FORMATS:
+        raise SettingsError(f"--format: {form!r} is unknown; choose from {', '.join(FORMATS)}")
+    if clean not in ("filter", "flip"):
+        raise SettingsError(f"--clean: {clean!r} is unknown; choose filter or flip")
+    action: Literal["filter", "flip"] = "flip" if clean == "flip" else "filter"
+    if output is not None:
+        check_output(output, dataset)
+    _one_process()
+    file = load_policy(policy)
+    asked = GateOptions(_day(today), base_ref, download, trust_remote_code)
+    out = Output(quiet, as_json=False)
+    with _undecided(), out.progress() as progress:
+        run = run_gate(file, dataset, asked, progress)
+    _show(run.verdict, form)
+    if form == "github":
+        _append_summary(run.verdict)
+    if output is not None:
+        written = write_artifacts(run, file, dataset, output, action)
+        what = "verdict and reports" if written.cleaned is None else f"verdict, reports, {written.cleaned}"
+        out.say(f"Written to {output}: {what}")
+    raise typer.Exit(run.verdict.exit_code)
+
+
+@gate_app.command()
+@verb
+def init(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write.")] = _POLICY,
+    probes: Annotated[Path, typer.Option("--probes", help="Registry whose probes get rules and pins.")] = Path(
+        "probes"
+    ),
+    model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Write a commented policy, with rules and pins for the probes of a registry."""
+    from trl_attribution.atomic import atomic_path
+    from trl_attribution.gate.template import policy_template
+    from trl_attribution.probes import ProbeRegistry
+
+    if output.exists() and not overwrite:
+        raise SettingsError(f"{output} is there already. Name another file with --output, or add --overwrite.")
+    known = ProbeRegistry(probes)
+    found = known.load_all() if probes.is_dir() and known.names() else []
+    registry = Path(os.path.relpath(probes, output.parent)).as_posix()
+    text = policy_template(model, registry, found)
+    with atomic_path(output) as part:
+        part.write_text(text, encoding="utf-8")
+    told = f"rules and pins for {len(found)} probes" if found else f"no probes in {probes}: their rules are comments"
+    Output(False, as_json=False).say(f"Written to {output}: {told}")
+
+
+@gate_app.command()
+@verb
+def baseline(
+    dataset: Annotated[str, typer.Argument(help="The dataset that is trusted, as for `gate`.")],
+    policy: Policy = _POLICY,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The baseline to write; default: the one the policy names.")
+    ] = None,
+    known_bad: Annotated[
+        Path | None,
+        typer.Option("--known-bad", help="Pairs known to be bad: a dataset of them, or a manifest of the audited one."),
+    ] = None,
+    download: Download = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Record what new pairs are compared with: DATASET's scores for the policy's probes."""
+    from trl_attribution.gate.policy_file import load_policy
+    from trl_attribution.gate.recording import record_baseline
+
+    _one_process()
+    file = load_policy(policy)
+    target = output if output is not None else file.policy.baseline and file.path(file.policy.baseline)
+    if target is None:
+        raise SettingsError(f"--output: say where the baseline goes, or name it in {policy} (baseline: FILE)")
+    out = Output(quiet, as_json)
+    with out.progress() as progress:
+        found = record_baseline(
+            file,
+            dataset,
+            known_bad,
+            download=download,
+            trust_remote_code=trust_remote_code,
+            on_progress=progress,
+        )
+    found.save(target)
+    probes = ", ".join(column.probe for column in found.columns)
+    out.show(
+        f"{target}: {found.origin.pairs:,} pairs scored for {probes}; {len(found.known_bad_ids):,} known-bad pairs"
+    )
+    out.document(
+        {
+            "baseline": str(target),
+            "pairs": found.origin.pairs,
+            "known_bad": len(found.known_bad_ids),
+            "probes": [column.probe for column in found.columns],
+        }
+    )
+
+
+@gate_app.command()
+@verb
+def show(
+    verdict: Annotated[Path, typer.Argument(help="verdict.json of an earlier run.")],
+    format: Annotated[  # noqa: A002  # the option's name
+        str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
+    ] = "text",
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Render a verdict that was written before in another format; always exits with 0."""
+    import json
+
+    from trl_attribution.gate.verdict import Verdict
+
+    try:
+        values = json.loads(verdict.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{verdict} cannot be read as a verdict ({error}). Give verdict.json of a run.") from error
+    _show(Verdict.from_json(values), format)
+
+
+@gate_app.command()
+@verb
+def schema(
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Print the JSON schema of a policy, for editors."""
+    import json
+
+    from trl_attribution.gate.policy import policy_schema
+
+    typer.echo(json.dumps(policy_schema(), indent=2))
+
+
+def _one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError(
+            "gate: runs on one process, but a launcher started several. Run it without, and spread the computing with "
+            "`trl-attribution audit --vectors`."
+        )
+
+
+@contextmanager
+def _undecided() -> Iterator[None]:
+    """Whatever goes wrong inside the gate is no verdict: Python's own exit code would read as one that failed."""
+    try:
+        yield
+    except AttributionError:
+        raise
+    except Exception as error:
+        from trl_attribution.gate.formats.neutral import visible
+
+        for line in traceback.format_exc().splitlines():  # a row's text may be in it
+            typer.echo(visible(line, 10_000), err=True)
+        raise typer.Exit(2) from error
+
+
+def _show(verdict: Verdict, form: str) -> None:
+    """The verdict on stdout: in color on a terminal, else as bytes that do not depend on it."""
+    from rich.console import Console
+
+    from trl_attribution.gate.formats import render, terminal
+
+    if form == "text" and sys.stdout.isatty():
+        Console().print(terminal(verdict))
+        return
+    sys.stdout.write(render(verdict, form))
+    sys.stdout.flush()
+
+
+def _append_summary(verdict: Verdict) -> None:
+    """GitHub shows what is in this file on the job's page."""
+    from trl_attribution.gate.formats import job_summary
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        with Path(path).open("a", encoding="utf-8") as summary:
+            summary.write(job_summary(verdict))
+    except OSError as error:
+        raise AttributionError(
+            f"cannot write the job summary {path} (GITHUB_STEP_SUMMARY): {error.strerror or error}. Unset it."
+        ) from error
+
+
+def _day(text: str | None) -> datetime.date:
+    import datetime
+
+    if text is None:
+        return datetime.datetime.now(tz=datetime.UTC).date()
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"--today: {text!r} is no date such as 2026-12-31") from None

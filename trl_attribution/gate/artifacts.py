@@ -1,0 +1,157 @@
+"""What a job leaves for a reviewer: the verdict, manifests of the offending pairs, and the dataset without them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from trl_attribution.atomic import atomic_path
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.gate.check import GateRun
+from trl_attribution.gate.drafts import Offense
+from trl_attribution.gate.formats import render
+from trl_attribution.gate.policy_file import PolicyFile
+from trl_attribution.gate.probe_rules import KNOWN_BAD
+from trl_attribution.gate.verdict import VERDICT_FORMAT
+from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+
+Action = Literal["filter", "flip"]
+_VERDICT = "verdict.json"
+_MANIFESTS: dict[Action, str] = {"filter": "manifest.filter.jsonl", "flip": "manifest.flip.jsonl"}
+_REPORTS = {"junit": "verdict.junit.xml", "sarif": "verdict.sarif", "markdown": "verdict.md"}
+_CLEANED = "cleaned"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What was written into the output folder."""
+
+    folder: Path
+    manifests: tuple[Path, ...]
+    """Empty where no rule about scores objects to a pair."""
+    cleaned: Path | None
+    """The dataset with the offending pairs filtered or flipped."""
+    pairs: int
+    """How many pairs the manifests list."""
+
+
+def write_artifacts(
+    run: GateRun, file: PolicyFile, dataset: str | Path, folder: Path, action: Action = "filter"
+) -> Artifacts:
+    """Write verdict, reports, manifests and the cleaned dataset; those of an earlier run in ``folder`` are replaced.
+
+    Args:
+        run: what the gate came to.
+        file: the policy.
+        dataset: what was judged.
+        folder: made if need be; one that holds something else is refused.
+        action: what the cleaned dataset has done to the offending pairs.
+
+    Raises:
+        SettingsError: the folder holds something else than an earlier run of the gate.
+        ManifestError, DataError: the dataset cannot be cleaned.
+        AttributionError: the folder cannot be written.
+    """
+    check_output(folder, dataset)
+    _remove_earlier(folder)
+    # First: by it a folder is known as one of the gate's. The cleaned dataset comes last, for it alone can be refused.
+    for name, target in {"json": _VERDICT, **_REPORTS}.items():
+        with atomic_path(folder / target) as part:
+            part.write_text(render(run.verdict, name), encoding="utf-8")
+    listed = [offense for offense in run.offenders if _acted_on(offense)]
+    if not listed:
+        return Artifacts(folder, (), None, 0)
+    manifests = {each: _manifest(run, file, each, listed) for each in _MANIFESTS}
+    for each, manifest in manifests.items():
+        manifest.save(folder / _MANIFESTS[each])
+    cleaned = folder / _CLEANED / _name(dataset)
+    manifests[action].apply_file(dataset, cleaned, reading=run.reading)
+    return Artifacts(folder, tuple(folder / name for name in _MANIFESTS.values()), cleaned, len(listed))
+
+
+def check_output(folder: Path, dataset: str | Path) -> None:
+    """Refuse a folder that holds something else than an earlier run of the gate, before any work is done.
+
+    Raises:
+        SettingsError: it does, it is a file, or it lies in the dataset, whose next reader would read it as well.
+    """
+    if folder.expanduser().resolve().is_relative_to(Path(dataset).expanduser().resolve()):
+        raise SettingsError(f"--output {folder}: lies in the dataset {dataset}. Name a folder outside of it.")
+    if folder.is_dir():
+        if not any(folder.iterdir()) or _is_verdict(folder / _VERDICT):
+            return
+        raise SettingsError(
+            f"--output {folder}: the folder holds something else than an earlier run of the gate. Name a new folder."
+        )
+    if folder.exists():
+        raise SettingsError(f"--output {folder}: a file is in the way. Name a new folder.")
+
+
+def _is_verdict(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == VERDICT_FORMAT
+
+
+def _remove_earlier(folder: Path) -> None:
+    try:
+        for name in (*_MANIFESTS.values(), *_REPORTS.values()):
+            (folder / name).unlink(missing_ok=True)
+        if (folder / _CLEANED).exists():
+            shutil.rmtree(folder / _CLEANED)
+    except OSError as error:
+        raise AttributionError(f"cannot write {folder}: {error.strerror or error}. Name another folder.") from error
+
+
+def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[Offense]) -> Manifest:
+    verdict, inventory = run.verdict, run.inventory
+    broken = [rule.rule for rule in verdict.rules if not rule.passed]
+    header = ManifestHeader(
+        action=action,
+        dataset_fingerprint=inventory.fingerprint,
+        model_fingerprint=verdict.model_fingerprint,
+        probe_fingerprints=dict(verdict.probe_fingerprints),
+        rule={"gate": broken, "policy": file.policy.digest},
+        counts={"pairs": len(inventory), "examined": verdict.examined, **_by_probe(listed)},
+        reading=asdict(run.reading),
+    )
+    return Manifest(
+        header, tuple(_decision(run, offense, action, place) for place, offense in enumerate(listed, start=1))
+    )
+
+
+def _by_probe(listed: Sequence[Offense]) -> dict[str, int]:
+    return {f"by_{name}": count for name, count in sorted(Counter(each.probe or KNOWN_BAD for each in listed).items())}
+
+
+def _acted_on(offense: Offense) -> bool:
+    """Pairs that do not push towards the behavior are left alone: flipping them would teach it."""
+    return offense.position is not None and offense.score is not None and offense.score > 0
+
+
+def _decision(run: GateRun, offense: Offense, action: Action, place: int) -> Decision:
+    assert offense.position is not None  # it is one of those that _acted_on lets through
+    assert offense.score is not None
+    return Decision(
+        pair_id=run.inventory.pair_ids[offense.position],
+        row=int(run.inventory.rows[offense.position]),
+        action=action,
+        probe=offense.probe or KNOWN_BAD,
+        score=offense.score,
+        rank=place if offense.rank is None else offense.rank,
+        q_value=offense.q_value,
+    )
+
+
+def _name(dataset: str | Path) -> str:
+    """The dataset's own name, by which the output has its format; a folder's or Hub id's has no suffix."""
+    path = Path(dataset).expanduser()
+    name = path.name if path.name not in ("", "..") else path.resolve().name or "dataset"
+    return name if path.is_file() else name.replace(".", "-")

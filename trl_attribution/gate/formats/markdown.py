@@ -1,0 +1,99 @@
+"""The verdict in GitHub-flavored Markdown: for a comment on a pull request, and for the summary of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, markdown, markdown_code, visible
+from trl_attribution.gate.formats.wording import (
+    evidence,
+    excerpt_lines,
+    facts,
+    failure,
+    failures,
+    more,
+    outcome,
+    where,
+)
+from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+
+_COMMENT_LIMIT = 60_000
+"""Characters; a comment on GitHub holds 65,536."""
+_SUMMARY_LIMIT = 250_000
+"""Characters, at most 4 bytes each; a job summary on GitHub holds 1 MiB."""
+_RESULTS = {None: "✅ pass", "warning": "⚠️ warn", "error": "❌ **fail**"}
+
+
+def render_markdown(verdict: Verdict) -> str:
+    """Short enough for a comment on a pull request."""
+    return _page(verdict, _COMMENT_LIMIT)
+
+
+def job_summary(verdict: Verdict) -> str:
+    """The page for ``$GITHUB_STEP_SUMMARY``: as :func:`render_markdown`, with room for more findings."""
+    return _page(verdict, _SUMMARY_LIMIT)
+
+
+def _page(verdict: Verdict, limit: int) -> str:
+    head = "\n".join([*_head(verdict), *_notes(verdict)])
+    parts = [head]
+    room = limit - len(head)
+    for rule in failures(verdict):
+        if rule.findings:
+            section = _section(rule, room)
+            parts.append(section)
+            room -= len(section)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _head(verdict: Verdict) -> Iterator[str]:
+    yield f"## {'✅' if verdict.passed else '❌'} {markdown(outcome(verdict))}\n"
+    yield "| | rule | result |"
+    yield "|---|---|---|"
+    for rule in verdict.rules:
+        accepted = f" ({len(rule.allowed):,} accepted by the allow list)" if rule.allowed else ""
+        told = markdown(rule.sentence, SENTENCE_LIMIT)
+        yield f"| {_RESULTS[failure(rule)]} | {markdown_code(rule.rule)} | {told}{accepted} |"
+    yield "\n| | |"
+    yield "|---|---|"
+    for fact in facts(verdict):
+        yield f"| {fact.name} | {markdown_code(fact.value)} |"
+    yield ""
+
+
+def _notes(verdict: Verdict) -> Iterator[str]:
+    for note in verdict.notes:
+        yield f"- note: {markdown(note, SENTENCE_LIMIT)}"
+    if verdict.notes:
+        yield ""
+
+
+def _section(rule: RuleResult, room: int) -> str:
+    """A heading, and as many findings as fit into ``room`` characters."""
+    lines = [f"### {markdown_code(rule.rule)}\n"]
+    used = len(lines[0])
+    for shown, finding in enumerate(rule.findings):
+        entry = "\n".join(_finding(finding))
+        used += len(entry)
+        if used > room:
+            lines.append(f"- {more(len(rule.findings) - shown)}\n")
+            break
+        lines.append(entry)
+    return "\n".join(lines)
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    place = where(finding)
+    prefix = f"{markdown_code(place)}: " if place else ""
+    yield f"- **found** {prefix}{markdown(finding.message, SENTENCE_LIMIT)}"
+    facts_line = [
+        part for part in (evidence(finding), finding.pair_id and f"pair {markdown_code(finding.pair_id)}") if part
+    ]
+    if facts_line:
+        yield f"  <br>{', '.join(facts_line)}"
+    if finding.excerpt is not None:
+        # Each line starts with a word or sign of ours, so none of them can close the fence or open anything.
+        yield "\n  ```diff"
+        yield from (f"  {visible(line)}" for line in excerpt_lines(finding))
+        yield "  ```"
+    yield ""

@@ -1,0 +1,114 @@
+"""The verdict for people at a terminal, by rich; texts enter as ``Text`` made visible, never as markup."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trl_attribution.gate.formats.neutral import sentence, visible
+from trl_attribution.gate.formats.wording import (
+    evidence,
+    excerpt_lines,
+    facts,
+    failures,
+    more,
+    outcome,
+    result_word,
+    where,
+)
+from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+
+SHOWN = 20
+"""Findings shown of each broken rule."""
+_STYLES = {"pass": "green", "warn": "yellow", "FAIL": "bold red"}
+_EXCERPT_STYLES = {"+": "green", "-": "red"}
+
+
+def render_text(verdict: Verdict, width: int) -> str:
+    """The verdict as plain text of at most ``width`` columns, without color."""
+    output = io.StringIO()
+    console = Console(
+        file=output,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(terminal(verdict))
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).rstrip() + "\n"
+
+
+def terminal(verdict: Verdict) -> RenderableType:
+    """The verdict for a console of one's own, in color where that has color."""
+    headline = Text(sentence(outcome(verdict)), style="bold green" if verdict.passed else "bold red")
+    return Group(headline, Text(), _facts(verdict), _rules(verdict), *_details(verdict), *_notes(verdict))
+
+
+def _facts(verdict: Verdict) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for fact in facts(verdict):
+        table.add_row(fact.name, Text(visible(fact.value)))
+    return table
+
+
+def _rules(verdict: Verdict) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("rule", overflow="fold", ratio=2)
+    table.add_column("result", overflow="fold", ratio=3)
+    for rule in verdict.rules:
+        word = result_word(rule)
+        told = Text(sentence(rule.sentence))
+        if rule.allowed:
+            told.append(f" ({len(rule.allowed):,} accepted by the allow list)", style="dim")
+        table.add_row(Text(word, style=_STYLES[word]), Text(visible(rule.rule)), told)
+    return table
+
+
+def _details(verdict: Verdict) -> Iterator[RenderableType]:
+    for rule in failures(verdict):
+        if not rule.findings:
+            continue
+        yield Text(visible(rule.rule), style=_STYLES[result_word(rule)])
+        yield from _findings(rule)
+        yield Text()
+
+
+def _findings(rule: RuleResult) -> Iterator[RenderableType]:
+    for finding in rule.findings[:SHOWN]:
+        yield _finding(finding)
+    if len(rule.findings) > SHOWN:
+        yield Text(f"  {more(len(rule.findings) - SHOWN)}", style="dim")
+
+
+def _finding(finding: Finding) -> Text:
+    shown = Text("  ")
+    place = where(finding)
+    if place:
+        shown.append(visible(place), style="bold")
+        shown.append("  ")
+    shown.append(sentence(finding.message))
+    facts_line = "  ".join(
+        part for part in (evidence(finding), f"pair {finding.pair_id}" * bool(finding.pair_id)) if part
+    )
+    if facts_line:
+        shown.append(f"\n    {visible(facts_line)}", style="dim")
+    for line in excerpt_lines(finding):
+        shown.append(f"\n    {visible(line)}", style=_EXCERPT_STYLES.get(line[0], ""))
+    return shown
+
+
+def _notes(verdict: Verdict) -> Iterator[RenderableType]:
+    for note in verdict.notes:
+        yield Text(f"note: {sentence(note)}")

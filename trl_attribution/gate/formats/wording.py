@@ -1,0 +1,99 @@
+"""The sentences about a verdict that all formats share, raw: each format neutralizes them for its own place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line about what was judged and by what."""
+
+    name: str
+    value: str
+
+
+def outcome(verdict: Verdict) -> str:
+    """Passed or failed, and how many rules say so."""
+    failed = sum(failure(rule) == "error" for rule in verdict.rules)
+    warned = sum(failure(rule) == "warning" for rule in verdict.rules)
+    parts = [f"{failed:,} of {counted(len(verdict.rules), 'rule')} failed" if failed else "no rule failed"]
+    if warned:
+        parts.append(counted(warned, "warning"))
+    return f"Gate {'passed' if verdict.passed else 'failed'}: {', '.join(parts)}"
+
+
+def failure(rule: RuleResult) -> str | None:
+    """``error`` or ``warning`` where the rule is broken, None where it holds."""
+    if rule.passed:
+        return None
+    return "error" if rule.severity == "error" else "warning"
+
+
+def failures(verdict: Verdict) -> list[RuleResult]:
+    """The rules that are broken, errors before warnings, otherwise as in the policy."""
+    broken = [rule for rule in verdict.rules if not rule.passed]
+    return sorted(broken, key=lambda rule: rule.severity != "error")
+
+
+def result_word(rule: RuleResult) -> str:
+    """``pass``, ``warn`` or ``FAIL``."""
+    return {None: "pass", "warning": "warn", "error": "FAIL"}[failure(rule)]
+
+
+def facts(verdict: Verdict) -> Iterator[Fact]:
+    """What was judged, how much of it was computed, and everything needed to judge it again."""
+    yield Fact("dataset", verdict.dataset)
+    since = f", those changed since {verdict.base_ref}" if verdict.base_ref else ""
+    yield Fact("examined", f"{verdict.examined:,} of {counted(verdict.pairs, 'pair')}{since}")
+    yield Fact("vectors", f"{verdict.computed:,} computed, {verdict.cached:,} from the cache")
+    if verdict.skipped:
+        yield Fact("left out", ", ".join(f"{reason}: {count:,}" for reason, count in sorted(verdict.skipped.items())))
+    yield Fact("M0", verdict.model_fingerprint or "none needed")
+    for name, fingerprint in sorted(verdict.probe_fingerprints.items()):
+        yield Fact("probe", f"{name} {fingerprint}")
+    yield Fact("policy", verdict.policy_digest)
+    yield Fact("version", verdict.tool_version)
+
+
+def where(finding: Finding) -> str:
+    """File and line, or file and row, or row; empty for the dataset as a whole."""
+    place = finding.place
+    if place is None:
+        return ""
+    if place.file is None:
+        return f"row {place.row}"
+    return f"{place.file} row {place.row}" if place.line is None else f"{place.file}:{place.line}"
+
+
+def evidence(finding: Finding) -> str:
+    """Score, rank and q-value as far as the finding has them."""
+    parts = []
+    if finding.score is not None:
+        parts.append(f"score {finding.score:.3f}")
+    if finding.rank is not None:
+        parts.append(f"rank {finding.rank:,}")
+    if finding.q_value is not None:
+        parts.append(f"q {finding.q_value:.2g}")
+    return ", ".join(parts)
+
+
+def excerpt_lines(finding: Finding) -> list[str]:
+    """The pair's raw texts, one line each once they are neutralized, with a sign that is never markup."""
+    if finding.excerpt is None:
+        return []
+    texts = finding.excerpt
+    return [f"prompt: {texts.prompt}", f"+ chosen: {texts.chosen}", f"- rejected: {texts.rejected}"]
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 rule``, ``2 rules``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def more(count: int) -> str:
+    """The line that stands for the findings that are not shown."""
+    return f"... and {counted(count, 'more finding')}"

@@ -1,0 +1,123 @@
+"""Rules about the data itself: repeats, contradictions, empty or equal responses, long prompts, bias of length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trl_attribution.gate.drafts import Draft, Offense, Sorted
+from trl_attribution.gate.inventory import BadRow
+from trl_attribution.gate.policy_rules import CountLimit, Hygiene, LengthBias, LongPrompts
+from trl_attribution.gate.probe_rules import Docket
+
+TOO_LONG = "prompt_too_long"
+_REASONS = {"empty_responses": "empty_response", "identical_responses": "identical_responses"}
+
+
+def tolerated_reasons(rules: Hygiene) -> frozenset[str]:
+    """Reasons for which a row may be bad without ending the gate, because a rule judges it."""
+    reasons = {reason for name, reason in _REASONS.items() if getattr(rules, name) is not None}
+    return frozenset(reasons | ({TOO_LONG} if rules.long_prompts is not None else set()))
+
+
+def hygiene_drafts(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[int, BadRow]]) -> Iterator[Draft]:
+    """The results of the rules that are there.
+
+    Args:
+        docket: what is judged.
+        rules: the policy's.
+        unusable: pairs that no tokens can be made of, by position.
+    """
+    if rules.duplicates is not None:
+        yield _duplicates(docket, rules.duplicates)
+    if rules.contradictions is not None:
+        yield _contradictions(docket, rules.contradictions)
+    if rules.identical_responses is not None:
+        yield _bad_rows(
+            docket,
+            "identical_responses",
+            rules.identical_responses,
+            " prefers nothing: both are equal",
+            " prefer nothing: both are equal",
+        )
+    if rules.empty_responses is not None:
+        yield _bad_rows(
+            docket, "empty_responses", rules.empty_responses, " has an empty response", " have an empty response"
+        )
+    if rules.long_prompts is not None:
+        yield _long_prompts(docket, rules.long_prompts, unusable)
+    if rules.length_bias is not None:
+        yield _length_bias(docket, rules.length_bias)
+
+
+def _duplicates(docket: Docket, rule: CountLimit) -> Draft:
+    message = "repeats a pair that the dataset holds already"
+    found = docket.allow.sort(Offense(message, repeat=repeat) for repeat in docket.inventory.repeats)
+    return _counted(
+        docket, "duplicates", rule, found, "row repeats a pair of the dataset", "rows repeat a pair of the dataset"
+    )
+
+
+def _contradictions(docket: Docket, rule: CountLimit) -> Draft:
+    message = "the dataset also holds this pair with chosen and rejected exchanged"
+    positions = np.flatnonzero(docket.inventory.examined & docket.inventory.contradicted)
+    found = docket.allow.sort(Offense(message, position=position) for position in positions.tolist())
+    return _counted(
+        docket,
+        "contradictions",
+        rule,
+        found,
+        "pair also stands there the other way round",
+        "pairs also stand there the other way round",
+    )
+
+
+def _bad_rows(docket: Docket, name: str, rule: CountLimit, one: str, many: str) -> Draft:
+    rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == _REASONS[name]]
+    found = Sorted(tuple(Offense(row.sentence, bad_row=row) for row in rows), ())
+    return _counted(docket, name, rule, found, f"row{one}", f"rows{many}")
+
+
+def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[int, BadRow]]) -> Draft:
+    inventory = docket.inventory
+    messages = {place: row.sentence for place, row in unusable if row.reason == TOO_LONG and row.examined}
+    if rule.characters is not None:
+        over = np.flatnonzero(inventory.examined & (inventory.prompt_length > rule.characters))
+        for place in over.tolist():
+            told = f"its prompt has {inventory.prompt_length[place]:,} characters, more than {rule.characters:,}"
+            messages.setdefault(place, told)
+    worst_first = sorted(messages, key=lambda place: (-inventory.prompt_length[place], place))
+    found = docket.allow.sort(Offense(messages[place], position=place) for place in worst_first)
+    return _counted(
+        docket, "long_prompts", rule, found, "pair has an over-long prompt", "pairs have an over-long prompt"
+    )
+
+
+def _length_bias(docket: Docket, rule: LengthBias) -> Draft:
+    from scipy.stats import binom
+
+    inventory = docket.inventory
+    judged = inventory.examined
+    chosen, rejected = inventory.chosen_length[judged], inventory.rejected_length[judged]
+    total = len(chosen)
+    longer = float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum())
+    share = longer / total if total else 0.5
+    p_value = float(binom.sf(np.ceil(longer) - 1, total, rule.limit)) if total else 1.0
+    broken = share > rule.limit and p_value < rule.alpha
+    sentence = (
+        f"the chosen response is the longer one in {share:.1%} of {docket.total} (p = {p_value:.2g} for a share of at "
+        f"most {rule.limit:.1%}); at most {rule.limit:.1%} allowed where p is below {rule.alpha:g}"
+    )
+    offenses = (Offense(sentence),) if broken else ()
+    return Draft("hygiene.length_bias", rule.severity, not broken, share, rule.limit, sentence, offenses)
+
+
+def _counted(docket: Docket, name: str, rule: CountLimit, found: Sorted, one: str, many: str) -> Draft:
+    new = "" if docket.noun == "pairs" else docket.noun.partition(" ")[0] + " "
+    sentence = f"{len(found):,} {new}{one if len(found) == 1 else many}; at most {rule.limit:,} allowed"
+    passed = len(found) <= rule.limit
+    kept = () if passed else found.kept
+    return Draft(
+        f"hygiene.{name}", rule.severity, passed, len(found), rule.limit, sentence, kept, allowed=found.allowed
+    )

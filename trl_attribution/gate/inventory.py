@@ -1,0 +1,225 @@
+"""One pass over a dataset: which pairs it holds, which of them are examined, and what is wrong with its rows."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trl_attribution.dataset_io import Row
+from trl_attribution.errors import DataError
+from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
+from trl_attribution.pairs.messages import text_of
+from trl_attribution.text import printable
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Examine = Callable[[Row], bool]
+"""Whether a row is among those to be judged."""
+
+_SHOWN = 10
+_REPORT_EVERY = 1000
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no pair."""
+
+    row: int
+    location: str
+    reason: str
+    """Slug to count by, such as ``empty_response``."""
+    sentence: str
+    """What is wrong with it, printable."""
+    examined: bool
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The N different pairs of a dataset in the order of their first rows; memory holds no texts."""
+
+    reader: PairReader
+    pair_ids: list[str]
+    rows: Integers
+    """[N], the row that stands for each pair: its first examined one, else its first."""
+    source_names: list[str]
+    sources: Integers
+    """[N], index into ``source_names`` of that row's source."""
+    examined: Flags
+    """[N]"""
+    contradicted: Flags
+    """[N], whether the dataset also holds the pair the other way round."""
+    prompt_length: Integers
+    """[N], characters."""
+    chosen_length: Integers
+    rejected_length: Integers
+    repeats: tuple[tuple[int, int], ...]
+    """Examined rows that hold a pair of another row: each row, and the position of its pair."""
+    pair_rows: int
+    examined_rows: int
+    """Rows that were to be judged, those that are no pairs included."""
+    bad_rows: tuple[BadRow, ...]
+    fingerprint: str
+    """The dataset's."""
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    @property
+    def examined_positions(self) -> Integers:
+        """[E], positions of the pairs to be judged, rising."""
+        return np.flatnonzero(self.examined)
+
+    def ids_at(self, positions: Integers) -> list[str]:
+        """The ids of some pairs."""
+        return [self.pair_ids[position] for position in positions.tolist()]
+
+
+def take_inventory(
+    reader: PairReader, examine: Examine | None, tolerated: AbstractSet[str], on_progress: Callable[[int], None]
+) -> Inventory:
+    """Read the whole dataset once.
+
+    Args:
+        reader: the dataset.
+        examine: says which rows are to be judged; None judges all.
+        tolerated: reasons for which a row may be bad even where bad rows are errors: a rule judges them.
+        on_progress: called with the number of rows read so far.
+
+    Raises:
+        DataError: bad rows where they are errors (the first ten are listed), or not one row is a pair.
+    """
+    rows = _Rows()
+    for count, row in enumerate(reader.source, start=1):
+        wanted = examine is None or examine(row)
+        try:
+            rows.add(reader.read(row), wanted)
+        except RowFault as fault:
+            sentence = f"column '{printable(fault.field, 60)}' {printable(fault.detail, 400)}"
+            rows.bad.append(BadRow(row.index, row.location, fault.reason, sentence, wanted))
+        if count % _REPORT_EVERY == 0:
+            on_progress(count)
+    _refuse_bad_rows(reader, rows, tolerated)
+    return rows.inventory(reader)
+
+
+def rows_again(reader: PairReader, wanted: Mapping[int, str]) -> Iterator[tuple[Row, Pair]]:
+    """The rows whose numbers are the keys of ``wanted``, in order; only these are read as pairs.
+
+    Raises:
+        DataError: a row is gone, or no longer holds the pair whose id is the value.
+    """
+    remaining = len(wanted)
+    for row in reader.source if wanted else ():
+        if row.index not in wanted:
+            continue
+        try:
+            pair = reader.read(row)
+        except RowFault:
+            break
+        if pair.pair_id != wanted[row.index]:
+            break
+        yield row, pair
+        remaining -= 1
+        if not remaining:
+            return
+    if remaining:
+        raise DataError(f"{reader.source.name}: changed while it was read. Run the gate again.")
+
+
+@dataclass
+class _Rows:
+    """What is kept of each row that is a pair: about 60 bytes."""
+
+    ids: bytearray = field(default_factory=bytearray)
+    flipped: bytearray = field(default_factory=bytearray)
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    sources: array[int] = field(default_factory=lambda: array("q"))
+    source_names: dict[str, int] = field(default_factory=dict)
+    examined: bytearray = field(default_factory=bytearray)
+    bad: list[BadRow] = field(default_factory=list)
+    fingerprint: FingerprintBuilder = field(default_factory=FingerprintBuilder)
+
+    def add(self, pair: Pair, examined: bool) -> None:
+        self.ids += bytes.fromhex(pair.pair_id)
+        self.flipped += bytes.fromhex(pair.flipped_id)
+        self.numbers.append(pair.row)
+        self.lengths.extend((characters(pair.prompt), characters(pair.chosen), characters(pair.rejected)))
+        self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
+        self.examined.append(examined)
+        self.fingerprint.add(pair.pair_id)
+
+    def inventory(self, reader: PairReader) -> Inventory:
+        ids, flipped = (np.frombuffer(bytes(data), dtype="S16") for data in (self.ids, self.flipped))
+        _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        pair_of = position[codes]  # [R], each row's pair
+        place = first[order]  # [N], the row that stands for each pair
+        judged = np.frombuffer(bytes(self.examined), dtype=np.bool_)
+        latest_first = np.flatnonzero(judged)[::-1]
+        place[pair_of[latest_first]] = latest_first  # of several, the first row is written last
+        examined = np.zeros(len(order), dtype=np.bool_)
+        examined[pair_of[latest_first]] = True
+        numbers = np.frombuffer(self.numbers, dtype=np.int64)
+        lengths = np.frombuffer(self.lengths, dtype=np.int64).reshape(-1, 3)[place]
+        text = ids[place].tobytes().hex()
+        return Inventory(
+            reader=reader,
+            pair_ids=[text[start : start + 32] for start in range(0, len(text), 32)],
+            rows=numbers[place],
+            source_names=list(self.source_names),
+            sources=np.frombuffer(self.sources, dtype=np.int64)[place],
+            examined=examined,
+            contradicted=np.isin(flipped[place], ids),
+            prompt_length=lengths[:, 0],
+            chosen_length=lengths[:, 1],
+            rejected_length=lengths[:, 2],
+            repeats=_repeats(pair_of, judged, numbers),
+            pair_rows=len(ids),
+            examined_rows=int(judged.sum()) + sum(bad.examined for bad in self.bad),
+            bad_rows=tuple(self.bad),
+            fingerprint=self.fingerprint.hexdigest(),
+        )
+
+
+def _repeats(pair_of: Integers, judged: Flags, numbers: Integers) -> tuple[tuple[int, int], ...]:
+    """Of the rows of one pair, one counts as the original: one that was there before, else the first."""
+    order = np.lexsort((np.arange(len(pair_of)), judged, pair_of))
+    sorted_pairs = pair_of[order]
+    again = order[1:][sorted_pairs[1:] == sorted_pairs[:-1]]
+    found = np.sort(again[judged[again]])
+    return tuple((int(numbers[row]), int(pair_of[row])) for row in found.tolist())
+
+
+def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str]) -> None:
+    skip = reader.reading.on_bad_row == "skip"
+    bad = [row for row in rows.bad if row.reason not in tolerated and not skip]
+    if rows.numbers and not bad:
+        return
+    shown = bad or rows.bad
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(row.reason for row in shown).most_common())
+    total = len(rows.numbers) + len(rows.bad)
+    lines = [f"  {printable(row.location)}: {row.sentence}" for row in shown[:_SHOWN]]
+    lines += [f"  and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+    fix = (
+        "Mend these rows, or leave them out with `reading: {on_bad_row: skip}` in the policy; the rules "
+        "hygiene.empty_responses and hygiene.identical_responses judge such rows instead."
+        if rows.numbers
+        else "Not one row can be read: check the column names and the format."
+    )
+    head = f"{reader.source.name}: {len(shown)} of {total} rows cannot be read as preference pairs ({reasons})."
+    raise DataError("\n".join([head, *lines, fix]))
+
+
+def characters(content: str | list[dict[str, Any]]) -> int:
+    """Length of a prompt or response, of all its messages together."""
+    return len(content) if isinstance(content, str) else sum(len(text_of(message)) for message in content)

@@ -1,0 +1,95 @@
+"""Where a row stands in files, and which rows a branch has changed."""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trl_attribution.dataset_io import Row, RowSource
+from trl_attribution.dataset_io.files import FolderRows
+from trl_attribution.errors import DataError
+from trl_attribution.gate.changes import ChangedLines, Lines
+from trl_attribution.gate.inventory import Examine
+from trl_attribution.gate.verdict import Place
+
+_LINE = re.compile(r"(.*):(\d+)", re.DOTALL)
+_ROW = re.compile(r"(.*) row \d+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """The file of a row, by the name that locations have for it, and the line in it."""
+
+    name: str | None
+    line: int | None
+
+
+class Places:
+    """Finds the file and line of each row of one dataset."""
+
+    def __init__(self, source: RowSource) -> None:
+        self._files = dict(_files(source))
+
+    def of(self, row: int, location: str) -> Place:
+        """The place of a row, from what messages call it."""
+        spot = self._spot(location)
+        file = None if spot.name is None else as_written(self._files[spot.name])
+        return Place(file, spot.line, row)
+
+    def changed(self, changes: ChangedLines) -> Examine:
+        """Picks the rows that ``changes`` names."""
+        lines = {name: _Lookup.of(changes, path) for name, path in self._files.items()}
+
+        def examine(row: Row) -> bool:
+            spot = self._spot(row.location)
+            return spot.name is not None and lines[spot.name].holds(spot.line)
+
+        return examine
+
+    def _spot(self, location: str) -> _Spot:
+        found = _LINE.fullmatch(location)
+        if found is not None and found[1] in self._files:
+            return _Spot(found[1], int(found[2]))
+        found = _ROW.fullmatch(location)
+        return _Spot(found[1] if found is not None and found[1] in self._files else None, None)
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """The changed lines of one file: none, all, or by bisection those of its ranges."""
+
+    ranges: Lines | None
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, changes: ChangedLines, file: Path) -> _Lookup:
+        path = Path(os.path.abspath(file))  # noqa: PTH100  # links stay what they are
+        ranges = changes.files.get(path, ())
+        return cls(ranges, tuple(part.start for part in ranges or ()))
+
+    def holds(self, line: int | None) -> bool:
+        if self.ranges is None:
+            return True
+        if line is None and self.ranges:
+            raise DataError("some lines of a file changed, and a row of it has no line number")
+        found = bisect.bisect_right(self.starts, line or 0) - 1
+        return found >= 0 and line in self.ranges[found]
+
+
+def as_written(path: str | Path) -> str:
+    """A path relative to the working directory, with slashes, so that reports do not depend on the machine."""
+    return Path(os.path.relpath(path)).as_posix()
+
+
+def _files(source: RowSource) -> Iterator[tuple[str, Path]]:
+    parts = source.parts if isinstance(source, FolderRows) else (source,)
+    for part in parts:
+        path = getattr(part, "path", None)
+        if path is not None:
+            yield part.name, Path(path)
+        elif part.kind == "save_to_disk":
+            yield part.name, Path(part.name).expanduser()

@@ -1,0 +1,146 @@
+"""Records a baseline: what a dataset that is trusted looks like to the policy's probes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.gate.baseline import Baseline, Origin, sorted_scores
+from trl_attribution.gate.check import Materials, load_materials
+from trl_attribution.gate.hygiene import tolerated_reasons
+from trl_attribution.gate.inventory import Inventory, take_inventory
+from trl_attribution.gate.policy_file import PolicyFile
+from trl_attribution.gate.scored import baseline_column, column_of, score_pairs
+from trl_attribution.gate.supply import OnProgress, Supplier, Supply
+from trl_attribution.manifest import Manifest
+from trl_attribution.manifest.manifest import MANIFEST_FORMAT
+from trl_attribution.pairs import PairReader, Reading
+from trl_attribution.scoring import context_means
+from trl_attribution.text import printable
+
+log = logging.getLogger("trl_attribution")
+
+
+def record_baseline(
+    file: PolicyFile,
+    dataset: str | Path,
+    known_bad: str | Path | None = None,
+    *,
+    download: bool = False,
+    trust_remote_code: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Baseline:
+    """Score a whole dataset with the policy's probes and keep what new pairs are to be compared with.
+
+    Args:
+        file: the policy; the baseline that it names is neither needed nor read.
+        dataset: the dataset that is trusted.
+        known_bad: pairs known to be bad: a dataset of them, or a manifest whose pairs have stored vectors.
+        download: fetch probes from a Hub repo.
+        trust_remote_code: run Python code that comes with the model.
+        on_progress: see :data:`OnProgress`.
+
+    Raises:
+        SettingsError: the policy has no probes, so there is nothing to record.
+        DataError, StoreError, ProbeError, ModelError: as :func:`run_gate` raises.
+    """
+    report = on_progress or (lambda _stage, _done, _total: None)
+    materials = load_materials(file, download, with_baseline=False)
+    ruled, kind = materials.probes.ruled, file.policy.score
+    if not ruled:
+        raise SettingsError("gate baseline: the policy has no rules for probes, so there is nothing to record")
+    supplier = materials.supplier(trust_remote_code, report)
+    inventory, supply = _read(dataset, materials, supplier, report)
+    positions = _usable(inventory, supply)
+    view = supply.view(inventory.ids_at(positions))
+    scored = score_pairs(
+        supply, inventory, positions, ruled, kind, None, lambda done, total: report("scores", done, total)
+    )
+    means = context_means(view, materials.layers)
+    encoding = file.policy.encoding
+    baseline = Baseline(
+        origin=Origin(
+            model_fingerprint=materials.model_fingerprint,
+            compute_dtype=supply.stores[0].settings.compute_dtype,
+            max_length=encoding.max_length,
+            truncation_mode=encoding.truncation_mode,
+            dataset_fingerprint=inventory.fingerprint,
+            pairs=len(positions),
+        ),
+        layers=materials.layers,
+        columns=tuple(baseline_column(each, kind) for each in ruled),
+        means=torch.stack([means[layer] for layer in materials.layers]),
+        scores=sorted_scores([scored.of(column_of(each, kind)) for each in ruled], len(positions)),
+    )
+    if known_bad is None:
+        return baseline
+    ids, vectors = _known_bad(known_bad, materials, supplier, report)
+    return replace(baseline, known_bad_ids=ids, known_bad=vectors)
+
+
+def _read(
+    dataset: str | Path, materials: Materials, supplier: Supplier, report: OnProgress
+) -> tuple[Inventory, Supply]:
+    reader = PairReader(dataset, Reading(**materials.file.policy.reading.model_dump()))
+    total = reader.source.num_rows or 0
+    tolerated = tolerated_reasons(materials.file.policy.rules.hygiene)
+    inventory = take_inventory(reader, None, tolerated, lambda done: report("read", done, total))
+    supply = supplier.supply(inventory, np.arange(len(inventory)))
+    unusable = [row for _, row in supply.unusable]
+    refused = [row for row in unusable if row.reason not in tolerated]
+    if refused and reader.reading.on_bad_row != "skip":
+        first = refused[0]
+        raise DataError(
+            f"{reader.source.name}: {len(refused)} pairs cannot be encoded, the first at "
+            f"{printable(first.location)}: {first.sentence}. Mend them, or leave them out with "
+            "`reading: {on_bad_row: skip}` in the policy."
+        )
+    left_out = Counter(row.reason for row in [*inventory.bad_rows, *unusable])
+    if left_out:
+        told = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(left_out.items()))
+        log.warning("%s: rows left out of the baseline: %s", printable(reader.source.name), told)
+    return inventory, supply
+
+
+def _usable(inventory: Inventory, supply: Supply) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    lost = np.array([position for position, _ in supply.unusable], dtype=np.int64)
+    return np.setdiff1d(np.arange(len(inventory)), lost)
+
+
+def _known_bad(
+    given: str | Path, materials: Materials, supplier: Supplier, report: OnProgress
+) -> tuple[tuple[str, ...], Tensor]:
+    if _is_manifest(Path(given)):
+        listed = [decision.pair_id for decision in Manifest.load(given).decisions if decision.action != "keep"]
+        if not listed:
+            raise SettingsError(f"--known-bad {given}: the manifest lists no pair to filter or flip")
+        supply = supplier.stored(listed)
+    else:
+        inventory, supply = _read(given, materials, supplier, report)
+        listed = inventory.ids_at(_usable(inventory, supply))
+    view = supply.view(listed)
+    vectors = torch.empty(len(listed), len(materials.layers), view.hidden_size)
+    for block in view.blocks(materials.layers, 1024):
+        vectors[torch.from_numpy(view.order[block.start : block.start + len(block.pair)])] = block.pair
+    return tuple(listed), vectors
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether the first line is a manifest's header; a dataset may end in ``.jsonl`` just as well."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        line = handle.readline(2**20)
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == MANIFEST_FORMAT

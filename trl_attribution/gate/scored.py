@@ -1,0 +1,180 @@
+"""Scores of the examined pairs, and what they are worth beside a baseline or the whole dataset.
+
+A pair's score and p-value are to depend on the pair, not on what else is in the request. So the center of the contexts
+and the null come from the baseline, or else from all pairs of the dataset, never from the examined pairs alone. Only
+the q-value is theirs: a false discovery rate is a statement about the pairs that were tested.
+Axis letters: E examined pairs, S scored pairs (those and, without a baseline, the others), R scores of the null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.gate.baseline import Baseline, BaselineColumn
+from trl_attribution.gate.inventory import Flags, Integers, Inventory
+from trl_attribution.gate.policy_probes import RuledProbe
+from trl_attribution.gate.supply import Supply
+from trl_attribution.scoring import (
+    Column,
+    Scores,
+    fewest_discoveries,
+    kind_for,
+    p_values,
+    q_values,
+    reference_for,
+    score_view,
+)
+from trl_attribution.scoring.scores import AskedKind
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """What the examined pairs score for one probe."""
+
+    ruled: RuledProbe
+    column: Column
+    scores: Floats
+    """[E]"""
+    rank: Integers
+    """[E]: 1 is the highest score among the examined; equal ones rank in dataset order."""
+    q_value: Doubles | None
+    """[E]; None where flags are by threshold, or there are none."""
+    flagged: Flags
+    """[E]: pairs that push towards the behavior, by the policy's threshold or rate; only positive scores do."""
+    baseline: Floats | None
+    """[R], the baseline's scores, rising."""
+    notes: tuple[str, ...]
+
+
+def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: Baseline | None) -> bool:
+    """Whether judging some pairs takes the vectors of all: for the center of the contexts, or for a null."""
+    if baseline is not None:
+        return False
+    return any(
+        (column := column_of(each, kind)).kind == "contextual"
+        or (each.rules.rate is not None and reference_for(each.probe, column) is None)
+        for each in ruled
+    )
+
+
+def column_of(each: RuledProbe, kind: AskedKind) -> Column:
+    """The score that the probe's rules are about."""
+    return Column(each.name, each.layer, kind_for(each.probe, kind))
+
+
+def baseline_column(each: RuledProbe, kind: AskedKind) -> BaselineColumn:
+    """The same, with the probe's fingerprint, as a baseline keeps it."""
+    column = column_of(each, kind)
+    return BaselineColumn(column.probe, each.probe.fingerprint, column.layer, column.kind)
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """The scores [S] of the pairs at ``positions``."""
+
+    scores: Scores
+    order: Integers
+    positions: Integers
+
+    def of(self, column: Column) -> Floats:
+        """One column [S], in the order of ``positions``."""
+        values = np.empty(len(self.order), dtype=np.float32)
+        values[self.order] = self.scores.of(column)
+        return values
+
+
+def score_pairs(
+    supply: Supply,
+    inventory: Inventory,
+    positions: Integers,
+    ruled: Sequence[RuledProbe],
+    kind: AskedKind,
+    baseline: Baseline | None,
+    on_progress: Callable[[int, int], None],
+) -> ScoredPairs:
+    """Score the pairs at ``positions``, contexts centred by the baseline or by these pairs themselves.
+
+    Raises:
+        ProbeError, SettingsError, StoreError: as :func:`score_view` raises.
+    """
+    view = supply.view(inventory.ids_at(positions))
+    scores = score_view(
+        view,
+        [each.probe for each in ruled],
+        kind,
+        sorted({each.layer for each in ruled}),
+        context_means=None if baseline is None else baseline.context_means(),
+        progress=on_progress,
+    )
+    return ScoredPairs(scores, view.order, positions)
+
+
+def judge(
+    scored: ScoredPairs, examined: Integers, each: RuledProbe, kind: AskedKind, baseline: Baseline | None
+) -> ProbeScores:
+    """What the pairs at ``examined`` (among those scored) score for one probe, and which of them are flagged.
+
+    Raises:
+        SettingsError: the null is too small for any pair to be flagged, or the baseline has no scores for the probe.
+    """
+    column = column_of(each, kind)
+    values = scored.of(column)
+    own = values[np.searchsorted(scored.positions, examined)]
+    before = None if baseline is None else baseline.scores_of(baseline_column(each, kind))
+    order = np.argsort(-own, kind="stable")
+    rank = np.empty(len(own), dtype=np.int64)
+    rank[order] = np.arange(1, len(own) + 1)
+    rules, q_value, notes = each.rules, None, _blind(scored.scores, column)
+    flagged = np.zeros(len(own), dtype=np.bool_)
+    if rules.rate is not None and len(own):
+        null = reference_for(each.probe, column)
+        null = -(values if before is None else before).astype(np.float64) if null is None else null
+        q_value = q_values(p_values(own, null))
+        flagged = q_value <= rules.rate
+        notes += _power(each, rules.rate, len(own), len(null))
+    elif rules.flags and rules.threshold is not None:
+        flagged = own.astype(np.float64) >= rules.threshold
+    return ProbeScores(each, column, own, rank, q_value, flagged & (own > 0), before, notes)
+
+
+def _power(each: RuledProbe, rate: float, examined: int, null_size: int) -> tuple[str, ...]:
+    """What a false discovery rate cannot see with so small a null."""
+    fewest = fewest_discoveries(rate, examined, null_size)
+    if fewest > examined:
+        raise SettingsError(
+            f"rules.probes.{each.name}: with {null_size:,} scores to compare with, no pair of {examined:,} can be "
+            f"flagged at fdr {rate:g}, so the gate cannot decide. Give a threshold instead, or record a baseline of "
+            "more pairs."
+        )
+    if fewest == 1:
+        return ()
+    told = (
+        f"{each.name}: with {null_size:,} scores to compare with, pairs are flagged at fdr {rate:g} only where at "
+        f"least {fewest:,} of {examined:,} beat them all; a threshold has no such limit"
+    )
+    return (told,)
+
+
+def _blind(scores: Scores, column: Column) -> tuple[str, ...]:
+    """Pairs whose score says nothing."""
+    zero = scores.zero_pairs.get(column.layer, 0)
+    without = scores.no_context.get(column.layer, 0) if column.kind == "contextual" else 0
+    parts = [
+        (zero, "scored pairs have a zero vector and score 0"),
+        (without, "scored pairs have no prompt to compare and score 0"),
+    ]
+    return tuple(f"{column.probe}: {count:,} {what}" for count, what in parts if count)
+
+
+def nothing_scored(each: RuledProbe, kind: AskedKind) -> ProbeScores:
+    """The scores of no pairs at all."""
+    none = np.empty(0, dtype=np.int64)
+    return ProbeScores(each, column_of(each, kind), none.astype(np.float32), none, None, none.astype(bool), None, ())

@@ -1,0 +1,306 @@
+"""The vectors that a verdict needs: from a store made elsewhere, from the cache, and the rest computed by M0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from trl_attribution.audit_config import AuditConfig
+from trl_attribution.auditor import DataAuditor
+from trl_attribution.census import encoded_pairs
+from trl_attribution.dataset_io import Row
+from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
+from trl_attribution.gate.cache import VectorCache
+from trl_attribution.gate.inventory import BadRow, Integers, Inventory, rows_again
+from trl_attribution.gate.policy_file import PolicyFile
+from trl_attribution.gate.remote import RemoteCache
+from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
+from trl_attribution.probes import Probe
+from trl_attribution.store import StoreSettings, VectorBlock, VectorStore, VectorView
+from trl_attribution.store.shard_set import first_ids
+from trl_attribution.text import printable
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
+
+SHARD_PAIRS = 512
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The kind of vectors that a policy asks for."""
+
+    probes: tuple[Probe, ...]
+    model_fingerprint: str
+    hidden_size: int
+    layers: tuple[int, ...]
+
+
+class StackedView:
+    """Chosen pairs of several stores, one store after the other."""
+
+    def __init__(self, views: Sequence[VectorView], layers: tuple[int, ...], order: Integers) -> None:
+        self._views = views
+        self.layers = layers
+        self.hidden_size = views[0].hidden_size
+        self.order = order
+        """[n], where each row of the view belongs in the order that was asked for."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def pair_ids(self) -> list[str]:
+        """The ids of the view's rows, in its own order."""
+        return [pair_id for view in self._views for pair_id in view.pair_ids]
+
+    def blocks(self, layers: Sequence[int], size: int) -> Iterator[VectorBlock]:
+        """All pairs in the view's order, at most ``size`` at a time."""
+        start = 0
+        for view in self._views:
+            for block in view.blocks(layers, size):
+                yield replace(block, start=start + block.start)
+            start += len(view)
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Where the vectors are."""
+
+    stores: tuple[VectorStore, ...]
+    layers: tuple[int, ...]
+    computed: int
+    cached: int
+    unusable: tuple[tuple[int, BadRow], ...] = ()
+    """Pairs that no tokens can be made of: their position in the inventory, and what is wrong with their row."""
+
+    def view(self, pair_ids: Sequence[str]) -> StackedView:
+        """The vectors of pairs that are all there."""
+        left = np.arange(len(pair_ids))
+        views, order = [], []
+        for store in self.stores:
+            held = store.holds([pair_ids[place] for place in left.tolist()])
+            order.append(left[held])
+            views.append(store.select([pair_ids[place] for place in left[held].tolist()]))
+            left = left[~held]
+        return StackedView(views, self.layers, np.concatenate(order))
+
+
+class Supplier:
+    """Finds or computes the vectors of one gate run.
+
+    Args:
+        file: the policy.
+        needed: the kind of vectors.
+        trust_remote_code: run Python code that comes with the model.
+        on_progress: see :data:`OnProgress`.
+    """
+
+    def __init__(self, file: PolicyFile, needed: Needed, trust_remote_code: bool, on_progress: OnProgress) -> None:
+        self._file = file
+        self._policy = file.policy
+        self._needed = needed
+        self._trust_remote_code = trust_remote_code
+        self._on_progress = on_progress
+
+    def supply(self, inventory: Inventory, positions: Integers) -> Supply:
+        """The vectors of the pairs at ``positions``.
+
+        Raises:
+            StoreError: there is no model and some are missing (they are named), or a store is broken.
+            SettingsError: a store was made in another way, or more would have to be computed than the policy allows.
+            ModelError, ProbeError: M0 cannot be loaded, or is not that of the probes.
+        """
+        ids = inventory.ids_at(positions)
+        cache = self._cache()
+        elsewhere = self._made_elsewhere()
+        stores, missing = self._stored(ids, elsewhere, cache)
+        if not missing:
+            return Supply(tuple(stores), self._needed.layers, 0, len(ids))
+        wanted = self._wanted_rows(inventory, positions, set(missing))
+        self._check_computable(inventory, wanted)
+        dtype = stores[-1].settings.compute_dtype if stores else None
+        run = _Computation(self._auditor(dtype), cache)
+        unusable = run.compute(inventory, wanted, lambda done: self._on_progress("vectors", done, len(wanted)))
+        computed = len(missing) - len(unusable)
+        stores = [*([elsewhere] if elsewhere is not None else []), cache.store(run.settings)]
+        return Supply(tuple(stores), self._needed.layers, computed, len(ids) - len(missing), tuple(unusable))
+
+    def stored(self, pair_ids: Sequence[str]) -> Supply:
+        """The vectors of pairs of which only the ids are known.
+
+        Raises:
+            StoreError: some are nowhere, or a store is broken.
+            SettingsError: the store that the policy names was made in another way.
+        """
+        stores, missing = self._stored(pair_ids, self._made_elsewhere(), self._cache())
+        if missing:
+            raise StoreError(
+                f"{len(missing)} of {len(pair_ids)} listed pairs have no vectors, in the cache or in `vectors`: "
+                f"{first_ids(missing)}. Give the pairs themselves, as a dataset."
+            )
+        return Supply(tuple(stores), self._needed.layers, 0, len(pair_ids))
+
+    def _stored(
+        self, ids: Sequence[str], elsewhere: VectorStore | None, cache: VectorCache
+    ) -> tuple[list[VectorStore], list[str]]:
+        """The stores that hold some of the pairs, checked, and the pairs that none holds."""
+        stores = [] if elsewhere is None else [elsewhere]
+        missing = list(ids) if elsewhere is None else elsewhere.missing(ids)
+        cached = cache.best(self._settings(elsewhere), missing) if missing else None
+        if cached is not None:
+            stores.append(cached)
+            missing = cached.missing(missing)
+        for store in stores:
+            store.verify(ids)
+        return stores, missing
+
+    def _wanted_rows(self, inventory: Inventory, positions: Integers, missing: set[str]) -> dict[int, int]:
+        """The row of each missing pair, and its position."""
+        found = [place for place in positions.tolist() if inventory.pair_ids[place] in missing]
+        return {int(inventory.rows[place]): place for place in found}
+
+    def _check_computable(self, inventory: Inventory, wanted: dict[int, int]) -> None:
+        count, most = len(wanted), self._policy.compute.max_pairs
+        if self._policy.model is None:
+            first = dict(list(wanted.items())[:_SHOWN])
+            shown = [f"  {printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
+            more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+            where = self._policy.vectors or "the cache"
+            fix = (
+                f"Compute them where M0 is (`trl-attribution audit M0 DATASET --vectors {printable(where)}`), "
+                "or name `model` in the policy."
+            )
+            head = f"{count} of the pairs to be judged have no vectors in {printable(where)}, and there is no model:"
+            raise StoreError("\n".join([head, *shown, *more, fix]))
+        if most is not None and count > most:
+            raise SettingsError(
+                f"{count} pairs have no vectors in the cache, and compute.max_pairs is {most}. Has the cache been "
+                "lost? Fill it where M0 runs fast, or raise the limit."
+            )
+
+    def _settings(self, elsewhere: VectorStore | None) -> StoreSettings:
+        """What vectors of the cache have to be made with; ``compute_dtype`` is ``auto`` where any will do."""
+        policy = self._policy
+        dtype = policy.compute.dtype
+        if dtype == "auto" and elsewhere is not None:
+            dtype = elsewhere.settings.compute_dtype  # type: ignore[assignment]  # one of them
+        return StoreSettings(
+            model_fingerprint=self._needed.model_fingerprint,
+            layers=self._needed.layers,
+            hidden_size=self._needed.hidden_size,
+            vector_dtype=policy.compute.vector_dtype,
+            compute_dtype=dtype,
+            max_length=policy.encoding.max_length,
+            truncation_mode=policy.encoding.truncation_mode,
+        )
+
+    def _made_elsewhere(self) -> VectorStore | None:
+        """The store that the policy names, once it is known to hold the right kind of vectors."""
+        if self._policy.vectors is None:
+            return None
+        store = VectorStore.open(self._file.path(self._policy.vectors))
+        stored, asked = store.settings, self._settings(store)
+        covered = set(asked.layers) <= set(stored.layers)
+        layers = stored.layers if covered else asked.layers
+        asked = replace(asked, layers=layers, vector_dtype=stored.vector_dtype)
+        if asked != stored:
+            raise SettingsError(
+                f"vectors: {self._policy.vectors} was made with something else than the policy and its probes:\n"
+                f"{describe_difference(stored.as_dict(), asked.as_dict())}\n"
+                "Make it again with the policy's model, layers and truncation, or change the policy."
+            )
+        return store
+
+    def _cache(self) -> VectorCache:
+        options = self._policy.cache
+        remote = None
+        if options.remote is not None:
+            remote = RemoteCache(options.remote if "://" in options.remote else str(self._file.path(options.remote)))
+        return VectorCache(self._file.path(options.folder), remote, options.push)
+
+    def _auditor(self, compute_dtype: str | None) -> DataAuditor:
+        """M0, loaded and checked; vectors of one verdict are computed in one precision."""
+        policy, compute = self._policy, self._policy.compute
+        assert policy.model is not None  # checked by _check_computable
+        config = AuditConfig(
+            layers=self._needed.layers,
+            dtype=compute_dtype or compute.dtype,
+            device=compute.device,
+            vector_dtype=compute.vector_dtype,
+            encoding=Encoding(policy.encoding.max_length, policy.encoding.truncation_mode),
+            score=policy.score,
+            token_budget=compute.token_budget,
+            path=compute.path,
+            blocks_path=compute.blocks_path,
+            trust_remote_code=self._trust_remote_code,
+        )
+        auditor = DataAuditor(self._file.model(policy.model), probes=self._needed.probes or None, config=config)
+        found = auditor.model.fingerprint.digest
+        if found != self._needed.model_fingerprint:
+            raise ModelError(
+                f"model: {printable(policy.model)} has the fingerprint {found}, but the baseline was recorded with "
+                f"{self._needed.model_fingerprint}. Name the model that it was recorded with, or record it again."
+            )
+        return auditor
+
+
+class _Computation:
+    """M0 at work: missing pairs in, shards of the cache out."""
+
+    def __init__(self, auditor: DataAuditor, cache: VectorCache) -> None:
+        self._auditor = auditor
+        self._engine = auditor.new_engine()
+        self._cache = cache
+        self.settings = auditor.store_settings(self._engine)
+        self._shards: list[Path] = []
+
+    def compute(
+        self, inventory: Inventory, wanted: dict[int, int], on_progress: Callable[[int], None]
+    ) -> list[tuple[int, BadRow]]:
+        """Compute the pairs of the ``wanted`` rows; returns those that no tokens can be made of."""
+        self._cache.store(self.settings)
+        unusable: list[tuple[int, BadRow]] = []
+        shard: list[EncodedPair] = []
+        done = 0
+        tokenizer, encoding = self._auditor.model.tokenizer, self._auditor.config.encoding
+        pairs = (pair for _, pair in _rows(inventory, wanted))
+        with self._shared(), self._engine.in_step():
+            for pair, encoded in encoded_pairs(pairs, tokenizer, encoding):
+                if isinstance(encoded, RowFault):
+                    sentence = f"column '{encoded.field}' {printable(encoded.detail, 400)}"
+                    position = wanted[pair.row]
+                    examined = bool(inventory.examined[position])
+                    unusable.append((position, BadRow(pair.row, pair.location, encoded.reason, sentence, examined)))
+                    continue
+                shard.append(encoded)
+                if len(shard) == SHARD_PAIRS:
+                    done += self._store(shard, done, on_progress)
+                    shard = []
+            if shard:
+                self._store(shard, done, on_progress)
+        return unusable
+
+    @contextmanager
+    def _shared(self) -> Iterator[None]:
+        """What was computed goes to the shared place also where the rest fails, or somebody interrupts it."""
+        try:
+            yield
+        finally:
+            self._cache.share(self.settings, self._shards)
+
+    def _store(self, shard: list[EncodedPair], done: int, on_progress: Callable[[int], None]) -> int:
+        found = self._engine.pair_vectors(shard, lambda part, whole: on_progress(done + len(shard) * part // whole))
+        ids = [pair.pair_id for pair in shard]
+        self._shards += self._cache.add(self.settings, ids, found.pair, found.context)
+        on_progress(done + len(shard))
+        return len(shard)
+
+
+def _rows(inventory: Inventory, wanted: dict[int, int]) -> Iterator[tuple[Row, Pair]]:
+    return rows_again(inventory.reader, {row: inventory.pair_ids[place] for row, place in wanted.items()})

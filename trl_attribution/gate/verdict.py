@@ -1,0 +1,161 @@
+"""What a gate says of a dataset: the one result that every output format is rendered from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from trl_attribution.errors import StoreError
+
+VERDICT_FORMAT = "trl-attribution verdict"
+VERDICT_VERSION = 1
+EXCERPT_LENGTH = 300
+
+Severity = Literal["error", "warn"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a finding lies."""
+
+    file: str | None
+    """Path as a person would write it, relative to the working directory, posix; None where the dataset is no file."""
+    line: int | None
+    """Counted from 1; JSONL and CSV only."""
+    row: int
+    """Counted from 0 in the whole dataset."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """RAW dataset text, cut to 300 characters each: whoever shows it neutralizes it."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule objects to."""
+
+    message: str
+    """One plain sentence; dataset text in it has passed ``text.printable``."""
+    pair_id: str | None = None
+    place: Place | None = None
+    """None: about the dataset as a whole."""
+    probe: str | None = None
+    score: float | None = None
+    rank: int | None = None
+    q_value: float | None = None
+    excerpt: Excerpt | None = None
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A finding that the policy's allow list accepts."""
+
+    finding: Finding
+    reason: str
+    expires: str
+    """ISO date."""
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """What one rule of the policy came to."""
+
+    rule: str
+    """Its id, such as ``distractor-compliance.max_flagged_count`` or ``hygiene.duplicates``."""
+    severity: Severity
+    passed: bool
+    measured: float
+    limit: float
+    sentence: str
+    """Such as "7 of 500 new pairs push towards distractor-compliance; at most 0 allowed"."""
+    findings: tuple[Finding, ...]
+    """Offending pairs, worst first; accepted ones are not among them."""
+    allowed: tuple[Allowed, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Pass or fail, with reasons. No times, no dates of today, no absolute paths: equal input gives equal bytes."""
+
+    dataset: str
+    base_ref: str | None
+    pairs: int
+    """Different pairs in the dataset."""
+    examined: int
+    """Those judged."""
+    computed: int
+    """Vectors computed now."""
+    cached: int
+    """Vectors taken from the cache or a store."""
+    skipped: Mapping[str, int]
+    """Rows left out, by reason."""
+    model_fingerprint: str
+    """Empty where no rule needs a model."""
+    probe_fingerprints: Mapping[str, str]
+    policy_digest: str
+    tool_version: str
+    rules: tuple[RuleResult, ...]
+    notes: tuple[str, ...]
+    """Expired or unused allow entries, columns ignored and the like: plain, printable sentences."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no rule of severity ``error`` failed."""
+        return all(rule.passed or rule.severity != "error" for rule in self.rules)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the gate passed, else 1."""
+        return 0 if self.passed else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as plain JSON values, format and version first."""
+        return {"format": VERDICT_FORMAT, "version": VERDICT_VERSION, "passed": self.passed, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Verdict:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            StoreError: these values are no verdict, or one of a newer version.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != VERDICT_FORMAT:
+            raise StoreError(f"this is no verdict: its `format` is not {VERDICT_FORMAT!r}. Run the gate again.")
+        version = values.get("version")
+        if isinstance(version, int) and version > VERDICT_VERSION:
+            raise StoreError(
+                f"verdict format version {version}; this trl-attribution reads up to {VERDICT_VERSION}. "
+                "Install a newer trl-attribution to read it."
+            )
+        try:
+            fields = {name: values[name] for name in cls.__dataclass_fields__}
+            return cls(
+                **{**fields, "rules": tuple(_rule(rule) for rule in values["rules"]), "notes": tuple(values["notes"])}
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"this verdict is broken ({error}). Run the gate again.") from error
+
+
+def _rule(values: Mapping[str, Any]) -> RuleResult:
+    findings = tuple(_finding(finding) for finding in values["findings"])
+    allowed = tuple(
+        Allowed(_finding(entry["finding"]), entry["reason"], entry["expires"]) for entry in values["allowed"]
+    )
+    return RuleResult(**{**values, "findings": findings, "allowed": allowed})
+
+
+def _finding(values: Mapping[str, Any]) -> Finding:
+    place, excerpt = values["place"], values["excerpt"]
+    return Finding(
+        **{
+            **values,
+            "place": None if place is None else Place(**place),
+            "excerpt": None if excerpt is None else Excerpt(**excerpt),
+        }
+    )
