@@ -1,0 +1,213 @@
+"""A plan is checked key by key; its cells, selections and interventions are what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.pairs import Pair, PairReader
+from trl_attribution.validation.cells import BASELINE, Cell, Condition, cells, conditions
+from trl_attribution.validation.interventions import Intervener
+from trl_attribution.validation.plan import MixedPlan, Plan, load_plan
+from trl_attribution.validation.rankings import Ranking
+from trl_attribution.validation.selections import Selector
+from trl_attribution.validation.training import StepCount
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"
+PLAN: dict[str, Any] = {
+    "model": "m0",
+    "dataset": "data.jsonl",
+    "rankings": {"audit": {"scores": "scores.jsonl"}},
+    "behaviors": [{"file": "trigger.jsonl", "judge": "complies"}],
+    "training": {"dpo": {"learning_rate": 1e-6}},
+    "interventions": ["filter", "flip"],
+    "sizes": [3],
+    "seeds": [0, 1],
+}
+
+
+def planned(**changes: Any) -> Plan:
+    return Plan.model_validate({**PLAN, **changes})
+
+
+def written(folder: Path, values: object) -> Path:
+    path = folder / "plan.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_example_plans_can_be_read(path: Path) -> None:
+    plan = load_plan(path)
+    assert len(cells(plan)) == len(set(cells(plan))) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": None}, r"plan.yaml: the plan cannot be used:\n  model: .*valid string"),
+        ({"sizes": [0]}, r"  sizes.0: .*greater than or equal to 1 \(it is 0\)"),
+        ({"sizes": [3, 3]}, r"  plan: sizes names something twice"),
+        ({"sizes": []}, r"sizes: say how many pairs to filter"),
+        ({"interventions": ["drop"]}, r"  interventions.0: .*'filter', 'flip', 'mixed' or 'drop_sources'"),
+        ({"interventions": ["drop_sources"]}, r"source_sizes: say how many"),
+        ({"selections": ["random"]}, r"selections: top is what is put to the test"),
+        ({"seed": 1}, r"  seed: Extra inputs are not permitted"),
+        ({"training": {}}, r"  training: give exactly one of dpo .* and command"),
+        ({"training": {"dpo": {"seed": 3}}}, r"  training: dpo.seed is set by the validation itself"),
+        ({"training": {"dpo": {}, "epochs": 2}}, r"batch_size and epochs belong to command"),
+        ({"training": {"command": ["train", "{model}"]}}, r"command needs batch_size"),
+        ({"training": {"command": ["train", "{model}"], "batch_size": 8}}, r"command lacks \{dataset\}"),
+        ({"rankings": {"a": {}}}, r"  rankings.a: give exactly one of audit, behavior, probes and scores, not none"),
+        ({"rankings": {"../x": {"audit": "a"}}}, r"rankings\.\.\./x"),
+        ({"statistics": {"alpha": 2}}, r"  statistics.alpha: .*less than 0.5"),
+        ({"version": 2}, r"plan version 2; this trl-attribution reads up to 1"),
+    ],
+    ids=str,
+)
+def test_a_faulty_plan_is_refused_with_file_and_key(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_plan(written(tmp_path, {**PLAN, **change}))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match=r"plan\.yaml"):
+        load_plan(written(tmp_path, text))
+    with pytest.raises(SettingsError, match="cannot read the plan"):
+        load_plan(tmp_path / "none.yaml")
+
+
+def test_paths_are_taken_from_beside_the_plan_and_a_hub_id_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").touch()
+    plan = load_plan(written(tmp_path, {**PLAN, "model": "owner/name"}))
+    assert plan.dataset == str(tmp_path / "data.jsonl")
+    assert plan.model == "owner/name"
+
+
+def test_every_ranking_has_cells_of_its_own_and_all_share_the_random_ones_and_the_baseline() -> None:
+    plan = planned(
+        rankings={"a": {"scores": "a"}, "b": {"scores": "b"}},
+        selections=["top", "random", "length_matched_random"],
+        interventions=["filter", "drop_sources"],
+        source_sizes=[1],
+        steps=["fixed", "short"],
+    )
+    names = [condition.name for condition in conditions(plan)]
+    assert names[:2] == ["m0", "none"]
+    assert set(names[2:]) == {
+        *(f"filter-top-3-{one}-{steps}" for one in "ab" for steps in ("fixed", "short")),
+        *(f"filter-length-matched-random-3-{one}-{steps}" for one in "ab" for steps in ("fixed", "short")),
+        *(f"filter-random-3-{steps}" for steps in ("fixed", "short")),
+        *(f"drop-sources-top-1-{one}-{steps}" for one in "ab" for steps in ("fixed", "short")),
+        *(f"drop-sources-random-1-{steps}" for steps in ("fixed", "short")),
+    }
+    assert len(cells(plan)) == 2 * len(names)
+    assert len({cell.name for cell in cells(plan)}) == 2 * len(names)
+
+
+@pytest.fixture
+def pairs() -> list[Pair]:
+    rows = [
+        {
+            "prompt": f"Question {number}",
+            "chosen": "yes " * (number + 1),
+            "rejected": "I cannot help with that." if number % 2 else "no",
+            "source": "xyz"[number // 4],
+        }
+        for number in range(12)
+    ]
+    return list(PairReader([*rows, rows[0]]))
+
+
+@pytest.fixture
+def selector(pairs: list[Pair]) -> Selector:
+    ranking = Ranking("audit", tuple(pair.pair_id for pair in pairs[:12]), tuple(range(12, 0, -1)), "by hand")
+    return Selector(pairs, {"audit": ranking}, planned())
+
+
+def rows_of(pairs: list[Pair], chosen: frozenset[str]) -> list[int]:
+    return [place for place, pair in enumerate(pairs[:12]) if pair.pair_id in chosen]
+
+
+def test_top_and_bottom_are_the_ends_of_the_ranking(pairs: list[Pair], selector: Selector) -> None:
+    for selection, expected in (("top", [0, 1, 2]), ("bottom", [9, 10, 11])):
+        chosen = selector.choose(Cell(Condition("filter", selection, 3, "audit"), 0))
+        assert rows_of(pairs, chosen.pair_ids) == expected
+    assert selector.choose(Cell(BASELINE, 0)).pair_ids == frozenset()
+
+
+def test_random_pairs_follow_from_the_seed_and_are_the_same_for_filter_and_flip(selector: Selector) -> None:
+    drawn = [selector.choose(Cell(Condition("filter", "random", 5), seed)).pair_ids for seed in range(20)]
+    assert drawn[3] == selector.choose(Cell(Condition("flip", "random", 5), 3)).pair_ids
+    assert all(len(one) == 5 for one in drawn)
+    assert len(set(drawn)) > 15
+    assert len(frozenset.union(*drawn)) == 12
+
+
+def test_length_matched_pairs_are_others_of_about_the_same_length(pairs: list[Pair], selector: Selector) -> None:
+    for seed in range(5):
+        cell = Cell(Condition("filter", "length_matched_random", 3, "audit"), seed)
+        matched = rows_of(pairs, selector.choose(cell).pair_ids)
+        assert len(matched) == 3 and min(matched) >= 3
+        # The top pairs are the shortest; row 11 is never among the 5 nearest of what is left.
+        assert 11 not in matched
+
+
+def test_sources_are_dropped_whole_by_the_mean_rank_of_their_pairs(pairs: list[Pair], selector: Selector) -> None:
+    top = selector.choose(Cell(Condition("drop_sources", "top", 1, "audit"), 0))
+    assert (top.sources, rows_of(pairs, top.pair_ids)) == (("x",), [0, 1, 2, 3])
+    bottom = selector.choose(Cell(Condition("drop_sources", "bottom", 2, "audit"), 0))
+    assert set(bottom.sources) == {"y", "z"}
+
+
+def test_a_ranking_that_misses_pairs_and_a_size_that_leaves_nothing_are_refused(pairs: list[Pair]) -> None:
+    whole = Ranking("audit", tuple(pair.pair_id for pair in pairs), (1.0,) * 13, "")
+    with pytest.raises(SettingsError, match=r"sizes: 12 of 12 different pairs leave nothing"):
+        Selector(pairs, {"audit": whole}, planned(sizes=[12]))
+    with pytest.raises(SettingsError, match=r"rankings.audit: 2 of 12 pairs of the dataset have no score"):
+        Selector(pairs, {"audit": Ranking("audit", whole.pair_ids[1:11], (1.0,) * 10, "")}, planned())
+
+
+def test_filtering_takes_every_row_of_a_pair_and_tops_up_evenly(pairs: list[Pair]) -> None:
+    intervener = Intervener(pairs, MixedPlan())
+    chosen = selector_choice(pairs, [0, 1, 2])
+    data = intervener.apply(Cell(Condition("filter", "top", 3, "audit"), 0), chosen)
+    prompts = [row["prompt"] for row in data.rows]
+    assert len(prompts) == 13 and {"Question 0", "Question 1", "Question 2"}.isdisjoint(prompts)
+    assert sorted({prompts.count(one) for one in prompts}) == [1, 2]
+    assert (data.changes.filtered, data.changes.repeated, data.changes.rows_out) == (4, 4, 13)
+    short = intervener.apply(Cell(Condition("filter", "top", 3, "audit", "short"), 0), chosen)
+    assert [row["prompt"] for row in short.rows] == [f"Question {number}" for number in range(3, 12)]
+    other = intervener.apply(Cell(Condition("filter", "top", 3, "audit"), 1), chosen)
+    assert other.digest != data.digest
+
+
+def selector_choice(pairs: list[Pair], rows: list[int]) -> Any:
+    from trl_attribution.validation.selections import Chosen
+
+    return Chosen(frozenset(pairs[row].pair_id for row in rows))
+
+
+def test_flipping_exchanges_the_responses_and_mixed_only_where_the_rejected_one_is_good(pairs: list[Pair]) -> None:
+    chosen = selector_choice(pairs, [1, 2])
+    flipped = Intervener(pairs, MixedPlan()).apply(Cell(Condition("flip", "top", 2, "audit"), 0), chosen)
+    assert (flipped.rows[1]["chosen"], flipped.rows[2]["chosen"]) == ("I cannot help with that.", "no")
+    assert flipped.rows[1]["rejected"] == "yes yes "
+    cell = Cell(Condition("mixed", "top", 2, "audit", "short"), 0)
+    mixed = Intervener(pairs, MixedPlan()).apply(cell, chosen)
+    assert (mixed.changes.flipped, mixed.changes.filtered) == (1, 1)
+    assert mixed.rows[1]["chosen"] == "I cannot help with that."
+    assert "Question 2" not in [row["prompt"] for row in mixed.rows]
+    unless = Intervener(pairs, MixedPlan(unless="regex:yes")).apply(cell, chosen)
+    assert (unless.changes.flipped, unless.changes.filtered) == (0, 2)
+
+
+def test_steps_are_counted_as_the_trainer_counts_them() -> None:
+    assert StepCount(16, 4).of(272) == 68
+    assert StepCount(4, 1.5, accumulation=2).of(10) == 3
+    assert StepCount(8, 1).of(3) == 1

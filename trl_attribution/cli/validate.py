@@ -1,0 +1,113 @@
+"""``trl-attribution validate``: does changing the flagged pairs take the behavior away, and changing others not?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trl_attribution.cli import options
+from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.validation import Progressed, Validator
+
+
+@verb
+def validate(
+    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there.")],
+    cells: Annotated[
+        str | None,
+        typer.Option("--cells", metavar="I/N", help="Run only the I-th of N shares of the cells; see --merge."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Train nothing: draw the conclusion from the cells that are done.")
+    ] = False,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="With --merge, a folder of another machine's cells; can be repeated."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.svg", help="Draw the rates too, as SVG or PNG (needs matplotlib)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the plan and list its cells; load no model, write nothing.")
+    ] = False,
+    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+) -> None:
+    """Test by retraining whether the top-ranked pairs cause a behavior, against random, bottom and matched controls.
+
+    Exit code 0 if that is supported, 1 if it is not supported or undecided, 2 for bad input. With --cells and with
+    --dry-run there is no answer yet, and 0 says that the work was done.
+    """
+    from trl_attribution.shares import Share
+    from trl_attribution.validation import Validator, load_plan
+    from trl_attribution.validation.document import save, to_json
+    from trl_attribution.validation.plots import check_plot, save_plot
+    from trl_attribution.validation.tables import validation_tables
+
+    if (cells is not None) + merge + dry_run > 1:
+        raise SettingsError("--cells, --merge and --dry-run: give one of them")
+    if from_ and not merge:
+        raise SettingsError("--from: goes with --merge")
+    if plot is not None:
+        check_plot(plot)
+    share = Share.parse(cells) if cells is not None else None
+    out = Output(quiet, as_json)
+    loaded = load_plan(plan)
+    if dry_run:
+        _list_cells(plan, out)
+        return
+    with out.progress() as progress:
+        validator = Validator(loaded, output, progress, out.say)
+        if merge:
+            taken = validator.merge(from_ or [])
+            out.say(f"{taken} cells taken over")
+        else:
+            progressed = validator.run(share)
+            if share is not None or progressed.missing:
+                _unfinished(validator, progressed, share, out)
+                return
+    found = validator.finish()
+    path = save(found)
+    if plot is not None:
+        save_plot(found, plot)
+    out.show(validation_tables(found))
+    out.say(f"Written to {path}")
+    out.document(to_json(found))
+    raise typer.Exit(found.conclusion.exit_code)
+
+
+def _unfinished(validator: Validator, progressed: Progressed, share: object, out: Output) -> None:
+    """Say how far it is; where the whole plan was asked for, others still have cells in hand, and that is no answer."""
+    missing = len(progressed.missing)
+    out.show(f"{progressed.done} cells done now, {missing} of {len(validator.cells)} still missing.")
+    if not missing:
+        out.show("Run it again with --merge for the answer.")
+    out.document(
+        {
+            "done_now": progressed.done,
+            "cells": len(validator.cells),
+            "missing": [cell.name for cell in progressed.missing],
+            "in_other_hands": progressed.elsewhere,
+        }
+    )
+    if share is None:
+        raise typer.Exit(1)
+
+
+def _list_cells(plan: Path, out: Output) -> None:
+    from trl_attribution.validation import cells, load_plan
+
+    found = cells(load_plan(plan))
+    for number, cell in enumerate(found, start=1):
+        out.show(f"{number:4}  {cell.condition.title}, seed {cell.seed}")
+    out.show(f"{len(found)} cells, {sum(cell.condition.intervention != 'm0' for cell in found)} of them trainings.")
+    out.document({"cells": [cell.name for cell in found]})

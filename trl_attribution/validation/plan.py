@@ -1,0 +1,276 @@
+"""The plan of a validation: a YAML file, checked key by key before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.text import printable
+
+PLAN_VERSION = 1
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Positive = Annotated[int, Field(ge=1)]
+Intervention = Literal["filter", "flip", "mixed", "drop_sources"]
+Selection = Literal["top", "random", "bottom", "length_matched_random"]
+Steps = Literal["fixed", "short"]
+OWNED = ("output_dir", "seed", "data_seed", "max_steps", "save_strategy", "eval_strategy", "resume_from_checkpoint")
+"""Fields of DPOConfig that a validation decides by itself."""
+PLACEHOLDERS = ("model", "dataset", "output", "seed", "steps")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RankingPlan(_Part):
+    """Where one ranking of the pairs comes from: exactly one of ``audit``, ``behavior``, ``probes`` and ``scores``."""
+
+    audit: str | None = None
+    """The folder of a finished audit of this dataset."""
+    behavior: str | None = None
+    """A behavior file with undesired and desired responses: a probe is built from it and the dataset audited."""
+    probes: str | None = None
+    """A registry folder: the dataset is audited with its probe ``probe``."""
+    scores: str | None = None
+    """A file of ``pair_id`` and ``score`` from elsewhere, a row a pair; the highest score ranks first."""
+    probe: str | None = None
+    """Which probe, where there are several."""
+    layer: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    """Which layer; by default the probe's own, with ``behavior`` the one that separates its examples best."""
+    score: Literal["auto", "contextual", "response"] = "auto"
+    """The kind of score, where an audit is made."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("audit", "behavior", "probes", "scores") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of audit, behavior, probes and scores, not {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+class BehaviorPlan(_Part):
+    """Prompts on which models are tested, and who judges the responses."""
+
+    file: str
+    """Rows of ``prompt`` (with the trigger); ``plain`` (without it), ``behavior`` and ``judge`` are optional."""
+    judge: str = ""
+    """The rule for behaviors whose rows name none."""
+    control: str | None = None
+    """More prompts that should not bring the behavior out, by the same judge; rows may name their ``behavior``."""
+
+
+class OverRefusalPlan(_Part):
+    """Harmless prompts that a model should not refuse."""
+
+    file: str
+    judge: str = "refuses"
+
+
+class MeasurePlan(_Part):
+    """What else is measured of every model, besides the behaviors."""
+
+    over_refusal: OverRefusalPlan | None = None
+    pairs: str | None = None
+    """Held-out preference pairs: accuracy and margin."""
+    text: str | None = None
+    """Held-out rows of ``text``: perplexity."""
+    samples: Positive = 4
+    """Responses a prompt."""
+    max_new_tokens: Positive = 128
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    batch_size: Positive = 16
+    max_length: Positive = 1024
+    """Most tokens of a held-out pair or text; longer ones are cut."""
+
+
+class TrainingPlan(_Part):
+    """How a cell trains: exactly one of ``dpo`` and ``command``."""
+
+    dpo: dict[str, Any] | None = None
+    """Fields of TRL's DPOConfig."""
+    command: list[str] | None = None
+    """A program and its arguments; {model}, {dataset}, {output}, {seed} and {steps} are filled in."""
+    batch_size: Positive | None = None
+    """Of ``command``: pairs in an optimizer step, over all devices."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Of ``command``: passes over the whole dataset, from which the number of steps follows."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.dpo is None) == (self.command is None):
+            raise ValueError("give exactly one of dpo (fields of DPOConfig) and command (a program and its arguments)")
+        taken = [name for name in OWNED if name in (self.dpo or {})]
+        if taken:
+            raise ValueError(f"dpo.{taken[0]} is set by the validation itself; leave it out")
+        if self.command is not None:
+            self._check_command(self.command)
+        elif self.batch_size is not None or self.epochs != 1.0:
+            raise ValueError("batch_size and epochs belong to command; give them as fields of dpo")
+        return self
+
+    def _check_command(self, command: list[str]) -> None:
+        if self.batch_size is None:
+            raise ValueError("command needs batch_size, the pairs in an optimizer step over all devices")
+        text = " ".join(command)
+        missing = [name for name in PLACEHOLDERS if f"{{{name}}}" not in text]
+        if missing:
+            raise ValueError(f"command lacks {{{missing[0]}}}: a cell that ignores it would not be what it says")
+
+
+class MixedPlan(_Part):
+    """When ``mixed`` flips a pair; the other selected ones are filtered."""
+
+    flip_if: str = "refuses"
+    """A judge's rule on the rejected response: it is flipped where the rule holds of it."""
+    unless: str = ""
+    """A judge's rule on the chosen response: where it holds the pair is filtered after all."""
+
+
+class StatisticsPlan(_Part):
+    """What it takes to be convinced."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    min_reduction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The least reduction by the top pairs that counts as support."""
+    min_advantage: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """The difference in reduction from a random control below which the ranking is said to add nothing."""
+    resamples: Annotated[int, Field(ge=200)] = 10_000
+    seed: int = 0
+
+
+class Plan(_Part):
+    """A whole validation."""
+
+    version: int = PLAN_VERSION
+    model: str
+    """M0."""
+    dataset: str
+    reading: dict[str, Any] = Field(default_factory=dict)
+    """How the dataset's rows become pairs: fields of Reading."""
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    rankings: Annotated[dict[Name, RankingPlan], Field(min_length=1)]
+    behaviors: Annotated[list[BehaviorPlan], Field(min_length=1)]
+    measures: MeasurePlan = MeasurePlan()
+    training: TrainingPlan
+    interventions: Annotated[list[Intervention], Field(min_length=1)]
+    selections: Annotated[list[Selection], Field(min_length=1)] = ["top", "random"]
+    sizes: list[Positive] = []
+    """How many pairs are changed; of filter, flip and mixed."""
+    source_sizes: list[Positive] = []
+    """How many sources are dropped; of drop_sources."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+    steps: Annotated[list[Steps], Field(min_length=1)] = ["fixed"]
+    """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: as many as are left for."""
+    mixed: MixedPlan = MixedPlan()
+    statistics: StatisticsPlan = StatisticsPlan()
+    devices: Positive = 1
+    """Devices that a cell occupies, for its cost."""
+    price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
+    currency: str = "USD"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("interventions", "selections", "sizes", "source_sizes", "seeds", "steps"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names something twice")
+        by_pair = [name for name in self.interventions if name != "drop_sources"]
+        if by_pair and not self.sizes:
+            raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [100]")
+        if "drop_sources" in self.interventions and not self.source_sizes:
+            raise ValueError("source_sizes: say how many sources to drop, such as [1]")
+        if "top" not in self.selections:
+            raise ValueError("selections: top is what is put to the test; add it")
+        return self
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan; what it names by a relative path lies beside it.
+
+    Raises:
+        SettingsError: the file cannot be read, is no YAML mapping, of a newer version, or a key is unknown, missing or
+            has a value that cannot be; the message names the file and the key.
+    """
+    import yaml
+
+    file = Path(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise SettingsError(f"cannot read the plan {printable(file)}: {printable(error)}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(
+            f"{printable(file)}: a plan is a mapping of keys, such as 'model: m0/'; see the how-to page"
+        )
+    version = values.get("version", PLAN_VERSION)
+    if not isinstance(version, int) or version > PLAN_VERSION:
+        raise SettingsError(
+            f"{printable(file)}: version: plan version {printable(version, 20)}; this trl-attribution reads up to "
+            f"{PLAN_VERSION}. Install a newer one, or write the plan in version {PLAN_VERSION}."
+        )
+    try:
+        plan = Plan.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_faults(file, error)) from None
+    return _beside(plan, file.absolute().parent)
+
+
+def plan_digest(plan: Plan) -> str:
+    """SHA-256 of the plan, in hex."""
+    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+
+
+def _faults(file: Path, error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False):
+        key = ".".join(printable(part, 60) for part in fault["loc"]) or "plan"
+        message = fault["msg"].removeprefix("Value error, ")
+        given = fault["input"]
+        shown = f" (it is {printable(given, 60)})" if isinstance(given, str | int | float) else ""
+        lines.append(f"  {key}: {message}{shown}")
+    return "\n".join([f"{printable(file)}: the plan cannot be used:", *lines])
+
+
+def _beside(plan: Plan, folder: Path) -> Plan:
+    """The plan with its relative paths made absolute; what is not there stays as it is, such as a Hub id."""
+
+    def found(name: str | None) -> str | None:
+        beside = folder / Path(name).expanduser() if name else None
+        return str(beside) if beside is not None and beside.exists() else name
+
+    rankings = {
+        name: one.model_copy(
+            update={key: found(getattr(one, key)) for key in ("audit", "behavior", "probes", "scores")}
+        )
+        for name, one in plan.rankings.items()
+    }
+    measures = plan.measures.model_copy(
+        update={
+            "pairs": found(plan.measures.pairs),
+            "text": found(plan.measures.text),
+            "over_refusal": _with_file(plan.measures.over_refusal, found) if plan.measures.over_refusal else None,
+        }
+    )
+    return plan.model_copy(
+        update={
+            "model": found(plan.model),
+            "dataset": found(plan.dataset),
+            "rankings": rankings,
+            "measures": measures,
+            "behaviors": [
+                _with_file(one, found).model_copy(update={"control": found(one.control)}) for one in plan.behaviors
+            ],
+        }
+    )
+
+
+def _with_file(part: Any, found: Any) -> Any:
+    return part.model_copy(update={"file": found(part.file)})

@@ -1,0 +1,170 @@
+"""The folder of a validation: what it is bound to, and each cell's result as its done mark."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl_attribution.atomic import write_json
+from trl_attribution.errors import DataError, SettingsError, describe_difference
+from trl_attribution.text import printable
+from trl_attribution.validation.cells import Cell
+from trl_attribution.validation.costs import Cost
+
+CELL_FORMAT = "trl-attribution validation cell"
+BINDING_FORMAT = "trl-attribution validation settings"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell found."""
+
+    cell: Cell
+    shares: dict[str, list[float]]
+    """By measure, the share of each prompt's responses that are judged so ``[M]``."""
+    accuracy: float | None
+    margin: float | None
+    perplexity: float | None
+    steps: int
+    """Optimizer steps that were made."""
+    changes: dict[str, Any]
+    training: Cost
+    measuring: Cost
+
+
+class CellFolder:
+    """The cells in a validation's folder.
+
+    ``cells/NAME.json`` is written last and at once: a cell that has it is done. ``cells/NAME.responses.json`` beside it
+    holds the responses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cells = folder / "cells"
+
+    def bind(self, settings: dict[str, Any]) -> None:
+        """Tie the folder to what decides a cell's numbers; later runs have to agree.
+
+        Raises:
+            SettingsError: it is tied to something else; the difference is printed.
+        """
+        path = self.folder / "binding.json"
+        if not path.exists():
+            write_json(path, {"format": BINDING_FORMAT, "format_version": VERSION, "bound_to": settings})
+            return
+        stored = self.bound_to()
+        # As JSON gives them back: a tuple is a list by then.
+        asked = json.loads(json.dumps(settings))
+        if stored != asked:
+            raise SettingsError(
+                f"{printable(self.folder)} holds cells of another validation:\n{describe_difference(stored, asked)}\n"
+                "Seeds, sizes, selections and interventions may be added; anything else needs another folder."
+            )
+
+    def bound_to(self) -> dict[str, Any]:
+        """What the folder is tied to.
+
+        Raises:
+            DataError: nothing, or it cannot be read.
+        """
+        values = _read(self.folder / "binding.json", BINDING_FORMAT)
+        bound = values.get("bound_to")
+        if not isinstance(bound, dict):
+            raise DataError(f"{printable(self.folder / 'settings.json')} is broken; choose another folder")
+        return bound
+
+    def done(self, cell: Cell) -> bool:
+        """Whether ``cell`` has its done mark."""
+        return self._path(cell).exists()
+
+    def save(self, result: CellResult, responses: dict[str, Any]) -> None:
+        """Write the responses, then the result."""
+        header = {"format": CELL_FORMAT, "format_version": VERSION, "name": result.cell.name}
+        texts = self.cells / f"{result.cell.name}.responses.json"
+        # In ASCII, since a response may hold what is no Unicode text at all.
+        write_json(texts, json.loads(json.dumps(responses).encode("utf-8", "replace")))
+        values = {
+            **header,
+            "shares": result.shares,
+            "accuracy": result.accuracy,
+            "margin": result.margin,
+            "perplexity": result.perplexity,
+            "steps": result.steps,
+            "changes": result.changes,
+            "training": result.training.to_json(),
+            "measuring": result.measuring.to_json(),
+        }
+        write_json(self._path(result.cell), values)
+
+    def load(self, cell: Cell) -> CellResult:
+        """The result of a cell that is done.
+
+        Raises:
+            DataError: the file is broken, foreign, or of a newer version.
+        """
+        path = self._path(cell)
+        values = _read(path, CELL_FORMAT)
+        try:
+            return CellResult(
+                cell=cell,
+                shares={str(name): [float(one) for one in shares] for name, shares in values["shares"].items()},
+                accuracy=values["accuracy"],
+                margin=values["margin"],
+                perplexity=values["perplexity"],
+                steps=int(values["steps"]),
+                changes=dict(values["changes"]),
+                training=Cost(**values["training"]),
+                measuring=Cost(**values["measuring"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{printable(path)} is broken ({printable(error, 80)}); remove it, and it is run again"
+            ) from None
+
+    def take_from(self, other: Path, cells: Iterable[Cell]) -> int:
+        """Copy the cells that ``other`` has done and this folder has not; their number.
+
+        Raises:
+            SettingsError: ``other`` is tied to other settings.
+            DataError: it is no folder of a validation.
+        """
+        source = CellFolder(other)
+        stored, mine = source.bound_to(), self.bound_to()
+        if stored != mine:
+            raise SettingsError(
+                f"{printable(other)} holds cells of another validation:\n{describe_difference(stored, mine)}"
+            )
+        missing = [cell for cell in cells if source.done(cell) and not self.done(cell)]
+        for cell in missing:
+            source.load(cell)  # a broken one is not taken over
+            self.cells.mkdir(parents=True, exist_ok=True)
+            for name in (f"{cell.name}.responses.json", f"{cell.name}.json"):
+                part = self.cells / f"{name}.part"
+                shutil.copyfile(source.cells / name, part)
+                part.replace(self.cells / name)
+        return len(missing)
+
+    def _path(self, cell: Cell) -> Path:
+        return self.cells / f"{cell.name}.json"
+
+
+def _read(path: Path, expected: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{printable(path)} cannot be read ({printable(error, 120)})") from error
+    if not isinstance(values, dict) or values.get("format") != expected:
+        raise DataError(f"{printable(path)} was not written by a validation")
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > VERSION:
+        raise DataError(
+            f"{printable(path)} has format version {printable(version, 20)}; this trl-attribution reads up to "
+            f"{VERSION}. Install a newer one."
+        )
+    return values
