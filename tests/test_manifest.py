@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Value
-from datasets.utils.logging import is_progress_bar_enabled
+from datasets.utils.logging import enable_progress_bar, is_progress_bar_enabled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -312,6 +312,7 @@ def test_a_dataset_keeps_its_format_its_order_and_its_column_types(action: str) 
     dataset = dataset.with_format("numpy", columns=["weight"])
     shuffled: list[Row] = dataset.with_format(None).to_list()
     listed = ids_of(shuffled)[::3]
+    enable_progress_bar()
     result = manifest_for(shuffled, listed, action).apply(dataset)
     assert result.format == dataset.format
     assert result.features == dataset.features
