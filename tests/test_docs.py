@@ -23,8 +23,8 @@ from tests.tiny import build_tiny_model
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
-# Several blocks that load two models each.
-SLOW = {"compare"}
+# Several blocks that load two models each, or many commands.
+SLOW = {"compare", "organisms", "steer", "gate"}
 RUNNABLE = [
     pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}", marks=[pytest.mark.slow] if name in SLOW else [])
     for page in PAGES
@@ -180,7 +180,12 @@ def _faults(line: str) -> Iterator[str]:
     while hasattr(command, "commands") and words:
         if words[0].startswith("-"):
             break
-        child = command.commands.get(words.pop(0))
+        default = getattr(command, "default_command", None)
+        child = command.commands.get(words[0])
+        if child is None and default is not None:
+            child = command.commands[default]  # `gate data/` is short for `gate check data/`
+        else:
+            words.pop(0)
         if child is None:
             yield "no such command"
             return

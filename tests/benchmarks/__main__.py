@@ -15,10 +15,21 @@ import torch
 import transformers
 from rich.console import Console
 
-from tests.benchmarks import in_run, quality, speed
+from tests.benchmarks import baselines, in_run, judge, organisms, quality, score_study, speed, steering
 from tests.benchmarks.pages import write_page
 
-NAMES = ("speed", "quality", "scoring", "in-run")
+NAMES = (
+    "speed",
+    "quality",
+    "scoring",
+    "in-run",
+    "organisms",
+    "steering",
+    "gate",
+    "baselines",
+    "judge",
+    "score-options",
+)
 
 
 def main() -> None:
@@ -28,11 +39,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="speed: pairs of HH-RLHF")
     parser.add_argument("--rounds", type=int, default=4, help="speed: rounds that the pairs are divided into")
     parser.add_argument("--layer", type=int, default=20, help="speed: layer of 30")
-    parser.add_argument("--seeds", type=int, default=3, help="quality: organisms, seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="quality, organisms: seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
+    parser.add_argument("--organism-pairs", type=int, default=400, help="organisms: pairs of each dataset")
+    parser.add_argument("--samples", type=int, default=200, help="organisms: pairs that the recipes are built from")
+    parser.add_argument("--prompts", type=int, default=16, help="steering: prompts that M0 is steered on")
+    parser.add_argument("--new-tokens", type=int, default=48, help="organisms, steering: tokens of a sampled response")
+    parser.add_argument("--behavior-prompts", type=int, default=48, help="organisms, steering: prompts of a probe")
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
-    parser.add_argument("--bergson", metavar="PYTHON", help="in-run: also bergson's callback, by this interpreter")
+    parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".score-options"), help="score-options: where vectors are kept"
+    )
+    parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NAMES))
@@ -53,6 +73,22 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, console)
+    elif name == "organisms":
+        size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
+        organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
+    elif name == "baselines":
+        chosen = baselines.BaselineOptions(
+            tuple(range(options.seeds)), options.share, options.sentence, options.bergson
+        )
+        baselines.run(options.output, command, chosen, console)
+    elif name == "score-options":
+        score_study.run(options.output, command, options.cache, console)
+    elif name == "judge":
+        judge.run(options.output, command, console)
+    elif name == "gate":
+        gate(options.output, command, console)
+    elif name == "steering":
+        steering.run(options.output, command, options.prompts, options.new_tokens, options.behavior_prompts, console)
     elif name == "in-run":
         in_run.run(options.output, command, options.runs, options.lora, options.bergson, console)
     else:
@@ -62,19 +98,34 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in NAMES]
-    if "--bergson" in options:  # where it lies on this machine is nobody else's business
-        options[options.index("--bergson") + 1] = "PYTHON"
+    for option, shown in (("--bergson", "PYTHON"), ("--sentence", "FOLDER"), ("--cache", "FOLDER")):
+        if option in options:  # where it lies on this machine is nobody else's business
+            options[options.index(option) + 1] = shown
     return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"
 
 
 def scoring(output: Path, command: str, console: Console) -> None:
     """Memory and time of scoring: processes of its own measure it, so that nothing here counts."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.bench_scoring"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    console.print(done.stdout, markup=False)
-    lead = f"Scoring, flagging and writing a store on disk, each size in a process of its own.\n\n{done.stdout.strip()}"
+    table = printed("bench_scoring", console)
+    lead = f"Scoring, flagging and writing a store on disk, each size in a process of its own.\n\n{table}"
     write_page(output / "scoring.md", "Scoring", lead, command, [])
+
+
+def gate(output: Path, command: str, console: Console) -> None:
+    """What the gate takes beside computing vectors: the real command in processes of its own."""
+    lead = (
+        "`trl-attribution gate` on a dataset in a git repository, from the start of Python to the verdict, with all "
+        f"vectors stored: what a gate takes beside computing those of new pairs.\n\n{printed('bench_gate', console)}"
+    )
+    write_page(output / "gate.md", "Gate", lead, command, [])
+
+
+def printed(module: str, console: Console) -> str:
+    """The Markdown that a benchmark prints when it runs by itself."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    console.print(done.stdout, markup=False)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,18 @@ import typer
 
 from trl_attribution.cli.apply import apply
 from trl_attribution.cli.audit import audit
+from trl_attribution.cli.compare import compare
 from trl_attribution.cli.demo import demo
+from trl_attribution.cli.discover import discover
+from trl_attribution.cli.gate import gate_app
+from trl_attribution.cli.manifest import manifest_app
+from trl_attribution.cli.organism import organism_app
 from trl_attribution.cli.probe import probe_app
+from trl_attribution.cli.probe_steer import steer
+from trl_attribution.cli.report import report
+from trl_attribution.cli.review import review
+from trl_attribution.cli.show import show
+from trl_attribution.cli.validate import validate
 
 app = typer.Typer(
     name="trl-attribution",
@@ -17,9 +27,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(audit)
+probe_app.command()(steer)
 app.add_typer(probe_app, name="probe")
+app.add_typer(manifest_app, name="manifest")
 app.command()(apply)
+app.add_typer(gate_app, name="gate")
+app.command()(report)
+app.command()(show)
+app.command()(review)
+app.command()(discover)
 app.command()(demo)
+app.add_typer(organism_app, name="organism")
+app.command()(compare)
+app.command()(validate)
 
 
 def main() -> None:
