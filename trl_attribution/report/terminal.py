@@ -14,6 +14,7 @@ from trl_attribution.audit_folder import Audit, Flagged
 from trl_attribution.estimate import Estimate
 from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
+from trl_attribution.report.units import bytes_text, duration_text
 from trl_attribution.scoring import SourceRow
 from trl_attribution.text import printable
 
@@ -110,9 +111,9 @@ def estimate_table(found: Estimate) -> RenderableType:
         ("pairs", f"{found.pairs:,}"),
         ("tokens", f"{found.tokens:,} to compute (each prompt once a pair); longest sequence {found.longest:,}"),
         ("FLOPs", f"{found.flops:.3g} in the linear layers"),
-        ("disk", _bytes(found.disk_bytes)),
-        ("memory", f"{_bytes(found.memory_bytes)} (peak of the trial run, model included)"),
-        ("time", f"{_duration(found.seconds)} at {found.pairs_per_second:.1f} pairs/s, this machine"),
+        ("disk", bytes_text(found.disk_bytes)),
+        ("memory", f"{bytes_text(found.memory_bytes)} (peak of the trial run, model included)"),
+        ("time", f"{duration_text(found.seconds)} at {found.pairs_per_second:.1f} pairs/s, this machine"),
         ("path", f"{found.path} ({printable(found.path_reason)})"),
         ("trial run", f"{found.sample_pairs} pairs"),
     ]
@@ -212,7 +213,7 @@ def _pairs_line(dataset: Mapping[str, Any]) -> str:
 def _vectors_line(vectors: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     if not vectors["computed"]:
         return f"all {vectors['reused']:,} were stored already"
-    line = f"{vectors['computed']:,} computed in {_duration(cost['seconds']['vectors'])}"
+    line = f"{vectors['computed']:,} computed in {duration_text(cost['seconds']['vectors'])}"
     line += f" ({cost['pairs_per_second']:.1f} pairs/s, {vectors['path']} path)"
     return line + (f", {vectors['reused']:,} stored already" if vectors["reused"] else "")
 
@@ -236,19 +237,3 @@ def _facts(lines: Sequence[tuple[str, str]]) -> Table:
 def _span(layers: Sequence[int]) -> str:
     consecutive = len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1))
     return f"{layers[0]}..{layers[-1]}" if consecutive else ", ".join(str(layer) for layer in layers)
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
