@@ -55,6 +55,7 @@ BEHAVIORS = "behaviors.jsonl"
 # name -> settings of the run, which equals the audit whatever was refused in its processes before
 RUNS: dict[str, dict[str, Any]] = {
     "ddp, uneven": {"rows": 21, "refused": [{"output": "taken"}, {"output": "of-rank-{RANK}"}]},
+    "zero1": {},
     "zero2, accumulation": {"settings": accumulation(4)},
     "zero3": {"behaviors": BEHAVIORS},
     "zero3, dedicated pass": {"behaviors": BEHAVIORS, "settings": {"precompute_ref_log_probs": True}},
