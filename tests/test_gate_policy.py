@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,15 @@ def test_the_published_schema_is_that_of_the_parser() -> None:
     assert json.loads(SCHEMA.read_text(encoding="utf-8")) == policy_schema(), (
         "write it anew: python scripts/policy_reference.py"
     )
+
+
+def test_the_published_policy_reference_is_what_the_script_writes(tmp_path: Path) -> None:
+    (tmp_path / "reference").mkdir()
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "policy_reference.py"), str(tmp_path)], cwd=ROOT, check=True)
+    for name in ("gate-policy.schema.json", "reference/gate-policy.md"):
+        assert (tmp_path / name).read_text() == (SCHEMA.parent / name).read_text(), (
+            "write it anew: python scripts/policy_reference.py"
+        )
 
 
 def test_the_schema_takes_what_the_parser_takes_and_refuses_unknown_keys() -> None:
