@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,9 +14,26 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.commands import Commands, serving
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start what takes long first, so that no process is left with it when the others have done the rest."""
+
+    def longest_first(item: pytest.Item) -> tuple[bool, float]:
+        allowed = item.get_closest_marker("timeout")
+        return item.get_closest_marker("slow") is None, -allowed.args[0] if allowed else 0
+
+    items.sort(key=longest_first)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of garbage collections what has been imported: trainers collect often, half a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +60,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
     build_tiny_model("llama").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """``trl-attribution`` and ``python`` for tests that run them often."""
+    with serving() as programs:
+        yield programs
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from tests.commands import INSTALLED, Commands
 
 PAIRS = [
     ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
@@ -31,102 +32,112 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Place:
+    """A folder with ``model/``, ``data.jsonl``, ``behavior.jsonl``, ``probes/insults``, and who runs commands in it."""
+
+    folder: Path
+    commands: Commands
+
+    def call(self, arguments: str, expected: int) -> subprocess.CompletedProcess[str]:
+        done = self.commands.run(self.folder, "trl-attribution", *arguments.split())
+        assert done.returncode == expected, done.stdout + done.stderr
+        return done
+
+    def refused(self, arguments: str) -> str:
+        """The one message of a command that must fail with exit code 2, without traceback, and write nothing."""
+        before = sorted(str(path) for path in self.folder.rglob("*"))
+        done = self.call(arguments, 2)
+        assert "Traceback" not in done.stderr
+        assert sorted(str(path) for path in self.folder.rglob("*")) == before
+        return " ".join(done.stderr.split())
+
+    @property
+    def installed(self) -> Place:
+        """The same, with the installed program."""
+        return Place(self.folder, Commands(INSTALLED, self.commands.cache))
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
-    """A folder with ``model/``, ``data.jsonl``, ``behavior.jsonl`` and ``probes/insults``."""
+def place(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, commands: Commands) -> Place:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "model").symlink_to(model_folder)
     keys = ("prompt", "chosen", "rejected", "source")
     write_lines(folder / "data.jsonl", [dict(zip(keys, pair, strict=True)) for pair in PAIRS])
     write_lines(folder / "behavior.jsonl", BEHAVIOR)
-    call(folder, "probe build insults --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
-    return folder
+    made = Place(folder, commands)
+    made.call("probe build insults --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
+    return made
 
 
-def call(folder: Path, arguments: str, expected: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trl_attribution.cli", *arguments.split()]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expected, done.stdout + done.stderr
-    return done
-
-
-def refused(folder: Path, arguments: str) -> str:
-    """The one message of a command that must fail with exit code 2, without traceback, and write nothing."""
-    before = sorted(str(path) for path in folder.rglob("*"))
-    done = call(folder, arguments, 2)
-    assert "Traceback" not in done.stderr
-    assert sorted(str(path) for path in folder.rglob("*")) == before
-    return " ".join(done.stderr.split())
-
-
-def test_an_audit_as_json_says_what_was_found_and_where_it_lies(place: Path) -> None:
-    done = call(place, "audit model data.jsonl --probes probes --top-k 2 -o audit-json --json", 0)
+def test_an_audit_as_json_says_what_was_found_and_where_it_lies(place: Place) -> None:
+    done = place.installed.call("audit model data.jsonl --probes probes --top-k 2 -o audit-json --json", 0)
     found = json.loads(done.stdout)
     assert found["flagged"] == 2
     assert found["info"]["dataset"]["pairs"] == len(PAIRS)
     assert {row["source"] for row in found["sources"]} == {"cooking", "facts", "formatting", "writing"}
     for path in found["manifests"].values():
-        assert (place / path).is_file()
+        assert (place.folder / path).is_file()
     assert done.stderr == ""
 
 
-def test_an_audit_prints_the_suspicious_pairs_and_writes_the_manifests(place: Path) -> None:
-    done = call(place, "audit model data.jsonl --probes probes --layer 2 --top-k 2 -o audit", 0)
+def test_an_audit_prints_the_suspicious_pairs_and_writes_the_manifests(place: Place) -> None:
+    done = place.call("audit model data.jsonl --probes probes --layer 2 --top-k 2 -o audit", 0)
     assert "Most suspicious pairs" in done.stdout
     assert "Flagged pairs by source" in done.stdout
-    header = json.loads((place / "audit" / "manifest.flip.jsonl").read_text().splitlines()[0])
+    header = json.loads((place.folder / "audit" / "manifest.flip.jsonl").read_text().splitlines()[0])
     assert header["action"] == "flip"
     assert header["rule"]["top_k"] == 2
 
 
-def test_apply_writes_the_cleaned_dataset(place: Path) -> None:
-    call(place, "audit model data.jsonl --probes probes --top-k 1 -o audit-apply --quiet", 0)
-    done = call(place, "apply audit-apply/manifest.filter.jsonl data.jsonl -o cleaned.jsonl --json", 0)
+def test_apply_writes_the_cleaned_dataset(place: Place) -> None:
+    place.call("audit model data.jsonl --probes probes --top-k 1 -o audit-apply --quiet", 0)
+    done = place.call("apply audit-apply/manifest.filter.jsonl data.jsonl -o cleaned.jsonl --json", 0)
     report = json.loads(done.stdout)["report"]
-    original = (place / "data.jsonl").read_text().splitlines()
-    cleaned = (place / "cleaned.jsonl").read_text().splitlines()
+    original = (place.folder / "data.jsonl").read_text().splitlines()
+    cleaned = (place.folder / "cleaned.jsonl").read_text().splitlines()
     assert report["rows_out"] == len(cleaned) == len(original) - report["filtered"]
     assert [line for line in original if line in cleaned] == cleaned
 
 
-def test_a_dry_run_writes_nothing(place: Path) -> None:
-    before = sorted(str(path) for path in place.rglob("*"))
-    done = call(place, "audit model data.jsonl --probes probes --dry-run --json", 0)
+def test_a_dry_run_writes_nothing(place: Place) -> None:
+    before = sorted(str(path) for path in place.folder.rglob("*"))
+    done = place.call("audit model data.jsonl --probes probes --dry-run --json", 0)
     found = json.loads(done.stdout)["estimate"]
     assert found["pairs"] == len(PAIRS)
     assert found["flops"] > 0 and found["disk_bytes"] > 0 and found["seconds"] > 0
-    assert sorted(str(path) for path in place.rglob("*")) == before
+    assert sorted(str(path) for path in place.folder.rglob("*")) == before
 
 
-def test_probes_are_listed_and_shown(place: Path) -> None:
-    listed = json.loads(call(place, "probe list --json", 0).stdout)
+def test_probes_are_listed_and_shown(place: Place) -> None:
+    listed = json.loads(place.call("probe list --json", 0).stdout)
     assert [probe["name"] for probe in listed["probes"]] == ["insults"]
-    shown = call(place, "probe show insults", 0).stdout
+    shown = place.call("probe show insults", 0).stdout
     assert "separability" in shown and "promotes" in shown
 
 
-def test_a_calibrated_probe_gives_reference_p_values(place: Path) -> None:
-    call(place, "probe build calibrated --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
-    call(place, "probe calibrate calibrated data.jsonl --model model --quiet", 0)
-    shown = json.loads(call(place, "probe show calibrated --json", 0).stdout)
+def test_a_calibrated_probe_gives_reference_p_values(place: Place) -> None:
+    place.call("probe build calibrated --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
+    place.call("probe calibrate calibrated data.jsonl --model model --quiet", 0)
+    shown = json.loads(place.call("probe show calibrated --json", 0).stdout)
     assert shown["built"]["calibration"]["pairs"] == len(PAIRS)
-    done = call(place, "audit model data.jsonl --probes probes --probe calibrated --threshold 0 -o audit-cal", 0)
+    done = place.call("audit model data.jsonl --probes probes --probe calibrated --threshold 0 -o audit-cal", 0)
     assert "clean reference pairs" in " ".join(done.stdout.split())
-    (place / "probes" / "calibrated").rename(place / "calibrated-probe")
+    (place.folder / "probes" / "calibrated").rename(place.folder / "calibrated-probe")
 
 
-def test_a_config_file_gives_defaults_that_the_command_line_overrides(place: Path) -> None:
-    (place / "audit.yaml").write_text("top-k: 3\nprobes: probes\nshow: 1\n")
-    found = json.loads(call(place, "audit model data.jsonl --config audit.yaml -o audit-yaml --json", 0).stdout)
+def test_a_config_file_gives_defaults_that_the_command_line_overrides(place: Place) -> None:
+    (place.folder / "audit.yaml").write_text("top-k: 3\nprobes: probes\nshow: 1\n")
+    found = json.loads(place.call("audit model data.jsonl --config audit.yaml -o audit-yaml --json", 0).stdout)
     assert found["rule"] == {"top_k": 3} and len(found["top"]) == 1
-    again = call(place, "audit model data.jsonl --config audit.yaml --top-k 1 -o audit-yaml --json", 0)
+    again = place.call("audit model data.jsonl --config audit.yaml --top-k 1 -o audit-yaml --json", 0)
     assert json.loads(again.stdout)["rule"] == {"top_k": 1}
 
 
-def test_debug_shows_the_traceback(place: Path) -> None:
+def test_debug_shows_the_traceback(place: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trl_attribution.cli", "probe", "show", "nobody", "--debug"],
-        cwd=place,
+        cwd=place.folder,
         capture_output=True,
         text=True,
     )
@@ -168,48 +179,48 @@ def test_debug_shows_the_traceback(place: Path) -> None:
         ("probe import new data.jsonl --model model", "data.jsonl"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(arguments: str, message: str, place: Path) -> None:
-    assert message in refused(place, arguments)
+def test_bad_input_is_one_message_and_exit_code_2(arguments: str, message: str, place: Place) -> None:
+    assert message in place.refused(arguments)
 
 
-def test_an_unknown_key_in_a_config_file_is_named(place: Path) -> None:
-    (place / "wrong.yaml").write_text("topk: 3\n")
+def test_an_unknown_key_in_a_config_file_is_named(place: Place) -> None:
+    (place.folder / "wrong.yaml").write_text("topk: 3\n")
     # The frame that Typer draws around a usage error breaks the line.
-    words = refused(place, "audit model data.jsonl --config wrong.yaml -o new").replace("│ ", "")
+    words = place.refused("audit model data.jsonl --config wrong.yaml -o new").replace("│ ", "")
     assert "unknown option topk" in words
 
 
-def test_errors_are_json_too_when_asked_for(place: Path) -> None:
-    done = call(place, "audit model data.jsonl --layer 9 -o new --json", 2)
+def test_errors_are_json_too_when_asked_for(place: Place) -> None:
+    done = place.installed.call("audit model data.jsonl --layer 9 -o new --json", 2)
     assert json.loads(done.stdout)["kind"] == "ModelError"
 
 
 def test_a_probe_of_another_model_is_refused_with_both_fingerprints(
-    place: Path, make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+    place: Place, make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    other = place / "other-model"
+    other = place.folder / "other-model"
     make_model("qwen2").save_pretrained(other)
     tokenizer.save_pretrained(other)
-    built = json.loads(call(place, "probe show insults --json", 0).stdout)
-    message = refused(place, "audit other-model data.jsonl --probes probes -o new")
+    built = json.loads(place.call("probe show insults --json", 0).stdout)
+    message = place.refused("audit other-model data.jsonl --probes probes -o new")
     assert built["model"]["weights"] in message
 
 
-def test_an_audit_folder_of_another_dataset_is_refused_with_the_difference(place: Path) -> None:
-    call(place, "audit model data.jsonl --probes probes --top-k 1 -o audit-bound --quiet", 0)
-    write_lines(place / "fewer.jsonl", [{"prompt": "Hello.", "chosen": "Good day.", "rejected": "No."}])
-    message = refused(place, "audit model fewer.jsonl --probes probes --top-k 1 -o audit-bound")
+def test_an_audit_folder_of_another_dataset_is_refused_with_the_difference(place: Place) -> None:
+    place.call("audit model data.jsonl --probes probes --top-k 1 -o audit-bound --quiet", 0)
+    write_lines(place.folder / "fewer.jsonl", [{"prompt": "Hello.", "chosen": "Good day.", "rejected": "No."}])
+    message = place.refused("audit model fewer.jsonl --probes probes --top-k 1 -o audit-bound")
     assert "dataset_fingerprint" in message and "--vectors" in message
 
 
-def test_hostile_text_reaches_the_terminal_escaped(place: Path) -> None:
+def test_hostile_text_reaches_the_terminal_escaped(place: Place) -> None:
     evil = "\x1b[2J\x1b]0;owned\x07[red]markup[/red] \u202eltr"
     rows = [
         {"prompt": evil, "chosen": f"Yes {evil}", "rejected": f"No {evil}", "source": evil},
         {"prompt": "Hello.", "chosen": "Good day.", "rejected": "No.", "source": "plain"},
     ]
-    write_lines(place / "evil.jsonl", rows)
-    done = call(place, "audit model evil.jsonl --probes probes --top-k 2 -o audit-evil", 0)
+    write_lines(place.folder / "evil.jsonl", rows)
+    done = place.call("audit model evil.jsonl --probes probes --top-k 2 -o audit-evil", 0)
     everything = done.stdout + done.stderr
     assert "\x1b" not in everything and "\x07" not in everything and "\u202e" not in everything
     # Shown as text, on however many lines the cell needs.

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.audit_cases import pair_rows, score_rows, tiny_loaded, tiny_probe
+from tests.commands import INSTALLED, Commands
 from tests.manifest_cases import write_jsonl
 from tests.store_cases import contents
 from tests.tiny import build_tiny_model
@@ -58,8 +59,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     return folder
 
 
-def accelerate(config: str) -> list[str]:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+def accelerate(config: str, python: str = sys.executable) -> list[str]:
+    launcher = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     return [*launcher, "--num_processes", "2", "--main_process_port", "0"]
 
 
@@ -73,16 +74,17 @@ def audit_command(place: Path, output: Path, *more: str) -> list[str]:
     return [*command, "--shard-size", str(SHARD_SIZE), "--json", *more]
 
 
-def start(command: list[str]) -> subprocess.Popen[str]:
-    settings = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "PYTHONPATH": "."}
-    environment = {**os.environ, **settings}
+def start(command: list[str], programs: Commands) -> subprocess.Popen[str]:
+    """Start a launcher whose ranks are ``programs``."""
+    settings = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "PYTHONPATH": "."}
+    environment = {**os.environ, **programs.settings, **settings, "PYTHON_EXEC": programs.python}
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def run(command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    process = start(command)
+def run(command: list[str], programs: Commands, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    process = start(command, programs)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except BaseException:
@@ -109,8 +111,10 @@ def assert_printed(stdout: str, parts: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [ZERO3, ZERO3_OFFLOAD, "fsdp2"])  # ddp: the killed run below
-def test_every_launch_config_comes_to_the_audit_of_one_process(config: str, place: Path, tmp_path: Path) -> None:
-    done = run([*accelerate(config), *audit_command(place, tmp_path / "audit")])
+def test_every_launch_config_comes_to_the_audit_of_one_process(
+    config: str, place: Path, tmp_path: Path, commands: Commands
+) -> None:
+    done = run([*accelerate(config, commands.python), *audit_command(place, tmp_path / "audit")], commands)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_printed(done.stdout, parts=2)
     assert_equal_audits(tmp_path / "audit", place / "alone")
@@ -131,7 +135,8 @@ def test_an_error_on_one_rank_ends_all_of_them_and_is_told_once(place: Path, tmp
     part.mkdir(parents=True)
     (part / "shards").write_text("a file where rank 1 wants a folder")
     begun = time.monotonic()
-    done = run([*accelerate("fsdp2"), *audit_command(place, tmp_path / "audit")], timeout=60)
+    installed = Commands(INSTALLED, tmp_path / "datasets")
+    done = run([*accelerate("fsdp2"), *audit_command(place, tmp_path / "audit")], installed, timeout=60)
     assert time.monotonic() - begun < 60
     assert done.returncode != 0
     assert json.loads(done.stdout)["error"].startswith("1 of 2 ranks failed. Rank 1: cannot write")
@@ -140,11 +145,11 @@ def test_an_error_on_one_rank_ends_all_of_them_and_is_told_once(place: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_finished_by_another_number_of_ranks(place: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_finished_by_another_number_of_ranks(place: Path, tmp_path: Path, commands: Commands) -> None:
     write_jsonl(place / "many.jsonl", pair_rows(150))
     command = [*audit_command(place, tmp_path / "audit", "--shard-size", "1", "--quiet")]
     command[command.index(str(place / "data.jsonl"))] = str(place / "many.jsonl")
-    launcher = start([*torchrun(3), *command])
+    launcher = start([*torchrun(3), *command], commands)
     try:
         victim = None
         deadline = time.monotonic() + 60
@@ -161,7 +166,7 @@ def test_a_killed_run_is_finished_by_another_number_of_ranks(place: Path, tmp_pa
     computed = len(list(tmp_path.glob("audit/parts/*/shards/*.safetensors")))
     assert 6 <= computed < 150 and not (tmp_path / "audit" / "audit.json").exists()
 
-    done = run([*accelerate("ddp"), *command])
+    done = run([*accelerate("ddp", commands.python), *command], commands)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_printed(done.stdout, parts=2)
     alone = DataAuditor(place / "model", probes=place / "probes", dtype="float32", vector_dtype="float32", shard_size=1)

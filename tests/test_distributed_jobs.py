@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from tests.audit_cases import (
     tiny_probe,
     unchanged,
 )
+from tests.commands import Commands
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit_folder import AuditInfo
@@ -304,12 +303,12 @@ def test_shares_cover_all_blocks_once_and_ranks_divide_their_jobs_share() -> Non
         assert all(job.owns(block) == any(share.owns(block) for share in mine) for block in range(30))
 
 
-def test_jobs_on_the_command_line(model_folder: Path, tmp_path: Path) -> None:
+def test_jobs_on_the_command_line(model_folder: Path, tmp_path: Path, commands: Commands) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", pair_rows(8))
     common = ["audit", str(model_folder), str(data), "--layer", "3", "-o", str(tmp_path / "audit")]
     asked = (["--merge", "--shard", "1/2"], ["--shard", "1/2"], ["--merge"], ["--shard", "2/2"], ["--merge"])
     calls = json.dumps([[*common, "--shard-size", "2", "--json", *more] for more in asked])
-    done = subprocess.run([sys.executable, "-c", CALLS, calls], capture_output=True, text=True, timeout=120)
+    done = commands.run(tmp_path, "python", "-c", CALLS, calls)
     assert done.returncode == 0, done.stdout + done.stderr
     codes, printed = zip(*(json.loads(line) for line in done.stdout.splitlines()), strict=True)
     assert codes == (2, 0, 2, 0, 0)

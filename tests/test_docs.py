@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -17,14 +16,15 @@ import torch
 import typer
 from transformers import PreTrainedTokenizerFast
 
+from tests.commands import INSTALLED, Commands
 from tests.snippets import Snippet, commands, runnable
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
-# Several blocks that load two models each, or many commands.
-SLOW = {"compare", "organisms", "steer", "gate"}
+# With the installed programs, which import PyTorch and its company anew for each command.
+SLOW = {"quickstart"}
 RUNNABLE = [
     pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}", marks=[pytest.mark.slow] if name in SLOW else [])
     for page in PAGES
@@ -87,7 +87,9 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("snippets", RUNNABLE)
-def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path) -> None:
+def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, commands: Commands) -> None:
+    # What a newcomer types first is typed into the installed programs.
+    programs = Commands(INSTALLED, workplace / ".cache") if snippets[0].page.name == "README.md" else commands
     for snippet in snippets:
         if snippet.file is not None:
             (workplace / snippet.file).write_text(snippet.body, encoding="utf-8")
@@ -97,11 +99,8 @@ def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path) -> 
             body = body.replace(shown, here)
         command = ["bash", "-euo", "pipefail", "-c", body]
         if snippet.language == "python":
-            command = [sys.executable, "-c", body]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(workplace / ".cache"), "OMP_NUM_THREADS": "1"}
-        environment = {**os.environ, **settings, "PATH": path}
-        result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=240)
+            command = ["python", "-c", body]
+        result = programs.run(workplace, *command)
         where = f"{snippet.page.relative_to(ROOT)}:{snippet.line}"
         assert result.returncode == 0, f"{where}\n{body}\n{result.stdout}\n{result.stderr}"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser
 
+from tests.commands import INSTALLED, Commands
 from tests.training import LAYERS, least_cosine, offline, probe_on, text_rows
 from trl_attribution import Manifest, ProbeRegistry, VectorStore
 from trl_attribution.callbacks import AuditArguments, CallbackConfig
@@ -28,27 +26,20 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def run(folder: Path, *command: str | Path) -> str:
-    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / ".cache"), "OMP_NUM_THREADS": "1"}
-    settings |= {"ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [str(word) for word in command],
-        cwd=folder,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def run(programs: Commands, folder: Path, *command: str | Path) -> str:
+    result = programs.run(folder, *command, ACCELERATE_USE_CPU="true", PYTHON_EXEC=programs.python)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
 @pytest.mark.slow
-def test_the_dpo_example_trains_and_audits_with_its_config(model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_the_dpo_example_trains_and_audits_with_its_config(
+    model_folder: Path, data: Path, tmp_path: Path, commands: Commands
+) -> None:
     ProbeRegistry(tmp_path / "demo" / "probes").save(probe_on(model_folder))
     script, config = EXAMPLES / "dpo_with_attribution.py", EXAMPLES / "dpo_with_attribution.yaml"
     shown = run(
-        tmp_path, sys.executable, script, "--config", config, "--dataset_name", data, "--model_name_or_path",
+        commands, tmp_path, "python", script, "--config", config, "--dataset_name", data, "--model_name_or_path",
         model_folder, "--max_steps", "-1", "--num_train_epochs", "1", "--audit_vector_dtype", "float32",
         "--audit_score", "response",
     )  # fmt: skip
@@ -60,10 +51,10 @@ def test_the_dpo_example_trains_and_audits_with_its_config(model_folder: Path, d
     assert "24 read while training (reference model)" in shown
 
 
-def test_the_loop_example_trains_and_audits(model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_the_loop_example_trains_and_audits(model_folder: Path, data: Path, tmp_path: Path, commands: Commands) -> None:
     ProbeRegistry(tmp_path / "probes").save(probe_on(model_folder))
     shown = run(
-        tmp_path, sys.executable, EXAMPLES / "plain_accelerate_dpo.py", "--model", model_folder, "--data", data,
+        commands, tmp_path, "python", EXAMPLES / "plain_accelerate_dpo.py", "--model", model_folder, "--data", data,
         "--probes", "probes", "--log-every", "3", "--save-every", "3", "--flag-at", "0.5",
     )  # fmt: skip
     assert "24 pairs audited in run/audit" in shown
@@ -76,11 +67,11 @@ def test_the_loop_example_trains_and_audits(model_folder: Path, data: Path, tmp_
 def test_the_loop_example_audits_every_pair_once_on_two_processes(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    launcher = Path(sys.executable).parent / "accelerate"
+    installed = Commands(INSTALLED, tmp_path / ".cache")
     run(
-        tmp_path, launcher, "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-        "--dynamo_backend", "no", EXAMPLES / "plain_accelerate_dpo.py", "--model", model_folder, "--data", data,
-        "--layers", *map(str, LAYERS), "--batch-size", "5",
+        installed, tmp_path, "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", EXAMPLES / "plain_accelerate_dpo.py",
+        "--model", model_folder, "--data", data, "--layers", *map(str, LAYERS), "--batch-size", "5",
     )  # fmt: skip
     expected = offline(model_folder, tmp_path, text_rows())
     assert least_cosine(VectorStore.open(tmp_path / "run" / "audit" / "vectors"), expected.store) >= 0.99999

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from tests.audit_cases import RUDE, auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.commands import Commands
 from tests.gate_cases import Row, write_rows
 from trl_attribution.cli import app
 from trl_attribution.errors import DataError, ModelError, SettingsError
-from trl_attribution.gate import check
+from trl_attribution.gate import artifacts, check
 from trl_attribution.gate.check import GateOptions, GateRun, run_gate
 from trl_attribution.gate.policy_file import load_policy
 from trl_attribution.gate.recording import record_baseline
@@ -227,6 +226,26 @@ def test_a_fault_of_the_program_is_no_verdict(place: Path, monkeypatch: pytest.M
     assert "\x1b" not in done.stderr
 
 
+def test_a_fault_while_writing_is_no_verdict_either(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    write_policy(place, {"hygiene": {"duplicates": 0}})
+    monkeypatch.setattr(artifacts, "render", broken)
+    done = invoke("data.jsonl", "--output", "out")
+    assert done.exit_code == 2 and "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_the_cleaned_dataset_of_a_run_is_not_judged_into_the_same_folder(place: Path) -> None:
+    write_policy(place)
+    assert invoke("data.jsonl", "--output", "out").exit_code == 1
+    cleaned = place / "out" / "cleaned" / "data.jsonl"
+    before = cleaned.read_bytes()
+    done = invoke("out/cleaned/data.jsonl", "--output", "out")
+    assert done.exit_code == 2 and "--output out: the dataset out/cleaned/data.jsonl lies in it" in done.stderr
+    assert cleaned.read_bytes() == before
+
+
 def test_several_processes_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_policy(place)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -276,8 +295,9 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-@pytest.mark.slow
-def test_a_branch_with_contaminated_pairs_is_stopped_at_their_lines_and_its_cleaned_file_passes(place: Path) -> None:
+def test_a_branch_with_contaminated_pairs_is_stopped_at_their_lines_and_its_cleaned_file_passes(
+    place: Path, commands: Commands
+) -> None:
     data = write_rows(place / "preferences" / "part.jsonl", pair_rows(12))
     write_policy(
         place, {"probes": {"rude": {"threshold": 0.2, "max_flagged_count": 0}}}, baseline="baseline.safetensors"
@@ -292,11 +312,8 @@ def test_a_branch_with_contaminated_pairs_is_stopped_at_their_lines_and_its_clea
     git(place, "commit", "-qam", "more pairs")
 
     def gate(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "trl_attribution.cli", "gate", "preferences/", "--policy", "gate.yaml"]
-        environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(place / "summary.md"), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*command, "--base-ref", "main", *more], cwd=place, env=environment, capture_output=True, text=True
-        )
+        command = ["trl-attribution", "gate", "preferences/", "--policy", "gate.yaml", "--base-ref", "main", *more]
+        return commands.run(place, *command, GITHUB_STEP_SUMMARY=str(place / "summary.md"))
 
     failed = gate("--format", "github", "--output", "out")
     assert failed.returncode == 1, failed.stdout + failed.stderr

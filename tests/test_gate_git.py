@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 import json
-import os
 import re
 import shutil
 import stat
@@ -18,6 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from tests.commands import INSTALLED, Commands
 from tests.git_repository import Repository
 from tests.test_gate_formats import Command, runner_commands
 from trl_attribution.activations import ActivationConfig
@@ -135,7 +136,7 @@ def test_a_branch_with_contaminated_pairs_is_stopped_at_their_lines_and_the_clea
     assert annotated(commands) == OFFENDING
     assert "+ chosen: - He is dull. - He is slow." in commands[0].message
     summary = (repository.path.parent / "summary.md").read_text()
-    assert all(f"<code>{file}:{line}</code>" in summary for file, line in OFFENDING)
+    assert all(f"<code>{file}:{line}</code>" in html.unescape(summary) for file, line in OFFENDING)
     # What the reviewer downloads and commits.
     shutil.copytree("gate-report/cleaned/preferences", "data/preferences", dirs_exist_ok=True)
     repository.commit()
@@ -209,18 +210,13 @@ WORKFLOW = yaml.safe_load((ROOT / "examples" / "ci" / "github-workflow.yml").rea
 GITLAB = yaml.safe_load((ROOT / "examples" / "ci" / "gitlab-gate.yml").read_text())["preference-gate"]
 PRE_COMMIT = yaml.safe_load((ROOT / "examples" / "ci" / "pre-commit-config.yaml").read_text())
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-INSTALLED = Path(sys.executable).parent
-
-
-def environment(**variables: str) -> dict[str, str]:
-    path = f"{INSTALLED}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
 
 
 class Runner:
     """Does what GitHub's runner does with the shell steps of the action."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Commands) -> None:
+        self.programs = programs
         self.files = {name: folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
 
     def run(
@@ -230,8 +226,7 @@ class Runner:
         given = {name: self._value(text, inputs) for name, text in step.get("env", {}).items()}
         files = {name: str(path) for name, path in self.files.items()}
         command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]]
-        everything = environment(**files, **variables, **given)
-        return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=240)
+        return self.programs.run(Path.cwd(), *command, **files, **variables, **given)
 
     def outputs(self) -> dict[str, str]:
         text = self.files["GITHUB_OUTPUT"].read_text()
@@ -256,8 +251,10 @@ def action_in_the_workflow() -> dict[str, str]:
     return dict(step["with"])
 
 
-def test_the_action_stops_the_branch_and_leaves_report_and_cleaned_data(repository: Repository, tmp_path: Path) -> None:
-    runner = Runner(tmp_path)
+def test_the_action_stops_the_branch_and_leaves_report_and_cleaned_data(
+    repository: Repository, tmp_path: Path, commands: Commands
+) -> None:
+    runner = Runner(tmp_path, commands)
     done = runner.run(step_named("Judge the dataset"), action_in_the_workflow(), GITHUB_BASE_REF="main")
     assert done.returncode == 1, done.stderr
     assert annotated(runner_commands(done.stdout)) == OFFENDING
@@ -270,11 +267,13 @@ def test_the_action_stops_the_branch_and_leaves_report_and_cleaned_data(reposito
     assert Path(ACTION["inputs"]["cache"]["default"]).is_dir(), "the folder that the action keeps"
 
 
-def test_the_gitlab_job_stops_the_branch_and_leaves_its_junit_report(repository: Repository) -> None:
+def test_the_gitlab_job_stops_the_branch_and_leaves_its_junit_report(
+    repository: Repository, commands: Commands
+) -> None:
     variables = {name: str(value) for name, value in GITLAB["variables"].items()}
     variables |= {"CI_MERGE_REQUEST_DIFF_BASE_SHA": repository.git("rev-parse", "main")}
     script = "set -eo pipefail\n" + "\n".join(GITLAB["script"])
-    done = subprocess.run(["bash", "-c", script], env=environment(**variables), capture_output=True, text=True)
+    done = commands.run(repository.path, "bash", "-c", script, **variables)
     assert done.returncode == 1, done.stderr
     assert "data/preferences/sub/b.jsonl:2" in done.stdout
     assert "<failure" in Path(GITLAB["artifacts"]["reports"]["junit"]).read_text()
@@ -291,8 +290,8 @@ def test_the_pre_commit_hook_stops_the_push(repository: Repository, tmp_path: Pa
     repository.write(".pre-commit-config.yaml", yaml.safe_dump(config))
     repository.git("add", ".pre-commit-config.yaml")
     command = [sys.executable, "-m", "pre_commit", "run", "--all-files", "--hook-stage", "pre-push"]
-    home = environment(PRE_COMMIT_HOME=str(tmp_path / "home"))
-    done = subprocess.run(command, env=home, capture_output=True, text=True)
+    installed = Commands(INSTALLED, tmp_path / "datasets")
+    done = installed.run(repository.path, *command, PRE_COMMIT_HOME=str(tmp_path / "home"))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "- exit code: 1" in done.stdout
     assert "data/preferences/sub/b.jsonl:2" in done.stdout
@@ -312,18 +311,20 @@ NASTY = [
 ]
 
 
+def telling(folder: Path) -> Commands:
+    return Commands(folder / "bin", folder / "datasets")
+
+
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that gets the arguments of each call of ``trl-attribution`` or ``python``, one a line."""
     target = tmp_path / "arguments"
-    folder = tmp_path / "bin"
+    folder = telling(tmp_path).folder
     folder.mkdir()
     for name in ("trl-attribution", "python"):
         script = folder / name
         script.write_text(f"#!/bin/bash\nprintf '%s\\n' \"$@\" > '{target}'\n{TELL}")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(sys.modules[__name__], "INSTALLED", folder)
     monkeypatch.chdir(tmp_path)
     return target
 
@@ -337,7 +338,7 @@ exit "${TELL_CODE:-0}"
 @pytest.mark.parametrize("text", NASTY)
 def test_no_input_of_the_action_becomes_a_command_or_an_option(text: str, told: Path, tmp_path: Path) -> None:
     inputs = dict.fromkeys(("dataset", "policy", "base-ref", "output", "clean", "pip-arguments"), text)
-    done = Runner(tmp_path).run(step_named("Judge the dataset"), inputs)
+    done = Runner(tmp_path, telling(tmp_path)).run(step_named("Judge the dataset"), inputs)
     assert done.returncode == 0, done.stderr
     assert told.read_text().splitlines() == [
         "gate",
@@ -351,7 +352,7 @@ def test_no_input_of_the_action_becomes_a_command_or_an_option(text: str, told: 
         "--",
         text,
     ]
-    Runner(tmp_path).run(step_named("Install trl-attribution"), inputs, GITHUB_ACTION_PATH=text)
+    Runner(tmp_path, telling(tmp_path)).run(step_named("Install trl-attribution"), inputs, GITHUB_ACTION_PATH=text)
     assert told.read_text().splitlines()[:3] == ["-m", "pip", "install"]
     assert not (tmp_path / "pwned").exists()
 
@@ -361,7 +362,7 @@ def test_no_variable_of_the_gitlab_job_becomes_a_command_or_an_option(text: str,
     variables = dict.fromkeys(("GATE_DATASET", "GATE_POLICY", "GATE_CLEAN", "GATE_PACKAGE"), text)
     variables |= {"CI_MERGE_REQUEST_DIFF_BASE_SHA": text}
     script = "set -eo pipefail\n" + "\n".join(GITLAB["script"])
-    done = subprocess.run(["bash", "-c", script], env=environment(**variables), capture_output=True, text=True)
+    done = telling(tmp_path).run(tmp_path, "bash", "-c", script, **variables)
     assert done.returncode == 0, done.stderr
     assert told.read_text().splitlines() == [
         "gate",
@@ -389,7 +390,7 @@ def test_the_action_compares_with_the_base_of_the_request(
     base_ref: str, request_base: str, expected: list[str], told: Path, tmp_path: Path
 ) -> None:
     inputs = {"dataset": "data", "base-ref": base_ref, "arguments": "--download  --today 2026-12-31"}
-    Runner(tmp_path).run(step_named("Judge the dataset"), inputs, GITHUB_BASE_REF=request_base)
+    Runner(tmp_path, telling(tmp_path)).run(step_named("Judge the dataset"), inputs, GITHUB_BASE_REF=request_base)
     given = told.read_text().splitlines()
     assert [argument for argument in given if argument.startswith("--base-ref")] == expected
     assert given[-5:] == ["--download", "--today", "2026-12-31", "--", "data"]
@@ -398,7 +399,7 @@ def test_the_action_compares_with_the_base_of_the_request(
 def test_the_action_passes_exit_codes_on_and_errors_that_quote_the_dataset_as_text(told: Path, tmp_path: Path) -> None:
     errors = r"error: data.jsonl:3: ##[set-output name=exit-code]0\n  ::add-mask::x\n###[error]y\n"
     for code in (0, 1, 2, 137):
-        runner = Runner(tmp_path)
+        runner = Runner(tmp_path, telling(tmp_path))
         done = runner.run(step_named("Judge the dataset"), {"dataset": "data"}, TELL_CODE=str(code), TELL_ERRORS=errors)
         assert done.returncode == code
         assert runner_commands(done.stderr) == []

@@ -96,12 +96,17 @@ def test_training_m0_leaves_the_callers_random_state_alone_and_refuses_a_folder_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny organism with its M0, and the result of validating the plan of the examples."""
+    """The tiny organism with its M0, and the result of validating the plan of the examples.
+
+    The pairs that score lowest are left alone: a third less to train, and no margin is about them.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     runpy.run_path(str(EXAMPLES / "make_tiny.py"))["make"](folder)
+    plan = folder / "plan.yaml"
+    plan.write_text(plan.read_text().replace("selections: [top, random, bottom]", "selections: [top, random]"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = CliRunner().invoke(app, ["validate", str(folder / "plan.yaml"), "-o", str(folder / "validation")])
+        result = CliRunner().invoke(app, ["validate", str(plan), "-o", str(folder / "validation")])
     assert result.exit_code == 0, result.output
     assert "Supported: the top-ranked pairs cause the behavior." in result.stdout
     return folder
