@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tests.audit_cases import SHORT, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.tiny import HIDDEN
 from trl_attribution.atomic import write_json
+from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.discovery import (
+    Cluster,
+    ClusterVectors,
+    Discovery,
+    DiscoveryConfig,
+    MapPoint,
+    StoredDiscovery,
+    TopPair,
+    TypicalPrompt,
+)
 from trl_attribution.drift import LayerDrift, save_drift
-from trl_attribution.pairs import Encoding
+from trl_attribution.pairs import Encoding, Pair, PairReader
 from trl_attribution.probes import ProbeRegistry
+from trl_attribution.scoring import SourceRow
 
 PWN = "window.__pwned = true"
 HOSTILE = [
@@ -97,7 +112,89 @@ def make_case(place: Path) -> Case:
     write_json(place / "audit" / "validation" / "validation.json", VALIDATION)
     drifts = [LayerDrift(layer, 0.01 * layer, 0.5, 0.99, 16, torch.zeros(4)) for layer in (1, 2, 3, 4)]
     save_drift(place / "audit", drifts)
+    save_discoveries(place / "audit", rows)
     return Case(place / "audit", data, place / "probes", rows)
+
+
+def save_discoveries(folder: Path, rows: Sequence[Row]) -> None:
+    """A discovery over prompts and one over pairs, with clusters that say every hostile text in every field."""
+    info = AuditInfo.load(folder)
+    pairs = [pair for pair in PairReader(rows) if pair.pair_id]
+    draw = np.random.default_rng(0)
+    for mode, letter, count in (("prompts", "b", 2), ("pairs", "p", 1)):
+        clusters = [_cluster(f"{letter}{number + 1}", mode, number, pairs) for number in range(count)]
+        labels = tuple(clusters[number % count].cluster if number < 24 else "" for number in range(36))
+        points = draw.normal(size=(len(pairs), 2))
+        vectors = {
+            one.cluster: ClusterVectors(
+                *(torch.tensor(draw.normal(size=shape)) for shape in ((1, HIDDEN), (4, 1, HIDDEN), (4, 1, HIDDEN)))
+            )
+            for one in clusters
+        }
+        found = Discovery(
+            mode=mode,  # type: ignore[arg-type]
+            dataset={name: info.dataset[name] for name in ("name", "fingerprint", "pairs")},
+            model={name: info.model[name] for name in ("name", "digest")},
+            settings=DiscoveryConfig().to_json(),
+            layers=(3,),
+            kind="contextual",
+            items=36,
+            fit=18,
+            held_out=18,
+            left_out={"unchanged": 2},
+            clusters=tuple(clusters),
+            rejected=(),
+            heatmap=labels,
+            map=tuple(
+                MapPoint(pair.pair_id, pair.row, pair.source, place < 5, labels[place % 36], float(x), float(y))
+                for place, (pair, (x, y)) in enumerate(zip(pairs, points, strict=True))
+            ),
+            notes=(f"a note {HOSTILE[0]}",),
+            seconds={},
+        )
+        kinds = [number % count if number < 24 else 3 for number in range(36)]
+        directions = draw.normal(size=(36, 4)) + 3 * np.eye(4)[kinds]
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        heatmap = torch.tensor(directions @ directions.T)
+        StoredDiscovery(found, vectors, heatmap).save(folder / "discovery" / mode)
+
+
+def _cluster(name: str, mode: str, number: int, pairs: Sequence[Pair]) -> Cluster:
+    # Every text once as a prompt and once in a pair: axe-core looks at all of it, which takes its time.
+    prompts = (HOSTILE if number == 0 else HOSTILE[:2]) if mode == "prompts" else ()
+    typical = tuple(TypicalPrompt(text[:100], 0.9, text[:300], text[:300], text[:300]) for text in prompts)
+    texts = HOSTILE if mode == "pairs" else HOSTILE[:2]
+    top = tuple(
+        TopPair(pair.pair_id, pair.row, text[:100], place + 1, 0.5, 0.01, text[:300], text[:300], text[:300])
+        for place, (pair, text) in enumerate(zip(pairs, texts, strict=False))
+    )
+    return Cluster(
+        cluster=name,
+        name=HOSTILE[2] if number == 0 else "",
+        words=("pizza", *(text[:60] for text in HOSTILE)),
+        lost_words=(HOSTILE[0], "soup"),
+        prompt_words=(HOSTILE[3],),
+        effect=0.3 - 0.1 * number,
+        share=0.4,
+        consistency=0.7,
+        members=12,
+        fit=6,
+        towards=6,
+        against=0,
+        p_value=0.001,
+        adjusted_p=0.002,
+        tightness=0.71,
+        held_out_tightness=0.66,
+        vector_cosine=0.5,
+        stability=0.9,
+        layer=3,
+        kind="contextual",
+        pairs_towards=9,
+        typical_prompts=typical,
+        top_pairs=top,
+        sources=tuple(SourceRow(text[:100], 20, 5, 0.25, 3.0, 0.01, 0.02, 0.1) for text in HOSTILE[:3]),
+        sources_by="fdr 0.05",
+    )
 
 
 def _hostile_row(number: int) -> Row:

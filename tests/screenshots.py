@@ -18,6 +18,8 @@ class View:
     section: str
     keys: str = ""
     """Pressed before the picture is taken."""
+    script: str = ""
+    """Run before that."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -27,7 +29,22 @@ VIEWS = (
     View("report-scores", "scores", settings={"viewport": {"width": 1400, "height": 560}}),
     View("report-pairs", "pairs", keys="ffknnxp"),
     View("report-dark", "pairs", keys="ffknnxp", settings={"color_scheme": "dark"}),
-    View("report-review", "review", keys="ffkfxffkfffkff", settings={"viewport": {"width": 1400, "height": 620}}),
+    View(
+        "report-review",
+        "review",
+        keys="ffkfxffkfffkff",
+        script="page.find('sort').value = 'random'; browser.filter(); page.find('precision').open = true",
+        settings={"viewport": {"width": 1400, "height": 620}},
+    ),
+    View(
+        "report-bulk",
+        "pairs",
+        keys="fkb",
+        script="page.find('by-source').selectedIndex = 1; browser.filter()",
+        settings={"viewport": {"width": 1400, "height": 760}},
+    ),
+    View("report-discovery", "discovery", settings={"viewport": {"width": 1400, "height": 1240}}),
+    View("report-cluster", "found-0-0", settings={"viewport": {"width": 1400, "height": 980}}),
     View("report-phone", "pairs", settings=PHONE),
 )
 
@@ -38,10 +55,11 @@ def main(report: Path, folder: Path) -> None:
         for view in VIEWS:
             with context(opened, **{"viewport": {"width": 1400, "height": 900}, **view.settings}) as profile:
                 page = visit(profile, report).page
+                if not page.locator(f"#{view.section}").count():
+                    print(f"{view.name}: the report has no #{view.section}")
+                    continue
                 page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
-                if view.name == "report-review":
-                    page.select_option("#sort", "random")
-                    page.evaluate("document.getElementById('precision').open = true")
+                page.evaluate(f"() => {{ {view.script} }}")
                 for key in view.keys:
                     page.keyboard.press(key)
                 page.wait_for_timeout(300)

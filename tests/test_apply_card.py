@@ -14,7 +14,8 @@ from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest, MergeRules, ReviewDecision, ReviewDecisions, merge
 from trl_attribution.manifest.applying import make_plan
-from trl_attribution.manifest.card import Provenance, inline, section, with_section
+from trl_attribution.manifest.card import Provenance, section, with_section
+from trl_attribution.markdown import inline
 from trl_attribution.pairs import Reading
 
 ROWS = simple_rows(6)
@@ -85,7 +86,8 @@ def test_hostile_names_are_shown_and_do_nothing(text: str) -> None:
 def test_no_text_at_all_keeps_a_sign_that_begins_markup(text: str) -> None:
     escaped = inline(text)
     bare = re.sub(r"&#\d+;", "", escaped)
-    assert not re.search(r"[<>\[\]`*|\\@#!$%~^&:{}\n\r\x00-\x1f]", bare)
+    assert not re.search(r"[<>\[\]`*|\\@#!$~^&{}\n\r\x00-\x1f]", bare)
+    assert not re.search(r":(?=\S)|%(?=\w)|^\s*([-+:]|\d+[.)])", escaped)
     assert "www." not in bare.lower()
 
 

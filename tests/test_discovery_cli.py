@@ -131,6 +131,15 @@ def test_the_tables_name_the_cluster_and_where_it_comes_from(place: Path, tmp_pa
         assert words in result.stdout
     assert (tmp_path / "pairs" / "map.svg").stat().st_size > 1000
     assert (tmp_path / "pairs" / "clusters.png").stat().st_size > 1000
+    # The audit's own page and its story on the terminal have it too.
+    assert f"trl-attribution report audit --discovery {tmp_path}" in " ".join(result.stderr.split())
+    run(place, f"report audit --discovery {tmp_path} -o {tmp_path}/report.html --quiet")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for words in ("What nobody asked about", "Pizza! Pizza is glorious", f"--output {tmp_path}", "data-heatmap"):
+        assert words in page
+    shown = document(run(place, f"show audit --discovery {tmp_path} --json"))
+    assert [(one["cluster"], "pizza" in one["words"]) for one in shown["clusters"]] == [("p1", True)]
+    assert "pizza" in run(place, f"report audit --discovery {tmp_path} --card dataset").stdout
 
 
 def test_responses_that_a_training_run_kept_need_no_second_model(place: Path, tmp_path: Path) -> None:
@@ -248,6 +257,10 @@ def test_a_service_that_cannot_be_reached_costs_the_name_only(place: Path, tmp_p
         ("discover audit --register p1", "--register: give CLUSTER:NAME"),
         ("discover audit --register p1:x --registry nowhere", "there is no discovery in audit/discovery/pairs"),
         ("discover audit --tightness 2", "tightness: 2.0 must lie between 0 and 1"),
+        ("report audit --discovery nowhere", "there is no discovery in nowhere"),
+        ("report audit --card both", "choose dataset or model"),
+        ("report audit --card model --texts 3", "leave --dataset and --texts out"),
+        ("review audit", "there is nothing to review; audit with probes"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_written(place: Path, arguments: str, message: str) -> None:

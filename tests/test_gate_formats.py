@@ -8,17 +8,16 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from html.parser import HTMLParser
 from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from jsonschema import Draft4Validator
-from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
-from trl_attribution.errors import SettingsError
+from tests.markdown_page import MarkdownPage
+from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.gate import Allowed, Excerpt, Finding, Place, RuleResult, Verdict
 from trl_attribution.gate.formats import FORMATS, job_summary, render
 from trl_attribution.gate.formats.neutral import inner_path, visible
@@ -130,44 +129,6 @@ def unescaped(value: str) -> str:
     return value
 
 
-class Page(HTMLParser):
-    """The tags, attributes and text that a Markdown page comes to."""
-
-    def __init__(self, markdown: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[tuple[str, str | None]] = set()
-        self.text = ""
-        self.structure: list[str] = []
-        self.cells: list[str] = []
-        self.depth: list[str] = []
-        self.in_prose = ""
-        html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.structure.append(tag)
-        if tag == "td":
-            self.cells.append("")
-        self.attributes.update(attrs)
-        self.depth.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.depth and self.depth.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "td" in self.depth:
-            self.cells[-1] += data
-        if not {"code", "pre"} & set(self.depth):
-            self.in_prose += data
-
-    def handle_comment(self, data: str) -> None:
-        self.tags.add("!--")
-
-
 OWN_TAGS = {
     "h2",
     "h3",
@@ -259,6 +220,22 @@ def test_json_reads_back_to_the_same_verdict() -> None:
     assert Verdict.from_json(json.loads(render(hostile, "json"))) == hostile
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pairs": "many"}, "field 'pairs'"),
+        ({"skipped": 3}, "field 'skipped'"),
+        ({"rules": [{"rule": "a"}]}, "field 'rules.0"),
+        ({"notes": [1]}, "field 'notes.0'"),
+        ({"version": 2}, "format version 2; this trl-attribution reads up to 1"),
+        ({"format": "other"}, "this is no verdict"),
+    ],
+)
+def test_what_is_no_verdict_is_refused_by_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(message)):
+        Verdict.from_json({**a_verdict().to_json(), **change})
+
+
 def test_json_has_no_value_that_other_parsers_refuse() -> None:
     rule = replace(a_verdict().rules[2], measured=math.nan, limit=math.inf)
     found = json.loads(render(a_verdict(rules=(rule,)), "json"), parse_constant=pytest.fail)
@@ -340,7 +317,7 @@ def test_the_sarif_check_can_fail() -> None:
 
 
 def test_markdown_shows_a_table_of_rules_and_the_pairs_as_code() -> None:
-    page = Page(render(a_verdict(), "markdown"))
+    page = MarkdownPage(render(a_verdict(), "markdown"))
     assert page.tags <= OWN_TAGS
     assert "❌ Gate failed: 2 of 4 rules failed, 1 warning" in page.text
     assert (
@@ -438,8 +415,8 @@ def test_wrapping_puts_no_command_at_the_start_of_a_line(width: int) -> None:
 @pytest.mark.parametrize("text", MARKUP)
 @pytest.mark.parametrize("name", ["markdown", "summary"])
 def test_no_text_becomes_markup_in_markdown(name: str, text: str) -> None:
-    page = Page(rendered(everywhere(text), name))
-    plain = Page(rendered(everywhere("harmless"), name))
+    page = MarkdownPage(rendered(everywhere(text), name))
+    plain = MarkdownPage(rendered(everywhere("harmless"), name))
     assert page.structure == plain.structure
     assert page.attributes == {("class", "language-diff")}
     # The words arrive as they are, only control characters are escaped; zero-width spaces break references apart.
@@ -450,7 +427,7 @@ def test_no_text_becomes_markup_in_markdown(name: str, text: str) -> None:
 @pytest.mark.parametrize("text", ["a | b", "|", "||| x", "\\| y", "` | `", "a \\\\| b |"])
 @pytest.mark.parametrize("name", ["markdown", "summary"])
 def test_no_text_ends_a_table_cell(name: str, text: str) -> None:
-    cells = [cell.replace("\u200b", "") for cell in Page(rendered(everywhere(text), name)).cells]
+    cells = [cell.replace("\u200b", "") for cell in MarkdownPage(rendered(everywhere(text), name)).cells]
     assert cells[:6] == [
         "❌ fail",
         text,
@@ -463,7 +440,7 @@ def test_no_text_ends_a_table_cell(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["@org/team", "#123", "!45", "org/repo#6", "~label", "%milestone", "http://e.example"])
 def test_no_text_becomes_a_mention_reference_or_link_in_a_comment(text: str) -> None:
-    page = Page(render(everywhere(text), "markdown"))
+    page = MarkdownPage(render(everywhere(text), "markdown"))
     assert re.search(r"[@#!~%](?=\w)|http:/", page.in_prose) is None
     assert text in page.text, "as code, where nothing is linked"
 

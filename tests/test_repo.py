@@ -19,12 +19,12 @@ PACKAGE = ROOT / "trl_attribution"
 
 # From the ground up: a module imports from its own layer and the ones above it in this list, never from below.
 LAYERS: list[set[str]] = [
-    {"atomic", "dtypes", "errors", "text"},
+    {"atomic", "dtypes", "errors", "markdown", "text"},
     {"distributed", "sharding", "shared_storage"},
     {"dataset_io"},
     {"pairs"},
     {"fingerprint", "models"},
-    {"activations"},
+    {"activations", "likelihood"},
     {"store"},
     {"probes"},
     {"behavior_files"},

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import DatasetCard, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.markdown_page import MarkdownPage
 from tests.report_cases import HOSTILE, VALIDATION, Case, make_case
 from trl_attribution.errors import DataError, SettingsError, StoreError
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.answer import answer_of
+from trl_attribution.report.card import CardKind, card, write_card
 from trl_attribution.report.findings import read_findings
 from trl_attribution.report.page import write_report
 from trl_attribution.report.page_data import ReportConfig
@@ -244,6 +247,68 @@ def test_a_broken_validation_is_named(case: Case, content: str, message: str) ->
             read_findings(case.folder)
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_a_card_tells_the_same_with_names_that_do_nothing(case: Case, kind: CardKind) -> None:
+    found = read_findings(case.folder)
+    text = card(found, kind)
+    page = MarkdownPage(text.split("---\n", 2)[2])
+    assert page.tags <= {"h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "!--"}
+    assert page.attributes == set()
+    assert not set(text) & set("\x1b\x00\x07\u202e\u2028")
+    assert answer_of(found).headline in page.text
+    # The numbers of the tables are those of the audit.
+    cells = iter(page.cells)
+    by_probe = {}
+    for cell in cells:
+        if cell in ("rude", "short"):
+            by_probe[cell] = [next(cells) for _ in range(3)]
+    assert by_probe == {
+        one.column.probe: [str(one.column.layer), one.column.kind, str(one.flagged)] for one in found.probes
+    }
+    row = found.sources[0]
+    place = page.cells.index(row.source)
+    assert page.cells[place + 1 : place + 4] == [f"{row.pairs}", f"{row.flagged}", f"{row.share:.1%}"]
+    assert sum(int(cell) for cell in page.cells[place + 6 : place + 8]) == row.flagged
+    assert ("Behaviors before and after training" in text) == (kind == "model")
+    # The Hub's own parser reads the front matter; a path never becomes an id there.
+    parsed = {"dataset": DatasetCard, "model": ModelCard}[kind](text)
+    assert parsed.data.to_dict() == {"tags": ["trl-attribution", "preference"]}
+
+
+def test_a_card_names_what_is_on_the_hub_and_no_path(case: Case) -> None:
+    found = read_findings(case.folder)
+    info = replace(
+        found.info,
+        dataset={**found.info.dataset, "name": "allenai/preferences"},
+        model={**found.info.model, "name": "allenai/OLMo-2"},
+    )
+    data = ModelCard(card(replace(found, info=info), "model")).data.to_dict()
+    assert (data["base_model"], data["datasets"]) == ("allenai/OLMo-2", ["allenai/preferences"])
+    hidden = replace(found.info, dataset={**found.info.dataset, "name": "/home/ada/secret/data.jsonl"})
+    assert "secret" not in card(replace(found, info=hidden), "model")
+    with pytest.raises(SettingsError, match="choose dataset or model"):
+        card(found, "both")  # type: ignore[arg-type]
+
+
+def test_a_card_that_is_there_keeps_what_others_wrote_and_has_the_section_once(case: Case, tmp_path: Path) -> None:
+    found, path = read_findings(case.folder), tmp_path / "README.md"
+    theirs = "---\r\nlicense: mit\r\n---\r\n# Mine\r\n"
+    path.write_bytes(theirs.encode())
+    assert not write_card(found, "dataset", path)
+    once = path.read_bytes().decode()
+    assert once.startswith(theirs) and "tags:" not in once
+    path.write_bytes(once.encode() + b"\nMore of mine.\n")
+    assert not write_card(found, "model", path)
+    again = path.read_bytes().decode()
+    assert again.count("<!-- trl-attribution audit") == 2 and "of this model pushes towards" in again
+    assert again.startswith(theirs) and again.endswith("\nMore of mine.\n")
+    assert write_card(found, "dataset", tmp_path / "new.md")
+    assert (tmp_path / "new.md").read_text(encoding="utf-8") == card(found, "dataset")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot add to the card"):
+        write_card(found, "dataset", path)
 
 
 def test_the_terminal_tells_the_same_story_and_escapes_what_it_prints(case: Case) -> None:

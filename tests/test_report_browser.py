@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.audit_cases import auditor_of, pair_rows, tiny_loaded
 from tests.browser import Seen, browser, context, pixels_like, until, visit
-from tests.report_cases import HOSTILE, Case, make_case
+from tests.report_cases import HOSTILE, Case, make_case, save_discoveries
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.decisions import ReviewDecisions
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.agreement import precision_at_k, wilson
+from trl_attribution.report.cluster_probes import ClusterProbes
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page import Served, find_texts, render_page, write_report
 from trl_attribution.report.page_data import ReportConfig
@@ -71,6 +73,12 @@ def chips(seen: Seen) -> dict[str, str]:
     return {pair_id: action for pair_id, action in shown if action != "·"}
 
 
+def decided(seen: Seen) -> dict[str, str]:
+    """Every decision that the page holds."""
+    found = seen.page.evaluate("decisions.listed().map(([i, { action }]) => [rows.id(i), action])")
+    return dict(found)
+
+
 def export(seen: Seen, path: Path) -> ReviewDecisions:
     with seen.page.expect_download() as waiting:
         seen.page.click("#export")
@@ -78,11 +86,24 @@ def export(seen: Seen, path: Path) -> ReviewDecisions:
     return ReviewDecisions.load(path)
 
 
+def faults(seen: Seen, part: str = "html") -> list[tuple[str, str, str]]:
+    """What axe-core calls serious or critical."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    return [
+        (fault["id"], node["html"][:120], node["failureSummary"][:200])
+        for fault in axe.Axe().run(seen.page, context=part).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
 def test_every_chart_is_drawn_from_disk_without_a_network(place: Place, seen: Seen) -> None:
     page = seen.page
     expected = {"#chart-sources": "#82a5bd", "#chart-behaviors": "#b5402a", "#chart-drift": "#1f5f8b"}
     expected |= {f"[data-hist='{index}']": "#b5402a" for index in (0, 1)}
     expected |= {f"[data-layers='{index}']": "#1f5f8b" for index in (0, 1)}
+    expected |= {f"[data-heatmap='{index}']": "#b5402a" for index in (0, 1)}
+    expected |= {f"[data-map='{index}']": "#0072b2" for index in (0, 1)}
     assert page.locator(".plot").count() == len(expected)
     for selector, color in expected.items():
         picture = page.locator(selector).screenshot()
@@ -102,6 +123,10 @@ def test_hostile_text_is_shown_and_runs_nothing(seen: Seen) -> None:
         text, dropped = visible(f"Yes: {hostile}", 20_000)
         rest = f"… {dropped:,} more characters are not in this page" if dropped else ""
         assert page.locator("#detail .chosen").text_content() == text + rest
+    page.evaluate("document.querySelectorAll('#discovery details').forEach((one) => (one.open = true))")
+    clusters = page.locator("#discovery").text_content()
+    assert all(visible(hostile[:300], 400)[0] in clusters for hostile in HOSTILE)
+    page.hover("#found-0-0 h4")
     page.fill("#query", "\\u202egnp.exe")
     until(seen, "browser.shown().length === 1 && document.querySelector('#detail .prompt').textContent.includes('gnp')")
     # What it would have left behind: the mark, elements in place of text, a navigation, a violation.
@@ -192,6 +217,7 @@ def test_every_shortcut_does_what_it_says(place: Place, seen: Seen) -> None:
     press("Escape")
     page.fill("#query", "")
     press("Escape")
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")  # what was typed is searched for a moment later
     press("?")
     assert page.locator("#keys").is_visible()
     press("k")
@@ -219,6 +245,133 @@ def test_every_shortcut_does_what_it_says(place: Place, seen: Seen) -> None:
         ],
     ]
     seen.assert_clean()
+
+
+def test_many_pairs_are_decided_at_once_and_one_step_takes_it_back(place: Place, seen: Seen) -> None:
+    page, listed = seen.page, place.found.listed
+    press = page.keyboard.press
+    source = int(listed.source[0])
+    of_source = [one for one, its in zip(listed.pair_ids, listed.source, strict=True) if its == source]
+    press("k")
+    page.select_option("#by-source", str(source))
+    assert page.locator("#bulk-open").inner_text().startswith(f"Decide about these {len(of_source)}")
+    # By keyboard alone: open, leave decided pairs alone (as it comes), a note, Filter.
+    page.evaluate("document.activeElement.blur()")
+    press("b")
+    assert f"{len(of_source) - 1} pairs will be marked" in page.locator("#bulk-count").inner_text()
+    page.focus("#bulk-note")
+    page.keyboard.type("kfx: all of it")
+    press("Tab")
+    press("Tab")
+    press("Enter")
+    expected = dict.fromkeys(of_source, "filter") | {listed.pair_ids[0]: "keep"}
+    assert decided(seen) == expected
+    assert f"Marked filter: {len(of_source) - 1} pairs" in page.locator("#message").inner_text()
+    assert page.evaluate(f"decisions.at({listed.pair_ids.index(of_source[1])}).note") == "kfx: all of it"
+    # The first three of the list, decided or not; and the first three cleared again.
+    page.click("#filters button[type=reset]")
+    until(seen, f"browser.shown().length === {len(listed)}")
+    page.click("#pair-2")
+    for button in ("flip", "clear"):
+        page.click("#bulk-open")
+        page.check("#bulk-first")
+        page.uncheck("#bulk-skip")
+        page.click(f"#bulk-actions .{button}")
+    first = set(listed.pair_ids[:3])
+    assert decided(seen) == {one: action for one, action in expected.items() if one not in first}
+    press("u")
+    assert decided(seen) == expected | dict.fromkeys(first, "flip")
+    press("u")
+    assert decided(seen) == expected
+    press("u")
+    assert decided(seen) == {listed.pair_ids[0]: "keep"}
+    press("u")
+    assert decided(seen) == {}
+    page.reload()
+    until(seen, "performance.getEntriesByName('charts-drawn').length > 0")
+    assert decided(seen) == {}
+    seen.assert_clean()
+
+
+def test_more_decisions_than_a_browser_keeps_are_told_and_can_be_exported(seen: Seen, tmp_path: Path) -> None:
+    # As a full storage does it: from the third decision on.
+    seen.page.evaluate(
+        """() => { const set = Storage.prototype.setItem; let left = 2;
+        Storage.prototype.setItem = function (...all) {
+          if (left-- <= 0) throw new DOMException("full", "QuotaExceededError"); set.apply(this, all); }; }"""
+    )
+    seen.page.keyboard.press("b")
+    seen.page.click("#bulk-actions .flip")
+    assert "36 of 38 are on this page only" in seen.page.locator("#message").inner_text()
+    assert len(export(seen, tmp_path / "decisions.jsonl").decisions) == 38
+
+
+def test_a_link_opens_its_pair_whatever_is_filtered(place: Place, seen: Seen) -> None:
+    page, every = seen.page, list(place.found.listed.pair_ids)
+    linked = visit(page.context, f"{place.report.resolve().as_uri()}#pair={every[30]}")
+    assert selected(linked) == every[30]
+    assert linked.page.locator(f"#pair-{30}").is_visible()
+    linked.page.fill("#query", "nothing like this")
+    until(linked, "browser.shown().length === 0")
+    linked.page.evaluate(f"location.hash = 'pair={every[12]}'")
+    until(linked, "browser.selected() === 12")
+    assert linked.page.input_value("#query") == "" and selected(linked) == every[12]
+    # The link that the page itself shows, twice; and one to a pair that is not there.
+    linked.page.click("text=Link to this pair")
+    linked.page.keyboard.press("n")
+    linked.page.evaluate("document.querySelector('#discovery a[href^=\"#pair=\"]').click()")
+    shown = linked.page.evaluate("location.hash")
+    until(linked, f"'#pair=' + rows.id(browser.selected()) === '{shown}'")
+    linked.page.keyboard.press("n")
+    linked.page.evaluate("document.querySelector('#discovery a[href^=\"#pair=\"]').click()")
+    assert "#pair=" + selected(linked) == shown
+    linked.page.evaluate(f"location.hash = 'pair={'f' * 32}'")
+    until(linked, "document.getElementById('message').textContent.includes('lists no pair')")
+    linked.assert_clean()
+
+
+def test_clusters_are_colored_copied_and_opened_by_mouse_or_keyboard(place: Place, seen: Seen) -> None:
+    page = seen.page
+    legend = page.locator("[data-legend='map-0']")
+    assert "forum" in legend.inner_text()
+    before = page.locator("[data-map='0']").screenshot()
+    page.select_option("[data-color='0']", "flagged")
+    assert legend.inner_text().split("\n") == ["flagged", "not flagged"]
+    after = page.locator("[data-map='0']").screenshot()
+    assert pixels_like(place.opened, after, "#0072b2") == 0 < pixels_like(place.opened, before, "#0072b2")
+    page.select_option("[data-color='0']", "cluster")
+    assert "b2 pizza" in legend.inner_text()
+    dot = page.locator("[data-map='0'] circle").first
+    title = dot.locator("title").text_content()
+    dot.click()
+    until(seen, "location.hash.startsWith('#pair=')")
+    assert title.startswith(f"row {page.evaluate('rows.row[browser.selected()]')} of ")
+    # The heatmap is of pixels: in the dark it is drawn anew.
+    light = page.locator("[data-heatmap='0'] canvas").evaluate("(one) => one.toDataURL()")
+    page.click("#theme")
+    page.click("#theme")
+    assert page.locator("[data-heatmap='0'] canvas").evaluate("(one) => one.toDataURL()") != light
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    command = page.locator("#found-0-1-command").inner_text()
+    page.focus("#found-0-1 [data-copy]")
+    page.keyboard.press("Enter")
+    until(seen, "document.querySelector('#found-0-1 [role=status]').textContent === 'Copied.'")
+    assert page.evaluate("navigator.clipboard.readText()") == command == page.evaluate("String(getSelection())")
+    assert command.split()[:2] == ["trl-attribution", "discover"]
+    seen.assert_clean()
+
+
+def test_clusters_are_shown_for_an_audit_without_probes_too(place: Place, tmp_path: Path) -> None:
+    rows = pair_rows(40)
+    auditor_of(tiny_loaded(), layers=(3,)).audit(rows, tmp_path)
+    save_discoveries(tmp_path, rows)
+    with context(place.opened, offline=True) as profile:
+        seen = visit(profile, write_report(tmp_path, rows).path)
+        assert "found 2 behaviors over 36 prompts" in seen.page.locator("#answer").inner_text()
+        assert pixels_like(place.opened, seen.page.locator("[data-heatmap='1']").screenshot(), "#b5402a") > 15
+        seen.page.locator("[data-map='1'] circle").first.click()  # a pair that is in no list
+        assert seen.page.locator("#found-1-0-command").is_visible() and seen.page.locator("#pairs").count() == 0
+        seen.assert_clean()
 
 
 def test_a_review_survives_a_reload_and_its_export_makes_the_dataset_that_was_clicked(
@@ -294,19 +447,15 @@ def test_precision_at_k_is_what_the_library_says(place: Place, seen: Seen, tmp_p
 
 @pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
 def test_axe_finds_no_serious_fault(place: Place, settings: dict[str, Any]) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     with context(place.opened, **settings) as profile:
         seen = visit(profile, place.report)
         seen.page.keyboard.press("f")
         seen.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        found = axe.Axe().run(seen.page).response["violations"]
-        faults = [
-            (fault["id"], node["html"][:120], node["failureSummary"][:200])
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-            for node in fault["nodes"]
-        ]
-        assert faults == []
+        assert faults(seen) == []
+        if settings != PHONE:
+            seen.page.keyboard.press("b")
+            assert faults(seen, "#bulk") == []
+            seen.page.keyboard.press("Escape")
         wide = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0
 
@@ -339,7 +488,8 @@ def test_the_review_server_keeps_what_two_tabs_decide(place: Place) -> None:
     texts, notes = find_texts(found, place.case.data, ReportConfig())
     decisions = DecisionsFile(place.case.folder, "ada", found.info.dataset["fingerprint"])
     page = render_page(found, texts, notes, Served("ada", file.name))
-    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids))
+    probes = ClusterProbes(place.case.folder, found.info, found.extras.discoveries)
+    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), probes=probes)
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
@@ -355,10 +505,32 @@ def test_the_review_server_keeps_what_two_tabs_decide(place: Place) -> None:
             second.page.bring_to_front()
             until(second, "document.querySelectorAll('#list .chip-filter').length === 0")
             assert second.page.locator("#message").inner_text() == ""
+            # All at once, seen by the other tab, and taken back.
+            second.page.keyboard.press("b")
+            second.page.click("#bulk-actions .filter")
+            first.page.bring_to_front()
+            until(first, f"decisions.size === {len(found.listed)}")
+            second.page.keyboard.press("u")
+            until(first, "decisions.size === 1")
+            # A cluster becomes a probe, by keyboard; a name that is taken is told.
+            assert faults(first, "[data-register='0-0']") == []
+            for form, expected in (
+                ("0-0", "Registered: "),
+                ("0-0", "registered before: "),
+                ("1-0", "Not registered: "),
+            ):
+                first.page.fill(f"[data-register='{form}'] input", "praises-pizza")
+                first.page.keyboard.press("Enter")
+                told = f"document.querySelector(\"[data-register='{form}'] [role=status]\").textContent"
+                until(first, f"{told}.includes('{expected}')")
+            first.console[:] = [line for line in first.console if "status of 400" not in line]
+            linked = visit(profile, f"{server.url}#pair={found.listed.pair_ids[9]}")
+            assert selected(linked) == found.listed.pair_ids[9]
             first.assert_clean()
             second.assert_clean()
         saved = ReviewDecisions.load(file).decisions
         assert [(one.pair_id, one.action, one.reviewer) for one in saved] == [(found.listed.pair_ids[1], "flip", "ada")]
+        assert ProbeRegistry(place.case.folder / "probes").names() == ["praises-pizza"]
     finally:
         server.close()
         thread.join()

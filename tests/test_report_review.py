@@ -55,9 +55,19 @@ def ask(
 
 
 def post(server: ReviewServer, pair_id: str, action: str | None, note: str = "", **headers: str) -> tuple[int, str]:
-    body = json.dumps({"pair_id": pair_id, "decision": action and {"action": action, "note": note}})
+    group = {"pair_ids": [pair_id], "decision": action and {"action": action, "note": note}}
+    return send(server, "decisions", {"changes": [group]}, **headers)
+
+
+def send(server: ReviewServer, what: str, values: Any, **headers: str) -> tuple[int, str]:
     sent = {"Content_Type": "application/json", "Origin": f"http://127.0.0.1:{server.port}", **headers}
-    return ask(server, "POST", f"/{server.token}/decisions", body, **sent)[:2]
+    return ask(server, "POST", f"/{server.token}/{what}", json.dumps(values), **sent)[:2]
+
+
+def changes(pair_ids: Any, decision: Any) -> str:
+    return json.dumps(
+        {"changes": [{"pair_ids": [pair_ids] if isinstance(pair_ids, str) else pair_ids, "decision": decision}]}
+    )
 
 
 def stored(folder: Path) -> dict[str, str]:
@@ -88,10 +98,30 @@ def test_many_tabs_and_another_server_lose_nothing(server: ReviewServer, folder:
     for thread in tabs:
         thread.start()
     for place in range(100, 110):
-        other.put(IDS[place], ReviewDecision(IDS[place], "keep", "", "ada"))
+        other.put({IDS[place]: ReviewDecision(IDS[place], "keep", "", "ada")})
     for thread in tabs:
         thread.join()
     assert stored(folder) == {**dict.fromkeys(IDS[:40], "filter"), **dict.fromkeys(IDS[100:110], "keep")}
+
+
+def test_many_pairs_are_decided_and_taken_back_at_once(server: ReviewServer, folder: Path) -> None:
+    post(server, IDS[7], "keep", "read it")
+    flip = {"action": "flip", "note": "all of that source"}
+    status, answer = send(server, "decisions", {"changes": [{"pair_ids": list(IDS), "decision": flip}]})
+    revision = json.loads(ask(server, "GET", f"/{server.token}/decisions?since=-1")[1])["revision"]
+    assert (status, json.loads(answer)) == (200, {"before": revision - 1, "revision": revision})
+    assert stored(folder) == dict.fromkeys(IDS, "flip")
+    undone = [
+        {"pair_ids": [one for one in IDS if one != IDS[7]], "decision": None},
+        {"pair_ids": [IDS[7]], "decision": {"action": "keep", "note": "read it"}},
+    ]
+    send(server, "decisions", {"changes": undone})
+    (left,) = ReviewDecisions.load(folder / "decisions.ada.jsonl").decisions
+    assert (left.pair_id, left.action, left.note) == (IDS[7], "keep", "read it")
+    # One that cannot be: nothing of the rest is saved.
+    wrong = [{"pair_ids": [IDS[1]], "decision": flip}, {"pair_ids": ["f" * 32], "decision": flip}]
+    assert send(server, "decisions", {"changes": wrong})[0] == 400
+    assert stored(folder) == {IDS[7]: "keep"}
 
 
 def test_a_page_is_told_only_when_something_changed(server: ReviewServer, folder: Path) -> None:
@@ -100,7 +130,7 @@ def test_a_page_is_told_only_when_something_changed(server: ReviewServer, folder
     first = json.loads(ask(server, "GET", f"{path}?since=-1")[1])
     assert [one["pair_id"] for one in first["decisions"]] == [IDS[0]]
     assert json.loads(ask(server, "GET", f"{path}?since={first['revision']}")[1])["decisions"] is None
-    DecisionsFile(folder, "ada", FINGERPRINT).put(IDS[1], ReviewDecision(IDS[1], "flip", "", "ada"))
+    DecisionsFile(folder, "ada", FINGERPRINT).put({IDS[1]: ReviewDecision(IDS[1], "flip", "", "ada")})
     second = json.loads(ask(server, "GET", f"{path}?since={first['revision']}")[1])
     assert [one["pair_id"] for one in second["decisions"]] == [IDS[0], IDS[1]]
 
@@ -131,12 +161,16 @@ def test_only_the_page_that_was_given_the_link_is_answered(server: ReviewServer,
         ("not json", 400),
         ("[1]", 400),
         ("[" * 10_000, 400),
-        (json.dumps({"pair_id": "f" * 32, "decision": {"action": "keep"}}), 400),
-        (json.dumps({"pair_id": "../../etc/passwd", "decision": {"action": "keep"}}), 400),
-        (json.dumps({"pair_id": IDS[0], "decision": {"action": "destroy"}}), 400),
-        (json.dumps({"pair_id": IDS[0], "decision": {"action": "keep", "note": 3}}), 400),
-        (json.dumps({"pair_id": IDS[0], "decision": "keep"}), 400),
-        ("x" * 70_000, 413),
+        (json.dumps({"changes": []}), 400),
+        (json.dumps({"changes": ["keep"]}), 400),
+        (json.dumps({"changes": [{"pair_ids": IDS[0], "decision": {"action": "keep"}}]}), 400),
+        (changes("f" * 32, {"action": "keep"}), 400),
+        (changes("../../etc/passwd", {"action": "keep"}), 400),
+        (changes(IDS[0], {"action": "destroy"}), 400),
+        (changes(IDS[0], {"action": "keep", "note": 3}), 400),
+        (changes(IDS[0], "keep"), 400),
+        (changes([IDS[0], "f" * 32], {"action": "keep"}), 400),
+        (changes([IDS[0], 3], {"action": "keep"}), 400),
     ],
 )
 def test_what_is_no_decision_is_refused_and_writes_nothing(
@@ -145,6 +179,12 @@ def test_what_is_no_decision_is_refused_and_writes_nothing(
     sent = {"Content_Type": "application/json", "Origin": f"http://127.0.0.1:{server.port}"}
     assert ask(server, "POST", f"/{server.token}/decisions", body, **sent)[0] == status
     assert list(folder.glob("decisions*")) == []
+
+
+@pytest.mark.parametrize("length", ["17000000", "-1", "many", ""])
+def test_what_is_too_long_or_does_not_say_how_long_it_is_is_not_read(server: ReviewServer, length: str) -> None:
+    sent = {"Content_Type": "application/json", "Origin": f"http://127.0.0.1:{server.port}", "Content_Length": length}
+    assert ask(server, "POST", f"/{server.token}/decisions", "x", **sent)[0] == 413
 
 
 @pytest.mark.parametrize("name", ["", "../ada", "a/b", "a.b", "-a", "a" * 65, "ada\n"])

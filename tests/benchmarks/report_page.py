@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tests.browser import browser, context, until, visit
+from tests.browser import Seen, browser, context, until, visit
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import PairReader, dataset_fingerprint
@@ -28,11 +28,14 @@ FIRST_PAINT, FILTER = 2000, 200
 _COLUMN = Column("behavior", 20, "contextual")
 _SOURCES = 12
 _SENTENCE = "The quick answer to this request is that bread needs flour, water, salt and a warm place for an hour. "
-_FILTERS = {
-    "filter by source": "find('by-source').value = '3'",
-    "filter by score": "find('by-score').value = '0.2'",
+_SEARCHES = {
     "search a word in the texts": "find('query').value = 'request 77'",
     "search what is nowhere": "find('query').value = 'zzzzzz'",
+}
+_FILTERS = {
+    **_SEARCHES,
+    "filter by source": "find('by-source').value = '3'",
+    "filter by score": "find('by-score').value = '0.2'",
     "sort by row": "find('sort').value = 'row'",
     "random sample": "find('sort').value = 'random'",
     "not reviewed": "find('by-review').value = 'none'",
@@ -54,9 +57,10 @@ def main() -> None:
             (f"writing the page ({options.flagged:,} flagged pairs)", f"{written:.1f} s", ""),
             ("its size", f"{report.path.stat().st_size / 1e6:.1f} MB", ""),
         ]
-        found = [measure(report.path) for _ in range(options.rounds)]
+        found = [measure(report.path) | measure_early(report.path) for _ in range(options.rounds)]
     slow = []
-    for name, bound in [("first useful paint", FIRST_PAINT), *((name, FILTER) for name in _FILTERS)]:
+    for name in found[0]:
+        bound = FIRST_PAINT if name == "first useful paint" else FILTER
         worst = max(one[name] for one in found)
         lines.append((name, f"{np.median([one[name] for one in found]):.0f} ms, at most {worst:.0f}", f"{bound} ms"))
         slow += [name] if worst > bound else []
@@ -103,13 +107,29 @@ def measure(page: Path) -> dict[str, float]:
         found = {"first useful paint": max(drawn, painted)}
         # What a person does first is to read: the texts are made searchable meanwhile.
         until(seen, "rows.prepared()", 30)
-        for name, change in _FILTERS.items():
-            timed = f"""(() => {{ const find = page.find; find('filters').reset(); {change};
-              const start = performance.now(); browser.filter(); document.body.offsetHeight;
-              return performance.now() - start; }})()"""
-            found[name] = float(seen.page.evaluate(timed))
+        found |= {name: _timed(seen, change) for name, change in _FILTERS.items()}
         seen.assert_clean()
     return found
+
+
+def measure_early(page: Path) -> dict[str, float]:
+    """Milliseconds of a search by somebody who does not wait: no text has been made searchable yet."""
+    found = {}
+    with browser() as opened:
+        for name, change in _SEARCHES.items():
+            with context(opened) as profile:
+                profile.add_init_script("window.requestIdleCallback = () => 0")
+                seen = visit(profile, page)
+                found[f"{name}, first of all"] = _timed(seen, change)
+                seen.assert_clean()
+    return found
+
+
+def _timed(seen: Seen, change: str) -> float:
+    timed = f"""(() => {{ const find = page.find; find('filters').reset(); {change};
+      const start = performance.now(); browser.filter(); document.body.offsetHeight;
+      return performance.now() - start; }})()"""
+    return float(seen.page.evaluate(timed))
 
 
 def _row(number: int) -> dict[str, str]:

@@ -163,7 +163,7 @@ def discover(
                 m1 = load(after) if after is not None else None
                 changed = asked.vectors(asked.answered(str(prompts), m1, where / "prompts"))
             found = discover_prompts(pairs, changed, settings, read=read, namer=namer, on_progress=progress)
-    _finish(found, where, pictures, show, out)
+    _finish(found, audit, where, pictures, show, out)
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _check_plots() -> None:
         raise SettingsError("--pictures needs matplotlib: pip install 'trl-attribution[plots]'")
 
 
-def _finish(found: StoredDiscovery, where: Path, pictures: bool, show: int, out: Output) -> None:
+def _finish(found: StoredDiscovery, audit: Path, where: Path, pictures: bool, show: int, out: Output) -> None:
     from trl_attribution.discovery.pictures import save_pictures
     from trl_attribution.report.discovery import discovery_view
 
@@ -294,6 +294,8 @@ def _finish(found: StoredDiscovery, where: Path, pictures: bool, show: int, out:
     out.show(discovery_view(found.discovery, show))
     for one in (path, *drawn):
         out.say(f"Written: {one}")
+    shown = f"trl-attribution report {audit}" + ("" if where == audit / "discovery" else f" --discovery {where}")
+    out.say(f"To see it in the audit's page: {shown}")
     values = {name: value for name, value in found.discovery.to_json().items() if name not in ("map", "heatmap")}
     out.document({**values, "saved": str(path), "pictures": [str(one) for one in drawn]})
 

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.report import AuditFolder, Dataset, Probes, audit_probes
+from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl_attribution.probes import Probe
+    from trl_attribution.report.findings import Findings
 
 
 @verb
@@ -25,6 +26,7 @@ def review(
     audit: AuditFolder,
     dataset: Dataset = None,
     probes: Probes = None,
+    discovery: Discovery = None,
     reviewer: Annotated[
         str | None,
         typer.Option("--reviewer", help="Who decides: part of the file's name; default: your login."),
@@ -48,7 +50,8 @@ def review(
 ) -> None:
     """Serve AUDIT's report to you alone, and write each decision to the audit folder as it is made.
 
-    The page answers on 127.0.0.1 under a link that is made anew each time. Stop it with Ctrl-C.
+    Clusters that discovery found become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link
+    that is made anew each time. Stop it with Ctrl-C.
     """
     out = Output(quiet, as_json)
     if agreement is not None and precision is not None:
@@ -58,31 +61,32 @@ def review(
     elif precision is not None:
         _precision(audit, precision, out)
     else:
-        _serve(audit, dataset, audit_probes(audit, probes), reviewer or _login(), port, open_browser, texts, out)
+        found = _to_review(audit, audit_probes(audit, probes), discovery)
+        _serve(found, dataset, reviewer or _login(), port, open_browser, texts, out)
+
+
+def _to_review(audit: Path, probes: list[Probe], discovery: Path | None) -> Findings:
+    from trl_attribution.report.findings import read_findings
+
+    found = read_findings(audit, probes, discovery)
+    if not len(found.listed) and not found.extras.discoveries:
+        raise SettingsError(f"{audit}: no pair is listed there, so there is nothing to review; audit with probes")
+    return found
 
 
 def _serve(
-    audit: Path,
-    dataset: str | None,
-    probes: list[Probe],
-    reviewer: str,
-    port: int,
-    open_browser: bool,
-    texts: int,
-    out: Output,
+    found: Findings, dataset: str | None, reviewer: str, port: int, open_browser: bool, texts: int, out: Output
 ) -> None:
-    from trl_attribution.report.findings import read_findings
+    from trl_attribution.report.cluster_probes import ClusterProbes
     from trl_attribution.report.page import Served, find_texts, render_page
     from trl_attribution.report.page_data import ReportConfig
     from trl_attribution.report.review_server import DecisionsFile, ReviewServer
 
-    found = read_findings(audit, probes)
-    if not len(found.listed):
-        raise SettingsError(f"{audit}: no pair is listed there, so there is nothing to review; audit with probes")
-    decisions = DecisionsFile(audit, reviewer, found.info.dataset["fingerprint"])
+    decisions = DecisionsFile(found.folder, reviewer, found.info.dataset["fingerprint"])
     shown, notes = find_texts(found, dataset, ReportConfig(texts=texts))
     page = render_page(found, shown, notes, Served(reviewer, decisions.path.name))
-    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), port)
+    probes = ClusterProbes(found.folder, found.info, found.extras.discoveries)
+    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), port, probes)
     out.show(Text(f"Open {server.url}", no_wrap=True, overflow="ignore"))
     out.show(Text(f"Decisions go to {decisions.path}. Stop with Ctrl-C."))
     out.document({"url": server.url, "decisions": str(decisions.path)})

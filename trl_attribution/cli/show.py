@@ -9,7 +9,7 @@ import typer
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.report import AuditFolder, Dataset, Probes, audit_probes
+from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import Pair
@@ -21,6 +21,7 @@ def show(
     audit: AuditFolder,
     dataset: Dataset = None,
     probes: Probes = None,
+    discovery: Discovery = None,
     pairs: Annotated[int, typer.Option("--pairs", min=0, help="How many pairs to show.")] = 20,
     start: Annotated[int, typer.Option("--start", min=1, help="From which place of the list on, 1 for the first.")] = 1,
     characters: Annotated[int, typer.Option("--characters", min=1, help="Most characters of one message.")] = 2000,
@@ -35,7 +36,7 @@ def show(
     from trl_attribution.report.story import pairs_story, story
 
     out = Output(quiet, as_json)
-    found = read_findings(audit, audit_probes(audit, probes))
+    found = read_findings(audit, audit_probes(audit, probes), discovery)
     first = start - 1
     texts, notes = _texts(found, dataset, first, pairs)
     paged = pager and out.speaks and not as_json and out.console.is_terminal
@@ -70,6 +71,19 @@ def _document(found: Findings, start: int, count: int) -> dict[str, Any]:
         "flagged": listed.flagged,
         "rule": rule_text(found),
         "sources": [row.as_json() for row in found.sources],
+        "clusters": [
+            {
+                "mode": stored.discovery.mode,
+                "cluster": one.cluster,
+                "name": one.name,
+                "words": list(one.words),
+                "effect": one.effect,
+                "adjusted_p": one.adjusted_p,
+                "pairs_towards": one.pairs_towards,
+            }
+            for stored in found.extras.discoveries
+            for one in stored.discovery.clusters
+        ],
         "listed": [
             {
                 "pair_id": listed.pair_ids[place],

@@ -6,12 +6,14 @@ from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.discovery.naming import EndpointNames, Naming
-from trl_attribution.discovery.registering import cluster_probe
+from trl_attribution.discovery.registering import cluster_probe, cluster_probe_without_model
 from trl_attribution.discovery.result import (
+    MODES,
     Cluster,
     ClusterVectors,
     Discovery,
     MapPoint,
+    Mode,
     Rejected,
     StoredDiscovery,
     TopPair,
@@ -20,6 +22,7 @@ from trl_attribution.discovery.result import (
 from trl_attribution.discovery.run import discover_pairs, discover_prompts
 
 __all__ = [
+    "MODES",
     "AuditedPairs",
     "Change",
     "ChangeVectors",
@@ -29,6 +32,7 @@ __all__ = [
     "DiscoveryConfig",
     "EndpointNames",
     "MapPoint",
+    "Mode",
     "Naming",
     "Rejected",
     "StoredDiscovery",
@@ -37,6 +41,7 @@ __all__ = [
     "change_vectors",
     "changes_of",
     "cluster_probe",
+    "cluster_probe_without_model",
     "discover_pairs",
     "discover_prompts",
     "read_changes",

@@ -6,10 +6,12 @@ Text of the dataset (sources) is drawn as plain ASCII with escapes, never as mat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trl_attribution.atomic import atomic_path
 from trl_attribution.discovery.clustering import tree_of
@@ -45,28 +47,53 @@ def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence
     return [_save(figure, Path(folder, f"{name}.{one}"), one) for name, figure in figures.items() for one in formats]
 
 
-def draw_heatmap(stored: StoredDiscovery) -> Figure:
-    """Cosines between the rows of the items, in the order of their Ward tree, with the tree and the clusters beside."""
+@dataclass(frozen=True, eq=False)
+class OrderedHeatmap:
+    """The heatmap in the order of its Ward tree."""
+
+    cosine: npt.NDArray[np.float32]
+    """``[n, n]``."""
+    clusters: tuple[str, ...]
+    """``[n]``: the cluster of each row, empty for none."""
+    places: npt.NDArray[np.float64]
+    """``[n - 1, 4]``: corners of each branch along the rows, in rows: 0.5 is the middle of the first."""
+    heights: npt.NDArray[np.float64]
+    """``[n - 1, 4]``: and away from them."""
+
+
+def ordered_heatmap(stored: StoredDiscovery) -> OrderedHeatmap:
+    """Cosines between the rows of the items, alike ones side by side; there have to be two or more."""
     from scipy.cluster.hierarchy import dendrogram
 
+    cosine = stored.heatmap.numpy()
+    tree: dict[str, Any] = dendrogram(tree_of(cosine), no_plot=True)
+    order = tree["leaves"]
+    return OrderedHeatmap(
+        cosine=cosine[np.ix_(order, order)],
+        clusters=tuple(stored.discovery.heatmap[item] for item in order),
+        places=np.array(tree["icoord"]) / 10,  # scipy leaves 10 for each row
+        heights=np.array(tree["dcoord"]),
+    )
+
+
+def draw_heatmap(stored: StoredDiscovery) -> Figure:
+    """Cosines between the rows of the items, in the order of their Ward tree, with the tree and the clusters beside."""
     figure = _figure(8.0, 7.0)
     grid = figure.add_gridspec(1, 3, width_ratios=(2, 0.25, 8), wspace=0.03)
     tree_axes, strip, heat = (figure.add_subplot(grid[0, place]) for place in range(3))
-    cosine = stored.heatmap.numpy()
-    tree: dict[str, Any] = dendrogram(tree_of(cosine), no_plot=True)
-    for xs, ys in zip(tree["icoord"], tree["dcoord"], strict=True):
-        tree_axes.plot(ys, xs, color="#444444", linewidth=0.6)
-    tree_axes.set_ylim(10 * len(cosine), 0)
+    found = ordered_heatmap(stored)
+    cosine = found.cosine
+    for places, heights in zip(found.places, found.heights, strict=True):
+        tree_axes.plot(heights, places, color="#444444", linewidth=0.6)
+    tree_axes.set_ylim(len(cosine), 0)
     tree_axes.invert_xaxis()
     tree_axes.set_axis_off()
-    order = tree["leaves"]
     colors = _cluster_colors(stored.discovery)
-    labels = [stored.discovery.heatmap[item] for item in order]
-    strip.imshow([[_rgb(colors.get(label, "#ffffff"))] for label in labels], aspect="auto", interpolation="nearest")
-    strip.set_axis_off()
-    drawn = heat.imshow(
-        cosine[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
+    strip.imshow(
+        [[_rgb(colors.get(label, "#ffffff"))] for label in found.clusters], aspect="auto", interpolation="nearest"
     )
+    strip.set_axis_off()
+    drawn = heat.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     heat.set_xticks([])
     heat.set_yticks([])
     figure.colorbar(drawn, ax=heat, fraction=0.046, label="cosine of rows")
@@ -80,7 +107,7 @@ def draw_map(discovery: Discovery) -> Figure:
     """The pairs by source (color) and flag (a ring), and again by the cluster that they push towards."""
     figure = _figure(13.0, 6.2)
     by_source, by_cluster = (figure.add_subplot(1, 2, place) for place in (1, 2))
-    sources = _frequent([one.source for one in discovery.map], len(_COLORS))
+    sources = frequent([one.source for one in discovery.map], len(_COLORS))
     source_colors = dict(zip(sources, _COLORS, strict=False))
     _scatter(by_source, discovery.map, lambda one: source_colors.get(one.source, _OTHER), with_rings=True)
     shown = [(_plain(name), color, "o") for name, color in source_colors.items()]
@@ -179,7 +206,8 @@ def _rgb(color: str) -> tuple[float, float, float]:
     return to_rgb(color)
 
 
-def _frequent(values: Sequence[str], count: int) -> list[str]:
+def frequent(values: Sequence[str], count: int) -> list[str]:
+    """The ``count`` values that come most often, most frequent first, ties by name."""
     names, counts = np.unique(np.array(values, dtype=object), return_counts=True)
     order = np.lexsort((names.astype(str), -counts))
     return [str(names[place]) for place in order[:count]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trl_attribution.discovery.result import StoredDiscovery
 from trl_attribution.errors import ModelError
+from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes import Probe
 from trl_attribution.probes.assembly import assemble
@@ -23,33 +25,65 @@ def cluster_probe(
         ProbeError: ``name`` cannot be a probe's.
     """
     check_name(name)
-    found = stored.discovery
-    one = found.of(cluster)
-    if m0.fingerprint.digest != found.model["digest"]:
-        raise ModelError(
-            f"{m0.name} is not the M0 of this audit ({found.model['name']}): fingerprint {m0.fingerprint.digest}, "
-            f"the audit has {found.model['digest']}. Give the model that was audited (--model)."
-        )
+    one = stored.discovery.of(cluster)
+    _check_model(stored, m0.fingerprint, m0.name)
     vectors = stored.vectors[cluster]
-    built = {
+    return assemble(
+        name,
+        m0,
+        layers=stored.discovery.layers,
+        layer=one.layer,
+        vector=vectors.vector,
+        prompt_vectors=vectors.prompt_vectors,
+        contexts=vectors.contexts,
+        built=_built(stored, cluster),
+        blocks_path=None if blocks_path is None else str(blocks_path),
+    )
+
+
+def cluster_probe_without_model(stored: StoredDiscovery, cluster: str, name: str, model: ModelFingerprint) -> Probe:
+    """The same probe, with the same fingerprint, where M0 is not at hand: the tokens that it promotes are not known.
+
+    Raises:
+        SettingsError: there is no such cluster.
+        ModelError: ``model`` is not that of the audit.
+        ProbeError: ``name`` cannot be a probe's.
+    """
+    check_name(name)
+    found, one = stored.discovery, stored.discovery.of(cluster)
+    _check_model(stored, model, "this")
+    vectors = stored.vectors[cluster]
+    return Probe(
+        name=name,
+        layers=found.layers,
+        vector=vectors.vector,
+        layer=one.layer,
+        model=model,
+        prompt_vectors=vectors.prompt_vectors,
+        contexts=vectors.contexts,
+        built={**_built(stored, cluster), "model_name": found.model["name"], "layer_asked": one.layer},
+    )
+
+
+def _check_model(stored: StoredDiscovery, model: ModelFingerprint, name: str) -> None:
+    known = stored.discovery.model
+    if model.digest != known["digest"]:
+        raise ModelError(
+            f"{name} is not the M0 of this audit ({known['name']}): fingerprint {model.digest}, "
+            f"the audit has {known['digest']}. Give the model that was audited (--model)."
+        )
+
+
+def _built(stored: StoredDiscovery, cluster: str) -> dict[str, Any]:
+    found, one = stored.discovery, stored.discovery.of(cluster)
+    return {
         "method": "discovery",
         "mode": found.mode,
         "cluster": cluster,
         "dataset_fingerprint": found.dataset["fingerprint"],
         "kind": one.kind,
-        "counts": {"members": one.members, "exemplars": len(vectors.prompt_vectors)},
+        "counts": {"members": one.members, "exemplars": len(stored.vectors[cluster].prompt_vectors)},
         "stability": one.stability,
         "adjusted_p": one.adjusted_p,
         "settings": dict(found.settings),
     }
-    return assemble(
-        name,
-        m0,
-        layers=found.layers,
-        layer=one.layer,
-        vector=vectors.vector,
-        prompt_vectors=vectors.prompt_vectors,
-        contexts=vectors.contexts,
-        built=built,
-        blocks_path=None if blocks_path is None else str(blocks_path),
-    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
@@ -30,6 +30,8 @@ FILE = "discovery.json"
 VECTORS = "vectors.safetensors"
 PICTURES = tuple(f"{name}.{form}" for name in ("clusters", "map") for form in ("png", "svg"))
 Mode = Literal["prompts", "pairs"]
+MODES: tuple[Mode, ...] = ("prompts", "pairs")
+"""Each keeps its result in a folder of its name."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,10 @@ class StoredDiscovery:
             found = TypeAdapter(Discovery).validate_python(known)
             tensors = parse_safetensors(payload)
             vectors = {one.cluster: _vectors_of(one.cluster, tensors) for one in found.clusters}
+            if tensors["heatmap"].shape != (len(found.heatmap),) * 2:
+                raise ValueError(f"heatmap: {len(found.heatmap)} labels for {list(tensors['heatmap'].shape)} cosines")
             return cls(found, vectors, tensors["heatmap"])
-        except (KeyError, ValidationError, SafetensorError) as error:
+        except (KeyError, ValueError, SafetensorError) as error:  # a ValidationError is a ValueError
             raise StoreError(f"{path} is broken ({printable(error)}). Run discovery again.") from error
 
     def _tensors(self) -> dict[str, Tensor]:

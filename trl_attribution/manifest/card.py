@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from trl_attribution import __version__
 from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ManifestError
+from trl_attribution.markdown import Marks, inline, put_section, table
 from trl_attribution.text import is_hub_id, printable
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 _SOURCES_SHOWN = 50
-# Letters, digits and signs that never begin markup, a link, a mention or a reference inside a line.
-_PLAIN = re.compile(r"[\w ,;()/+='\"?-]")
-_MARKUP_WORD = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|\.(?=\s|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,9 @@ def section(provenance: Provenance, report: ApplyReport) -> str:
         people = inline(", ".join(provenance.reviewed), 400)
         facts.append(("reviewers", f"{people}: decided about {provenance.reviewed_pairs:,} pairs"))
     facts.append(("tool", f"trl-attribution {inline(__version__)}"))
-    begin, end = _marks(provenance.digest)
-    lines = [begin, "## Provenance of this cleaned dataset", "", *_table(("", ""), facts), *_sources(report), "", end]
+    marks = _marks(provenance.digest)
+    title = "## Provenance of this cleaned dataset"
+    lines = [marks.begin, title, "", *table(("", ""), facts), *_sources(report), "", marks.end]
     return "\n".join(lines)
 
 
@@ -103,10 +101,7 @@ def with_section(card: str, provenance: Provenance, report: ApplyReport) -> str:
     Sections of other manifests stay, so that a dataset cleaned several times tells all of it. Where the manifest was
     undone, its section is taken out.
     """
-    start, stop = _place_of(card, *_marks(provenance.digest))
-    new = "" if provenance.undo else section(provenance, report)
-    before, after = card[:start].rstrip("\n"), card[stop:].strip("\n")
-    return "\n\n".join(part for part in (before, new, after) if part) + "\n"
+    return put_section(card, _marks(provenance.digest), "" if provenance.undo else section(provenance, report))
 
 
 def update_folder_card(folder: Path, name: str, provenance: Provenance, report: ApplyReport) -> None:
@@ -160,34 +155,6 @@ def read_card(path: Path, name: str) -> str:
         ) from error
 
 
-def inline(text: object, limit: int = 200) -> str:
-    """``text`` for the middle of a Markdown line or table cell: no markup, HTML, link, mention or reference.
-
-    >>> inline("</details> | [x](http://y) *a_b* _c_")
-    '&#60;/details&#62; &#124; &#91;x&#93;(http&#58;//y) &#42;a_b&#42; &#95;c&#95;'
-    """
-    shown = printable(text, limit)
-    marked = {match.start() for match in _MARKUP_WORD.finditer(shown)}
-    pieces = []
-    for place, character in enumerate(shown):
-        harmless = _PLAIN.match(character) or character in ".…"
-        # An entity cannot begin anything; the empty space keeps @ and # from joining what follows.
-        entity = f"&#{ord(character)};" + ("&#8203;" if character in "@#!$%~^&" else "")
-        pieces.append(character if harmless and place not in marked else entity)
-    return "".join(pieces)
-
-
-def _place_of(card: str, begin: str, end: str) -> tuple[int, int]:
-    """Where the section stands, or the end of the card; a mark without its other half is not ours."""
-    place = 0
-    while (stop := card.find(end, place)) >= 0:
-        start = card.rfind(begin, place, stop)
-        place = stop + len(end)
-        if start >= 0:
-            return start, place
-    return len(card), len(card)
-
-
 def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:
     if report.swapped_columns:
         pairs = ", ".join(f"{first} and {second}" for first, second in report.swapped_columns)
@@ -211,23 +178,15 @@ def _sources(report: ApplyReport) -> list[str]:
         (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.flipped:,}")
         for one in changed[:_SOURCES_SHOWN]
     ]
-    lines = ["", *_table(("source", "rows before", "left out", "flipped"), rows)]
+    lines = ["", *table(("source", "rows before", "left out", "flipped"), rows)]
     if len(changed) > _SOURCES_SHOWN:
         lines += ["", f"and {len(changed) - _SOURCES_SHOWN:,} more sources"]
     return lines
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _begun(name: str) -> str:
     return f"# {inline(name)}\n"
 
 
-def _marks(digest: str) -> tuple[str, str]:
-    return tuple(f"<!-- trl-attribution provenance {digest} {which} -->" for which in ("begin", "end"))  # type: ignore[return-value]
+def _marks(digest: str) -> Marks:
+    return Marks(*(f"<!-- trl-attribution provenance {digest} {which} -->" for which in ("begin", "end")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from trl_attribution.report.discovery import cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.scoring import SourceRow
 from trl_attribution.text import printable
@@ -25,18 +26,21 @@ class Answer:
     """From which sources they come."""
     certainty: tuple[str, ...]
     """How sure that is."""
+    unasked: str
+    """What discovery found without being asked; empty where it did not run."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All but the headline, in order."""
-        return (*self.towards, *([self.origins] if self.origins else []), *self.certainty)
+        return tuple(one for one in (*self.towards, self.origins, self.unasked, *self.certainty) if one)
 
 
 def answer_of(found: Findings) -> Answer:
     """The answer; text of the dataset in it is printable."""
     if found.rule is None:
         pairs = f"{found.pairs:,} pairs were read and their vectors stored"
-        return Answer("No behavior was asked about", (f"{pairs}. Audit again with probes to score them.",), "", ())
+        towards = (f"{pairs}. Audit again with probes to score them.",)
+        return Answer("No behavior was asked about", towards, "", (), _unasked(found))
     flagged = found.listed.flagged
     share = f"{flagged / found.pairs:.1%}" if found.pairs else "0%"
     names = [one.column.probe for one in found.probes]
@@ -48,6 +52,7 @@ def answer_of(found: Findings) -> Answer:
         tuple(_towards(one) for one in found.probes) if len(names) > 1 else (),
         _origins(found) if flagged else "",
         _certainty(found),
+        _unasked(found),
     )
 
 
@@ -100,6 +105,19 @@ def _origins(found: Findings) -> str:
 def _origin(row: SourceRow) -> str:
     often = "nowhere else" if math.isinf(row.enrichment or 0) else f"{row.enrichment:.1f} times the share elsewhere"
     return f"{printable(row.source, 60)} ({row.flagged:,} of its {row.pairs:,}, {often})"
+
+
+def _unasked(found: Findings) -> str:
+    """What discovery found, over what it looked at, and the words of its largest clusters."""
+    parts = []
+    for stored in found.extras.discoveries:
+        one = stored.discovery
+        behaviors = "1 behavior" if len(one.clusters) == 1 else f"{len(one.clusters):,} behaviors"
+        titles = [cluster_title(cluster, 3) for cluster in one.clusters[:_NAMED]]
+        named = "; ".join(title for title in titles if title)
+        over = f"{one.items:,} {one.mode}"
+        parts.append(f"{behaviors} over {over}" + (f" ({named})" if named else ""))
+    return f"Discovery, which nobody told what to look for, found {' and '.join(parts)}." if parts else ""
 
 
 def _certainty(found: Findings) -> tuple[str, ...]:

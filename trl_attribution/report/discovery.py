@@ -14,6 +14,7 @@ from trl_attribution.report.terminal import sources_table
 from trl_attribution.text import printable
 
 _SNIPPET = 110
+NO_WORDS = "(no words)"
 
 
 def discovery_view(discovery: Discovery, shown: int = 3) -> RenderableType:
@@ -27,11 +28,11 @@ def discovery_view(discovery: Discovery, shown: int = 3) -> RenderableType:
 
 
 def summary(discovery: Discovery) -> RenderableType:
-    """How many items were compared, what was left out, what was not reported and why."""
+    """:func:`discovery_facts` as a table."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, line in _facts(discovery):
+    for name, line in discovery_facts(discovery):
         table.add_row(name, Text(line))
     return table
 
@@ -52,7 +53,7 @@ def clusters_table(discovery: Discovery) -> Table:
             f"{one.towards:,}/{one.against:,}",
             f"{one.adjusted_p:.2g}",
             f"{one.pairs_towards:,}",
-            Text(_title(one, 4)),
+            Text(cluster_title(one, 4) or NO_WORDS),
         )
     return table
 
@@ -60,7 +61,7 @@ def clusters_table(discovery: Discovery) -> Table:
 def cluster_details(one: Cluster, shown: int) -> RenderableType:
     """One cluster: its words, typical prompts, top pairs, and the sources of the pairs that push towards it."""
     head = Text(f"{one.cluster}  ", style="bold")
-    head.append(_title(one))
+    head.append(cluster_title(one) or NO_WORDS)
     numbers = f"tightness {one.tightness:.2f}, stability {one.stability:.2f}, consistency {one.consistency:.2f}"
     parts: list[RenderableType] = [head, Text(numbers, style="dim")]
     if one.lost_words:
@@ -80,7 +81,8 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
     return Group(*parts)
 
 
-def _facts(discovery: Discovery) -> list[tuple[str, str]]:
+def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
+    """How many items were compared, what was left out, what was not reported and why, as names and printable values."""
     layers = ", ".join(map(str, discovery.layers))
     facts = [
         ("dataset", f"{printable(discovery.dataset['name'])}: {int(discovery.dataset['pairs']):,} pairs"),
@@ -104,10 +106,11 @@ def _facts(discovery: Discovery) -> list[tuple[str, str]]:
     return facts
 
 
-def _title(one: Cluster, most: int = 8) -> str:
+def cluster_title(one: Cluster, most: int = 8) -> str:
+    """Its name and its first words, printable; empty where it has neither."""
     words = _listed(one.words[:most])
     if not one.name:
-        return words or "(no words)"
+        return words
     return f"{printable(one.name, 60)} ({words})" if words else printable(one.name, 60)
 
 

@@ -1,4 +1,4 @@
-"""What an audit folder may hold beside the audit: drift, behaviors before and after, probes, a validation."""
+"""What may lie beside an audit: drift, behaviors before and after, probes, a validation, discoveries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.behavior_change import Difference, Rate
+from trl_attribution.discovery import MODES, StoredDiscovery
+from trl_attribution.discovery.result import FILE
 from trl_attribution.drift import LayerDrift, load_drift
 from trl_attribution.errors import StoreError
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -53,24 +55,32 @@ class Extras:
     """Probes that lie in the audit folder, whether the audit used them or not."""
     validation: ValidationFindings | None
     """Of ``validation.json`` in the folder, or in its ``validation/``."""
+    discoveries: tuple[StoredDiscovery, ...]
+    """Over prompts, over pairs."""
+    discovery_folder: Path
+    """Where they lie: ``discovery/`` in the folder, or what the user gave."""
     notes: tuple[str, ...]
     """What was asked for during training and could not be measured."""
 
 
-def read_extras(folder: Path, info: AuditInfo) -> Extras:
-    """Whatever of it is in ``folder``.
+def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) -> Extras:
+    """Whatever of it is in ``folder``, and a discovery in another folder where one is given.
 
     Raises:
-        StoreError: a file is there, and broken or of a newer version.
+        StoreError: a file is there, and broken, of a newer version or about another audit; or there is no discovery in
+            the folder given.
         ProbeError: a probe in the folder is broken.
     """
     training = info.training or {}
     registry = folder / "probes"
+    found = folder / "discovery" if discovery is None else discovery
     return Extras(
         behaviors=_behaviors(folder, training.get("behaviors") or ()),
         drift=load_drift(folder).layers if (folder / "drift.json").exists() else (),
         probes=tuple(ProbeRegistry(registry)) if registry.is_dir() else (),
         validation=_validation(folder),
+        discoveries=_discoveries(found, info, asked=discovery is not None),
+        discovery_folder=found,
         notes=tuple(printable(note, 500) for note in training.get("notes") or ()),
     )
 
@@ -90,6 +100,24 @@ def _validation(folder: Path) -> ValidationFindings | None:
         if values is not None:
             return ValidationFindings.from_json(values, path)
     return None
+
+
+def _discoveries(folder: Path, info: AuditInfo, asked: bool) -> tuple[StoredDiscovery, ...]:
+    places = [folder / mode for mode in MODES if (folder / mode / FILE).exists()]
+    if asked and not places:
+        raise StoreError(f"there is no discovery in {folder}: it has neither {' nor '.join(MODES)} with a {FILE}")
+    return tuple(_discovery(place, info) for place in places)
+
+
+def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
+    stored = StoredDiscovery.load(place)
+    found = stored.discovery
+    if found.mode != place.name:
+        raise StoreError(f"{place} holds a discovery over {found.mode}. Move it to a folder of that name.")
+    about = (found.dataset.get("fingerprint"), found.model.get("digest"))
+    if about != (info.dataset["fingerprint"], info.model["digest"]):
+        raise StoreError(f"{place} is about another dataset or model than this audit. Discover again, or remove it.")
+    return stored
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -134,13 +134,14 @@ class Findings:
         return int(self.info.dataset["pairs"])
 
 
-def read_findings(folder: str | Path, probes: Sequence[Probe] = ()) -> Findings:
+def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: str | Path | None = None) -> Findings:
     """Read a finished audit.
 
     Args:
         folder: the audit folder.
         probes: the audit's probes, for how they were built and for the null of calibrated ones; those that the audit
             did not use are an error. Probes that lie in the audit folder are found without.
+        discovery: where ``discover --output`` wrote to; by default ``discovery/`` in the folder, if it is there.
 
     Raises:
         StoreError: there is no finished audit, or a file of it is broken or of a newer version.
@@ -149,7 +150,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = ()) -> Findings:
     """
     place = Path(folder)
     info = AuditInfo.load(place)
-    extras = read_extras(place, info)
+    extras = read_extras(place, info, None if discovery is None else Path(discovery))
     known = _known_probes(info, probes, extras.probes)
     if not info.probes:
         return Findings(place, info, None, False, 0, (), (), _nothing(), extras, known, _reading(info, None))

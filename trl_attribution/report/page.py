@@ -23,6 +23,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts
 from trl_attribution.report.answer import answer_of, enrichment_text
+from trl_attribution.report.clusters import discovery_data, discovery_views
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
 from trl_attribution.report.texts import pairs_at_rows
@@ -32,7 +33,18 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _VENDOR = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "vendor/diff.min.js")
-_OWN = ("core.js", "rows.js", "decisions.js", "browser.js", "detail.js", "review.js", "charts.js", "start.js")
+_OWN = (
+    "core.js",
+    "rows.js",
+    "decisions.js",
+    "browser.js",
+    "detail.js",
+    "review.js",
+    "bulk.js",
+    "charts.js",
+    "discovery.js",
+    "start.js",
+)
 _SOURCES = 200
 _NO_DATASET = (
     "The dataset was not at hand when this page was made, so pairs are shown by id, row and score. "
@@ -79,6 +91,7 @@ def write_report(
     probes: Sequence[Probe] = (),
     output: str | Path | None = None,
     config: ReportConfig | None = None,
+    discovery: str | Path | None = None,
 ) -> Report:
     """Write ``report.html`` of the audit in ``folder``.
 
@@ -89,6 +102,7 @@ def write_report(
         probes: the audit's probes, for how they were built.
         output: where to write; by default ``report.html`` in ``folder``.
         config: how many texts to carry.
+        discovery: where ``discover --output`` wrote to; by default ``discovery/`` in ``folder``, if it is there.
 
     Raises:
         StoreError, ManifestError, ProbeError: a file of the audit is missing, broken or of a newer version.
@@ -97,7 +111,7 @@ def write_report(
         AttributionError: the page cannot be written; nothing is left half-written.
     """
     chosen = config or ReportConfig()
-    found = read_findings(folder, probes)
+    found = read_findings(folder, probes, discovery)
     texts, notes = find_texts(found, dataset, chosen)
     target = Path(output) if output is not None else Path(folder) / "report.html"
     with atomic_path(target) as part:
@@ -166,6 +180,9 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
     )
     environment.filters |= {"shown": printable, "enrichment": enrichment_text}
     info = found.info
+    listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
+    data = page_data(found, texts, _missing(texts), review)
+    data["discoveries"] = [discovery_data(one, listed, found.listed.flagged) for one in found.extras.discoveries]
     return environment.get_template("page.html.j2").render(
         found=found,
         answer=answer_of(found),
@@ -186,7 +203,8 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         policy=_policy(scripts, [style, _PLOT_STYLE], served is not None),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        data=_json(page_data(found, texts, _missing(texts), review)),
+        discoveries=discovery_views(found.folder, found.extras, found.listed.pair_ids),
+        data=_json(data),
         chunks=[_json(chunk) for chunk in text_chunks(texts)],
     )
 
@@ -235,6 +253,7 @@ def _sections(found: Findings) -> list[tuple[str, str]]:
         ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
         ("change", "Training", bool(extras.behaviors or extras.drift)),
         ("probes", "Probes", bool(found.info.probes)),
+        ("discovery", "Discovery", bool(extras.discoveries)),
         ("validation", "Validation", extras.validation is not None),
         ("cost", "Cost", True),
     ]

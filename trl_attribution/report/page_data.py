@@ -105,28 +105,28 @@ def _rows(found: Findings, texts: int) -> dict[str, Any]:
         "length": len(listed),
         "flagged": listed.flagged,
         "ids": base64.b64encode(binascii.unhexlify("".join(listed.pair_ids))).decode(),
-        "row": _packed(listed.rows, "<u4"),
-        "source": _packed(listed.source, "<u4"),
+        "row": packed(listed.rows, "<u4"),
+        "source": packed(listed.source, "<u4"),
         "sourceNames": [visible(name, 200)[0].replace("\n", " ") for name in listed.source_names],
-        "probe": _packed(listed.probe, "<u4"),
-        "rank": _packed(listed.rank, "<u4"),
-        "score": _packed(listed.score, "<f4"),
-        "q": _packed(listed.q_value, "<f4"),
+        "probe": packed(listed.probe, "<u4"),
+        "rank": packed(listed.rank, "<u4"),
+        "score": packed(listed.score, "<f4"),
+        "q": packed(listed.q_value, "<f4"),
         # At every probe and layer only for pairs whose texts are here: a hundred columns would outweigh the texts.
         "columns": [
             {
                 "probe": column.probe,
                 "layer": column.layer,
                 "flags": column in own,
-                "score": _packed(values[: max(texts, 1)], "<f4"),
+                "score": packed(values[: max(texts, 1)], "<f4"),
             }
             for column, values in listed.columns.items()
         ],
     }
 
 
-def _packed(values: npt.NDArray[Any], kind: str) -> str:
-    """Little-endian, as every browser's typed arrays have it."""
+def packed(values: npt.NDArray[Any], kind: str) -> str:
+    """The values as numpy's ``kind``, in base64. Little-endian, as every browser's typed arrays have it."""
     return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
 

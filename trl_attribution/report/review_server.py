@@ -7,8 +7,8 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,11 +18,13 @@ from filelock import FileLock
 
 from trl_attribution.errors import AttributionError, ManifestError, SettingsError
 from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
+from trl_attribution.report.cluster_probes import ClusterProbes
 from trl_attribution.text import printable
 
 HOST: Final = "127.0.0.1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MOST_BYTES = 64 * 1024
+_MOST_BYTES = 16 * 2**20
+"""Of one request: a decision about 400,000 pairs."""
 _LONGEST_NOTE = 10_000
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -32,6 +34,14 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What saving did to the number of the decisions' version."""
+
+    before: int
+    revision: int
 
 
 class DecisionsFile:
@@ -68,24 +78,30 @@ class DecisionsFile:
     def read(self) -> tuple[int, tuple[ReviewDecision, ...]]:
         """All decisions, and a number that grows whenever they changed."""
         with self._lock:
-            stamp = self._stamp()
-            if stamp != self._seen:
-                self._decisions = self._load().decisions
-                self._revision += 1
-                self._seen = stamp
+            self._refresh()
             return self._revision, self._decisions
 
-    def put(self, pair_id: str, decision: ReviewDecision | None) -> None:
-        """Replace what this reviewer decided about a pair, or take it back; the whole file is replaced at once.
+    def put(self, changes: Mapping[str, ReviewDecision | None]) -> Saved:
+        """Replace what this reviewer decided about some pairs, or take it back; the whole file is replaced at once.
 
         Raises:
             AttributionError: it cannot be written; what was there stays.
         """
         with self._lock, self._file_lock:
-            # Read again: another tab, or another server, may have written since.
-            others = [one for one in self._load().decisions if (one.pair_id, one.reviewer) != (pair_id, self.reviewer)]
-            kept = [*others, decision] if decision is not None else others
-            ReviewDecisions(self._fingerprint, tuple(kept)).save(self.path)
+            self._refresh()  # another server may have written since
+            before = self._revision
+            others = [one for one in self._decisions if one.reviewer != self.reviewer or one.pair_id not in changes]
+            kept = (*others, *(one for one in changes.values() if one is not None))
+            ReviewDecisions(self._fingerprint, kept).save(self.path)
+            self._decisions, self._revision, self._seen = kept, before + 1, self._stamp()
+            return Saved(before, self._revision)
+
+    def _refresh(self) -> None:
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._decisions = self._load().decisions
+            self._revision += 1
+            self._seen = stamp
 
     def _stamp(self) -> tuple[int, ...]:
         """Another one for every version of the file, since each is a new file."""
@@ -112,13 +128,22 @@ class ReviewServer:
         decisions: where decisions go.
         pair_ids: the pairs that can be decided about.
         port: 0 takes a free one.
+        probes: registers clusters as probes; None where the page shows none.
 
     Raises:
         AttributionError: the port is taken.
     """
 
-    def __init__(self, page: str, decisions: DecisionsFile, pair_ids: frozenset[str], port: int = 0) -> None:
+    def __init__(
+        self,
+        page: str,
+        decisions: DecisionsFile,
+        pair_ids: frozenset[str],
+        port: int = 0,
+        probes: ClusterProbes | None = None,
+    ) -> None:
         self.decisions = decisions
+        self.probes = probes
         self.pair_ids = pair_ids
         self.page = page.encode()
         self.token = secrets.token_urlsafe(32)
@@ -150,16 +175,36 @@ class ReviewServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def take(self, values: Mapping[str, Any]) -> None:
-        """Save one decision that a page sent.
+    def take(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Save decisions that a page sent, all or none; the versions before and after.
 
         Raises:
-            AttributionError: it is malformed, or about a pair that is not listed.
+            AttributionError: one is malformed, or about a pair that is not listed.
         """
-        pair_id, sent = values.get("pair_id"), values.get("decision")
-        if pair_id not in self.pair_ids:
-            raise SettingsError("the audit lists no such pair")
-        self.decisions.put(pair_id, None if sent is None else self._decision(pair_id, sent))
+        groups = values.get("changes")
+        if not isinstance(groups, list) or not groups:
+            raise SettingsError("changes: a list of pair ids with the decision about them")
+        changes: dict[str, ReviewDecision | None] = {}
+        for group in groups:
+            pair_ids, sent = (group.get("pair_ids"), group.get("decision")) if isinstance(group, dict) else (None, None)
+            if not isinstance(pair_ids, list) or not all(isinstance(one, str) for one in pair_ids):
+                raise SettingsError("pair_ids: a list of pair ids")
+            if not self.pair_ids.issuperset(pair_ids):
+                raise SettingsError("the audit lists no such pair")
+            changes |= {one: None if sent is None else self._decision(one, sent) for one in pair_ids}
+        return asdict(self.decisions.put(changes))
+
+    def register(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a cluster that a page names a probe; what to tell the page of it.
+
+        Raises:
+            AttributionError: it is malformed, names no cluster or no name for a probe, or cannot be written.
+        """
+        discovery, cluster, name = (values.get(key) for key in ("discovery", "cluster", "name"))
+        if self.probes is None or type(discovery) is not int or type(cluster) is not int or not isinstance(name, str):
+            raise SettingsError("the page shows no such cluster")
+        made = self.probes.register(discovery, cluster, name)
+        return {"saved": str(made.folder), "fingerprint": made.fingerprint, "already": made.already}
 
     def _decision(self, pair_id: str, sent: Any) -> ReviewDecision:
         from pydantic import ValidationError
@@ -184,7 +229,7 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Two paths below the token: the page, and its decisions."""
+    """Three paths below the token: the page, its decisions, and probes of clusters."""
 
     timeout = 30
 
@@ -206,32 +251,34 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._allowed(self.path):
             return
-        if self.path != f"/{self.review.token}/decisions":
+        known = {"decisions": self.review.take, "probes": self.review.register}
+        act = known.get(self.path.removeprefix(f"/{self.review.token}/"))
+        if act is None:
             self._refuse(404, "there is nothing here")
         elif self.headers.get("Origin") not in {f"http://{host}" for host in self.review.hosts}:
             self._refuse(403, "this request does not come from the review page")
         elif self.headers.get_content_type() != "application/json":
-            self._refuse(415, "decisions are sent as application/json")
+            self._refuse(415, "this has to be sent as application/json")
         else:
-            self._take()
+            self._take(act)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         """Say nothing: the token would stand in every line."""
 
-    def _take(self) -> None:
+    def _take(self, act: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > _MOST_BYTES:
             self._refuse(413, "a decision is smaller than that")
             return
         try:
             values = json.loads(self.rfile.read(int(length)))
-            self.review.take(values if isinstance(values, dict) else {})
+            answer = act(values if isinstance(values, dict) else {})
         except (ValueError, RecursionError):
             self._refuse(400, "this is no JSON")
         except AttributionError as error:
             self._refuse(400 if isinstance(error, SettingsError) else 500, str(error))
         else:
-            self._answer(200, b"{}", "application/json")
+            self._answer(200, json.dumps(answer).encode(), "application/json")
 
     def _decisions(self, query: str) -> None:
         try:

@@ -15,6 +15,7 @@ from trl_attribution.report import facts
 from trl_attribution.report.agreement import ACTIONS, Agreement, PrecisionAtK
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.change import drift_table
+from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.extras import BehaviorRates
 from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
 from trl_attribution.report.terminal import sources_table
@@ -40,6 +41,8 @@ def story(found: Findings) -> Group:
         parts += ["", behaviors_table(found.extras.behaviors)]
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
+    for stored in found.extras.discoveries:
+        parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:
         head = Text("Validation: ", style="bold").append(printable(validation.answer, 40), style="bold")
         parts += ["", head, Padding(Text(printable(validation.sentence, 1000)), (0, 0, 0, 2))]

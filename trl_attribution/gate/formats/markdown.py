@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, markdown, markdown_code, visible
+from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, visible
 from trl_attribution.gate.formats.wording import (
     evidence,
     excerpt_lines,
@@ -16,6 +16,7 @@ from trl_attribution.gate.formats.wording import (
     where,
 )
 from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.markdown import code, inline
 
 _COMMENT_LIMIT = 60_000
 """Characters; a comment on GitHub holds 65,536."""
@@ -47,30 +48,30 @@ def _page(verdict: Verdict, limit: int) -> str:
 
 
 def _head(verdict: Verdict) -> Iterator[str]:
-    yield f"## {'✅' if verdict.passed else '❌'} {markdown(outcome(verdict))}\n"
+    yield f"## {'✅' if verdict.passed else '❌'} {inline(outcome(verdict))}\n"
     yield "| | rule | result |"
     yield "|---|---|---|"
     for rule in verdict.rules:
         accepted = f" ({len(rule.allowed):,} accepted by the allow list)" if rule.allowed else ""
-        told = markdown(rule.sentence, SENTENCE_LIMIT)
-        yield f"| {_RESULTS[failure(rule)]} | {markdown_code(rule.rule)} | {told}{accepted} |"
+        told = inline(rule.sentence, SENTENCE_LIMIT)
+        yield f"| {_RESULTS[failure(rule)]} | {code(rule.rule)} | {told}{accepted} |"
     yield "\n| | |"
     yield "|---|---|"
     for fact in facts(verdict):
-        yield f"| {fact.name} | {markdown_code(fact.value)} |"
+        yield f"| {fact.name} | {code(fact.value)} |"
     yield ""
 
 
 def _notes(verdict: Verdict) -> Iterator[str]:
     for note in verdict.notes:
-        yield f"- note: {markdown(note, SENTENCE_LIMIT)}"
+        yield f"- note: {inline(note, SENTENCE_LIMIT)}"
     if verdict.notes:
         yield ""
 
 
 def _section(rule: RuleResult, room: int) -> str:
     """A heading, and as many findings as fit into ``room`` characters."""
-    lines = [f"### {markdown_code(rule.rule)}\n"]
+    lines = [f"### {code(rule.rule)}\n"]
     used = len(lines[0])
     for shown, finding in enumerate(rule.findings):
         entry = "\n".join(_finding(finding))
@@ -84,11 +85,9 @@ def _section(rule: RuleResult, room: int) -> str:
 
 def _finding(finding: Finding) -> Iterator[str]:
     place = where(finding)
-    prefix = f"{markdown_code(place)}: " if place else ""
-    yield f"- **found** {prefix}{markdown(finding.message, SENTENCE_LIMIT)}"
-    facts_line = [
-        part for part in (evidence(finding), finding.pair_id and f"pair {markdown_code(finding.pair_id)}") if part
-    ]
+    prefix = f"{code(place)}: " if place else ""
+    yield f"- **found** {prefix}{inline(finding.message, SENTENCE_LIMIT)}"
+    facts_line = [part for part in (evidence(finding), finding.pair_id and f"pair {code(finding.pair_id)}") if part]
     if facts_line:
         yield f"  <br>{', '.join(facts_line)}"
     if finding.excerpt is not None:

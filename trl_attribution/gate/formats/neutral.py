@@ -1,4 +1,4 @@
-"""Hostile text made harmless for each place a verdict is shown: terminals, CI logs, Markdown, XML, SARIF, URIs."""
+"""Hostile text made harmless for each place a verdict is shown: terminals, CI logs, XML, SARIF, URIs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ SENTENCE_LIMIT = 2000
 _BRACKET_COMMAND = re.compile(r"##(?=[\w-]*\[)")
 # Code points that XML 1.0 has no way to write; printable() has escaped the control characters and surrogates before.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MARKDOWN = re.compile(r"[&<>*`\[\]!|\\~@#$^{}]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=/)|%(?=\w)")
-# What GitHub and GitLab turn into a mention, a reference or a link, even where it was written as an entity.
-_REFERENCE_SIGNS = frozenset("@#!$%~^&:.")
 _PLACEHOLDER = re.compile(r"\{(\d+)\}")
 
 
@@ -36,20 +33,6 @@ def visible(text: object, limit: int = TEXT_LIMIT) -> str:
 def sentence(text: object) -> str:
     """As :func:`visible`, with room for a sentence that quotes several texts."""
     return visible(text, SENTENCE_LIMIT)
-
-
-def markdown(text: object, limit: int = TEXT_LIMIT) -> str:
-    r"""``text`` for the middle of a Markdown line or table cell: no markup, HTML, link, mention or reference.
-
-    >>> markdown("</details> | [x](http://y) @all")
-    '&#60;/details&#62; &#124; &#91;x&#93;(http&#58;&#8203;//y) &#64;&#8203;all'
-    """
-    return _MARKDOWN.sub(_entity, visible(text, limit))
-
-
-def markdown_code(text: object, limit: int = TEXT_LIMIT) -> str:
-    """``text`` in a Markdown line or table cell, set as code; backticks would need another quoting in tables."""
-    return f"<code>{markdown(text, limit)}</code>"
 
 
 def xml(text: str) -> str:
@@ -84,8 +67,3 @@ def inner_path(file: str | None) -> str | None:
 def uri(path: str) -> str:
     """A relative path as a relative URI reference; a colon in it never makes a scheme."""
     return quote(path, safe="/")
-
-
-def _entity(match: re.Match[str]) -> str:
-    sign = match[0]
-    return f"&#{ord(sign)};" + ("&#8203;" if sign in _REFERENCE_SIGNS else "")

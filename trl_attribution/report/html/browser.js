@@ -35,13 +35,14 @@ const browser = (() => {
     return found;
   };
 
-  const filter = () => {
+  // Opens `wanted` if it is among what is shown then, else the first.
+  const filter = (wanted = -1) => {
     const order = rows.order(controls.sort.value);
     const all = tests();
     if (!all.length) shown = order;
     else shown = order.filter((i) => all.every((test) => test(i)));
     first = 0;
-    select(shown.length ? shown[0] : -1, false);
+    select(shown.includes(wanted) ? wanted : shown.length ? shown[0] : -1, false);
   };
 
   const chip = (action) => make("span", { class: `chip chip-${action ?? "none"}` }, action ?? "·");
@@ -80,6 +81,8 @@ const browser = (() => {
     const unflagged = rows.length - rows.flagged;
     const listed = unflagged ? `${plural(rows.flagged, "flagged pair")} and the ${count(unflagged)} that rank next` : plural(rows.length, "flagged pair");
     find("count").textContent = shown.length === rows.length ? listed : `${count(shown.length)} of ${listed}`;
+    find("bulk-open").disabled = shown.length === 0;
+    find("bulk-open").firstChild.textContent = shown.length === 1 ? "Decide about this pair … " : `Decide about these ${count(shown.length)} … `;
   };
 
   const select = (i, scroll = true) => {
@@ -101,12 +104,38 @@ const browser = (() => {
 
   const decide = (action) => {
     if (selected < 0) return;
-    decisions.decide(selected, action, find("note")?.value ?? "");
+    decisions.decide([selected], action, find("note")?.value ?? "");
     if (action !== null && find("advance").checked) step(1);
   };
   const undo = () => {
-    const place = decisions.undo();
+    const { place, changed } = decisions.undo();
+    if (changed > 1) decisions.note(`Undone: ${count(changed)} pairs are as they were.`);
     if (place >= 0 && shown.includes(place)) select(place);
+  };
+
+  // A link to one pair; filters that hide it are taken off.
+  let linked = -1;
+  const showLinked = () => {
+    const wanted = /^#pair=([0-9a-f]{32})$/.exec(location.hash)?.[1];
+    if (wanted === undefined) return;
+    const place = rows.indexOf(wanted);
+    if (place < 0) {
+      decisions.tell(`This page lists no pair ${wanted}.`, true);
+      find("message").scrollIntoView({ block: "center" });
+      return;
+    }
+    if (shown.includes(place)) select(place);
+    else {
+      linked = place;
+      find("filters").reset();
+    }
+    find("browser").scrollIntoView();
+    find("detail").focus({ preventScroll: true });
+  };
+  const open = (place) => {
+    const hash = `#pair=${rows.id(place)}`;
+    if (location.hash === hash) showLinked();
+    else location.hash = hash;
   };
 
   const refresh = () => {
@@ -119,9 +148,18 @@ const browser = (() => {
   let waiting = 0;
   find("filters").addEventListener("input", (event) => {
     clearTimeout(waiting);
-    waiting = setTimeout(filter, event.target === controls.query ? 60 : 0);
+    waiting = setTimeout(() => filter(), event.target === controls.query ? 60 : 0);
   });
-  find("filters").addEventListener("reset", () => setTimeout(filter, 0));
+  find("filters").addEventListener("reset", () => {
+    const wanted = linked;
+    linked = -1;
+    setTimeout(() => filter(wanted), 0);
+  });
+  addEventListener("hashchange", showLinked);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#pair=']");
+    if (link && link.hash === location.hash) showLinked();
+  });
   find("filters").addEventListener("submit", (event) => event.preventDefault());
   find("previous-page").addEventListener("click", () => turn(-1));
   find("next-page").addEventListener("click", () => turn(1));
@@ -142,6 +180,7 @@ const browser = (() => {
     x: () => decide("flip"),
     c: () => decide(null),
     u: undo,
+    b: () => bulk.open(),
     e: () => find("note")?.focus(),
     "/": () => controls.query.focus(),
     "?": () => find("keys").showModal(),
@@ -149,7 +188,7 @@ const browser = (() => {
   document.addEventListener("keydown", (event) => {
     const target = event.target;
     if (event.key === "Escape" && target instanceof HTMLInputElement) target.blur();
-    if (!find("shortcuts").checked || event.ctrlKey || event.metaKey || event.altKey || find("keys").open) return;
+    if (!find("shortcuts").checked || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const types = target instanceof HTMLInputElement && !["checkbox", "file"].includes(target.type);
     if (types || target instanceof HTMLSelectElement) return;
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -158,5 +197,5 @@ const browser = (() => {
     act();
   });
 
-  return { filter, select, decide, undo, refresh, shown: () => shown };
+  return { filter, select, decide, undo, refresh, open, showLinked, shown: () => shown, selected: () => selected };
 })();

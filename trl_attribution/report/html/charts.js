@@ -125,12 +125,23 @@ const charts = (() => {
     const width = Math.floor(place.clientWidth);
     if (width < 80 || Number(place.dataset.width) === width) return;
     place.dataset.width = width;
-    place.replaceChildren(Plot.plot({ style, width, ...options() }));
+    draw(place, options(width), width);
+  };
+
+  const draw = (place, options, width) => {
+    const made = options instanceof Node ? options : Plot.plot({ style, width, ...options });
+    place.replaceChildren(made);
     // The figure has one label as a whole; Plot's, on groups without a role, may not stand there.
     for (const group of place.querySelectorAll("g[aria-label]")) group.removeAttribute("aria-label");
   };
 
+  // `options(width)` gives Plot's options, or an element. What it gives is drawn when the place gets its width.
   const add = (place, options) => place && drawn.push([place, options]);
+  const again = (place) => {
+    const found = drawn.find(([one]) => one === place);
+    delete place.dataset.width;
+    put(...found);
+  };
 
   const start = () => {
     if (data.sources?.length > 1) add(find("chart-sources"), sources);
@@ -142,5 +153,5 @@ const charts = (() => {
     drawn.forEach(([place]) => watcher.observe(place));
   };
 
-  return { start };
+  return { start, add, again };
 })();

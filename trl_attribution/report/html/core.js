@@ -48,10 +48,13 @@ const page = (() => {
   const themes = ["auto", "light", "dark"];
   const darkSystem = matchMedia("(prefers-color-scheme: dark)");
   let theme = stored.get("theme", "auto");
+  // What is drawn in pixels rather than in CSS variables has to be drawn anew.
+  const themed = [];
   const applyTheme = () => {
     const dark = theme === "dark" || (theme === "auto" && darkSystem.matches);
     document.documentElement.dataset.theme = dark ? "dark" : "light";
     find("theme").textContent = `Theme: ${theme}`;
+    themed.forEach((listener) => listener());
   };
   find("theme").addEventListener("click", () => {
     theme = themes[(themes.indexOf(theme) + 1) % themes.length];
@@ -61,5 +64,5 @@ const page = (() => {
   darkSystem.addEventListener("change", applyTheme);
   applyTheme();
 
-  return { find, data, bytes, floats, integers, make, stored, count, plural };
+  return { find, data, bytes, floats, integers, make, stored, count, plural, onTheme: (listener) => themed.push(listener) };
 })();

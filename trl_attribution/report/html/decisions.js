@@ -23,9 +23,16 @@ const decisions = (() => {
     }
   };
   const changed = () => listeners.forEach((listener) => listener());
-  const tell = (message) => {
+  // What is passing goes with the next step; trouble stays until it is over.
+  let passing = false;
+  const tell = (message, passes = false) => {
     trouble = message;
+    passing = passes;
     page.find("message").textContent = message;
+    page.find("message").classList.toggle("passing", passes);
+  };
+  const note = (message) => {
+    if (!trouble || passing) tell(message, true);
   };
   const record = (action, note) => ({
     action,
@@ -53,12 +60,17 @@ const decisions = (() => {
       keep(id, value === null ? null : JSON.parse(value));
       return true;
     },
-    async save(id, value) {
+    async save(changes) {
+      let kept = 0;
       try {
-        if (value === null) localStorage.removeItem(prefix + id);
-        else localStorage.setItem(prefix + id, JSON.stringify(value));
+        for (const [id, value] of changes) {
+          if (value === null) localStorage.removeItem(prefix + id);
+          else localStorage.setItem(prefix + id, JSON.stringify(value));
+          kept += 1;
+        }
       } catch {
-        tell("The browser's storage is full or blocked: export your decisions before you close this page.");
+        const part = changes.length > 1 ? ` (${page.count(changes.length - kept)} of ${page.count(changes.length)} are on this page only)` : "";
+        tell(`The browser's storage is full or blocked${part}: export your decisions before you close this page, or use trl-attribution review.`);
       }
     },
   };
@@ -89,33 +101,51 @@ const decisions = (() => {
         tell(`The review server does not answer (${error.message}). Is \`trl-attribution review\` still running?`);
       }
     },
-    save(id, value) {
+    save(changes) {
       // One after the other, so that the last click is what stays.
       this.pending += 1;
-      this.queue = this.queue.then(() => this.send(id, value)).finally(() => (this.pending -= 1));
+      this.queue = this.queue.then(() => this.send(changes)).finally(() => (this.pending -= 1));
       return this.queue;
     },
-    async send(id, value) {
+    async send(changes) {
+      // Pairs that get the same decision are sent together.
+      const groups = new Map();
+      for (const [id, value] of changes) {
+        const key = JSON.stringify(value);
+        if (!groups.has(key)) groups.set(key, { pair_ids: [], decision: value && { ...value, reviewer: undefined } });
+        groups.get(key).pair_ids.push(id);
+      }
       try {
         const answer = await fetch("decisions", {
           method: "POST",
           headers: { "Content-Type": "application/json" },
-          body: JSON.stringify({ pair_id: id, decision: value && { ...value, reviewer: undefined } }),
+          body: JSON.stringify({ changes: [...groups.values()] }),
         });
         if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+        const { before, revision } = await answer.json();
+        // Nobody else decided meanwhile: there is nothing to ask for.
+        if (before === this.revision) this.revision = revision;
         if (trouble.startsWith("Not saved")) tell("");
       } catch (error) {
-        tell(`Not saved: ${error.message}. The decision is on this page only; export it.`);
+        const what = changes.length > 1 ? `These ${page.count(changes.length)} decisions are` : "The decision is";
+        tell(`Not saved: ${error.message}. ${what} on this page only; export before you close it.`);
       }
     },
   };
 
   const keeper = review.mode === "server" ? server : browser;
 
-  const put = (id, value) => {
-    keep(id, value);
+  // What was there before, so that one step back undoes all of it.
+  const put = (changes) => {
+    const before = changes.map(([id]) => [id, known.get(id) ?? null]);
+    for (const [id, value] of changes) keep(id, value);
     changed();
-    return keeper.save(id, value);
+    keeper.save(changes);
+    return before;
+  };
+  const step = (changes) => {
+    if (passing) tell("");
+    if (changes.length) undoable.push(put(changes));
   };
 
   const line = (values) => `${JSON.stringify(values)}\n`;
@@ -132,10 +162,15 @@ const decisions = (() => {
     for (const { pair_id: id, action } of lines) {
       if (!/^[0-9a-f]{32}$/.test(id) || !["keep", "filter", "flip"].includes(action)) throw new Error("a line is broken");
     }
-    for (const { pair_id: id, action, note = "", reviewer: who = "", decided_at: at = "" } of lines) {
-      put(id, { action, note: String(note), reviewer: String(who), decided_at: String(at) });
-    }
-    return lines.length;
+    // A server takes decisions about the audit's own pairs only.
+    const taken = lines.filter(({ pair_id: id }) => keeper === browser || rows.indexOf(id) >= 0);
+    step(
+      taken.map(({ pair_id: id, action, note = "", reviewer: who = "", decided_at: at = "" }) => [
+        id,
+        { action, note: String(note), reviewer: String(who), decided_at: String(at) },
+      ]),
+    );
+    return { taken: taken.length, left: lines.length - taken.length };
   };
 
   return {
@@ -151,20 +186,22 @@ const decisions = (() => {
       reviewer = name;
       page.stored.set("reviewer", name);
     },
-    decide(place, action, note) {
-      const id = rows.id(place);
-      undoable.push({ place, id, before: listed.get(place) ?? null });
-      return put(id, action === null ? null : record(action, note));
+    decide(places, action, note) {
+      const value = action === null ? null : record(action, note);
+      step(places.map((place) => [rows.id(place), value]));
     },
+    // The place of the first pair that it changed, and how many it changed.
     undo() {
       const last = undoable.pop();
-      if (!last) return -1;
-      put(last.id, last.before);
-      return last.place;
+      if (!last) return { place: -1, changed: 0 };
+      if (passing) tell("");
+      put(last);
+      return { place: rows.indexOf(last[0][0]), changed: last.length };
     },
     exported,
     imported,
     tell,
+    note,
     onChange: (listener) => listeners.push(listener),
     async load() {
       await keeper.load();

@@ -66,6 +66,7 @@ const detail = (() => {
       fact("row", count(rows.row[i])),
       rows.text(i) ? fact("at", rows.text(i).where) : null,
       make("span", {}, "id ", make("code", {}, rows.id(i))),
+      make("a", { href: `#pair=${rows.id(i)}` }, "Link to this pair"),
     );
 
   const byLayer = (i) => {
@@ -107,7 +108,7 @@ const detail = (() => {
     const note = make("input", { id: "note", maxlength: "2000", autocomplete: "off", placeholder: "kept with the decision" });
     note.addEventListener("change", () => {
       const now = decisions.at(current);
-      if (now && now.note !== note.value) decisions.decide(current, now.action, note.value);
+      if (now && now.note !== note.value) decisions.decide([current], now.action, note.value);
     });
     note.addEventListener("keydown", (event) => event.key === "Enter" && note.blur());
     const undo = make("button", { type: "button", class: "quiet" }, "Undo", make("kbd", { "aria-hidden": "true" }, "U"));

@@ -71,10 +71,11 @@ const review = (() => {
       const [file] = event.target.files;
       if (!file) return;
       try {
-        const taken = decisions.imported(await file.text());
-        decisions.tell(`${page.plural(taken, "decision")} taken from ${file.name}.`);
+        const { taken, left } = decisions.imported(await file.text());
+        const rest = left ? ` ${count(left)} are about pairs that this page does not list, and were left out.` : "";
+        decisions.note(`${page.plural(taken, "decision")} taken from ${file.name}.${rest}`);
       } catch (error) {
-        decisions.tell(`${file.name}: ${error.message}`);
+        decisions.tell(`${file.name}: ${error.message}`, true);
       }
       event.target.value = "";
     });

@@ -1,0 +1,233 @@
+"""What an audit found, as a section of a Hugging Face dataset or model card; every name in it is hostile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from trl_attribution import __version__
+from trl_attribution.atomic import atomic_path
+from trl_attribution.behavior_change import Rate
+from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.markdown import Marks, inline, put_section, table
+from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
+from trl_attribution.report.discovery import NO_WORDS, cluster_title
+from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
+from trl_attribution.text import is_hub_id, printable
+
+CardKind = Literal["dataset", "model"]
+_TITLES: dict[CardKind, str] = {
+    "dataset": "What this preference data pushes towards",
+    "model": "What the preference data of this model pushes towards",
+}
+_SOURCES, _CLUSTERS, _SENTENCE = 20, 10, 2000
+_FILES = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gguf", ".gz", ".zst"}
+
+
+def card(found: Findings, kind: CardKind) -> str:
+    """A card's front matter and section, to be pasted or to begin a card with; the same audit gives the same text.
+
+    Raises:
+        SettingsError: ``kind`` is unknown.
+    """
+    return f"{_front_matter(found, _checked(kind))}\n{section(found, kind)}\n"
+
+
+def write_card(found: Findings, kind: CardKind, path: Path) -> bool:
+    """Put the section into the card at ``path``, in the place of an earlier one of this audit; True for a new card.
+
+    The front matter of a card that is there is not ours to change.
+
+    Raises:
+        SettingsError: ``kind`` is unknown.
+        DataError: what is there cannot be read as text.
+        AttributionError: the card cannot be written; what was there stays.
+    """
+    begun = not path.exists()
+    if begun:
+        text = card(found, kind)
+    else:
+        try:
+            # Newlines stay as they are: a card with \r\n is not ours to change.
+            there = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot add to the card {printable(path, 400)}: {printable(error)}. Mend it, or write elsewhere."
+            ) from error
+        text = put_section(there, _marks(found), section(found, kind))
+    with atomic_path(path) as part:
+        part.write_bytes(text.encode("utf-8"))
+    return begun
+
+
+def section(found: Findings, kind: CardKind) -> str:
+    """The section between its marks."""
+    marks = _marks(found)
+    answer = answer_of(found)
+    lines = [marks.begin, f"## {_TITLES[_checked(kind)]}", ""]
+    told = (answer.headline, *answer.towards, answer.origins, answer.unasked)
+    lines += [inline(" ".join(one if one.endswith(".") else f"{one}." for one in told if one), _SENTENCE), ""]
+    lines += table(("", ""), _facts(found))
+    for title, rows in _tables(found, kind):
+        lines += ["", f"### {title}", "", *rows]
+    lines += ["", "### Limits", "", *(f"- {inline(one, _SENTENCE)}" for one in _limits(found, kind)), "", marks.end]
+    return "\n".join(lines)
+
+
+def _facts(found: Findings) -> Iterator[tuple[str, str]]:
+    info = found.info
+    dataset, model = info.dataset, info.model
+    yield "dataset", f"{inline(_shown(dataset['name']))}: {found.pairs:,} different pairs in {dataset['rows']:,} rows"
+    yield "its fingerprint", inline(dataset["fingerprint"])
+    yield "M0, which read it", f"{inline(_shown(model['name']))}, fingerprint {inline(model['digest'])}"
+    yield "layers", ", ".join(str(layer) for layer in info.vectors["settings"]["layers"])
+    if found.rule is not None:
+        share = f" ({found.listed.flagged / found.pairs:.1%})" if found.pairs else ""
+        yield "flagged", f"{found.listed.flagged:,} pairs{share}, by the rule: {inline(rule_text(found))}"
+    validation = found.extras.validation
+    if validation is not None:
+        yield "validation by retraining", inline(f"{validation.answer}: {validation.sentence}", _SENTENCE)
+    yield "tool", f"trl-attribution {inline(__version__)}"
+
+
+def _tables(found: Findings, kind: CardKind) -> Iterator[tuple[str, list[str]]]:
+    """Title and lines of each table that there is something for."""
+    if found.probes:
+        yield "By probe", _by_probe(found)
+        yield "By source", _by_source(found)
+    if kind == "model" and found.extras.behaviors:
+        yield "Behaviors before and after training", _behaviors(found)
+    clusters = [(one.discovery.mode, cluster) for one in found.extras.discoveries for cluster in one.discovery.clusters]
+    if clusters:
+        head = ("found without being asked", "over", "effect", "p", "pairs")
+        rows = [
+            (
+                inline(f"{one.cluster}: {cluster_title(one) or NO_WORDS}"),
+                mode,
+                f"{one.effect:.3f}",
+                f"{one.adjusted_p:.2g}",
+                f"{one.pairs_towards:,}",
+            )
+            for mode, one in clusters[:_CLUSTERS]
+        ]
+        yield "Discovery", [*table(head, rows), *_more(len(clusters) - _CLUSTERS, "clusters")]
+
+
+def _by_probe(found: Findings) -> list[str]:
+    levels = [f"at {level:.0%} FDR" for level in LEVELS]
+    head = ("probe", "layer", "score", "flagged", "down to", *levels, "chance is measured by", "fingerprint")
+    return table(head, (_probe_row(found, one) for one in found.probes))
+
+
+def _probe_row(found: Findings, one: ProbeFindings) -> tuple[str, ...]:
+    column = one.column
+    return (
+        inline(column.probe),
+        str(column.layer),
+        column.kind,
+        f"{one.flagged:,}",
+        "–" if one.threshold is None else f"{one.threshold:.3f}",
+        *(f"{one.at_flag_layer.discoveries[level]:,}" for level in LEVELS),
+        inline(null_text(one)),
+        inline(found.info.probes[column.probe][:16]),
+    )
+
+
+def _by_source(found: Findings) -> list[str]:
+    listed, names = found.listed, [one.column.probe for one in found.probes]
+    flagged = slice(listed.flagged)
+    counts = Counter(zip(listed.source[flagged].tolist(), listed.probe[flagged].tolist(), strict=True))
+    place = {name: index for index, name in enumerate(listed.source_names)}
+    by_probe = names if len(names) > 1 else []
+    head = ("source", "pairs", "flagged", "share", "enrichment", "q", *(inline(name) for name in by_probe))
+    rows = [
+        (
+            inline(row.source, 100),
+            f"{row.pairs:,}",
+            f"{row.flagged:,}",
+            f"{row.share:.1%}",
+            enrichment_text(row),
+            f"{row.q_value:.2g}",
+            *(f"{counts[place[row.source], probe]:,}" for probe in range(len(by_probe))),
+        )
+        for row in found.sources[:_SOURCES]
+    ]
+    return [*table(head, rows), *_more(len(found.sources) - _SOURCES, "sources")]
+
+
+def _behaviors(found: Findings) -> list[str]:
+    head = ("behavior", "judge", "prompts", "M0", "after training", "difference")
+    rows = [
+        (
+            inline(one.name),
+            inline(one.judge),
+            f"{one.prompts:,}",
+            _rate(one.before),
+            _rate(one.after),
+            f"{100 * one.difference.share:+.1f} points",
+        )
+        for one in found.extras.behaviors
+    ]
+    return table(head, rows)
+
+
+def _limits(found: Findings, kind: CardKind) -> Iterator[str]:
+    yield from answer_of(found).certainty
+    if found.probes:
+        yield "A probe finds what it was built for; a behavior that nobody built a probe for is not looked for."
+    dataset = found.info.dataset
+    if dataset["skipped"]:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
+        yield f"Rows left out of the audit: {reasons}."
+    if dataset["truncated_pairs"]:
+        yield f"{dataset['truncated_pairs']:,} pairs reach the longest sequence that was read, and may be cut."
+    if found.extras.validation is None:
+        yield "No model was retrained without the flagged pairs to see what they cause."
+    if kind == "model" and found.info.training is None:
+        yield "M0 read the data by itself: this says what the data pushes towards, not what this model does."
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.share:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+
+
+def _more(count: int, what: str) -> list[str]:
+    return ["", f"and {count:,} more {what}"] if count > 0 else []
+
+
+def _front_matter(found: Findings, kind: CardKind) -> str:
+    """YAML that the Hub reads, with what is known for sure: nothing that is only a path here becomes an id there."""
+    from huggingface_hub import DatasetCardData, ModelCardData
+
+    tags = ["trl-attribution", "preference"]
+    if kind == "dataset":
+        return f"---\n{DatasetCardData(tags=tags).to_yaml()}\n---\n"
+    base, data = (_hub_id(values["name"]) for values in (found.info.model, found.info.dataset))
+    values = ModelCardData(base_model=base, datasets=None if data is None else [data], tags=tags)
+    return f"---\n{values.to_yaml()}\n---\n"
+
+
+def _hub_id(name: object) -> str | None:
+    text = str(name)
+    local = "/" not in text or Path(text).suffix.lower() in _FILES or Path(text).expanduser().exists()
+    return text if is_hub_id(text) and not local else None
+
+
+def _shown(name: object) -> str:
+    """A Hub id, or the last part of a path: where it lies on this machine is nobody's business."""
+    return _hub_id(name) or Path(str(name)).name or str(name)
+
+
+def _marks(found: Findings) -> Marks:
+    about = f"{found.info.dataset['fingerprint']} {found.info.model['digest']}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:32]
+    return Marks(*(f"<!-- trl-attribution audit {digest} {which} -->" for which in ("begin", "end")))
+
+
+def _checked(kind: CardKind) -> CardKind:
+    if kind not in get_args(CardKind):
+        raise SettingsError(f"card: {printable(kind, 40)!r} is unknown; choose {' or '.join(get_args(CardKind))}")
+    return kind

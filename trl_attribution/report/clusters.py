@@ -1,0 +1,228 @@
+"""A discovery as the page shows it: cards of clusters, and the numbers behind the heatmap and the map of pairs.
+
+Axis letters: n items of the heatmap, M pairs on the map.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trl_attribution.discovery import Cluster, Discovery, StoredDiscovery
+from trl_attribution.discovery.pictures import frequent, ordered_heatmap
+from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
+from trl_attribution.report.extras import Extras
+from trl_attribution.report.facts import Fact
+from trl_attribution.report.page_data import packed
+from trl_attribution.report.texts import visible
+from trl_attribution.scoring import SourceRow
+from trl_attribution.text import printable
+
+COLORS = 8
+"""Clusters or sources that have a color of their own on charts; what comes later shares one."""
+_TEXT, _NAME, _LABEL = 400, 60, 40
+_SOURCES = 8
+_CLUSTER = re.compile(r"[bp][1-9][0-9]{0,5}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with two responses: before and after training, or rejected and chosen."""
+
+    facts: tuple[Fact, ...]
+    prompt: str
+    less: str
+    """What training pushes away from."""
+    more: str
+    pair_id: str = ""
+    """Of a pair that the page lists; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class ClusterCard:
+    """One cluster; all text is safe to look at."""
+
+    cluster: str
+    title: str
+    numbers: Cluster
+    facts: tuple[Fact, ...]
+    prompts: tuple[Example, ...]
+    pairs: tuple[Example, ...]
+    sources: tuple[SourceRow, ...]
+    more_sources: int
+    sources_by: str
+    suggested: str
+    """A name that a probe may have."""
+    command: str
+    """What registers it, to be run as it is; empty where a name cannot be shown as it is."""
+
+
+@dataclass(frozen=True)
+class DiscoveryView:
+    """One discovery."""
+
+    mode: str
+    facts: tuple[Fact, ...]
+    cards: tuple[ClusterCard, ...]
+    shown: int
+    """Items of the heatmap; there is none below 2."""
+    mapped: int
+
+
+def discovery_views(folder: Path, extras: Extras, listed: Sequence[str]) -> list[DiscoveryView]:
+    """Each discovery of the audit in ``folder``, whose page lists the pairs ``listed``."""
+    known = frozenset(listed)
+    return [
+        DiscoveryView(
+            mode=one.discovery.mode,
+            facts=tuple(discovery_facts(one.discovery)),
+            cards=tuple(
+                _card(one.discovery, cluster, known, register_command(folder, extras.discovery_folder, cluster))
+                for cluster in one.discovery.clusters
+            ),
+            shown=len(one.heatmap),
+            mapped=len(one.discovery.map),
+        )
+        for one in extras.discoveries
+    ]
+
+
+def register_command(folder: Path, discovery: Path, cluster: Cluster) -> str:
+    """The command that makes ``cluster`` a probe, quoted for a POSIX shell.
+
+    Empty where a path in it holds a character that cannot be shown: a command that is not what it looks like is no
+    command to copy.
+    """
+    if not _CLUSTER.fullmatch(cluster.cluster):
+        return ""
+    words = ["trl-attribution", "discover", _path(folder)]
+    words += ["--register", f"{cluster.cluster}:{suggested_name(cluster)}", "--registry", _path(folder / "probes")]
+    words += [] if discovery == folder / "discovery" else ["--output", _path(discovery)]
+    command = shlex.join(words)
+    return command if printable(command, len(command)) == command else ""
+
+
+def suggested_name(cluster: Cluster) -> str:
+    """A name for its probe, of letters, digits and hyphens: by its name or words, else by its id."""
+    words = re.findall(r"[a-z0-9]+", (cluster.name or " ".join(cluster.words[:3])).lower())
+    return "-".join(words)[:40].strip("-") or "cluster"
+
+
+def discovery_data(stored: StoredDiscovery, listed: Mapping[str, int], flagged: int) -> dict[str, Any]:
+    """What the charts of a discovery draw.
+
+    Args:
+        stored: the discovery.
+        listed: the place of each pair in the page's list.
+        flagged: how many of these, from the first on, are flagged now; when pairs were mapped, others may have been.
+    """
+    found = stored.discovery
+    place = {one.cluster: number for number, one in enumerate(found.clusters)}
+    return {
+        "clusters": [_label(f"{one.cluster} {one.name or ', '.join(one.words[:3])}".strip()) for one in found.clusters],
+        "heatmap": _heatmap(stored, place) if len(stored.heatmap) > 1 else None,
+        "map": _map(found, place, [listed.get(one.pair_id, -1) for one in found.map], flagged),
+    }
+
+
+def _card(found: Discovery, one: Cluster, listed: frozenset[str], command: str) -> ClusterCard:
+    return ClusterCard(
+        cluster=printable(one.cluster, _NAME),
+        title=cluster_title(one) or NO_WORDS,
+        numbers=one,
+        facts=tuple(_facts(found, one)),
+        prompts=tuple(
+            _example(
+                (("closeness", f"{each.closeness:.3f}"), ("at", printable(each.location, 100))),
+                (each.prompt, each.before, each.after),
+            )
+            for each in one.typical_prompts
+        ),
+        pairs=tuple(
+            _example(
+                (
+                    ("score", f"{each.score:.3f}"),
+                    ("q", f"{each.q_value:.2g}"),
+                    ("source", printable(each.source, _NAME)),
+                    ("row", f"{each.row:,}"),
+                ),
+                (each.prompt, each.rejected, each.chosen),
+                each.pair_id if each.pair_id in listed else "",
+            )
+            for each in one.top_pairs
+        ),
+        sources=one.sources[:_SOURCES] if len(one.sources) > 1 else (),
+        more_sources=max(0, len(one.sources) - _SOURCES),
+        sources_by=printable(one.sources_by, _NAME),
+        suggested=suggested_name(one),
+        command=command,
+    )
+
+
+def _example(facts: tuple[Fact, ...], texts: Sequence[str], pair_id: str = "") -> Example:
+    prompt, less, more = (visible(text, _TEXT)[0] for text in texts)
+    return Example(facts, prompt, less, more, pair_id)
+
+
+def _facts(found: Discovery, one: Cluster) -> list[Fact]:
+    items = "prompts" if found.mode == "prompts" else "pairs"
+    held_out = "not known" if one.held_out_tightness is None else f"{one.held_out_tightness:.2f} among the held-out"
+    facts = [
+        ("instead of", ", ".join(printable(word, 30) for word in one.lost_words)),
+        ("on prompts with", ", ".join(printable(word, 30) for word in one.prompt_words)),
+        ("effect", f"{one.effect:.3f}: {one.share:.1%} of the held-out {items}, consistency {one.consistency:.2f}"),
+        ("confirmed", f"{one.towards:,} held-out {items} joined it, {one.against:,} would turned round"),
+        ("chance of that", f"p {one.p_value:.2g}, {one.adjusted_p:.2g} corrected for the number of clusters"),
+        ("tightness", f"{one.tightness:.2f}; {held_out}"),
+        ("stability", f"{one.stability:.2f} under resampling"),
+        ("members", f"{one.members:,} {items}, {one.fit:,} of them in the half that clusters were made from"),
+        ("pairs", f"{one.pairs_towards:,} push towards it at 5% false discoveries ({one.kind}, layer {one.layer})"),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _heatmap(stored: StoredDiscovery, place: Mapping[str, int]) -> dict[str, Any]:
+    found = ordered_heatmap(stored)
+    cosine = np.nan_to_num(found.cosine).clip(-1, 1)
+    return {
+        "size": len(cosine),
+        "cosine": packed(np.round(127 * cosine), "<i1"),
+        "cluster": [place.get(name, -1) for name in found.clusters],
+        "places": packed(found.places, "<f4"),
+        "heights": packed(found.heights, "<f4"),
+    }
+
+
+def _map(found: Discovery, place: Mapping[str, int], listed: Sequence[int], flagged: int) -> dict[str, Any]:
+    points = found.map
+    sources = frequent([one.source for one in points], COLORS)
+    number = {name: index for index, name in enumerate(sources)}
+    names = dict.fromkeys(one.source for one in points)
+    label = {name: index for index, name in enumerate(names)}
+    return {
+        "x": packed(np.array([one.x for one in points]), "<f4"),
+        "y": packed(np.array([one.y for one in points]), "<f4"),
+        "row": packed(np.array([one.row for one in points]), "<u4"),
+        "flagged": [int(0 <= at < flagged) for at in listed],
+        "cluster": [place.get(one.cluster, -1) for one in points],
+        "source": [number.get(one.source, -1) for one in points],
+        "name": [label[one.source] for one in points],
+        "listed": list(listed),
+        "sources": [_label(name) for name in sources],
+        "names": [_label(name) for name in names],
+    }
+
+
+def _label(text: str) -> str:
+    return printable(text, _LABEL)
+
+
+def _path(path: Path) -> str:
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
