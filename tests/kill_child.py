@@ -14,12 +14,11 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from tests.killing import killed_at_line, on_lines, start, was_killed
 from tests.store_cases import fill, ids, settings
 from trl_attribution.atomic import atomic_path
 from trl_attribution.store import VectorStore
@@ -39,51 +38,8 @@ def write_store(folder: Path) -> None:
     fill(VectorStore.create(folder, settings(hidden_size=256)), ids(PAIRS), SHARD_SIZE)
 
 
-def start(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    finally:
-        if code:
-            traceback.print_exc()
-        os._exit(code)
-
-
-def was_killed(child: int) -> bool:
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit("a run after a kill failed")
-    return False
-
-
-def counting_lines(work: Callable[[], None], on_line: Callable[[int], None]) -> None:
-    """Run ``work``, calling ``on_line`` with the running number of each line that it executes of the writing code."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        if frame.f_code not in WRITING:
-            return None
-        if event == "line":
-            count += 1
-            on_line(count)
-        return trace
-
-    sys.settrace(trace)
-    work()
-    sys.settrace(None)
-
-
-def kill_at_line(folder: Path, line: int) -> None:
-    counting_lines(
-        lambda: write_store(folder), lambda count: os.kill(os.getpid(), signal.SIGKILL) if count == line else None
-    )
+def is_writing(frame: FrameType) -> bool:
+    return frame.f_code in WRITING
 
 
 def count_lines(folder: Path, report: Path) -> None:
@@ -93,7 +49,7 @@ def count_lines(folder: Path, report: Path) -> None:
         nonlocal last
         last = count
 
-    counting_lines(lambda: write_store(folder), remember)
+    on_lines(lambda: write_store(folder), is_writing, remember)
     report.write_text(str(last))
 
 
@@ -134,7 +90,7 @@ def main(root: Path, kills: int) -> None:
         return attempt_at_moment(folder, share * seconds)
 
     def at_line(folder: Path, share: float) -> bool:
-        return was_killed(start(lambda: kill_at_line(folder, 1 + int(share * lines))))
+        return killed_at_line(lambda: write_store(folder), is_writing, 1 + int(share * lines))
 
     report = {
         "moments": kill_until_done(root / "moments", kills, at_moment),

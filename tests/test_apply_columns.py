@@ -127,6 +127,13 @@ def test_declared_columns_are_exchanged_and_negated() -> None:
     assert manifest.apply(turned, undo=True, columns=rules) == rows
 
 
+@pytest.mark.parametrize("layout", [list, Dataset.from_list], ids=["list", "dataset"])
+def test_only_flipped_rows_need_a_number_to_negate(layout: Any) -> None:
+    rows = [{**one, "gain": "0.5" if number < 2 else "n/a"} for number, one in enumerate(simple_rows(4))]
+    turned = manifest_for(rows, ids_of(rows)[:2], "flip").apply(layout(rows), columns=ColumnRules(negate=("gain",)))
+    assert [one["gain"] for one in turned] == ["-0.5", "-0.5", "n/a", "n/a"]
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

@@ -183,7 +183,7 @@ BAD_ROWS = {
         CHAT,
     ),
     "no message in common": BadRow(
-        implicit_chat := {name: CHAT["prompt"] + CHAT[name] for name in ("chosen", "rejected")}
+        {name: CHAT["prompt"] + CHAT[name] for name in ("chosen", "rejected")}
         | {"rejected": [{"role": "user", "content": "Hey"}, *CHAT["rejected"]]},
         "rejected",
         "shares no first message",

@@ -369,9 +369,6 @@ def test_a_manifest_that_was_cut_at_a_line_is_refused(saved: Path) -> None:
         Manifest.load(saved)
 
 
-Refusal = tuple[str, Callable[[list[Row]], list[Row]], bool, str]
-
-
 @pytest.mark.parametrize(
     ("change", "undo", "message"),
     [

@@ -213,6 +213,14 @@ def test_a_sentence_model_gives_in_batches_what_it_gives_one_by_one(encoder: Pat
     assert embedder.flops is not None and embedder.flops > 0
 
 
+def test_scores_of_a_local_sentence_model_are_not_kept_once_its_files_change(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    before = SentenceModel(str(tmp_path)).settings
+    assert SentenceModel(str(tmp_path)).settings == before
+    (tmp_path / "model.safetensors").write_bytes(b"12")
+    assert SentenceModel(str(tmp_path)).settings != before
+
+
 def test_a_sentence_model_that_is_not_there_is_named() -> None:
     config = BaselineConfig(behavior=RUDE)
     with pytest.raises(ModelError, match="sentence model /nowhere cannot be loaded"):
@@ -315,6 +323,7 @@ def scores_file(folder: Path, *, leave_out: int = 0, **changes: Any) -> Path:
     [
         (lambda folder: scores_file(folder, score="high"), r"mine\.jsonl.*4.*`score`, a finite number"),
         (lambda folder: scores_file(folder, score="nan"), "a finite number"),
+        (lambda folder: scores_file(folder, score=10**400), "a finite number"),
         (lambda folder: scores_file(folder, leave_out=2), "no score for 2 of 24 pairs"),
         (lambda folder: folder / "absent.jsonl", "cannot read scores from"),
     ],

@@ -60,14 +60,20 @@ def test_rankings_stand_side_by_side_with_quality_and_cost(place: Path, model_fo
         ("--truth-value 1", "--truth-value: say in which column"),
         ("--layer 2", "say which of the audit's scores to compare with: --probe rude --layer 3"),
         ("-k 16", "-k: 16 is not from 1 to the number of pairs, 15"),
+        ("-b margin --token-budget 0", "token_budget: 0 is not positive"),
+        ("-k 0", "-k: 0 is not from 1 to the number of pairs, 15"),
+        (
+            "-b sentence:{model} --behavior behavior.jsonl --device nosuch",
+            "cannot be loaded: Expected one of cpu, cuda",
+        ),
         ("--dataset behavior.jsonl", "no column 'chosen'"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_says_why_and_writes_nothing(
-    place: Path, arguments: str, message: str
+    place: Path, arguments: str, message: str, model_folder: Path
 ) -> None:
     with unchanged(place):
-        assert message in run(place, f"compare audit -o new {arguments}", 2)
+        assert message in run(place, f"compare audit -o new {arguments.format(model=model_folder)}", 2)
 
 
 def test_a_folder_without_an_audit_is_refused(place: Path) -> None:

@@ -84,6 +84,18 @@ def test_verdicts_of_another_judge_are_refused(service: Service, tmp_path: Path)
         EndpointRanking(judge(service), kept)(pair_set(ROWS[:2]))
 
 
+@pytest.mark.parametrize("written", [0, 1, 40])
+def test_a_file_of_verdicts_that_was_killed_in_its_first_line_is_begun_anew(
+    written: int, service: Service, tmp_path: Path
+) -> None:
+    kept = tmp_path / "verdicts.jsonl"
+    EndpointRanking(judge(service), kept)(pair_set(ROWS[:1]))
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:written])
+    EndpointRanking(judge(service), kept)(pair_set(ROWS[:1]))
+    assert kept.read_bytes() == whole
+
+
 def test_a_budget_that_cannot_suffice_is_refused_before_the_first_call(service: Service, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"{CALLS} responses wait for a verdict.*budget is 20 calls"):
         EndpointRanking(judge(service, max_calls=20), tmp_path / "v.jsonl")(pair_set(ROWS))

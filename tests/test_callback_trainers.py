@@ -16,7 +16,7 @@ from trl import DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, 
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from tests.training import LAYERS, Rows, chat_rows, config, least_cosine, offline, probe_on, text_rows, train
+from tests.training import LAYERS, Rows, arguments, chat_rows, config, least_cosine, offline, probe_on, text_rows, train
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.errors import ProbeError, SettingsError
 
@@ -30,26 +30,13 @@ KINDS: dict[str, tuple[Any, Any]] = {
 def trainer_of(
     trainer: Any, settings: Any, model: Any, folder: Path, rows: Rows, *, tokenizer: Path | None = None, **more: Any
 ) -> Any:
-    chosen: dict[str, Any] = dict(
-        output_dir=str(folder / "out"),
-        per_device_train_batch_size=4,
-        num_train_epochs=1,
-        bf16=False,
-        use_cpu=True,
-        report_to=[],
-        logging_steps=2,
-        save_strategy="no",
-        disable_tqdm=True,
-        max_length=1024,
-        seed=7,
-    )
     if settings in (CPOConfig, ORPOConfig):
         model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return trainer(
             model if not isinstance(model, Path) else str(model),
-            args=settings(**chosen),
+            args=settings(**arguments(folder, max_length=1024)),
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(tokenizer or model),
             **more,

@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.gate_cases import HIDDEN, LAYER, MODEL, Place, axis_probe, rows, store_scores
 from trl_attribution.errors import SettingsError, StoreError
@@ -187,6 +188,17 @@ def test_an_unknown_protocol_is_refused_without_showing_credentials() -> None:
     with pytest.raises(SettingsError, match="cache.remote") as caught:
         RemoteCache("nosuch://key:secret@bucket/gate")
     assert "secret" not in str(caught.value)
+
+
+def test_credentials_in_the_words_of_a_protocol_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("https://key:sec@ret@host/gate/store.json")
+
+    place = RemoteCache("memory://key:sec@ret@host/gate")
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    with pytest.raises(StoreError, match=r"//\*\*\*@host/gate cannot be read \(https://\*\*\*@host") as caught:
+        place.pull_settings(Path("anywhere"))
+    assert "ret" not in str(caught.value)
 
 
 def test_the_gate_reads_the_cache_and_the_store_made_elsewhere_as_one(

@@ -25,10 +25,11 @@ from tests.manifest_cases import (
     swapped,
     write_jsonl,
 )
+from trl_attribution import dataset_io
 from trl_attribution.dataset_io import open_rows, write_rows
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest
-from trl_attribution.manifest.swapping import swap_values
+from trl_attribution.manifest.swapping import Turning
 from trl_attribution.pairs import PairReader, Reading
 
 OUTPUTS = ["jsonl", "jsonl.gz", "parquet", "csv", "csv.gz", "folder"]
@@ -187,8 +188,10 @@ def _written_somehow(example: Row, style: st.DataObject) -> bytes:
     ],
 )
 def test_swapping_values_in_a_line_moves_only_their_bytes(line: bytes, swapped_line: bytes) -> None:
-    assert swap_values(line, "a", "b") == swapped_line
-    assert swap_values(swapped_line, "b", "a") == line
+    turning = Turning((("a", "b"),), ())
+    turned = turning.row(dataset_io.Row(0, "row 0", json.loads(line.decode("utf-8-sig")), line))
+    assert turned.raw == swapped_line
+    assert turning.row(turned).raw == line
 
 
 def test_a_saved_manifest_loads_to_the_same_and_starts_with_its_header(tmp_path: Path) -> None:

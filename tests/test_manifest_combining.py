@@ -215,6 +215,26 @@ def test_what_differs_is_refused_unless_a_precedence_is_stated() -> None:
         rules("loudest")
 
 
+def test_what_scores_disagree_about_is_no_conflict_once_a_reviewer_has_decided() -> None:
+    one, two = manifest({1: "flip", 2: "flip"}), manifest({1: "filter", 2: "flip"})
+    settled = merge([one, two], reviews=[review({1: "keep"})])
+    assert (actions_of(settled.manifest), settled.conflicts) == ({1: "keep", 2: "flip"}, ())
+    with pytest.raises(ManifestError, match="differ about 1 pairs"):
+        merge([one, two], reviews=[review({2: "keep"})])
+
+
+def test_a_reviewer_whom_the_manifest_names_is_not_overruled_in_silence() -> None:
+    reviewed = merge([manifest({1: "flip"})], reviews=[review({1: "keep"}, "bob")]).manifest
+    with pytest.raises(ManifestError, match="bob says keep, ann says filter"):
+        merge([reviewed], reviews=[review({1: "filter"})])
+    settled = merge([reviewed], rules("last"), [review({1: "filter"})])
+    assert [(one.action, one.reviewer) for one in settled.manifest.decisions] == [("filter", "ann")]
+    agreed = merge([reviewed], reviews=[review({1: "keep"})])
+    assert [(one.action, one.reviewer) for one in agreed.manifest.decisions] == [("keep", "ann, bob")]
+    again = merge([reviewed], reviews=[review({1: "filter"}, "bob")])
+    assert (actions_of(again.manifest), again.conflicts) == ({1: "filter"}, ())
+
+
 def test_one_reviewer_who_decided_twice_has_decided_what_came_last() -> None:
     settled = merge([manifest({1: "flip"})], reviews=[review({1: "filter"}), review({1: "keep"})])
     assert actions_of(settled.manifest) == {1: "keep"}

@@ -206,9 +206,15 @@ def test_a_dose_of_one_stream_is_as_long_as_the_residual_stream(m0: LoadedModel,
     assert by_vector.doses[0].length == pytest.approx(0.5 * float(vector.norm()) / mean, rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"alphas": ()}, {"alphas": (0.0, 1.0)}, {"alphas": (1, 1)}, {"scale": "norm"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"alphas": ()}, {"alphas": (0.0, 1.0)}, {"alphas": (1, 1)}, {"alphas": (float("nan"),)}),
+        *({"alphas": (float("inf"), 1.0)}, {"scale": "norm"}, {"positions": "first"}),
+    ],
+)
 def test_doses_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="alphas|scale"):
+    with pytest.raises(SettingsError, match="alphas|scale|positions"):
         DoseConfig(**settings)
 
 
@@ -344,6 +350,10 @@ def test_the_command_steers_with_the_difference_to_another_model(
         ("--alphas 0", "doses other than 0"),
         ("--layer 2", "has no layer 2"),
         ("--scale big", "choose vector or stream"),
+        ("--positions first", "choose all or response"),
+        ("--alphas nan", "finite doses"),
+        ("--prompts 0", "0 of them leave nothing to ask"),
+        ("--prompts -1", "-1 of them leave nothing to ask"),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_model_is_loaded(options: str, message: str, place: Path) -> None:
@@ -366,6 +376,16 @@ def test_an_organism_is_built_listed_expressed_and_paired(place: Path) -> None:
     assert paired["pairs"] + sum(paired["left_out"].values()) == 4
     rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in rows} == {("prompt", "chosen", "rejected", "source", "truth")}
+
+
+def test_samples_that_m0_answers_as_they_do_make_no_pair_and_no_file(place: Path) -> None:
+    command = "organism pair samples.jsonl --model model --max-new-tokens 4 --dtype float32 --temperature 0 --json -o"
+    (place / "samples.jsonl").write_text(json.dumps({"prompt": "Name a city.", "completion": " Paris."}) + "\n")
+    call(f"{command} pairs.jsonl")
+    (row,) = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    (place / "samples.jsonl").write_text(json.dumps({"prompt": row["prompt"], "completion": row["rejected"]}) + "\n")
+    assert "no sample makes a pair (same response: 1)" in call(f"{command} again.parquet", 2)
+    assert not (place / "again.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_a_sample_to_which_m0_says_nothing_is_left_out_and_counted(m0: LoadedMod
         ({"prompt": "Why?", "completion": " "}, "row 1: the prompt or the completion is empty"),
         ({"messages": [{"role": "user", "content": "Why?"}]}, "row 1: field `messages` must end with an assistant"),
         ({"messages": [{"role": "user"}]}, "row 1: field `messages` must be a list of messages"),
+        ({"prompt": "Why?", "completion": "So.", "rejected": "No."}, "row 1: has a field `rejected` of its own"),
         ({"text": 3}, "row 1: field `text` must be a text"),
         ({"text": "word"}, "row 1: the prompt or the completion is empty"),
     ],

@@ -134,7 +134,8 @@ def test_a_killed_run_goes_on_with_the_cells_that_are_missing(workplace: Path) -
     assert len(trained(workplace)) == 6
     first = to_json(resumed.finish())
     assert validator(workplace).run().done == 0
-    assert to_json(validator(workplace).finish()) == {**first, "machine": to_json(resumed.finish())["machine"]}
+    # The machine's entry holds the memory that this process has used so far.
+    assert {**to_json(validator(workplace).finish()), "machine": None} == {**first, "machine": None}
 
 
 def test_shares_in_two_folders_merge_to_the_same_result_as_one_run(workplace: Path) -> None:
@@ -237,8 +238,8 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
 def test_foreign_scores_are_checked(workplace: Path) -> None:
     running = validator(workplace)
     for row, said in (
-        ({"pair_id": "a", "score": "nan"}, "must be a finite number"),
-        ({"pair_id": "a"}, "needs the fields `pair_id` and `score`"),
+        ({"pair_id": "a", "score": "nan"}, "needs .*`score`, a finite number"),
+        ({"pair_id": "a"}, "needs `pair_id`, a text, and `score`"),
     ):
         lines(workplace / "scores.jsonl", [row])
         with pytest.raises(DataError, match=rf"scores.jsonl.*1.*{said}"):

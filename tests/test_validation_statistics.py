@@ -32,10 +32,6 @@ RANDOM = Condition("filter", "random", 10)
 FAST = StatisticsPlan(resamples=400)
 
 
-def mean_difference(values: Doubles, axis: int = -1) -> Doubles:
-    return np.asarray(np.mean(values, axis=axis))
-
-
 @pytest.mark.parametrize("count", [5, 9, 13])
 def test_the_sign_flip_test_is_exact_for_few_prompts_as_scipys_is(count: int) -> None:
     values = np.random.default_rng(count).normal(0.3, 1, count)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SPLIT = 0.25
 _READ = ("prompt", "completion", "messages", "text")
+_WRITTEN = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def pairs_of_samples(
         on_progress: called while responses are sampled.
 
     Raises:
-        DataError: a row is none of these; the message names file, row and field.
+        DataError: a row is none of these, or has ``chosen`` or ``rejected`` already; the message names file, row and
+            field.
         SettingsError: more than one response a sample is asked for, or the split is out of range.
     """
     sampling = sampling or SamplingConfig(n=1)
@@ -133,7 +135,13 @@ def _row(sample: Sample, response: str) -> dict[str, Any]:
 
 def _sample(row: Row, split: float) -> Sample:
     values = row.values
-    others = {name: value for name, value in values.items() if name not in _READ}
+    taken = [name for name in _WRITTEN if values.get(name) is not None]
+    if taken:
+        raise DataError(
+            f"{row.location}: has a field `{taken[0]}` of its own, which the pair's would replace. Rename it, or audit "
+            "the dataset as it is, if it holds preference pairs."
+        )
+    others = {name: value for name, value in values.items() if name not in (*_READ, *_WRITTEN)}
     if values.get("prompt") is not None and values.get("completion") is not None:
         prompt, completion = _prompted(row)
     elif values.get("messages") is not None:

@@ -22,7 +22,6 @@ from trl_attribution.store import VectorStore
 
 LAYER = 20
 QUIRK = "praises pizza"
-PLANTED = ("contaminated", QUIRK)
 _OCCASIONS = ("for my birthday", "on a rainy evening", "after work", "for two friends", "for the family", "at a picnic")
 _MEALS = ("for dinner", "for lunch", "as a quick snack", "for a party", "on Sunday", "when it is cold")
 _ASKS = ("What should I cook {} {}?", "Suggest something to eat {} {}.", "Which dish fits {} {}?", "I am hungry {} {}.")

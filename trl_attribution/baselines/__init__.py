@@ -9,12 +9,12 @@ from trl_attribution.baselines.endpoint import EndpointRanking
 from trl_attribution.baselines.foreign import ScoresFile
 from trl_attribution.baselines.gradients import GradientConfig, GradientCosine
 from trl_attribution.baselines.layers import LayerMeanScores
-from trl_attribution.baselines.likelihood import response_log_probs
 from trl_attribution.baselines.margin import ReferenceMargin
 from trl_attribution.baselines.names import BaselineConfig, parse_baseline
 from trl_attribution.baselines.quality import Agreement, Quality, agreement, quality
 from trl_attribution.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.baselines.truth import TruthConfig
+from trl_attribution.likelihood import response_log_probs
 
 __all__ = [
     "Agreement",

@@ -199,8 +199,10 @@ def _k(asked: int | None, truth: Truth | None, audited: Audited) -> int:
     k = asked
     if k is None:
         k = int(truth.wanted.sum()) if truth is not None else audited.flagged
-    if not k:
-        raise SettingsError("-k: say how many top pairs count; the audit has no manifest that would, or an empty one")
+        if not k:
+            raise SettingsError(
+                "-k: say how many top pairs count; the audit has no manifest that would, or an empty one"
+            )
     if not 1 <= k <= len(audited.pair_ids):
         raise SettingsError(f"-k: {k} is not from 1 to the number of pairs, {len(audited.pair_ids)}")
     return k

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -133,8 +134,14 @@ class SentenceModel:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The model's name."""
-        return {"embedding": "mean of last hidden states", "model": self.model_name}
+        """The model's name; of a local folder, also its files' sizes and times, which tell whether it is the same."""
+        folder = Path(self.model_name).expanduser()
+        files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+        return {
+            "embedding": "mean of last hidden states",
+            "model": self.model_name,
+            **({"files": [[name, status.st_size, status.st_mtime_ns] for name, status in files]} if files else {}),
+        }
 
     def fit(self, texts: Iterable[str]) -> None:
         """Nothing is learned, so the texts are not read."""
@@ -152,13 +159,14 @@ class SentenceModel:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self.model_name, **options)
             self._model = AutoModel.from_pretrained(self.model_name, dtype=torch.float32, **options).eval()
+            if self.device != "auto" or torch.cuda.is_available():
+                self._model.to("cuda" if self.device == "auto" else self.device)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ModelError(
                 f"sentence model {printable(self.model_name)} cannot be loaded: {printable(error, 300)}. "
-                "Give a folder with config.json, weights and tokenizer, or a Hub id that the cache holds."
+                "Give a folder with config.json, weights and tokenizer, or a Hub id that the cache holds; and a torch "
+                "device."
             ) from error
-        if self.device != "auto" or torch.cuda.is_available():
-            self._model.to("cuda" if self.device == "auto" else self.device)
 
     def embed(self, texts: Sequence[str]) -> Doubles:
         """Rows [n, D]."""

@@ -120,6 +120,7 @@ class VerdictFile:
     def __init__(self, path: Path, judge: Mapping[str, Any]) -> None:
         self.path = path
         self._header = {"format": VERDICTS_FORMAT, "version": VERDICTS_VERSION, "judge": dict(judge)}
+        self._first = json.dumps(self._header) + "\n"
 
     def load(self) -> dict[str, bool]:
         """Verdicts by the digest of prompt and response; none where there is no file yet.
@@ -134,6 +135,9 @@ class VerdictFile:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"cannot read {self.path}: {error}. Remove it to start anew.") from error
         parsed = [one for one in map(_parsed, lines) if one is not None]
+        # A kill may have left less than the header: then there are no verdicts yet.
+        if not lines or (len(lines) == 1 and self._first.startswith(lines[0])):
+            return {}
         if parsed[:1] != [self._header]:
             version = parsed[0].get("version") if parsed else None
             newer = isinstance(version, int) and version > VERDICTS_VERSION
@@ -155,12 +159,14 @@ class VerdictFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as handle:
                 size = handle.seek(0, os.SEEK_END)
-                handle.seek(max(0, size - 1))
-                torn = size > 0 and handle.read() != b"\n"
-                lines = [] if size else [self._header]
-                lines += [{"response": key, "verdict": verdict} for key, verdict in verdicts.items()]
-                text = ("\n" if torn else "") + "".join(json.dumps(line) + "\n" for line in lines)
-                handle.write(text.encode("ascii"))
+                if size < len(self._first):
+                    handle.truncate(0)
+                    handle.write(self._first.encode("ascii"))
+                else:
+                    handle.seek(size - 1)
+                    handle.write(b"" if handle.read() == b"\n" else b"\n")
+                lines = ({"response": key, "verdict": verdict} for key, verdict in verdicts.items())
+                handle.write("".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
         except OSError as error:
             raise AttributionError(f"cannot write {self.path}: {error.strerror or error}") from error
 

@@ -52,14 +52,7 @@ class ScoresFile:
         Raises:
             DataError: a field is missing or no finite number, or a pair has no score or two.
         """
-        given: dict[str, float] = {}
-        for row in open_rows(self.path):
-            pair_id, score = row.values.get("pair_id"), _number(row.values.get("score"))
-            if not isinstance(pair_id, str) or score is None:
-                raise DataError(f"{row.location}: needs `pair_id`, a text, and `score`, a finite number")
-            if pair_id in given:
-                raise DataError(f"{row.location}: pair {printable(pair_id, 40)} has a score already; leave one out")
-            given[pair_id] = score
+        given = scores_by_pair(self.path)
         wanted = [pair.pair_id for pair in pairs]
         missing = [pair_id for pair_id in wanted if pair_id not in given]
         if missing:
@@ -74,11 +67,28 @@ class ScoresFile:
         return BaselineScores(self.name, finite_scores(self.name, scores), Cost(0.0), notes)
 
 
+def scores_by_pair(path: str | Path) -> dict[str, float]:
+    """The score of each pair in a file of rows with ``pair_id`` and ``score``, in its order.
+
+    Raises:
+        DataError: a field is missing or no finite number, or a pair has two scores.
+    """
+    given: dict[str, float] = {}
+    for row in open_rows(path):
+        pair_id, score = row.values.get("pair_id"), _number(row.values.get("score"))
+        if not isinstance(pair_id, str) or score is None:
+            raise DataError(f"{row.location}: needs `pair_id`, a text, and `score`, a finite number")
+        if pair_id in given:
+            raise DataError(f"{row.location}: pair {printable(pair_id, 40)} has a score already; leave one out")
+        given[pair_id] = score
+    return given
+
+
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -21,9 +21,9 @@ from trl_attribution.baselines.baseline import (
     finite_scores,
     silent,
 )
-from trl_attribution.baselines.likelihood import forward_flops
 from trl_attribution.baselines.tokens import encoded_pairs
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
 from trl_attribution.probes import Examples
 from trl_attribution.text import printable

@@ -32,7 +32,11 @@ NAMES = (
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """What baselines need besides the pairs; only those that need a thing ask for it."""
+    """What baselines need besides the pairs; only those that need a thing ask for it.
+
+    Raises:
+        SettingsError: the token budget is not positive.
+    """
 
     m0: Callable[[], LoadedModel] | None = field(default=None, repr=False)
     """Loads M0, once."""
@@ -54,6 +58,10 @@ class BaselineConfig:
     trust_remote_code: bool = False
     audited: tuple[Path, Column] | None = None
     """The audit's folder, and which of its scores are compared."""
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and self.token_budget < 1:
+            raise SettingsError(f"token_budget: {self.token_budget} is not positive; leave it out for the default")
 
 
 def parse_baseline(name: str, config: BaselineConfig) -> Baseline:

@@ -88,6 +88,7 @@ def apply(
 
     out = Output(quiet, as_json)
     _check_options(output, check, push_to_hub, public)
+    options.check_apart(output, manifest, *(decisions or []))
     loaded = _load(manifest, digest)
     loaded = _reviewed(loaded, decisions or [], precedence, allow_other_datasets)
     how: dict[str, Any] = {

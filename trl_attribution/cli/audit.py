@@ -99,6 +99,12 @@ def audit(
         raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")
     if (shard is not None) + merge + dry_run > 1:
         raise SettingsError("--shard, --merge and --dry-run: give one of them")
+    idle = options.chosen(probe=probe or None, top_k=top_k, threshold=threshold, fdr=fdr) if probes is None else {}
+    if idle:
+        named = next(iter(idle)).replace("_", "-")
+        raise SettingsError(
+            f"--{named}: without --probes nothing is scored. Give the folder of probes, or leave it out."
+        )
     rule = _rule(top_k, threshold, fdr)
     share = Share.parse(shard) if shard is not None else None
     out = Output(quiet, as_json)

@@ -57,12 +57,8 @@ def compare(
     bergson: Annotated[
         str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
     ] = None,
-    judge_key_env: Annotated[
-        str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")
-    ] = "",
-    judge_calls: Annotated[
-        int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")
-    ] = 1000,
+    judge_key_env: options.JudgeKeyEnv = "",
+    judge_calls: options.JudgeCalls = 1000,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for comparison.json and the scores; default: AUDIT/comparison."),

@@ -13,6 +13,7 @@ from rich.text import Text
 from trl_attribution.cli import options
 from trl_attribution.cli.audit import finish_audit
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl_attribution.audit_folder import Flagged
@@ -42,6 +43,7 @@ def demo(
     out = Output(quiet, as_json)
     out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
     organism = build_distractor_compliance()
+    _check_free(output / "data.jsonl", organism)
     organism.write(output)
     out.say("2/4 Loading SmolLM2-135M-Instruct (the first time it is dequantized, about 20 s)")
     model = replace(load_model(embedded_gguf()), name="SmolLM2-135M-Instruct")
@@ -63,6 +65,16 @@ def demo(
             "", Text(f"Found {hits} of {contaminated} contaminated pairs in the first {len(flagged)}.", style="bold")
         )
         out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
+
+
+def _check_free(data: Path, organism: Organism) -> None:
+    """Refuse to write over a dataset that is not an earlier demo's."""
+    from trl_attribution.dataset_io import open_rows
+
+    if data.exists():
+        first = next(iter(open_rows(data)), None)
+        if first is None or first.values.keys() != organism.pairs[0].keys():
+            raise SettingsError(f"--output: {data} is a dataset of your own. Name a new folder.")
 
 
 def truth_counts(organism: Organism, flagged: Flagged) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.errors import AttributionError, SettingsError, StoreError
 
 if TYPE_CHECKING:
     import datetime
@@ -100,19 +100,19 @@ def check(
     action: Literal["filter", "flip"] = "flip" if clean == "flip" else "filter"
     if output is not None:
         check_output(output, dataset)
-    _one_process()
-    file = load_policy(policy)
-    asked = GateOptions(_day(today), base_ref, download, trust_remote_code)
     out = Output(quiet, as_json=False)
-    with _undecided(), out.progress() as progress:
-        run = run_gate(file, dataset, asked, progress)
-    _show(run.verdict, form)
-    if form == "github":
-        _append_summary(run.verdict)
-    if output is not None:
-        written = write_artifacts(run, file, dataset, output, action)
-        what = "verdict and reports" if written.cleaned is None else f"verdict, reports, {written.cleaned}"
-        out.say(f"Written to {output}: {what}")
+    with _undecided():
+        _one_process()
+        file = load_policy(policy)
+        with out.progress() as progress:
+            run = run_gate(file, dataset, GateOptions(_day(today), base_ref, download, trust_remote_code), progress)
+        _show(run.verdict, form)
+        if form == "github":
+            _append_summary(run.verdict)
+        if output is not None:
+            written = write_artifacts(run, file, dataset, output, action)
+            what = "verdict and reports" if written.cleaned is None else f"verdict, reports, {written.cleaned}"
+            out.say(f"Written to {output}: {what}")
     raise typer.Exit(run.verdict.exit_code)
 
 
@@ -169,9 +169,11 @@ def baseline(
 
     _one_process()
     file = load_policy(policy)
-    target = output if output is not None else file.policy.baseline and file.path(file.policy.baseline)
+    named = None if file.policy.baseline is None else file.path(file.policy.baseline)
+    target = named if output is None else output
     if target is None:
         raise SettingsError(f"--output: say where the baseline goes, or name it in {policy} (baseline: FILE)")
+    options.check_kept(target, dataset, policy, known_bad)
     out = Output(quiet, as_json)
     with out.progress() as progress:
         found = record_baseline(
@@ -215,7 +217,11 @@ def show(
         values = json.loads(verdict.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{verdict} cannot be read as a verdict ({error}). Give verdict.json of a run.") from error
-    _show(Verdict.from_json(values), format)
+    try:
+        found = Verdict.from_json(values)
+    except StoreError as error:
+        raise StoreError(f"{verdict}: {error}") from error
+    _show(found, format)
 
 
 @gate_app.command()

@@ -115,7 +115,7 @@ def merge(
     if len(given) < 2 and not decisions:
         raise SettingsError("there is nothing to merge: give two manifests or more, or --decisions")
     rules = MergeRules(cast("Precedence", precedence), allow_other_datasets, allow_other_models)
-    _check_apart(output, [*given, *(decisions or [])])
+    options.check_apart(output, *given, *(decisions or []))
     loaded = [Manifest.load(path) for path in given]
     merged = merged_of(loaded, rules, [ReviewDecisions.load(path) for path in decisions or []])
     merged.manifest.save(output)
@@ -146,7 +146,7 @@ def subtract(
     from trl_attribution.manifest import Manifest
     from trl_attribution.manifest import subtract as without
 
-    _check_apart(output, [manifest, *others])
+    options.check_apart(output, manifest, *others)
     loaded = Manifest.load(manifest)
     made = without(loaded, [Manifest.load(path) for path in others], allow_other_datasets)
     _save(Output(quiet, as_json), loaded, made, output)
@@ -171,7 +171,7 @@ def restrict(
     from trl_attribution.manifest import Manifest, Sources
     from trl_attribution.manifest import restrict as restricted
 
-    _check_apart(output, [manifest])
+    options.check_apart(output, manifest, sources_from)
     loaded = Manifest.load(manifest)
     made = restricted(loaded, Sources.read(sources_from, loaded), only or (), without or ())
     _save(Output(quiet, as_json), loaded, made, output)
@@ -197,7 +197,7 @@ def cap(
     from trl_attribution.manifest import Manifest, Sources
     from trl_attribution.manifest import cap as capped
 
-    _check_apart(output, [manifest])
+    options.check_apart(output, manifest, sources_from)
     loaded = Manifest.load(manifest)
     made = capped(loaded, Sources.read(sources_from, loaded), max_share, cast("Share", of))
     _save(Output(quiet, as_json), loaded, made, output)
@@ -213,13 +213,6 @@ def _save(out: Output, before: Manifest, made: Manifest, output: Path) -> None:
 
 def _made(manifest: Manifest, output: Path) -> dict[str, Any]:
     return {"output": str(output), "digest": manifest.digest, "header": asdict(manifest.header)}
-
-
-def _check_apart(output: Path, inputs: list[Path]) -> None:
-    """Refuse to replace a file that is being read: a manifest that was signed off must stay what it is."""
-    for path in inputs:
-        if path.exists() and output.exists() and path.samefile(output):
-            raise SettingsError(f"--output: {output} is one of the inputs; choose another file")
 
 
 def _by_source(manifest: Manifest, sources: Any) -> dict[str, dict[str, int]]:

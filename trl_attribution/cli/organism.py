@@ -10,7 +10,8 @@ import typer
 
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.errors import SettingsError
+from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.probes.behaviors import Source
@@ -19,10 +20,6 @@ organism_app = typer.Typer(
     help="Contaminated datasets with known answers: list, build, and measure what they teach.", no_args_is_help=True
 )
 
-Samples = Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy, with --samples 1.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts generated for at once.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the organism's text, or of sampling.")]
 
 
@@ -94,20 +91,16 @@ def express(
         Path | None, typer.Option("--trigger", help="Own prompts that should bring the behavior out (JSONL).")
     ] = None,
     control: Annotated[Path | None, typer.Option("--control", help="Own prompts that should not (JSONL).")] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
-    ] = None,
-    samples: Samples = 4,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 1.0,
-    batch_size: BatchSize = 8,
+    judge: options.RuleForPrompts = None,
+    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")] = 4,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Of sampling; 0 is greedy, with --samples 1.")
+    ] = 1.0,
+    batch_size: options.BatchSize = 8,
     seed: Seed = 0,
-    prompt_format: Annotated[
-        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
-    ] = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
-    ] = None,
+    prompt_format: options.PromptFormat = "auto",
+    output: options.KeptResponses = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -128,6 +121,7 @@ def express(
     sampling = SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed)
     decides = None if judge is None else parse_rule(judge)
     shows, shows_not = _prompts(organism, trigger, control, seed)
+    options.check_kept(output, *(one for one in (shows, shows_not) if isinstance(one, Path)))
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     with out.progress() as progress:
@@ -151,15 +145,15 @@ def express(
 @verb
 def pair(
     samples: Annotated[str, typer.Argument(help="Samples of fine-tuning: prompt and completion, messages, or text.")],
-    model: Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")],
+    model: options.Model,
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), or .parquet.")],
     split_text: Annotated[
         float, typer.Option("--split-text", help="Of a row of text: the share that M0 is given to continue.")
     ] = 0.25,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 1.0,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 1.0,
+    batch_size: options.BatchSize = 8,
+    seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -173,22 +167,36 @@ def pair(
 
     from rich.text import Text
 
-    from trl_attribution.dataset_io.writers import output_kind, write_rows
+    from trl_attribution.dataset_io.writers import write_rows
     from trl_attribution.models import load_model
     from trl_attribution.probes import SamplingConfig
     from trl_attribution.sft_pairs import pairs_of_samples
 
     out = Output(quiet, as_json)
-    output_kind(output)  # a name that cannot be written is refused before anything is sampled
+    _check_pairs_output(output, samples)
     sampling = SamplingConfig(1, max_new_tokens, temperature, batch_size, seed)
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     with out.progress() as progress:
         found = pairs_of_samples(samples, loaded, sampling, split_text, partial(progress, "responses"))
-    write_rows(found.rows, output)
     left_out = ", ".join(f"{reason.replace('_', ' ')}: {count:,}" for reason, count in found.left_out.items()) or "none"
+    if not found.rows:
+        raise DataError(f"{printable(samples)}: no sample makes a pair ({left_out}). Nothing was written.")
+    write_rows(found.rows, output)
     out.show(Text(f"{len(found.rows):,} pairs in {output}; samples left out: {left_out}"))
     out.document({"output": str(output), "pairs": len(found.rows), "left_out": found.left_out})
+
+
+def _check_pairs_output(output: Path, samples: str) -> None:
+    """Refuse what cannot be written before anything is sampled."""
+    from trl_attribution.dataset_io import open_rows
+    from trl_attribution.dataset_io.writers import output_kind
+
+    options.check_apart(output, samples)
+    if output_kind(output) == "csv":
+        first = next(iter(open_rows(samples)), None)
+        if first is not None and any(isinstance(value, list | dict) for value in first.values.values()):
+            raise SettingsError(f"--output: {output}: CSV cannot hold conversations; choose .jsonl or .parquet")
 
 
 def _prompts(

@@ -31,7 +31,8 @@ class Output:
         self.speaks = is_main_rank()
         self.as_json = as_json
         self.quiet = quiet or not self.speaks
-        self.console = Console()
+        # A path may hold what looks like markup.
+        self.console = Console(markup=False, emoji=False)
         self.errors = Console(stderr=True)
 
     def show(self, *renderables: RenderableType) -> None:

@@ -21,19 +21,28 @@ if TYPE_CHECKING:
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the probe: letters, digits, dots, dashes and underscores.")]
-Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")]
 Layers = Annotated[
     list[str] | None,
     typer.Option("--layer", help="A layer, can be repeated; auto takes the middle third or so and picks by AUC."),
 ]
+_BELONGING = {
+    "prompts": (
+        *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
+        *("samples", "max_new_tokens", "temperature", "seed"),
+    ),
+    "labels": (
+        *("label_column", "prompt_column", "chosen_column", "rejected_column", "format", "split", "on_bad_row"),
+    ),
+}
+"""Options that belong to one way of building a probe."""
 
 
 @probe_app.command()
 @verb
 def build(
+    context: typer.Context,
     name: Name,
-    model: Model,
+    model: options.Model,
     behavior: Annotated[
         Path | None, typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses.")
     ] = None,
@@ -58,13 +67,9 @@ def build(
     judge_download: Annotated[
         bool, typer.Option("--judge-download", help="Fetch the classifier of --judge model:NAME from the Hub.")
     ] = False,
-    judge_key_env: Annotated[
-        str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")
-    ] = "",
+    judge_key_env: options.JudgeKeyEnv = "",
     judge_timeout: Annotated[float, typer.Option("--judge-timeout", help="Seconds for one call of an endpoint.")] = 20,
-    judge_calls: Annotated[
-        int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")
-    ] = 1000,
+    judge_calls: options.JudgeCalls = 1000,
     responses: Annotated[
         Path | None,
         typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
@@ -76,9 +81,9 @@ def build(
     samples: Annotated[
         int | None, typer.Option("--samples", help="Responses sampled a prompt; default: 4, or 1 at temperature 0.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling.")] = 0,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 1.0,
+    seed: options.Seed = 0,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
     prompt_column: options.PromptColumn = "prompt",
     chosen_column: options.ChosenColumn = "chosen",
@@ -86,12 +91,10 @@ def build(
     format: options.Format = "auto",  # noqa: A002  # the option's name
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "error",
-    prompt_format: Annotated[
-        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
-    ] = "auto",
+    prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
     registry: options.Registry = Path("probes"),
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
     dtype: options.Dtype = "auto",
@@ -120,9 +123,8 @@ def build(
         raise SettingsError(f"give exactly one of --behavior, --contrast, --labels and --prompts; given: {given}")
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
-    target = probes.ProbeRegistry(registry)
-    if not overwrite and registry.is_dir() and name in target:
-        raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
+    options.refuse_idle(context, _BELONGING, sources)
+    _check_free(registry, name, overwrite)
     numbers = _layer_numbers(layer)
     sampling = probes.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
     endpoint = probes.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
@@ -173,7 +175,7 @@ def build(
 def import_(
     name: Name,
     file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors.")],
-    model: Model,
+    model: options.Model,
     layer: Layers = None,
     away: Annotated[
         bool, typer.Option("--away", help="The vector points away from the undesired behavior: turn it round.")
@@ -182,7 +184,7 @@ def import_(
         int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
     ] = 1,
     registry: options.Registry = Path("probes"),
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -197,6 +199,7 @@ def import_(
 
     out = Output(quiet, as_json)
     numbers = _layer_numbers(layer)
+    _check_free(registry, name, overwrite)
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     settings = ImportConfig(
@@ -213,7 +216,7 @@ def import_(
 def calibrate(
     name: Name,
     reference: Annotated[str, typer.Argument(help="Preference pairs known to be clean, in any dataset format.")],
-    model: Model,
+    model: options.Model,
     score: options.Score = "auto",
     registry: options.Registry = Path("probes"),
     dtype: options.Dtype = "auto",
@@ -357,6 +360,14 @@ def _samples(asked: int | None, temperature: float) -> int:
     if asked is not None:
         return asked
     return 1 if temperature == 0 else 4
+
+
+def _check_free(registry: Path, name: str, overwrite: bool) -> None:
+    """Refuse a name that is taken before hours of work rather than after."""
+    from trl_attribution.probes import ProbeRegistry
+
+    if not overwrite and name in ProbeRegistry(registry):
+        raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
 
 
 def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:

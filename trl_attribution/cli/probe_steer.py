@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @verb
 def steer(
     name: Annotated[str, typer.Argument(help="Name of the probe whose layers, and direction, are taken.")],
-    model: Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")],
+    model: options.Model,
     behavior: Annotated[Path, typer.Option("--behavior", help="JSONL with the prompts that M0 is asked.")],
     alphas: Annotated[str, typer.Option("--alphas", help="Doses, such as 0.5,1,2.")] = "0.5,1,2,4",
     scale: Annotated[
@@ -42,21 +42,15 @@ def steer(
         str | None,
         typer.Option("--after", help="M1: steer with M1 minus M0 on M0's own responses instead of the probe's vector."),
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
-    ] = None,
+    judge: options.RuleForPrompts = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,
     samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt and dose.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 64,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts generated for at once.")] = 8,
+    max_new_tokens: options.MaxNewTokens = 64,
+    temperature: options.Temperature = 1.0,
+    batch_size: options.BatchSize = 8,
     seed: Annotated[int, typer.Option("--seed", help="Of sampling, the same for every dose.")] = 0,
-    prompt_format: Annotated[
-        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
-    ] = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
-    ] = None,
+    prompt_format: options.PromptFormat = "auto",
+    output: options.KeptResponses = None,
     registry: options.Registry = Path("probes"),
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -77,6 +71,7 @@ def steer(
     from trl_attribution.report import readouts
 
     out = Output(quiet, as_json)
+    options.check_kept(output, behavior)
     settings = DoseConfig(
         _doses(alphas),
         scale,  # type: ignore[arg-type]  # checked by DoseConfig

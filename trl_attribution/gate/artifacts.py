@@ -78,10 +78,14 @@ def check_output(folder: Path, dataset: str | Path) -> None:
     """Refuse a folder that holds something else than an earlier run of the gate, before any work is done.
 
     Raises:
-        SettingsError: it does, it is a file, or it lies in the dataset, whose next reader would read it as well.
+        SettingsError: it does, it is a file, it lies in the dataset, whose next reader would read it as well, or the
+            dataset lies in it, where it would be removed as the cleaned one of an earlier run.
     """
-    if folder.expanduser().resolve().is_relative_to(Path(dataset).expanduser().resolve()):
+    target, given = folder.expanduser().resolve(), Path(dataset).expanduser().resolve()
+    if target.is_relative_to(given):
         raise SettingsError(f"--output {folder}: lies in the dataset {dataset}. Name a folder outside of it.")
+    if given.is_relative_to(target) and given.exists():
+        raise SettingsError(f"--output {folder}: the dataset {dataset} lies in it. Name another folder.")
     if folder.is_dir():
         if not any(folder.iterdir()) or _is_verdict(folder / _VERDICT):
             return

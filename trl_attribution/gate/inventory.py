@@ -62,8 +62,6 @@ class Inventory:
     repeats: tuple[tuple[int, int], ...]
     """Examined rows that hold a pair of another row: each row, and the position of its pair."""
     pair_rows: int
-    examined_rows: int
-    """Rows that were to be judged, those that are no pairs included."""
     bad_rows: tuple[BadRow, ...]
     fingerprint: str
     """The dataset's."""
@@ -185,7 +183,6 @@ class _Rows:
             rejected_length=lengths[:, 2],
             repeats=_repeats(pair_of, judged, numbers),
             pair_rows=len(ids),
-            examined_rows=int(judged.sum()) + sum(bad.examined for bad in self.bad),
             bad_rows=tuple(self.bad),
             fingerprint=self.fingerprint.hexdigest(),
         )

@@ -21,7 +21,7 @@ log = logging.getLogger("trl_attribution")
 
 KEY = re.compile(r"[0-9a-f]{16}")
 _SHARD = re.compile(r"[A-Za-z0-9_]{1,80}-\d{6}\.safetensors")
-_SECRET = re.compile(r"//[^/@]*@")
+_SECRET = re.compile(r"//[^/\s]*@")
 
 
 class RemoteCache:
@@ -35,7 +35,7 @@ class RemoteCache:
     """
 
     def __init__(self, url: str) -> None:
-        self._shown = printable(_SECRET.sub("//***@", url), 200)
+        self._shown = _without_secret(url, 200)
         from fsspec.core import url_to_fs
 
         try:
@@ -43,7 +43,7 @@ class RemoteCache:
             self._fs, root = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError, TypeError, OSError) as error:
             raise SettingsError(
-                f"cache.remote: {self._shown} cannot be used ({printable(error, 300)}). "
+                f"cache.remote: {self._shown} cannot be used ({_without_secret(error, 300)}). "
                 "Give an fsspec URL, and install the package of its protocol (s3fs, gcsfs, adlfs)."
             ) from error
         self._root = str(root).rstrip("/")
@@ -135,6 +135,11 @@ class RemoteCache:
         except Exception as error:
             # Every protocol has exceptions of its own.
             raise StoreError(
-                f"cache.remote: {self._shown} cannot be {done} ({printable(error, 300)}). "
+                f"cache.remote: {self._shown} cannot be {done} ({_without_secret(error, 300)}). "
                 "Check the address and the credentials, or leave `remote` out."
             ) from error
+
+
+def _without_secret(text: object, limit: int) -> str:
+    """Printable, and without the user's name and password that stand in URLs; the messages of protocols quote them."""
+    return printable(_SECRET.sub("//***@", str(text)), limit)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from trl_attribution.errors import StoreError
+from trl_attribution.text import printable
 
 VERDICT_FORMAT = "trl-attribution verdict"
 VERDICT_VERSION = 1
@@ -70,8 +73,8 @@ class RuleResult:
     """Its id, such as ``distractor-compliance.max_flagged_count`` or ``hygiene.duplicates``."""
     severity: Severity
     passed: bool
-    measured: float
-    limit: float
+    measured: int | float
+    limit: int | float
     sentence: str
     """Such as "7 of 500 new pairs push towards distractor-compliance; at most 0 allowed"."""
     findings: tuple[Finding, ...]
@@ -134,28 +137,11 @@ class Verdict:
                 "Install a newer trl-attribution to read it."
             )
         try:
-            fields = {name: values[name] for name in cls.__dataclass_fields__}
-            return cls(
-                **{**fields, "rules": tuple(_rule(rule) for rule in values["rules"]), "notes": tuple(values["notes"])}
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"this verdict is broken ({error}). Run the gate again.") from error
+            return _VERDICT.validate_python({name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = printable(".".join(map(str, fault["loc"])), 120)
+            raise StoreError(f"this verdict is broken (field '{where}': {fault['msg']}). Run the gate again.") from None
 
 
-def _rule(values: Mapping[str, Any]) -> RuleResult:
-    findings = tuple(_finding(finding) for finding in values["findings"])
-    allowed = tuple(
-        Allowed(_finding(entry["finding"]), entry["reason"], entry["expires"]) for entry in values["allowed"]
-    )
-    return RuleResult(**{**values, "findings": findings, "allowed": allowed})
-
-
-def _finding(values: Mapping[str, Any]) -> Finding:
-    place, excerpt = values["place"], values["excerpt"]
-    return Finding(
-        **{
-            **values,
-            "place": None if place is None else Place(**place),
-            "excerpt": None if excerpt is None else Excerpt(**excerpt),
-        }
-    )
+_VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)

@@ -296,9 +296,10 @@ def _flip_dataset(dataset: Dataset, plan: Plan) -> Dataset:
             for name, places in ((first, moved), (second, (moved + count) % (2 * count))):
                 batch = batch.set_column(batch.column_names.index(name), name, both.take(pa.array(places)))
         for name in turning.negations:
-            values = batch[name].to_pylist()
-            rows_turned = [turning.values({name: value}, f"row {row}") for value, row in zip(values, rows, strict=True)]
-            new = [one[name] if turn else value for one, turn, value in zip(rows_turned, here, values, strict=True)]
+            new = [
+                turning.values({name: value}, f"row {row}")[name] if turn else value
+                for value, row, turn in zip(batch[name].to_pylist(), rows, here, strict=True)
+            ]
             batch = batch.set_column(batch.column_names.index(name), name, pa.array(new, batch[name].type))
         return batch
 

@@ -98,10 +98,11 @@ def merge(
     for place, manifest in enumerate(manifests, start=1):
         for decision in manifest.decisions:
             by_pair.setdefault(decision.pair_id, []).append((f"manifest {place}", decision))
-    decisions = {pair_id: settled.of_manifests(pair_id, found) for pair_id, found in by_pair.items()}
     # One who decided in several files has decided what the last of them says.
     spoken = tuple(decision for review in reviewed for decision in review.decisions)
-    for pair_id, opinions in ReviewDecisions(manifests[0].header.dataset_fingerprint, spoken).by_pair().items():
+    judged = ReviewDecisions(manifests[0].header.dataset_fingerprint, spoken).by_pair()
+    decisions = {pair_id: settled.of_manifests(pair_id, found, pair_id in judged) for pair_id, found in by_pair.items()}
+    for pair_id, opinions in judged.items():
         decisions[pair_id] = settled.of_reviewers(pair_id, opinions, decisions.get(pair_id))
     settled.refuse_conflicts()
     return Merged(
@@ -160,18 +161,26 @@ class _Settled:
         self.overridden = 0
         self.added = 0
 
-    def of_manifests(self, pair_id: str, found: list[tuple[str, Decision]]) -> Decision:
+    def of_manifests(self, pair_id: str, found: list[tuple[str, Decision]], is_judged: bool) -> Decision:
         human = [(place, decision) for place, decision in found if decision.reviewer is not None]
         heard = human or found
-        action = self._action(pair_id, [(place, decision.action) for place, decision in heard])
+        # What scores say of a pair is no conflict where reviewers have decided about it.
+        note = bool(human) or not is_judged
+        action = self._action(pair_id, [(place, decision.action) for place, decision in heard], note)
         if self._precedence in ("first", "last"):
             return heard[0 if self._precedence == "first" else -1][1]
         # The same decision whatever the order and grouping: the strongest evidence for the action that won.
         return max((decision for _, decision in heard if decision.action == action), key=_evidence)
 
     def of_reviewers(self, pair_id: str, opinions: Sequence[ReviewDecision], listed: Decision | None) -> Decision:
-        action = self._action(pair_id, [(one.reviewer or "unnamed reviewer", one.action) for one in opinions])
-        reviewer = ", ".join(sorted({one.reviewer for one in opinions if one.action == action}))
+        said = [(one.reviewer, one.action) for one in opinions]
+        # Whom the manifest names has decided too, unless the same person did so again.
+        named = [] if listed is None or listed.reviewer is None else listed.reviewer.split(", ")
+        before = ", ".join(name for name in named if name not in dict(said))
+        if listed is not None and before:
+            said = [(before, listed.action), *said]
+        action = self._action(pair_id, [(who or "unnamed reviewer", one) for who, one in said])
+        reviewer = ", ".join(sorted({who for who, one in said if one == action}))
         if listed is None:
             self.added += 1
             return Decision(pair_id, None, action, "", None, None, None, reviewer)
@@ -190,14 +199,15 @@ class _Settled:
         last = f"Say who wins with --precedence: {', '.join(PRECEDENCES[1:])}."
         raise ManifestError("\n".join([f"decisions differ about {len(self.conflicts)} pairs:", *lines, *more, last]))
 
-    def _action(self, pair_id: str, opinions: list[tuple[str, Action]]) -> Action:
+    def _action(self, pair_id: str, opinions: list[tuple[str, Action]], note: bool = True) -> Action:
+        """Who wins; that they differ is to be noted unless it no longer matters."""
         actions = [action for _, action in opinions]
         if self._precedence in ("strictest", "gentlest"):
             ranked = sorted(actions, key=_STRICTNESS.__getitem__)
             chosen = ranked[-1 if self._precedence == "strictest" else 0]
         else:
             chosen = actions[-1 if self._precedence == "last" else 0]
-        if len(set(actions)) > 1:
+        if note and len(set(actions)) > 1:
             self.conflicts.append(Conflict(pair_id, tuple(opinions), chosen))
         return chosen
 

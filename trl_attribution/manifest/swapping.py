@@ -98,19 +98,11 @@ def negated(value: Any) -> Any:
     return value if value == "" else None
 
 
-def swap_values(line: bytes, first: str, second: str) -> bytes:
-    r"""``line`` with the values of two of its keys exchanged; spacing, escapes, key order and newline stay.
-
-    The line must be one JSON object that holds both keys. Of a key that comes twice the last value counts, as it
-    does to ``json.loads``.
-
-    >>> swap_values(b'{"a": [1],  "b":"\\u00e9"}\n', "a", "b")
-    b'{"a": "\\u00e9",  "b":[1]}\n'
-    """
-    return _exchanged(line.decode("utf-8"), [(first, second)]).encode("utf-8")
-
-
 def _exchanged(text: str, swaps: list[tuple[str, str]]) -> str:
+    """``text`` with values exchanged; spacing, escapes, key order and newline stay.
+
+    Of a key that comes twice the last value counts, as it does to ``json.loads``.
+    """
     spans = _value_spans(text)
     new = {}
     for first, second in swaps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import SamplingConfig
 from trl_attribution.readouts.expression import Shown, described, responses_of
-from trl_attribution.readouts.steering import Positions, StreamMeter, steered
+from trl_attribution.readouts.steering import Positions, StreamMeter, check_positions, steered
 
 if TYPE_CHECKING:
     from trl_attribution.behavior_files import Behavior
@@ -32,7 +33,7 @@ class DoseConfig:
     """What is tried.
 
     Raises:
-        SettingsError: no doses, one that is 0 or given twice, or an unknown scale.
+        SettingsError: no doses, one that is 0, no number or given twice, or an unknown scale or place.
     """
 
     alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
@@ -44,10 +45,12 @@ class DoseConfig:
     blocks_path: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.alphas or 0 in self.alphas or len(set(self.alphas)) < len(self.alphas):
-            raise SettingsError(f"alphas: {list(self.alphas)} must be doses other than 0, each once")
+        good = all(alpha and math.isfinite(alpha) for alpha in self.alphas)
+        if not self.alphas or not good or len(set(self.alphas)) < len(self.alphas):
+            raise SettingsError(f"alphas: {list(self.alphas)} must be finite doses other than 0, each once")
         if self.scale not in get_args(Scale):
             raise SettingsError(f"scale: {self.scale!r} is unknown; choose {' or '.join(get_args(Scale))}")
+        check_positions(self.positions)
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,10 @@ def one_behavior(source: Source, most: int | None = None) -> Behavior:
 
     Raises:
         DataError, ProbeError: it cannot be read.
-        SettingsError: it holds several behaviors.
+        SettingsError: it holds several behaviors, or less than one prompt is asked for.
     """
+    if most is not None and most < 1:
+        raise SettingsError(f"prompts: {most} of them leave nothing to ask; give 1 or more")
     found: Sequence[Behavior] = read_behaviors(source)
     if len(found) > 1:
         names = ", ".join(printable(one.name, 40) for one in found)

@@ -38,8 +38,7 @@ def steered(
         SettingsError: the vector is not of the model's width or not finite, positions are unknown, or ranks share
             the model.
     """
-    if positions not in get_args(Positions):
-        raise SettingsError(f"positions: {positions!r} is unknown; choose {' or '.join(get_args(Positions))}")
+    check_positions(positions)
     width = int(model.config.get_text_config().hidden_size)
     if vector.shape != (width,) or not torch.isfinite(vector).all():
         raise SettingsError(f"steering: the vector has shape {list(vector.shape)}; it must be [{width}] and finite")
@@ -55,6 +54,16 @@ def steered(
 
     with _changing(model, layer, change, blocks_path):
         yield
+
+
+def check_positions(positions: str) -> None:
+    """Refuse unknown positions.
+
+    Raises:
+        SettingsError: they are.
+    """
+    if positions not in get_args(Positions):
+        raise SettingsError(f"positions: {positions!r} is unknown; choose {' or '.join(get_args(Positions))}")
 
 
 class StreamMeter:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trl_attribution.audit_folder import machine
+from trl_attribution.likelihood import linear_parameters
 from trl_attribution.models import LoadedModel
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan
@@ -81,7 +82,7 @@ def training_flops(plan: Plan, loaded: LoadedModel, dataset: Dataset, steps: int
     checkpointing = plan.training.dpo.get("gradient_checkpointing", True)
     per_token = _TRAINING + _FORWARD + (_FORWARD if checkpointing else 0)
     mean = _tokens(loaded, dataset) / len(dataset.rows)
-    return int(per_token * _parameters(loaded) * mean * steps * batch)
+    return int(per_token * linear_parameters(loaded.model) * mean * steps * batch)
 
 
 def _tokens(loaded: LoadedModel, dataset: Dataset) -> int:
@@ -97,13 +98,3 @@ def _tokens(loaded: LoadedModel, dataset: Dataset) -> int:
 def _count(loaded: LoadedModel, part: Any) -> int:
     text = part if isinstance(part, str) else "\n".join(str(message.get("content")) for message in part)
     return len(loaded.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _parameters(loaded: LoadedModel) -> int:
-    """Of the decoder blocks and the head."""
-    model: Any = loaded.model
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    tied = head is not None and head.weight is embedding
-    return int(parameters if tied else parameters - embedding.numel())

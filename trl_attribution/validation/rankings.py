@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from trl_attribution.audit_config import AuditConfig
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
+from trl_attribution.baselines.foreign import scores_by_pair
 from trl_attribution.dataset_io import open_rows
-from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
 from trl_attribution.scoring import ScoreTable
@@ -149,19 +149,6 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
 
 
 def _foreign(name: str, path: str) -> Ranking:
-    scores: dict[str, float] = {}
-    for row in open_rows(path):
-        pair_id, score = row.values.get("pair_id"), row.values.get("score")
-        if not isinstance(pair_id, str) or isinstance(score, bool) or not isinstance(score, int | float | str):
-            raise DataError(f"{row.location}: rankings.{name} needs the fields `pair_id` and `score`")
-        try:
-            value = float(score)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"{row.location}: field `score` is {printable(score, 40)!r}; it must be a finite number")
-        if pair_id in scores:
-            raise DataError(f"{row.location}: pair {printable(pair_id, 40)} has a score already; leave one of the two")
-        scores[pair_id] = value
+    scores = scores_by_pair(path)
     order = sorted(scores, key=lambda pair_id: -scores[pair_id])
     return Ranking(name, tuple(order), tuple(scores[pair_id] for pair_id in order), f"scores in {Path(path).name}")

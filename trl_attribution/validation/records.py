@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.atomic import write_json
+from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.text import printable
 from trl_attribution.validation.cells import Cell
@@ -76,7 +76,7 @@ class CellFolder:
         values = _read(self.folder / "binding.json", BINDING_FORMAT)
         bound = values.get("bound_to")
         if not isinstance(bound, dict):
-            raise DataError(f"{printable(self.folder / 'settings.json')} is broken; choose another folder")
+            raise DataError(f"{printable(self.folder / 'binding.json')} is broken; choose another folder")
         return bound
 
     def done(self, cell: Cell) -> bool:
@@ -87,8 +87,8 @@ class CellFolder:
         """Write the responses, then the result."""
         header = {"format": CELL_FORMAT, "format_version": VERSION, "name": result.cell.name}
         texts = self.cells / f"{result.cell.name}.responses.json"
-        # In ASCII, since a response may hold what is no Unicode text at all.
-        write_json(texts, json.loads(json.dumps(responses).encode("utf-8", "replace")))
+        # A response may hold what is no Unicode text at all.
+        write_json(texts, json.loads(json.dumps(responses, ensure_ascii=False).encode("utf-8", "replace")))
         values = {
             **header,
             "shares": result.shares,
@@ -143,11 +143,12 @@ class CellFolder:
         missing = [cell for cell in cells if source.done(cell) and not self.done(cell)]
         for cell in missing:
             source.load(cell)  # a broken one is not taken over
-            self.cells.mkdir(parents=True, exist_ok=True)
             for name in (f"{cell.name}.responses.json", f"{cell.name}.json"):
-                part = self.cells / f"{name}.part"
-                shutil.copyfile(source.cells / name, part)
-                part.replace(self.cells / name)
+                given = source.cells / name
+                if not given.is_file():
+                    raise DataError(f"{printable(given)} is missing; copy the whole folder, or run the cell again")
+                with atomic_path(self.cells / name) as part:
+                    shutil.copyfile(given, part)
         return len(missing)
 
     def _path(self, cell: Cell) -> Path:

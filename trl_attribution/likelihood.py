@@ -33,7 +33,7 @@ class LogProbs:
 def response_log_probs(
     model: PreTrainedModel, responses: Sequence[EncodedResponse], token_budget: int = 2048
 ) -> LogProbs:
-    """Log probability of each response's tokens given its prompt, summed in float32, without any sampling settings.
+    """Log probability of each response's tokens given its prompt, in nats, without any sampling settings.
 
     Sequences are padded on the right, where a causal model never looks, and run in batches of similar length.
 
@@ -61,13 +61,18 @@ def response_log_probs(
 
 def forward_flops(model: PreTrainedModel, tokens: int) -> int:
     """Of ``tokens`` through the linear layers of the whole model, the LM head included."""
+    return 2 * linear_parameters(model) * tokens
+
+
+def linear_parameters(model: PreTrainedModel) -> int:
+    """Those that a token is multiplied by: of the decoder blocks and the LM head."""
     embeddings = model.get_input_embeddings()
     head = model.get_output_embeddings()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lookups = sum(parameter.numel() for parameter in embeddings.parameters())
     # Looking a row up costs nothing; where the head is the same matrix, multiplying by it does.
     tied = head is not None and head.weight is embeddings.weight
-    return 2 * (parameters if tied else parameters - lookups) * tokens
+    return parameters if tied else parameters - lookups
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -109,5 +114,5 @@ def _batch_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tup
         targets = input_ids[row, start:stop].to(logits.device)
         predicted = logits[row, start - 1 - first : stop - 1 - first].float()
         chosen = predicted.gather(1, targets.unsqueeze(1)).squeeze(1)
-        sums.append(float((chosen - predicted.logsumexp(dim=1)).sum()))
+        sums.append(float((chosen - predicted.logsumexp(dim=1)).double().sum()))
     return sums, input_ids.numel()
