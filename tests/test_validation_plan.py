@@ -10,7 +10,7 @@ import yaml
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Pair, PairReader
-from trl_attribution.validation.cells import BASELINE, Cell, Condition, cells, conditions
+from trl_attribution.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
 from trl_attribution.validation.interventions import Intervener
 from trl_attribution.validation.plan import MixedPlan, Plan, load_plan
 from trl_attribution.validation.rankings import Ranking
@@ -108,6 +108,22 @@ def test_every_ranking_has_cells_of_its_own_and_all_share_the_random_ones_and_th
     }
     assert len(cells(plan)) == 2 * len(names)
     assert len({cell.name for cell in cells(plan)}) == 2 * len(names)
+
+
+def test_conditions_that_cost_too_much_may_be_left_out_but_no_pattern_may_miss() -> None:
+    plan = planned(selections=["top", "random", "bottom"], leave_out=["*-bottom-*", "flip-random-*"])
+    assert [one.name for one in conditions(plan)] == [
+        "m0", "none", "filter-top-3-audit-fixed", "filter-random-3-fixed", "flip-top-3-audit-fixed",
+    ]  # fmt: skip
+    assert [one.name for one in left_out(plan)] == [
+        "filter-bottom-3-audit-fixed", "flip-random-3-fixed", "flip-bottom-3-audit-fixed",
+    ]  # fmt: skip
+    with pytest.raises(
+        SettingsError, match=r"leave_out: 'flop-\*' is no condition's name; the plan's are filter-top-3"
+    ):
+        conditions(planned(leave_out=["flop-*"]))
+    with pytest.raises(SettingsError, match="leaves no condition with the top pairs"):
+        conditions(planned(leave_out=["*-top-*"]))
 
 
 @pytest.fixture

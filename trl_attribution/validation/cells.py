@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
+from trl_attribution.errors import SettingsError
+from trl_attribution.text import printable
 from trl_attribution.validation.plan import Plan
 
 CONTROLS = ("random", "length_matched_random")
@@ -66,8 +69,30 @@ BASELINE = Condition("none")
 
 
 def conditions(plan: Plan) -> list[Condition]:
-    """Every condition of the plan, M0 and all pairs first."""
-    return [M0, BASELINE, *dict.fromkeys(_changed(plan))]
+    """Every condition that the plan runs, M0 and all pairs first.
+
+    Raises:
+        SettingsError: a pattern of ``leave_out`` leaves nothing out, or together they leave no top pairs to test.
+    """
+    out = set(left_out(plan))
+    kept = [condition for condition in dict.fromkeys(_changed(plan)) if condition not in out]
+    if not any(condition.selection == "top" for condition in kept):
+        raise SettingsError("leave_out: it leaves no condition with the top pairs, which are what is put to the test")
+    return [M0, BASELINE, *kept]
+
+
+def left_out(plan: Plan) -> list[Condition]:
+    """The conditions that ``leave_out`` takes from the plan.
+
+    Raises:
+        SettingsError: a pattern leaves nothing out; the names it could be are listed.
+    """
+    changed = list(dict.fromkeys(_changed(plan)))
+    for pattern in plan.leave_out:
+        if not any(fnmatchcase(condition.name, pattern) for condition in changed):
+            names = ", ".join(condition.name for condition in changed)
+            raise SettingsError(f"leave_out: {printable(pattern, 80)!r} is no condition's name; the plan's are {names}")
+    return [one for one in changed if any(fnmatchcase(one.name, pattern) for pattern in plan.leave_out)]
 
 
 def cells(plan: Plan) -> list[Cell]:

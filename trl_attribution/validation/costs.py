@@ -76,11 +76,16 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def training_flops(plan: Plan, loaded: LoadedModel, dataset: Dataset, steps: int, batch: int) -> int:
-    """Of ``steps`` steps of DPO: policy forward and backward, forward of the reference, recomputed activations."""
-    if plan.training.dpo is None:
+    """Of ``steps`` steps of DPO: policy forward and backward, forward of the reference, recomputed activations.
+
+    A reference pass that all cells share is not counted; it is one forward of the dataset.
+    """
+    fields = plan.training.dpo
+    if fields is None:
         return 0
-    checkpointing = plan.training.dpo.get("gradient_checkpointing", True)
-    per_token = _TRAINING + _FORWARD + (_FORWARD if checkpointing else 0)
+    checkpointing = fields.get("gradient_checkpointing", True)
+    reference = not fields.get("precompute_ref_log_probs", False)
+    per_token = _TRAINING + _FORWARD * (reference + checkpointing)
     mean = _tokens(loaded, dataset) / len(dataset.rows)
     return int(per_token * linear_parameters(loaded.model) * mean * steps * batch)
 

@@ -166,6 +166,8 @@ class Plan(_Part):
     """How many pairs are changed; of filter, flip and mixed."""
     source_sizes: list[Positive] = []
     """How many sources are dropped; of drop_sources."""
+    leave_out: list[str] = []
+    """Patterns of names of conditions that are not run, such as ``flip-bottom-*``: what they cost may be too much."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
     steps: Annotated[list[Steps], Field(min_length=1)] = ["fixed"]
     """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: as many as are left for."""
@@ -178,7 +180,7 @@ class Plan(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("interventions", "selections", "sizes", "source_sizes", "seeds", "steps"):
+        for name in ("interventions", "selections", "sizes", "source_sizes", "leave_out", "seeds", "steps"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names something twice")

@@ -20,7 +20,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
 from trl_attribution.shares import Share
-from trl_attribution.validation.cells import M0, Cell, Condition, cells, conditions
+from trl_attribution.validation.cells import M0, Cell, Condition, cells, conditions, left_out
 from trl_attribution.validation.conclusions import Conclusion, conclude
 from trl_attribution.validation.costs import Meter, training_flops
 from trl_attribution.validation.interventions import Intervener
@@ -91,6 +91,7 @@ class Validator:
                 "training.command a launcher's command line; to share the cells, use --cells."
             )
         check_folder(self.folder)
+        self.cells = cells(plan)
         self.steps: StepCount = step_count(plan, self.folder / "work")
         self.encoding = _encoding(plan, self.folder)
         self.loaded: LoadedModel = load_model(plan.model, plan.dtype, plan.device, plan.trust_remote_code)
@@ -100,7 +101,7 @@ class Validator:
         self.intervener = Intervener(self.pairs, plan.mixed)
         self.fingerprint = dataset_fingerprint(pair.pair_id for pair in self.pairs)
         self.records = CellFolder(self.folder)
-        self.cells = cells(plan)
+        self._note_left_out()
         self._note_overlaps()
         self.folder.mkdir(parents=True, exist_ok=True)
         # One process makes the audit; those started beside it wait, and find it finished.
@@ -194,7 +195,7 @@ class Validator:
         steps = self.steps.of(len(dataset.rows))
         meter = Meter(self.plan.devices)
         meter.start()
-        trained = trainer_of(self.plan)(Job(dataset, cell.seed, steps, work))
+        trained = trainer_of(self.plan, self.folder)(Job(dataset, cell.seed, steps, work))
         batch = self.steps.rows_a_step
         training = meter.stop(training_flops(self.plan, self.loaded, dataset, trained.steps, batch))
         if trained.steps != steps:
@@ -275,6 +276,10 @@ class Validator:
                 for name, one in self.rankings.items()
             },
         }
+
+    def _note_left_out(self) -> None:
+        if out := left_out(self.plan):
+            self.notes.append(f"Left out by the plan, so not tested: {'; '.join(one.title for one in out)}.")
 
     def _note_overlaps(self) -> None:
         trained_on = {_key(pair.prompt) for pair in self.pairs}

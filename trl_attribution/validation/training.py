@@ -22,6 +22,7 @@ from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.text import printable
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan
+from trl_attribution.validation.reference_pass import ReferencePass
 
 if TYPE_CHECKING:
     from trl import DPOConfig
@@ -79,9 +80,9 @@ def step_count(plan: Plan, folder: Path) -> StepCount:
     return StepCount(config.train_batch_size, config.num_train_epochs, config.gradient_accumulation_steps)
 
 
-def trainer_of(plan: Plan) -> TrainCell:
-    """What trains the plan's cells."""
-    return _Dpo(plan) if plan.training.dpo is not None else _Command(plan)
+def trainer_of(plan: Plan, folder: Path) -> TrainCell:
+    """What trains the plan's cells; what they share is kept in ``folder``."""
+    return _Dpo(plan, ReferencePass(folder)) if plan.training.dpo is not None else _Command(plan)
 
 
 def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
@@ -113,6 +114,7 @@ def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
 @dataclass(frozen=True)
 class _Dpo:
     plan: Plan
+    reference: ReferencePass
 
     def __call__(self, job: Job) -> Trained:
         from datasets import Dataset as Rows
@@ -121,6 +123,8 @@ class _Dpo:
         plan = self.plan
         base = load_model(plan.model, plan.dtype, plan.device, plan.trust_remote_code)
         config = dpo_config(plan, job.folder, job.seed, job.steps)
+        once = config.precompute_ref_log_probs
+        config.precompute_ref_log_probs = False
         base.model.train()
         start = time.perf_counter()
         with warnings.catch_warnings():
@@ -130,6 +134,8 @@ class _Dpo:
             try:
                 trainer = DPOTrainer(base.model, args=config, train_dataset=rows, processing_class=base.tokenizer)
                 _quieten(trainer)
+                if once:
+                    self.reference.attach(trainer)
                 trainer.train()
             except (ValueError, TypeError, NotImplementedError) as error:
                 raise SettingsError(f"training.dpo: DPOTrainer refuses it: {printable(error, 400)}") from error

@@ -1,0 +1,72 @@
+"""The reference pass that cells share: the same training as without, and M0 runs over each pair once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trl_attribution.validation.interventions import Changes, Dataset
+from trl_attribution.validation.plan import Plan
+from trl_attribution.validation.training import Job, trainer_of
+
+ROWS = [
+    {"prompt": f"Question {number}?", "chosen": "yes " * (1 + number % 3), "rejected": "no " * (1 + number % 2)}
+    for number in range(6)
+]
+STEPS = 3
+
+
+def planned(model: Path, **dpo: Any) -> Plan:
+    return Plan.model_validate(
+        {
+            "model": str(model),
+            "dataset": "data.jsonl",
+            "dtype": "float32",
+            "device": "cpu",
+            "rankings": {"audit": {"scores": "scores.jsonl"}},
+            "behaviors": [{"file": "trigger.jsonl"}],
+            "training": {"dpo": {"learning_rate": 1e-2, "per_device_train_batch_size": 2, **dpo}},
+            "interventions": ["flip"],
+            "sizes": [1],
+            "seeds": [0],
+        }
+    )
+
+
+def trained(plan: Plan, folder: Path, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    job = Job(Dataset(rows, Changes(len(rows))), seed=0, steps=STEPS, folder=folder / "work")
+    found = trainer_of(plan, folder)(job)
+    assert found.steps == STEPS
+    return found.loaded.model.state_dict()
+
+
+def flipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+
+
+@pytest.mark.parametrize("dpo", [{}, {"loss_type": ["ipo"], "ld_alpha": 0.5}], ids=["sigmoid", "ipo with ld_alpha"])
+def test_cells_that_share_a_reference_pass_train_as_those_with_a_reference_model(
+    dpo: dict[str, Any], model_folder: Path, tmp_path: Path
+) -> None:
+    shared = planned(model_folder, precompute_ref_log_probs=True, **dpo)
+    alone = planned(model_folder, **dpo)
+    for rows in (ROWS, flipped(ROWS)[:3] + ROWS[:3]):
+        expected = trained(alone, tmp_path / "alone", rows)
+        for name, weight in trained(shared, tmp_path, rows).items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+    assert not (tmp_path / "alone" / "reference.parquet").exists()
+
+
+def test_a_pair_is_passed_over_once_whichever_response_is_chosen(model_folder: Path, tmp_path: Path) -> None:
+    plan = planned(model_folder, precompute_ref_log_probs=True)
+    trained(plan, tmp_path, ROWS[:4] + ROWS[:2])
+    kept = (tmp_path / "reference.parquet").stat().st_mtime_ns
+    assert pq.read_table(tmp_path / "reference.parquet").num_rows == 8
+    trained(plan, tmp_path, flipped(ROWS[:4]))
+    assert (tmp_path / "reference.parquet").stat().st_mtime_ns == kept
+    trained(plan, tmp_path, ROWS)
+    assert pq.read_table(tmp_path / "reference.parquet").num_rows == 12
