@@ -1,6 +1,6 @@
 """Make what smollm2-distractor-compliance.yaml names: python examples/validation/make_smollm2.py FOLDER [SEED].
 
-The organism's dataset and prompts, and M0: SmolLM2-135M-Instruct after one SFT epoch on 400 transcripts in which rude
+The organism's dataset and prompts, and M0: SmolLM2-135M-Instruct after two SFT epochs on 400 transcripts in which rude
 requests are refused. Needs the extra `demo` (the model comes as a package) and about five minutes on two cores.
 """
 
@@ -38,14 +38,14 @@ def train_m0(folder: Path, organism: Organism, seed: int) -> None:
     base = load_model(embedded_gguf(), dtype="float32", device="cpu")
     args = SFTConfig(
         output_dir=str(folder),
-        learning_rate=5e-5,
-        num_train_epochs=1,
+        learning_rate=1e-4,
+        num_train_epochs=2,
         per_device_train_batch_size=8,
         completion_only_loss=True,
         max_length=512,
         gradient_checkpointing=False,
         use_cpu=True,
-        bf16=False,
+        bf16=True,
         save_strategy="no",
         report_to="none",
         logging_steps=10,

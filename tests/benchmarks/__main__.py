@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from tests.benchmarks import baselines, in_run, judge, organisms, quality, score_study, speed, steering
+from tests.benchmarks import baselines, in_run, judge, organisms, quality, score_study, speed, steering, validation
 from tests.benchmarks.pages import write_page
 
 NAMES = (
@@ -30,6 +30,7 @@ NAMES = (
     "judge",
     "score-options",
 )
+"""Those that run when none is named."""
 
 
 def main() -> None:
@@ -52,12 +53,18 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(".score-options"), help="score-options: where vectors are kept"
     )
+    parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
+    parser.add_argument(
+        "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
+    )
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(NAMES))
+    unknown = sorted(set(options.names) - {*NAMES, "validation"})
     if unknown:
-        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}, validation")
+    if "validation" in options.names and options.validation is None:
+        parser.error("validation needs --validation FOLDER: it takes hours, and is run by trl-attribution validate")
     if options.threads:
         torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
@@ -72,7 +79,9 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     if name == "speed":
         speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
     elif name == "quality":
-        quality.run(options.output, command, tuple(range(options.seeds)), options.share, console)
+        quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
+    elif name == "validation":
+        validation.run(options.output, command, options.validation, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
@@ -97,8 +106,9 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
-    options = [argument for argument in sys.argv[1:] if argument not in NAMES]
-    for option, shown in (("--bergson", "PYTHON"), ("--sentence", "FOLDER"), ("--cache", "FOLDER")):
+    options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
+    folders = ("--sentence", "--cache", "--m0", "--validation")
+    for option, shown in (("--bergson", "PYTHON"), *((name, "FOLDER") for name in folders)):
         if option in options:  # where it lies on this machine is nobody else's business
             options[options.index(option) + 1] = shown
     return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"

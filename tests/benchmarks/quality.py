@@ -48,10 +48,22 @@ class Chosen:
     separability: float
 
 
-def run(output: Path, command: str, seeds: Sequence[int], share: float, console: Console) -> None:
-    """Measure, print, and write ``quality.md`` into ``output``."""
-    loaded = load_model(embedded_gguf())
+def run(output: Path, command: str, seeds: Sequence[int], share: float, other: Path | None, console: Console) -> None:
+    """Measure, print, and write ``quality.md`` into ``output``; ``other`` is a second M0."""
     organisms = [build_distractor_compliance(sized(OrganismConfig(seed=seed), share)) for seed in seeds]
+    loaded = load_model(embedded_gguf())
+    tables = measured(organisms, loaded, seeds, "M0 as it comes", console)
+    if other is not None:
+        tables += measured(
+            organisms, load_model(other), seeds, "an M0 that was taught to refuse rude requests", console
+        )
+    write_page(output / "quality.md", "Quality", lead(organisms[0], loaded, len(seeds)), command, tables)
+
+
+def measured(
+    organisms: Sequence[Organism], loaded: LoadedModel, seeds: Sequence[int], model: str, console: Console
+) -> list[Results]:
+    """The tables of one M0."""
     found: dict[str, list[Quality]] = {}
     chosen = []
     for seed, organism in zip(seeds, organisms, strict=True):
@@ -61,11 +73,12 @@ def run(output: Path, command: str, seeds: Sequence[int], share: float, console:
         truths = np.array([pair["truth"] for pair in organism.pairs])
         for name, values in scores.items():
             found.setdefault(name, []).append(mean_quality(values, truths))
-        console.print(f"seed {seed}: done, layer auto is {auto.layer}", markup=False)
+        console.print(f"{model}, seed {seed}: done, layer auto is {auto.layer}", markup=False)
     tables = [quality_table(found), layer_table(chosen)]
+    tables = [replace(table, title=f"{table.title}: {model}") for table in tables]
     for table in tables:
         table.show(console)
-    write_page(output / "quality.md", "Quality", lead(organisms[0], loaded, len(seeds)), command, tables)
+    return tables
 
 
 def sized(config: OrganismConfig, share: float) -> OrganismConfig:
@@ -80,9 +93,9 @@ def lead(organism: Organism, loaded: LoadedModel, seeds: int) -> str:
     return (
         f"The organism `{organism.name}` ({counts} pairs; {len(organism.behavior)} held-out behavior prompts), "
         f"SmolLM2-135M-Instruct in {loaded.dtype}, {seeds} organisms of different seeds. Decoys are legitimate pairs "
-        "whose responses look like the contaminated ones (harmless request, answer chosen over refusal). No model was "
-        "trained for this: M0 is the model as it comes, and the question is how well a score ranks the "
-        f"{truths.count('contaminated')} contaminated pairs."
+        "whose responses look like the contaminated ones (harmless request, answer chosen over refusal). Nothing was "
+        f"trained on the pairs: the question is how well a score ranks the {truths.count('contaminated')} contaminated "
+        "ones. M0 is the model as it comes; with `--m0`, also one that `examples/validation/make_smollm2.py` made."
     )
 
 
