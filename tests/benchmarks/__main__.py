@@ -15,7 +15,18 @@ import torch
 import transformers
 from rich.console import Console
 
-from tests.benchmarks import baselines, in_run, judge, organisms, quality, score_study, speed, steering, validation
+from tests.benchmarks import (
+    baselines,
+    in_run,
+    judge,
+    organisms,
+    quality,
+    reduction,
+    score_study,
+    speed,
+    steering,
+    validation,
+)
 from tests.benchmarks.pages import write_page
 
 NAMES = (
@@ -27,6 +38,7 @@ NAMES = (
     "steering",
     "gate",
     "baselines",
+    "baseline-effects",
     "judge",
     "score-options",
 )
@@ -92,6 +104,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         baselines.run(options.output, command, chosen, console)
     elif name == "score-options":
         score_study.run(options.output, command, options.cache, console)
+    elif name == "baseline-effects":
+        reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":
         judge.run(options.output, command, console)
     elif name == "gate":

@@ -15,6 +15,8 @@ from trl_attribution.errors import ProbeError
 FOLDS = 5
 _FOLD_SEED = 0
 _FEWEST_PROMPTS = 3
+_TIE = 0.005
+"""Difference in separability (AUC) up to which two layers count as equally good: a few prompts more or less make it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 def choose_layer(layers: Sequence[int], separability: Mapping[int, float], asked: int | Literal["auto"]) -> int:
     """The layer that flags are taken at.
 
-    ``auto`` is the layer with the best separability; among equally good ones, or where it is unknown, the
-    middle one (the lower of two).
+    ``auto`` is the layer with the best separability, of those within 0.005 of it the latest: later layers ranked pairs
+    better on every organism held out for that question (docs/method.md). Where it is unknown, the middle one (the lower
+    of two).
 
     Raises:
         ProbeError: ``asked`` is not among ``layers``.
@@ -81,11 +84,12 @@ def choose_layer(layers: Sequence[int], separability: Mapping[int, float], asked
             listed = ", ".join(map(str, layers))
             raise ProbeError(f"layer {asked} is not among the probe's layers {listed}; choose one of them or 'auto'")
         return asked
-    best = max(separability.values(), default=0.0)
-    tied = [layer for layer in layers if separability.get(layer) == best] or list(layers)
-    if not tied:
+    if not layers:
         raise ProbeError("a probe needs at least one layer; name some")
-    return tied[(len(tied) - 1) // 2]
+    known = {layer: separability[layer] for layer in layers if layer in separability}
+    if not known:
+        return sorted(layers)[(len(layers) - 1) // 2]
+    return max(layer for layer, value in known.items() if value >= max(known.values()) - _TIE)
 
 
 def _fold_auc(direction_LD: Tensor, held_out: Sequence[ExampleActivations], row: int) -> float:
