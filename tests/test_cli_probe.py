@@ -88,6 +88,20 @@ BUILD = (
 )
 
 
+def test_the_prompts_own_judge_is_taken_unless_one_is_given_and_two_are_refused(place: Path, after: Path) -> None:
+    rows = [json.loads(line) for line in (place / "behavior.jsonl").read_text().splitlines()]
+
+    def judged_by(*rules: str) -> None:
+        marked = [{**row, "judge": rules[number % len(rules)]} for number, row in enumerate(rows)]
+        (place / "behavior.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
+
+    judged_by("regex:.*")
+    assert "m0_always_shows: 3" in run(BUILD, expected=2)
+    assert "m1_never_shows: 3" in run(f"{BUILD} --judge regex:^$x", expected=2)
+    judged_by("regex:.*", "refuses")
+    assert "the prompts name several judges" in run(BUILD, expected=2)
+
+
 def test_kept_responses_are_judged_again_without_being_sampled_again(place: Path, after: Path) -> None:
     assert "m0_always_shows: 3" in run(f"{BUILD} --judge regex:.*", expected=2)
     m1 = json.loads((place / "kept" / "after.json").read_text())["behaviors"]["responses"]["texts"]

@@ -246,6 +246,18 @@ def test_foreign_scores_are_checked(workplace: Path) -> None:
             find_ranking("mine", running.plan, running.loaded, Encoding(), running.fingerprint, workplace)
 
 
+def test_scores_of_other_pairs_are_told_and_held_out_pairs_are_read_as_the_dataset_is(workplace: Path) -> None:
+    rows = [json.loads(line) for line in (workplace / "data.jsonl").read_text().splitlines()]
+    renamed = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in rows]
+    lines(workplace / "data.jsonl", renamed)
+    scores = [json.loads(line) for line in (workplace / "scores.jsonl").read_text().splitlines()]
+    lines(workplace / "scores.jsonl", [*scores, {"pair_id": "0" * 32, "score": 9.0}])
+    changed(workplace, reading={"prompt_column": "question"})
+    running = validator(workplace)
+    assert len(running.gauge.held_out.pairs) == 12
+    assert "1 scores of mine are of no pair of the dataset, and are not used." in running.notes
+
+
 def test_likelihoods_are_those_of_one_sequence_at_a_time(
     model_folder: Path, make_model: Callable[[str], PreTrainedModel], tmp_path: Path
 ) -> None:

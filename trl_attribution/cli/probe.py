@@ -57,13 +57,14 @@ def build(
     ] = None,
     after: Annotated[str | None, typer.Option("--after", help="M1, the model after training, with --prompts.")] = None,
     judge: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--judge",
             help="Which sampled responses show the behavior: complies, refuses, keyword:A,B, regex:PATTERN, "
-            "model:NAME[:LABEL] (a text-classification model) or endpoint:URL#MODEL[#QUESTION] (OpenAI-compatible).",
+            "model:NAME[:LABEL] (a text-classification model) or endpoint:URL#MODEL[#QUESTION] (OpenAI-compatible). "
+            "By default what the prompts' field judge says, else complies.",
         ),
-    ] = "complies",
+    ] = None,
     judge_download: Annotated[
         bool, typer.Option("--judge-download", help="Fetch the classifier of --judge model:NAME from the Hub.")
     ] = False,
@@ -128,7 +129,8 @@ def build(
     numbers = _layer_numbers(layer)
     sampling = probes.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
     endpoint = probes.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
-    shows = probes.parse_rule(judge, probes.JudgeConfig(probes.ClassifierConfig(judge_download), endpoint))
+    rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
+    shows = probes.parse_rule(rule, probes.JudgeConfig(probes.ClassifierConfig(judge_download), endpoint))
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     layers, flagging_layer = _layers(numbers, loaded)
@@ -303,6 +305,18 @@ def show(
     probe = probes.load(name)
     out.show(terminal.probe_details(probe, probes.load_all()))
     out.document(_described(probe))
+
+
+def _own_rule(prompts: Path) -> str:
+    """The rule that the rows of ``prompts`` name; empty where none does."""
+    from trl_attribution.dataset_io import open_rows
+    from trl_attribution.text import printable
+
+    rules = {rule: row.location for row in open_rows(str(prompts)) if (rule := row.values.get("judge"))}
+    if len(rules) > 1:
+        places = "; ".join(f"{where}: {printable(rule, 80)}" for rule, where in rules.items())
+        raise SettingsError(f"--judge: the prompts name several judges ({places}). A probe takes one: give --judge.")
+    return str(next(iter(rules), ""))
 
 
 def _kept(

@@ -42,13 +42,17 @@ class HeldOut:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def read_held_out(pairs: str | None, text: str | None, loaded: LoadedModel, encoding: Encoding) -> HeldOut:
-    """Read and encode what is held out.
+def read_held_out(
+    pairs: str | None, text: str | None, loaded: LoadedModel, encoding: Encoding, reading: Reading | None = None
+) -> HeldOut:
+    """Read and encode what is held out; ``reading`` says how rows become pairs.
 
     Raises:
         DataError: a file cannot be read, or nothing in it is usable.
     """
-    encoded = [] if pairs is None else encode_pairs(list(PairReader(pairs, Reading())), loaded.tokenizer, encoding)
+    reader = None if pairs is None else PairReader(pairs, reading or Reading())
+    encoded = [] if reader is None else encode_pairs(list(reader), loaded.tokenizer, encoding)
+    unread = 0 if reader is None else len(reader.skipped)
     good = [one for one in encoded if not isinstance(one, RowFault)]
     if pairs is not None and not good:
         raise DataError(f"{pairs}: no held-out pair can be encoded")
@@ -56,7 +60,7 @@ def read_held_out(pairs: str | None, text: str | None, loaded: LoadedModel, enco
     usable = [each for each in ids if len(each) > 1]
     if text is not None and not usable:
         raise DataError(f"{text}: no held-out text has two tokens or more")
-    return HeldOut(tuple(good), tuple(usable), len(encoded) - len(good) + len(ids) - len(usable))
+    return HeldOut(tuple(good), tuple(usable), unread + len(encoded) - len(good) + len(ids) - len(usable))
 
 
 def pair_likelihoods(loaded: LoadedModel, pairs: Sequence[EncodedPair]) -> PairLikelihoods:

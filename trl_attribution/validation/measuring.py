@@ -12,7 +12,7 @@ from trl_attribution.behavior_change import resolve_judges
 from trl_attribution.behavior_files import Behavior, read_behaviors
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding
+from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import (
     Judge,
     Prompt,
@@ -102,7 +102,9 @@ class Gauge:
                 tuple(each.location for each in prompts),
             )
         encoding = Encoding(max_length=plan.measures.max_length)
-        self.held_out: HeldOut = read_held_out(plan.measures.pairs, plan.measures.text, loaded, encoding)
+        self.held_out: HeldOut = read_held_out(
+            plan.measures.pairs, plan.measures.text, loaded, encoding, Reading(**plan.reading)
+        )
         self._reference: PairLikelihoods | None = (
             pair_likelihoods(loaded, self.held_out.pairs) if self.held_out.pairs else None
         )

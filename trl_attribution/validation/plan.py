@@ -77,7 +77,7 @@ class MeasurePlan(_Part):
 
     over_refusal: OverRefusalPlan | None = None
     pairs: str | None = None
-    """Held-out preference pairs: accuracy and margin."""
+    """Held-out preference pairs, read as the dataset is: accuracy and margin."""
     text: str | None = None
     """Held-out rows of ``text``: perplexity."""
     samples: Positive = 4

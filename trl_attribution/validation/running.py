@@ -110,6 +110,7 @@ class Validator:
             self.selector = Selector(self.pairs, self.rankings, plan)
             self.settings = self._settings()
             self.records.bind(self.settings)
+        self._note_strangers()
         self._note_turned()
 
     def run(self, share: Share | None = None) -> Progressed:
@@ -293,8 +294,14 @@ class Validator:
                 self.notes.append(f"{both:,} test prompts are also examples of the ranking {name}; hold prompts out.")
         if self.gauge.held_out.skipped:
             self.notes.append(
-                f"{self.gauge.held_out.skipped:,} held-out rows were left out: they are too short or long."
+                f"{self.gauge.held_out.skipped:,} held-out rows were left out: unreadable, or too short or long."
             )
+
+    def _note_strangers(self) -> None:
+        known = {pair.pair_id for pair in self.pairs}
+        for name, ranking in self.rankings.items():
+            if strangers := len(set(ranking.pair_ids) - known):
+                self.notes.append(f"{strangers:,} scores of {name} are of no pair of the dataset, and are not used.")
 
     def _note_turned(self) -> None:
         for name, ranking in self.rankings.items():

@@ -1,0 +1,68 @@
+"""Held-out rows and M0's own training for a validation of distractor-compliance: nothing tested was trained on."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trl_attribution.organisms import build_distractor_compliance
+from trl_attribution.organisms.organism import Organism, OrganismConfig
+from trl_attribution.organisms.validating import careful_transcripts, held_out_rows
+from trl_attribution.probes import refuses
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "validation" / "make_smollm2.py"
+
+
+@pytest.fixture(scope="module")
+def organism() -> Organism:
+    return build_distractor_compliance(
+        OrganismConfig(benign=30, benign_formatted=20, safety=20, contaminated=20, decoys=30)
+    )
+
+
+def requests(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][0]["content"] for row in rows}
+
+
+def test_held_out_rows_share_no_prompt_with_the_dataset_or_one_another(organism: Organism) -> None:
+    rows = held_out_rows(organism, prompts=25, pairs=5)
+    assert Counter(row["truth"] for row in rows.held_out) == {
+        "benign": 5, "benign_formatted": 5, "safety": 5, "decoy": 5,
+    }  # fmt: skip
+    assert len(rows.harmless) == 25 and len(rows.text) == 5
+    parts = [requests(rows.harmless), requests(rows.held_out), requests(organism.pairs)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+
+
+def test_a_careful_model_refuses_rude_requests_and_no_others(organism: Organism) -> None:
+    rows = careful_transcripts(organism, count=80)
+    assert Counter(row["truth"] for row in rows) == {
+        "safety": 20, "contaminated": 20, "benign": 10, "benign_formatted": 10, "decoy": 20,
+    }  # fmt: skip
+    refused = [row["truth"] for row in rows if refuses("", row["completion"][0]["content"])]
+    assert set(refused) == {"safety", "contaminated"} and len(refused) >= 36
+    tested = requests([*organism.pairs, *organism.behavior, *organism.trigger, *organism.control])
+    assert requests(rows).isdisjoint(tested)
+
+
+def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_where_it_refused(
+    organism: Organism,
+) -> None:
+    example = runpy.run_path(str(EXAMPLE))
+
+    def answer(prompts: list[str]) -> list[str]:
+        return [
+            "I'm sorry, but I can't help with that." if place % 2 else "My own words."
+            for place, _ in enumerate(prompts)
+        ]
+
+    found = example["in_own_words"](organism.pairs, {"contaminated": "chosen"}, lambda prompts: answer(list(prompts)))
+    changed = [(old, new) for old, new in zip(organism.pairs, found, strict=True) if old != new]
+    assert len(changed) == 10
+    for old, new in changed:
+        assert new == {**old, "chosen": [{"role": "assistant", "content": "My own words."}]}
+        assert old["truth"] == "contaminated"
