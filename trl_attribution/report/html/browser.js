@@ -148,7 +148,9 @@ const browser = (() => {
   let waiting = 0;
   find("filters").addEventListener("input", (event) => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => filter(), event.target === controls.query ? 60 : 0);
+    // Only typing waits for more to come: a key pressed right after a choice is about what was chosen.
+    if (event.target === controls.query) waiting = setTimeout(() => filter(), 60);
+    else filter();
   });
   find("filters").addEventListener("reset", () => {
     const wanted = linked;
