@@ -12,6 +12,7 @@ import pytest
 from trl_attribution.organisms import build_distractor_compliance
 from trl_attribution.organisms.organism import Organism, OrganismConfig
 from trl_attribution.organisms.validating import careful_transcripts, held_out_rows
+from trl_attribution.pairs import pair_id
 from trl_attribution.probes import refuses
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "validation" / "make_smollm2.py"
@@ -66,3 +67,6 @@ def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_
     for old, new in changed:
         assert new == {**old, "chosen": [{"role": "assistant", "content": "My own words."}]}
         assert old["truth"] == "contaminated"
+    ranked = example["known"](organism.pairs)
+    assert sum(row["score"] for row in ranked) == 20
+    assert {row["pair_id"] for row in ranked} == {pair_id(pair) for pair in organism.pairs}

@@ -156,10 +156,20 @@ def test_shares_in_two_folders_merge_to_the_same_result_as_one_run(workplace: Pa
         validator(workplace, "other").merge([workplace / "part0"])
 
 
-def test_seeds_may_be_added_and_nothing_else_may_change(workplace: Path) -> None:
+def test_seeds_and_rankings_may_be_added_and_nothing_else_may_change(workplace: Path) -> None:
     validator(workplace).run()
     changed(workplace, seeds=[0, 1, 2])
     assert validator(workplace).run().done == 4
+    rows = [json.loads(line) for line in (workplace / "scores.jsonl").read_text().splitlines()]
+    lines(workplace / "other.jsonl", [{**row, "score": -row["score"]} for row in rows])
+    both = {"mine": {"scores": "scores.jsonl"}, "other": {"scores": "other.jsonl"}}
+    changed(workplace, rankings=both)
+    assert validator(workplace).run().done == 3
+    changed(workplace, rankings={"mine": {"scores": "other.jsonl"}})
+    with pytest.raises(SettingsError, match="ranking mine: stored"):
+        validator(workplace)
+    changed(workplace, rankings={"mine": {"scores": "scores.jsonl"}})
+    assert validator(workplace).run().done == 0
     changed(workplace, measures={"samples": 3, "max_new_tokens": 3})
     with pytest.raises(
         SettingsError, match=r"holds cells of another validation:\n(.|\n)*measures: stored .*'samples': 2"

@@ -21,8 +21,9 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.organisms import build_distractor_compliance
-from trl_attribution.organisms.organism import OrganismConfig
+from trl_attribution.organisms.organism import OrganismConfig, write_lines
 from trl_attribution.organisms.validating import careful_transcripts, held_out_rows
+from trl_attribution.pairs import pair_id
 from trl_attribution.probes import SamplingConfig, refuses, sample_responses
 
 PLAN = "smollm2-distractor-compliance.yaml"
@@ -54,11 +55,17 @@ def make(folder: Path, seed: int = 0) -> None:
         ],
     )
     organism.write(folder)
+    write_lines(folder / "known.jsonl", known(organism.pairs))
     replace(rows, held_out=in_own_words(rows.held_out, COMPLIANCE, answer)).write(folder)
     transcripts = careful_transcripts(build_distractor_compliance(OrganismConfig(seed=seed)), seed=seed)
     helped = {"benign": "completion", "decoy": "completion"}
     train_m0(folder / "m0", model, in_own_words(transcripts, helped, answer), seed)
     shutil.copy(Path(__file__).with_name(PLAN), folder / "plan.yaml")
+
+
+def known(pairs: Rows) -> Rows:
+    """The ranking that knows which pairs are contaminated: what filtering can do at best."""
+    return [{"pair_id": pair_id(pair), "score": float(pair["truth"] == "contaminated")} for pair in pairs]
 
 
 def in_own_words(rows: Rows, which: dict[str, str], answer: Answer) -> Rows:

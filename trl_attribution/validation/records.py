@@ -16,6 +16,8 @@ from trl_attribution.validation.cells import Cell
 from trl_attribution.validation.costs import Cost
 
 CELL_FORMAT = "trl-attribution validation cell"
+RANKING = "ranking "
+"""What the names of settings begin with that a folder is tied to for the cells of one ranking only."""
 BINDING_FORMAT = "trl-attribution validation settings"
 VERSION = 1
 
@@ -49,23 +51,22 @@ class CellFolder:
         self.cells = folder / "cells"
 
     def bind(self, settings: dict[str, Any]) -> None:
-        """Tie the folder to what decides a cell's numbers; later runs have to agree.
+        """Tie the folder to what decides a cell's numbers; later runs have to agree, but for rankings that come new.
 
         Raises:
             SettingsError: it is tied to something else; the difference is printed.
         """
         path = self.folder / "binding.json"
-        if not path.exists():
-            write_json(path, {"format": BINDING_FORMAT, "format_version": VERSION, "bound_to": settings})
-            return
-        stored = self.bound_to()
         # As JSON gives them back: a tuple is a list by then.
         asked = json.loads(json.dumps(settings))
-        if stored != asked:
+        stored = self.bound_to() if path.exists() else {}
+        if stored and (differing := _differing(stored, asked)):
             raise SettingsError(
-                f"{printable(self.folder)} holds cells of another validation:\n{describe_difference(stored, asked)}\n"
-                "Seeds, sizes, selections and interventions may be added; anything else needs another folder."
+                f"{printable(self.folder)} holds cells of another validation:\n{differing}\n"
+                "Seeds, sizes, selections, interventions and rankings may be added; anything else needs another folder."
             )
+        if stored != stored | asked:
+            write_json(path, {"format": BINDING_FORMAT, "format_version": VERSION, "bound_to": stored | asked})
 
     def bound_to(self) -> dict[str, Any]:
         """What the folder is tied to.
@@ -135,11 +136,8 @@ class CellFolder:
             DataError: it is no folder of a validation.
         """
         source = CellFolder(other)
-        stored, mine = source.bound_to(), self.bound_to()
-        if stored != mine:
-            raise SettingsError(
-                f"{printable(other)} holds cells of another validation:\n{describe_difference(stored, mine)}"
-            )
+        if differing := _differing(source.bound_to(), self.bound_to()):
+            raise SettingsError(f"{printable(other)} holds cells of another validation:\n{differing}")
         missing = [cell for cell in cells if source.done(cell) and not self.done(cell)]
         for cell in missing:
             source.load(cell)  # a broken one is not taken over
@@ -153,6 +151,13 @@ class CellFolder:
 
     def _path(self, cell: Cell) -> Path:
         return self.cells / f"{cell.name}.json"
+
+
+def _differing(stored: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The settings in which two validations differ, a line each; a ranking that only one has is no difference."""
+    shared = {name for name in stored.keys() | asked.keys() if not name.startswith(RANKING)}
+    shared |= stored.keys() & asked.keys()
+    return describe_difference(*({name: one[name] for name in shared & one.keys()} for one in (stored, asked)))
 
 
 def _read(path: Path, expected: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from trl_attribution.validation.interventions import Intervener
 from trl_attribution.validation.measuring import Gauge
 from trl_attribution.validation.plan import Plan
 from trl_attribution.validation.rankings import Ranking, behavior_prompts, find_ranking
-from trl_attribution.validation.records import CellFolder, CellResult
+from trl_attribution.validation.records import RANKING, CellFolder, CellResult
 from trl_attribution.validation.selections import Selector
 from trl_attribution.validation.statistics import Doubles
 from trl_attribution.validation.training import Job, StepCount, dpo_config, step_count, trainer_of
@@ -273,7 +273,7 @@ class Validator:
             "prompts": self.gauge.digest,
             "held_out": self.gauge.held_out.digest,
             **{
-                f"ranking {name}": hashlib.sha256("".join(one.pair_ids).encode()).hexdigest()
+                f"{RANKING}{name}": hashlib.sha256("".join(one.pair_ids).encode()).hexdigest()
                 for name, one in self.rankings.items()
             },
         }
