@@ -442,6 +442,6 @@ def test_labelled_pairs_make_a_probe_that_tells_them_apart(llama: LoadedModel, t
         expected = fit_direction(vectors[:, place], labels)
         assert float(torch.nn.functional.cosine_similarity(probe.at(layer), expected, dim=0)) > 0.999
     assert set(probe.separability.values()) == {1.0}
-    assert probe.layer == 2
+    assert probe.layer == LAYERS[-1]
     assert not probe.knows_prompts
     assert probe.built["counts"] == {"pairs": 10, "label_1": 5, "label_0": 5}
