@@ -32,7 +32,8 @@ The tiny organism of `examples/validation` ({pairs} pairs, {k} contaminated), {o
 {seeds} training seeds: the top {k} pairs of every ranking are filtered, or flipped, at the same number of optimizer
 steps, and so are as many random ones. Reduction: 1 minus the ratio of the rate on held-out trigger prompts to that
 after training on all pairs; the mean over the organisms and, in brackets, the least and the most. Gradients and an LLM
-are not here: the first would take longer than the training, and no LLM reads a toy language."""
+are not here: the first would take longer than the training, and no LLM reads a toy language. The second of our scores
+is taken from the vectors of the first, so its seconds are those of scoring alone."""
 
 
 @dataclass(frozen=True)
