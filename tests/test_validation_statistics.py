@@ -25,6 +25,7 @@ from trl_attribution.validation.statistics import (
     share,
     sign_flip_test,
 )
+from trl_attribution.validation.tables import percent
 
 Doubles = npt.NDArray[np.float64]
 TOP = Condition("filter", "top", 10, "audit")
@@ -212,3 +213,12 @@ def test_a_real_effect_is_found_and_a_null_one_is_called_so_given_seeds_enough()
     assert found.count("supported") >= 90
     null = [simulated(generator, 5, 0.3, top=0.8).answer for _ in range(100)]
     assert null.count("not supported") >= 90
+
+
+def test_a_bound_that_says_nothing_is_not_printed_to_the_last_digit() -> None:
+    assert [percent(bound) for bound in (-0.25, 1.0, -1.5e9, math.inf)] == [
+        "-25%",
+        "100%",
+        "below -1,000%",
+        "above 1,000%",
+    ]

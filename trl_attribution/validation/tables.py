@@ -14,6 +14,7 @@ from trl_attribution.validation.measuring import OVER_REFUSAL
 from trl_attribution.validation.running import Validation
 from trl_attribution.validation.statistics import Estimate
 
+_MOST = 10.0
 _STYLES: dict[Answer, str] = {"supported": "bold green", "not supported": "bold red", "undecided": "bold yellow"}
 
 
@@ -118,7 +119,12 @@ def _table(title: str, first: str) -> Table:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+    return f"{estimate.value:.0%} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def percent(bound: float) -> str:
+    """A bound of an interval; with two seeds that differ, a ratio of rates is as good as unbounded."""
+    return f"{'below -' if bound < 0 else 'above '}1,000%" if abs(bound) > _MOST else f"{bound:.0%}"
 
 
 def _number(value: float | None, form: str) -> str:
