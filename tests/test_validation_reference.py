@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from trl_attribution.errors import SettingsError
+from trl_attribution.models import load_model
 from trl_attribution.validation.interventions import Changes, Dataset
 from trl_attribution.validation.plan import Plan
-from trl_attribution.validation.training import Job, trainer_of
+from trl_attribution.validation.training import Job, dpo_config, trainer_of
 
 ROWS = [
     {"prompt": f"Question {number}?", "chosen": "yes " * (1 + number % 3), "rejected": "no " * (1 + number % 2)}
@@ -29,7 +31,8 @@ def planned(model: Path, **dpo: Any) -> Plan:
             "device": "cpu",
             "rankings": {"audit": {"scores": "scores.jsonl"}},
             "behaviors": [{"file": "trigger.jsonl"}],
-            "training": {"dpo": {"learning_rate": 1e-2, "per_device_train_batch_size": 2, **dpo}},
+            # Adam makes as large a step of a gradient that is mere rounding as of a real one.
+            "training": {"dpo": {"optim": "sgd", "learning_rate": 0.1, "per_device_train_batch_size": 2, **dpo}},
             "interventions": ["flip"],
             "sizes": [1],
             "seeds": [0],
@@ -54,8 +57,10 @@ def test_cells_that_share_a_reference_pass_train_as_those_with_a_reference_model
 ) -> None:
     shared = planned(model_folder, precompute_ref_log_probs=True, **dpo)
     alone = planned(model_folder, **dpo)
-    for rows in (ROWS, flipped(ROWS)[:3] + ROWS[:3]):
+    before = load_model(model_folder, dtype="float32", device="cpu").model.state_dict()["lm_head.weight"]
+    for rows in (ROWS, flipped(ROWS)[:3] + ROWS[3:]):
         expected = trained(alone, tmp_path / "alone", rows)
+        assert not torch.allclose(expected["lm_head.weight"], before, atol=1e-4)
         for name, weight in trained(shared, tmp_path, rows).items():
             torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
     assert not (tmp_path / "alone" / "reference.parquet").exists()
@@ -70,3 +75,9 @@ def test_a_pair_is_passed_over_once_whichever_response_is_chosen(model_folder: P
     assert (tmp_path / "reference.parquet").stat().st_mtime_ns == kept
     trained(plan, tmp_path, ROWS)
     assert pq.read_table(tmp_path / "reference.parquet").num_rows == 12
+
+
+def test_a_reference_model_that_changes_cannot_be_passed_over_once(model_folder: Path, tmp_path: Path) -> None:
+    plan = planned(model_folder, precompute_ref_log_probs=True, sync_ref_model=True)
+    with pytest.raises(SettingsError, match="sync_ref_model changes it. Leave one of them out"):
+        dpo_config(plan, tmp_path, seed=0, steps=STEPS)

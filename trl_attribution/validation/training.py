@@ -106,9 +106,15 @@ def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
         with warnings.catch_warnings():
             # TRL sets fields itself that transformers has renamed.
             warnings.simplefilter("ignore", FutureWarning)
-            return DPOConfig(**{**defaults, **fields, **own})
+            config = DPOConfig(**{**defaults, **fields, **own})
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise SettingsError(f"training.dpo: DPOConfig refuses it: {printable(error, 400)}") from error
+    if config.precompute_ref_log_probs and config.sync_ref_model:
+        raise SettingsError(
+            "training.dpo: precompute_ref_log_probs takes the reference model for one that stays as it is, and "
+            "sync_ref_model changes it. Leave one of them out."
+        )
+    return config
 
 
 @dataclass(frozen=True)
