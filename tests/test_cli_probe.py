@@ -91,7 +91,7 @@ BUILD = (
 def test_the_prompts_own_judge_is_taken_unless_one_is_given_and_two_are_refused(place: Path, after: Path) -> None:
     rows = [json.loads(line) for line in (place / "behavior.jsonl").read_text().splitlines()]
 
-    def judged_by(*rules: str) -> None:
+    def judged_by(*rules: object) -> None:
         marked = [{**row, "judge": rules[number % len(rules)]} for number, row in enumerate(rows)]
         (place / "behavior.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
 
@@ -100,6 +100,8 @@ def test_the_prompts_own_judge_is_taken_unless_one_is_given_and_two_are_refused(
     assert "m1_never_shows: 3" in run(f"{BUILD} --judge regex:^$x", expected=2)
     judged_by("regex:.*", "refuses")
     assert "the prompts name several judges" in run(BUILD, expected=2)
+    judged_by(["refuses"])
+    assert "field `judge` is no text" in run(BUILD, expected=2)
 
 
 def test_kept_responses_are_judged_again_without_being_sampled_again(place: Path, after: Path) -> None:

@@ -312,11 +312,17 @@ def _own_rule(prompts: Path) -> str:
     from trl_attribution.dataset_io import open_rows
     from trl_attribution.text import printable
 
-    rules = {rule: row.location for row in open_rows(str(prompts)) if (rule := row.values.get("judge"))}
+    rules: dict[str, str] = {}
+    for row in open_rows(str(prompts)):
+        rule = row.values.get("judge") or ""
+        if not isinstance(rule, str):
+            raise SettingsError(f"{row.location}: field `judge` is no text; write a rule such as 'refuses'")
+        if rule:
+            rules.setdefault(rule, row.location)
     if len(rules) > 1:
         places = "; ".join(f"{where}: {printable(rule, 80)}" for rule, where in rules.items())
         raise SettingsError(f"--judge: the prompts name several judges ({places}). A probe takes one: give --judge.")
-    return str(next(iter(rules), ""))
+    return next(iter(rules), "")
 
 
 def _kept(
