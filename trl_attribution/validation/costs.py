@@ -15,9 +15,8 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan
 
-_TRAINING = 6
-"""FLOPs a parameter and token: forward 2, backward 4."""
 _FORWARD = 2
+"""FLOPs a parameter and token. A gradient for the layer below takes as many, one for the weights as many again."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,16 @@ def total(costs: Iterable[Cost]) -> Cost:
 def training_flops(plan: Plan, loaded: LoadedModel, dataset: Dataset, steps: int, batch: int) -> int:
     """Of ``steps`` steps of DPO: policy forward and backward, forward of the reference, recomputed activations.
 
-    A reference pass that all cells share is not counted; it is one forward of the dataset.
+    A reference pass that all cells share is not counted; it is one forward of the dataset. Nor is an adapter itself,
+    which is small beside the model.
     """
     fields = plan.training.dpo
     if fields is None:
         return 0
     checkpointing = fields.get("gradient_checkpointing", True)
     reference = not fields.get("precompute_ref_log_probs", False)
-    per_token = _TRAINING + _FORWARD * (reference + checkpointing)
+    weight_gradients = plan.training.peft is None
+    per_token = _FORWARD * (2 + weight_gradients + reference + checkpointing)
     mean = _tokens(loaded, dataset) / len(dataset.rows)
     return int(per_token * linear_parameters(loaded.model) * mean * steps * batch)
 

@@ -94,6 +94,8 @@ class TrainingPlan(_Part):
 
     dpo: dict[str, Any] | None = None
     """Fields of TRL's DPOConfig."""
+    peft: dict[str, Any] | None = None
+    """With ``dpo``: fields of peft's LoraConfig. An adapter is trained, and merged into M0 before it is measured."""
     command: list[str] | None = None
     """A program and its arguments; {model}, {dataset}, {output}, {seed} and {steps} are filled in."""
     batch_size: Positive | None = None
@@ -108,6 +110,8 @@ class TrainingPlan(_Part):
         taken = [name for name in OWNED if name in (self.dpo or {})]
         if taken:
             raise ValueError(f"dpo.{taken[0]} is set by the validation itself; leave it out")
+        if self.peft is not None and self.dpo is None:
+            raise ValueError("peft belongs to dpo; a command makes adapters of its own")
         if self.command is not None:
             self._check_command(self.command)
         elif self.batch_size is not None or self.epochs != 1.0:

@@ -92,11 +92,13 @@ def _computed(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, floa
     """Digest -> log-probability of both responses of ``rows``, by the trainer's own computation."""
     size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
     device = trainer.accelerator.device
+    # An adapter that is trained has no reference model beside it: the trainer turns the adapter off.
+    reference = trainer.ref_model if trainer.ref_model is not None else trainer.model
     found: dict[str, float] = {}
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         inputs = {name: value.to(device) for name, value in trainer.data_collator(list(batch)).items()}
-        sides = torch.stack(trainer.compute_ref_log_probs(trainer.ref_model, inputs)).float().cpu()
+        sides = torch.stack(trainer.compute_ref_log_probs(reference, inputs)).float().cpu()
         for place, row in enumerate(batch):
             found |= zip(_digests(row), sides[:, place].tolist(), strict=True)
     return found

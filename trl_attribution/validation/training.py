@@ -25,6 +25,7 @@ from trl_attribution.validation.plan import Plan
 from trl_attribution.validation.reference_pass import ReferencePass
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from trl import DPOConfig
 
 _TAIL = 12
@@ -71,11 +72,12 @@ def step_count(plan: Plan, folder: Path) -> StepCount:
     """The plan's.
 
     Raises:
-        SettingsError: DPOConfig refuses the plan's fields; checked here, before anything is trained.
+        SettingsError: DPOConfig or LoraConfig refuses the plan's fields; checked here, before anything is trained.
     """
     if plan.training.dpo is None:
         assert plan.training.batch_size is not None  # the plan has checked
         return StepCount(plan.training.batch_size, plan.training.epochs)
+    lora_config(plan)
     config = dpo_config(plan, folder, seed=0, steps=1)
     return StepCount(config.train_batch_size, config.num_train_epochs, config.gradient_accumulation_steps)
 
@@ -117,6 +119,27 @@ def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
     return config
 
 
+def lora_config(plan: Plan) -> LoraConfig | None:
+    """The adapter that a cell trains; None where all of M0's weights are trained.
+
+    Raises:
+        SettingsError: peft is not installed, a field is unknown or its value refused.
+    """
+    if plan.training.peft is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise SettingsError("training.peft needs peft: pip install 'trl-attribution[peft]'") from error
+    unknown = sorted(set(plan.training.peft) - set(LoraConfig.__dataclass_fields__))
+    if unknown:
+        raise SettingsError(f"training.peft.{printable(unknown[0], 60)}: LoraConfig has no such field")
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **plan.training.peft})
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"training.peft: LoraConfig refuses it: {printable(error, 400)}") from error
+
+
 @dataclass(frozen=True)
 class _Dpo:
     plan: Plan
@@ -138,7 +161,13 @@ class _Dpo:
             warnings.simplefilter("ignore")
             rows = Rows.from_list(job.dataset.rows)
             try:
-                trainer = DPOTrainer(base.model, args=config, train_dataset=rows, processing_class=base.tokenizer)
+                trainer = DPOTrainer(
+                    base.model,
+                    args=config,
+                    train_dataset=rows,
+                    processing_class=base.tokenizer,
+                    peft_config=lora_config(plan),
+                )
                 _quieten(trainer)
                 if once:
                     self.reference.attach(trainer)
@@ -148,6 +177,8 @@ class _Dpo:
         seconds = time.perf_counter() - start
         steps = int(trainer.state.global_step)
         model = trainer.accelerator.unwrap_model(trainer.model)
+        if plan.training.peft is not None:
+            model = model.merge_and_unload()
         # The optimizer and the reference model would stay in memory while the cell is measured.
         trainer.accelerator.free_memory()
         del trainer
