@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,18 @@ def test_scores_of_other_pairs_are_told_and_held_out_pairs_are_read_as_the_datas
     running = validator(workplace)
     assert len(running.gauge.held_out.pairs) == 12
     assert "1 scores of mine are of no pair of the dataset, and are not used." in running.notes
+
+
+def test_an_audit_of_an_earlier_run_costs_what_it_cost_then(workplace: Path) -> None:
+    examples = [{"prompt": f"Ask {n}", "undesired": ["abc"], "desired": ["xyz"]} for n in range(4)]
+    lines(workplace / "behavior.jsonl", examples)
+    changed(workplace, rankings={"mine": {"behavior": "behavior.jsonl", "layer": 1}})
+    first = validator(workplace).rankings["mine"]
+    assert first.seconds > 0 and first.flops > 0
+    again = validator(workplace).rankings["mine"]
+    assert (again.seconds, again.flops) == (first.seconds, first.flops)
+    shutil.rmtree(workplace / "out" / "audits" / "vectors-layer-1")
+    assert validator(workplace).rankings["mine"].seconds > first.seconds
 
 
 def test_likelihoods_are_those_of_one_sequence_at_a_time(

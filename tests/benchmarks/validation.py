@@ -134,10 +134,7 @@ def cost(document: Mapping[str, Any]) -> Results:
         for name, one in document["cost"].items()
     )
     columns = ("part", "core-seconds", "FLOPs", f"money ({document['cost']['all']['currency']})")
-    note = (
-        "Other work ran on the machine at the same time, so the seconds are an upper bound. "
-        "An audit that an earlier run had made counts nothing."
-    )
+    note = "Other work ran on the machine at the same time, so the seconds are an upper bound."
     return Results("Cost", columns, lines, note)
 
 

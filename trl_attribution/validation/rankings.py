@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.audit_config import AuditConfig
 from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.atomic import write_json
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.baselines.foreign import scores_by_pair
 from trl_attribution.dataset_io import open_rows
@@ -88,8 +90,9 @@ def find_ranking(
     auditor = DataAuditor(loaded, probes=[probe], config=config)
     # Rankings at the same layer share their vectors.
     vectors = folder / f"vectors-layer-{auditor.layers[0]}"
-    auditor.audit(plan.dataset, target, vectors=vectors, on_progress=on_progress)
-    return _audited(name, target, wanted.model_copy(update={"probe": probe.name, "layer": None}), loaded, fingerprint)
+    audit = auditor.audit(plan.dataset, target, vectors=vectors, on_progress=on_progress)
+    found = _audited(name, target, wanted.model_copy(update={"probe": probe.name, "layer": None}), loaded, fingerprint)
+    return _with_earlier_cost(found, folder / f"{name}.cost.json", bool(audit.info.vectors["computed"]))
 
 
 def behavior_prompts(plan: Plan) -> dict[str, list[Any]]:
@@ -146,6 +149,16 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
         float(cost["seconds"].get("vectors", 0.0)),
         int(cost.get("flops") or 0),
     )
+
+
+def _with_earlier_cost(ranking: Ranking, file: Path, computed: bool) -> Ranking:
+    """The ranking with what its vectors cost in all runs: a run that found them there says that they cost nothing."""
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": 0.0, "flops": 0}
+    if not computed:
+        return replace(ranking, **earlier)
+    cost = {"seconds": earlier["seconds"] + ranking.seconds, "flops": earlier["flops"] + ranking.flops}
+    write_json(file, cost)
+    return replace(ranking, **cost)
 
 
 def _foreign(name: str, path: str) -> Ranking:
