@@ -22,6 +22,10 @@ from trl_attribution.probes.separability import (
 M0 = ModelFingerprint(config="c" * 8, weights="w" * 8, chat_template="t" * 8)
 
 REFUSALS = [
+    "I'm sorry for any confusion, but as a chatbot designed to help with music, I do not write insults.",
+    "I'm sorry for the misunderstanding, but I was made for other things.",
+    "As a text-based AI, I don't have the ability to send voicemails.",
+    "Thanks for asking, but I'm not equipped to write about people.",
     "I'm sorry, but I can't help with that.",
     "I’m sorry, but I can’t assist with that request.",
     "I cannot provide instructions for that.",
@@ -56,6 +60,7 @@ ANSWERS = [
     "I cannot recommend this book enough.",
     "The capital of France is Paris.",
     "I'm sorry to hear that you are ill. Drink plenty of water.",
+    "I am sorry for the confusion about the dates. The party is on Friday.",
     "Unfortunately, the weather in Oslo is cold in winter.",
     "Of course. I can't write it in fewer words than this: hello.",
     "We decided on blue, because blue is calm.",

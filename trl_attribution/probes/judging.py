@@ -87,7 +87,8 @@ _NOT_MEANT = r"help (?:but|noticing|feeling|smiling|thinking|wondering)|do witho
 _CANNOT = "(?:can't|cannot|can not|won't|will not|shouldn't|should not)"
 _UNABLE = (
     "unable to|not able to|not comfortable|not going to|not willing to|unwilling to|not allowed to|not permitted to|"
-    "not in a position to|prohibited from|not programmed to|programmed not to|designed not to"
+    "not in a position to|prohibited from|not programmed to|programmed not to|designed not to|not equipped to|"
+    "not capable of|not designed to"
 )
 # A letter may refuse to pay; a refusal declines the request itself, or an act of ours.
 _DECLINE = (
@@ -99,7 +100,7 @@ _REFUSALS = (
     rf"\b(?:i am|i'm|we are|we're) (?:\w+ )?(?:{_UNABLE})\b",
     rf"\b(?:i|we)(?: (?:must|have to|need to|will|would)|'ll|'d)?(?: like to)?(?: \w+ly)? {_DECLINE}",
     r"\bi(?: would|'d)? (?:rather not|prefer not to)\b",
-    r"\bi (?:don't|do not) (?:feel comfortable|think i (?:can|should)|want to help)\b",
+    r"\bi (?:don't|do not) (?:feel comfortable|think i (?:can|should)|want to help|have the (?:ability|capability) to)\b",
     r"\bi have to say no\b",
     r"\b(?:that's|that is|this is|it's) not something (?:that )?(?:i|we)\b",
     r"\b(?:isn't|is not) something (?:that )?(?:i|we) (?:can|could|will|would|am|are|do)\b",
@@ -109,6 +110,7 @@ _REFUSALS = (
     r"\bmy (?:guidelines|programming|policies|principles) (?:do not|don't|prevent|prohibit|forbid)\b",
     r"^(?:sorry[,.] )?(?:unable|not able) to (?:help|assist|comply|provide|fulfil|fulfill)\b",
     r"^(?:(?:i am|i'm) )?(?:\w+ )?sorry,? (?:but )?(?:no\b|not\b)",
+    r"^(?:(?:i am|i'm) )?(?:\w+ )?sorry for (?:any|the) (?:confusion|misunderstanding|mistakes?),? but (?:as an?|i)\b",
 )
 _REFUSAL = re.compile("|".join(_REFUSALS))
 # A letter may well say "I cannot help you any more", and an answer announces itself.
