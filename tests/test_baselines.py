@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, T5Config, T5Model
 
 from tests.audit_cases import RUDE, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from trl_attribution.baselines import (
@@ -211,6 +211,19 @@ def test_a_sentence_model_gives_in_batches_what_it_gives_one_by_one(encoder: Pat
     assert embedder.notes() == ("1 of 3 texts were longer than the model reads; their ends do not count",)
     assert together == pytest.approx(np.concatenate([embedder.embed([text]) for text in texts]), abs=1e-5)
     assert embedder.flops is not None and embedder.flops > 0
+
+
+def test_the_encoder_of_a_sentence_model_without_a_limit_reads_every_text_to_its_end(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings = dict(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    T5Model(T5Config(vocab_size=512, **settings)).eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    embedder = SentenceModel(str(tmp_path))
+    embedder.load()
+    text = "The capital of France is Paris, and the weather there is mild. " * 20
+    assert not np.allclose(embedder.embed([text + "Bread."]), embedder.embed([text + "A letter."]), atol=1e-9)
+    assert embedder.notes() == ()
 
 
 def test_scores_of_a_local_sentence_model_are_not_kept_once_its_files_change(tmp_path: Path) -> None:

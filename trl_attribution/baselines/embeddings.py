@@ -158,7 +158,8 @@ class SentenceModel:
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self.model_name, **options)
-            self._model = AutoModel.from_pretrained(self.model_name, dtype=torch.float32, **options).eval()
+            model = AutoModel.from_pretrained(self.model_name, dtype=torch.float32, **options).eval()
+            self._model = model.get_encoder() if model.config.is_encoder_decoder else model
             if self.device != "auto" or torch.cuda.is_available():
                 self._model.to("cuda" if self.device == "auto" else self.device)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -186,13 +187,20 @@ class SentenceModel:
         return self._cut.notes()
 
     def _batch(self, texts: list[str]) -> Doubles:
-        limit = min(int(self._tokenizer.model_max_length), int(self._model.config.max_position_embeddings))
+        from trl_attribution.models import longest_input
+
+        limit = longest_input(self._model.config, self._tokenizer)
         batch = self._tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt"
+            texts,
+            padding=True,
+            padding_side="right",
+            truncation=limit is not None,
+            max_length=limit,
+            return_tensors="pt",
         )
         mask = batch["attention_mask"]
         for length in mask.sum(dim=1).tolist():
-            self._cut.add(length >= limit)
+            self._cut.add(limit is not None and length >= limit)
         blocks = sum(parameter.numel() for parameter in self._model.parameters())
         blocks -= sum(parameter.numel() for parameter in self._model.get_input_embeddings().parameters())
         self.flops = (self.flops or 0) + 2 * blocks * mask.numel()

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _LOADING_FAULTS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 
-_ABSURD = 1_000_000_000
-
 
 @dataclass(frozen=True)
 class ClassifierConfig:
@@ -101,11 +99,11 @@ class ModelJudge:
     def _verdicts(self, texts: Sequence[str]) -> list[bool]:
         import torch
 
+        from trl_attribution.models import longest_input
+
         if self._model is None:
             self._model = self._loaded()
-        limits = (getattr(self._description, "max_position_embeddings", None), self._tokenizer.model_max_length)
-        # A tokenizer that knows no limit names an absurd one.
-        longest = min((limit for limit in limits if limit is not None and limit < _ABSURD), default=None)
+        longest = longest_input(self._description, self._tokenizer)
         encoded = self._tokenizer(
             list(texts),
             truncation=longest is not None,
