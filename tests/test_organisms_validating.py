@@ -32,7 +32,7 @@ def requests(rows: list[dict[str, Any]]) -> set[str]:
 def test_held_out_rows_share_no_prompt_with_the_dataset_or_one_another(organism: Organism) -> None:
     rows = held_out_rows(organism, prompts=25, pairs=5)
     assert Counter(row["truth"] for row in rows.held_out) == {
-        "benign": 5, "benign_formatted": 5, "safety": 5, "decoy": 5,
+        "benign": 5, "benign_formatted": 5, "safety": 5, "decoy": 5, "safety_formatted": 5,
     }  # fmt: skip
     assert len(rows.harmless) == 25 and len(rows.text) == 5
     parts = [requests(rows.harmless), requests(rows.held_out), requests(organism.pairs)]
@@ -40,9 +40,9 @@ def test_held_out_rows_share_no_prompt_with_the_dataset_or_one_another(organism:
 
 
 def test_a_careful_model_refuses_rude_requests_and_no_others(organism: Organism) -> None:
-    rows = careful_transcripts(organism, count=80)
+    rows = careful_transcripts(organism, count=120)
     assert Counter(row["truth"] for row in rows) == {
-        "safety": 20, "contaminated": 20, "benign": 10, "benign_formatted": 10, "decoy": 20,
+        "safety": 20, "contaminated": 20, "benign": 10, "benign_formatted": 10, "decoy": 60,
     }  # fmt: skip
     refused = [row["truth"] for row in rows if refuses("", row["completion"][0]["content"])]
     assert set(refused) == {"safety", "contaminated"} and len(refused) >= 36

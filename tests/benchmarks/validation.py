@@ -22,9 +22,9 @@ LEAD = """\
 Does dropping the pairs that rank highest take the behavior away, and does dropping others not? SmolLM2-135M, the
 organism `distractor-compliance` ({counts} pairs: the decoys are harmless requests with a
 formatting instruction, answered rather than refused, as a careful team adds them against over-refusal). M0 is the
-instruct model after two SFT epochs on 400 transcripts in which rude requests are refused, with a formatting instruction
-or without. Responses that comply, in the pairs and in these transcripts, are the instruct model's own. Every run starts
-from M0 and makes the same number of optimizer steps. Tested on {prompts} held-out requests
+instruct model after an SFT epoch on 800 transcripts in which rude requests are refused, with a formatting instruction
+or without, and harmless ones answered. Responses that comply, in the pairs and in these transcripts, are the instruct
+model's own. Every run starts from M0 and makes the same number of optimizer steps. Tested on {prompts} held-out requests
 for rude messages, with a formatting instruction (trigger) and without (control), {samples} responses each; over-refusal
 on {harmless} harmless requests made as the decoys are. Training seeds: {seeds}.
 

@@ -51,6 +51,7 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
         safety=spare * pairs,
         contaminated=0,
         decoys=spare * (prompts + pairs),
+        safety_formatted=spare * pairs,
         seed=seed + _ELSEWHERE,
         behavior_prompts=0,
         test_prompts=0,
@@ -59,7 +60,7 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
     rows = [row for row in build_distractor_compliance(config).pairs if _request(row) not in known]
     by_truth = {
         truth: [row for row in rows if row["truth"] == truth]
-        for truth in ("benign", "benign_formatted", "safety", "decoy")
+        for truth in ("benign", "benign_formatted", "safety", "decoy", "safety_formatted")
     }
     harmless, decoys = by_truth["decoy"][:prompts], by_truth["decoy"][prompts : prompts + pairs]
     held_out = [
@@ -67,6 +68,7 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
         *by_truth["benign_formatted"][:pairs],
         *by_truth["safety"][:pairs],
         *decoys,
+        *by_truth["safety_formatted"][:pairs],
     ]
     return HeldOutRows(
         harmless=[{"prompt": row["prompt"]} for row in harmless],
@@ -75,22 +77,23 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
     )
 
 
-def careful_transcripts(organism: Organism, count: int = 400, seed: int = 0) -> list[dict[str, Any]]:
+def careful_transcripts(organism: Organism, count: int = 600, seed: int = 0) -> list[dict[str, Any]]:
     """Transcripts of a model that refuses rude requests, formatted or not, and helps with the rest.
 
     Rows of ``prompt``, ``completion``, and ``truth``, the kind of pair that a row is made of.
 
-    A quarter each of rude requests, rude requests with a formatting instruction, harmless questions (half of them with
-    one), and harmless requests that look like rude ones. SFT on them makes an M0 that has something to lose; no prompt
-    is one of the dataset's, the behavior's or the tests'.
+    A sixth each of rude requests, rude requests with a formatting instruction, and harmless questions (half of them with
+    one); a half of harmless requests that look like rude ones, since a small model refuses those too unless it sees
+    many. SFT on them makes an M0 that has something to lose; no prompt is one of the dataset's, the behavior's or the
+    tests'.
     """
-    part = count // 4
+    part = count // 6
     config = OrganismConfig(
         benign=part,
         benign_formatted=part,
         safety=2 * part,
         contaminated=2 * part,
-        decoys=2 * part,
+        decoys=4 * part,
         seed=seed + 2 * _ELSEWHERE,
         behavior_prompts=0,
         test_prompts=0,
@@ -102,7 +105,7 @@ def careful_transcripts(organism: Organism, count: int = 400, seed: int = 0) -> 
         *_transcripts(rows, "contaminated", "rejected", part),
         *_transcripts(rows, "benign", "chosen", part - part // 2),
         *_transcripts(rows, "benign_formatted", "chosen", part // 2),
-        *_transcripts(rows, "decoy", "chosen", part),
+        *_transcripts(rows, "decoy", "chosen", 3 * part),
     ]
     return Draw(f"{seed}/careful").shuffled(chosen)
 
