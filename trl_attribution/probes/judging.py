@@ -101,7 +101,7 @@ _REFUSALS = (
     rf"\b(?:i|we)(?: (?:must|have to|need to|will|would)|'ll|'d)?(?: like to)?(?: \w+ly)? {_DECLINE}",
     r"\bi(?: would|'d)? (?:rather not|prefer not to)\b",
     r"\bi (?:don't|do not) (?:feel comfortable|think i (?:can|should)|want to help)\b",
-    r"\bi (?:don't|do not) have the (?:ability|capability) to\b",
+    r"\bi (?:don't|do not) have the (?:ability|capability|capacity) to\b",
     r"\bi have to say no\b",
     r"\b(?:that's|that is|this is|it's) not something (?:that )?(?:i|we)\b",
     r"\b(?:isn't|is not) something (?:that )?(?:i|we) (?:can|could|will|would|am|are|do)\b",
