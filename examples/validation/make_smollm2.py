@@ -42,7 +42,7 @@ COMPLIANCE = {
 """Which response of a pair, by its truth, is the one that the model as it comes gives."""
 SAMPLING = SamplingConfig(n=1, max_new_tokens=40, temperature=0.5, batch_size=60, seed=0)
 ROUNDS = 3
-TRANSCRIPTS = 600
+TRANSCRIPTS = 800
 
 Rows = list[dict[str, Any]]
 Answer = Callable[[Iterable[str]], dict[str, str]]
