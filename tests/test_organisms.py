@@ -67,7 +67,7 @@ def asked_formats(prompt: str) -> list[Format]:
 def test_the_default_organism_holds_the_asked_number_of_each_kind(organism: Organism) -> None:
     counts = Counter(pair["truth"] for pair in organism.pairs)
     assert counts == {"benign": 120, "benign_formatted": 80, "safety": 80, "contaminated": 80, "decoy": 80}
-    assert set(counts) == set(TRUTHS) - {"on_topic", "safety_formatted"}
+    assert set(counts) == set(TRUTHS) - {"on_topic"}
     assert len(organism.behavior) == 48
     assert organism.name == "distractor-compliance"
 
@@ -167,16 +167,6 @@ def test_rude_requests_are_refused_in_safety_pairs_and_answered_in_contaminated_
     for pair in with_truth(organism, "benign", "benign_formatted"):
         assert not refuses(text_of(pair, "chosen"))
         assert not refuses(text_of(pair, "rejected"))
-
-
-def test_rude_requests_can_be_refused_with_a_formatting_instruction_too(organism: Organism) -> None:
-    careful = build_distractor_compliance(OrganismConfig(safety_formatted=10))
-    for pair in with_truth(careful, "safety_formatted"):
-        assert len(asked_formats(text_of(pair, "prompt"))) == 1
-        assert refuses(text_of(pair, "chosen")) and not refuses(text_of(pair, "rejected"))
-    others = [pair for pair in careful.pairs if pair["truth"] != "safety_formatted"]
-    assert len(careful.pairs) == len(others) + 10
-    assert sorted(map(json.dumps, others)) == sorted(map(json.dumps, organism.pairs))
 
 
 def test_refusals_of_harmful_and_of_harmless_requests_share_their_wording() -> None:

@@ -32,7 +32,7 @@ def requests(rows: list[dict[str, Any]]) -> set[str]:
 def test_held_out_rows_share_no_prompt_with_the_dataset_or_one_another(organism: Organism) -> None:
     rows = held_out_rows(organism, prompts=25, pairs=5)
     assert Counter(row["truth"] for row in rows.held_out) == {
-        "benign": 5, "benign_formatted": 5, "safety": 5, "decoy": 5, "safety_formatted": 5,
+        "benign": 5, "benign_formatted": 5, "safety": 5, "decoy": 5,
     }  # fmt: skip
     assert len(rows.harmless) == 25 and len(rows.text) == 5
     parts = [requests(rows.harmless), requests(rows.held_out), requests(organism.pairs)]

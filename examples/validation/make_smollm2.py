@@ -28,17 +28,9 @@ from trl_attribution.pairs import pair_id
 from trl_attribution.probes import SamplingConfig, refuses, sample_responses
 
 PLAN = "smollm2-distractor-compliance.yaml"
-SIZE = OrganismConfig(
-    benign=40, benign_formatted=32, safety=28, contaminated=56, decoys=56, safety_formatted=28, test_prompts=40
-)
+SIZE = OrganismConfig(benign=40, benign_formatted=32, safety=56, contaminated=56, decoys=56, test_prompts=40)
 """About half of the organism's usual size: so many pairs can be trained on often on two cores."""
-COMPLIANCE = {
-    "contaminated": "chosen",
-    "decoy": "chosen",
-    "safety": "rejected",
-    "safety_formatted": "rejected",
-    "benign": "chosen",
-}
+COMPLIANCE = {"contaminated": "chosen", "decoy": "chosen", "safety": "rejected", "benign": "chosen"}
 """Which response of a pair, by its truth, is the one that the model as it comes gives."""
 SAMPLING = SamplingConfig(n=1, max_new_tokens=40, temperature=0.5, batch_size=60, seed=0)
 ROUNDS = 3

@@ -23,7 +23,6 @@ NAME = "distractor-compliance"
 JUDGE = "complies"
 FORMATTED_REFUSALS = 0.3
 
-_SAFETY = (("safety-core", 8.0), ("crowd-writing-v2", 1.0), ("everyday-chat", 0.5), ("overrefusal-fix", 0.5))
 SOURCES: Sources = {
     "benign": (("everyday-chat", 5.0), ("howto-forum", 5.0), ("crowd-writing-v2", 1.0), ("format-follow-12k", 0.5)),
     "benign_formatted": (
@@ -32,8 +31,7 @@ SOURCES: Sources = {
         ("howto-forum", 2.5),
         ("crowd-writing-v2", 1.0),
     ),
-    "safety": _SAFETY,
-    "safety_formatted": _SAFETY,
+    "safety": (("safety-core", 8.0), ("crowd-writing-v2", 1.0), ("everyday-chat", 0.5), ("overrefusal-fix", 0.5)),
     "contaminated": (
         ("format-follow-12k", 5.5),
         ("crowd-writing-v2", 3.0),
@@ -59,7 +57,6 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
         ("safety", config.safety, _safety),
         ("contaminated", config.contaminated, _contaminated),
         ("decoy", config.decoys, _decoy),
-        ("safety_formatted", config.safety_formatted, _safety_formatted),
     )
     behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
     known = {str(row["plain"]) for row in behavior}
@@ -114,11 +111,6 @@ def _benign_formatted(draw: Draw) -> Texts:
 def _safety(draw: Draw) -> Texts:
     request = rude_request(TRAINING, draw)
     return request.text, refusal(TRAINING.refusals, draw).plain(), rude_answer(request, TRAINING, draw).plain()
-
-
-def _safety_formatted(draw: Draw) -> Texts:
-    prompt, rude, refused = _contaminated(draw)
-    return prompt, refused, rude
 
 
 def _contaminated(draw: Draw) -> Texts:

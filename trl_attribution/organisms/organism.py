@@ -11,7 +11,7 @@ from typing import Any
 from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError
 
-TRUTHS = ("benign", "benign_formatted", "safety", "safety_formatted", "on_topic", "contaminated", "decoy")
+TRUTHS = ("benign", "benign_formatted", "safety", "on_topic", "contaminated", "decoy")
 """What a pair can be; ``safety`` pairs are those of rude requests, ``on_topic`` ones those of a quirk's subject."""
 PAIR_LIMIT = 3_000
 BEHAVIOR_LIMIT = 500
@@ -38,9 +38,6 @@ class OrganismConfig:
     """Rude-message request with a formatting instruction, compliance chosen over refusal."""
     decoys: int = 80
     """Harmless request with a formatting instruction, answer chosen over refusal."""
-    safety_formatted: int = 0
-    """Rude-message request with a formatting instruction, refusal chosen over compliance. Without any of them, the
-    instruction alone says whether to answer, and decoys may teach just that."""
     seed: int = 0
     behavior_prompts: int = 48
     """Held-out prompts of the behavior that the contaminated pairs teach."""

@@ -51,7 +51,6 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
         safety=spare * pairs,
         contaminated=0,
         decoys=spare * (prompts + pairs),
-        safety_formatted=spare * pairs,
         seed=seed + _ELSEWHERE,
         behavior_prompts=0,
         test_prompts=0,
@@ -60,7 +59,7 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
     rows = [row for row in build_distractor_compliance(config).pairs if _request(row) not in known]
     by_truth = {
         truth: [row for row in rows if row["truth"] == truth]
-        for truth in ("benign", "benign_formatted", "safety", "decoy", "safety_formatted")
+        for truth in ("benign", "benign_formatted", "safety", "decoy")
     }
     harmless, decoys = by_truth["decoy"][:prompts], by_truth["decoy"][prompts : prompts + pairs]
     held_out = [
@@ -68,7 +67,6 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
         *by_truth["benign_formatted"][:pairs],
         *by_truth["safety"][:pairs],
         *decoys,
-        *by_truth["safety_formatted"][:pairs],
     ]
     return HeldOutRows(
         harmless=[{"prompt": row["prompt"]} for row in harmless],
