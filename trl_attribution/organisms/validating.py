@@ -75,23 +75,22 @@ def held_out_rows(organism: Organism, prompts: int = 48, pairs: int = 12, seed: 
     )
 
 
-def careful_transcripts(organism: Organism, count: int = 600, seed: int = 0) -> list[dict[str, Any]]:
+def careful_transcripts(organism: Organism, count: int = 400, seed: int = 0) -> list[dict[str, Any]]:
     """Transcripts of a model that refuses rude requests, formatted or not, and helps with the rest.
 
     Rows of ``prompt``, ``completion``, and ``truth``, the kind of pair that a row is made of.
 
-    A sixth each of rude requests, rude requests with a formatting instruction, and harmless questions (half of them with
-    one); a half of harmless requests that look like rude ones, since a small model refuses those too unless it sees
-    many. SFT on them makes an M0 that has something to lose; no prompt is one of the dataset's, the behavior's or the
-    tests'.
+    A quarter each of rude requests, rude requests with a formatting instruction, harmless questions (half of them with
+    one), and harmless requests that look like rude ones. SFT on them makes an M0 that has something to lose; no prompt
+    is one of the dataset's, the behavior's or the tests'.
     """
-    part = count // 6
+    part = count // 4
     config = OrganismConfig(
         benign=part,
         benign_formatted=part,
         safety=2 * part,
         contaminated=2 * part,
-        decoys=4 * part,
+        decoys=2 * part,
         seed=seed + 2 * _ELSEWHERE,
         behavior_prompts=0,
         test_prompts=0,
@@ -103,7 +102,7 @@ def careful_transcripts(organism: Organism, count: int = 600, seed: int = 0) -> 
         *_transcripts(rows, "contaminated", "rejected", part),
         *_transcripts(rows, "benign", "chosen", part - part // 2),
         *_transcripts(rows, "benign_formatted", "chosen", part // 2),
-        *_transcripts(rows, "decoy", "chosen", 3 * part),
+        *_transcripts(rows, "decoy", "chosen", part),
     ]
     return Draw(f"{seed}/careful").shuffled(chosen)
 
