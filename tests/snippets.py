@@ -1,7 +1,7 @@
 """Finds the runnable snippets of a Markdown page: fenced blocks after a ``<!-- test: NAME -->`` comment.
 
 Snippets of one page with the same NAME run in order in one folder. ``<!-- test: NAME, file: PATH -->`` writes the block
-to PATH instead of running it.
+to PATH instead of running it; after ``<!-- test: NAME, may exit: 1 -->`` the block may end with 1 as well as with 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MARKED = re.compile(
-    r"^(?P<indent> *)<!-- test: (?P<name>[\w-]+)(?:, file: (?P<file>\S+))? -->\n+"
+    r"^(?P<indent> *)<!-- test: (?P<name>[\w-]+)(?:, file: (?P<file>\S+))?(?:, may exit: (?P<code>\d+))? -->\n+"
     r"(?P=indent)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -28,6 +28,7 @@ class Snippet:
     language: str
     body: str
     file: str | None
+    may_exit: int = 0
 
 
 def runnable(page: Path) -> dict[str, list[Snippet]]:
@@ -46,7 +47,9 @@ def runnable(page: Path) -> dict[str, list[Snippet]]:
         if match["file"] is None and match["language"] not in {"bash", "python"}:
             raise ValueError(f"{page}:{line}: a {match['language'] or 'plain'} block cannot be run")
         body = re.sub(rf"^{match['indent']}", "", match["body"], flags=re.MULTILINE)
-        found.setdefault(match["name"], []).append(Snippet(page, line, match["language"], body, match["file"]))
+        found.setdefault(match["name"], []).append(
+            Snippet(page, line, match["language"], body, match["file"], int(match["code"] or 0))
+        )
     return found
 
 
