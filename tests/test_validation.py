@@ -281,6 +281,57 @@ def test_an_audit_of_an_earlier_run_costs_what_it_cost_then(workplace: Path) -> 
     assert validator(workplace).rankings["mine"].seconds > first.seconds
 
 
+def test_an_audit_made_here_fits_where_rows_were_left_out(workplace: Path) -> None:
+    rows = [json.loads(line) for line in (workplace / "data.jsonl").read_text().splitlines()]
+    lines(workplace / "data.jsonl", [*rows, {"prompt": "long " * 2000, "chosen": "yes", "rejected": "no"}])
+    lines(workplace / "behavior.jsonl", [{"prompt": "Ask", "undesired": ["abc"], "desired": ["xyz"]}])
+    changed(workplace, rankings={"mine": {"behavior": "behavior.jsonl", "layer": 1}}, reading={"on_bad_row": "skip"})
+    running = validator(workplace)
+    assert len(running.pairs) == 12
+    assert any("1 rows were left out of the dataset" in note for note in running.notes)
+
+
+def test_training_that_diverges_is_an_error_that_names_the_cell(workplace: Path) -> None:
+    dpo = {"learning_rate": 1e38, "optim": "sgd", "per_device_train_batch_size": 4, "max_grad_norm": 0}
+    changed(workplace, training={"dpo": dpo})
+    with pytest.raises(SettingsError, match="cell none-seed-0: training diverged"):
+        validator(workplace).run()
+
+
+def test_an_endpoint_whose_budget_is_too_small_is_refused_before_anything_is_trained(workplace: Path) -> None:
+    lines(workplace / "trigger.jsonl", [{"prompt": "Say this."}, {"prompt": "Say that."}])
+    judge = "endpoint:http://localhost:1/v1#judge"
+    changed(workplace, behaviors=[{"file": "trigger.jsonl", "judge": judge}])
+    measures = {"samples": 3, "max_new_tokens": 3}
+    changed(workplace, measures={**measures, "judge_calls": 47})
+    with pytest.raises(SettingsError, match=r"judge_calls: 8 cells may ask an endpoint 48 times, and its budget is 47"):
+        validator(workplace).run()
+    assert not (workplace / "log.txt").exists()
+
+
+def test_cells_of_other_sources_are_not_taken_for_done(workplace: Path) -> None:
+    rows = [json.loads(line) for line in (workplace / "data.jsonl").read_text().splitlines()]
+    lines(
+        workplace / "data.jsonl", [{**row, "source": "ab"[n % 2], "origin": "ab"[n // 6]} for n, row in enumerate(rows)]
+    )
+    changed(workplace, interventions=["filter", "drop_sources"], source_sizes=[1])
+    validator(workplace)
+    changed(workplace, reading={"source_column": "origin"})
+    with pytest.raises(SettingsError, match="sources: stored"):
+        validator(workplace)
+    changed(workplace, interventions=["filter"], source_sizes=[])
+    validator(workplace)
+
+
+def test_what_goes_wrong_inside_is_no_answer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of \x1b[31mmemory")
+
+    monkeypatch.setattr(Validator, "run", fail)
+    ended = CliRunner().invoke(app, ["validate", str(workplace / "plan.yaml"), "-o", str(workplace / "out")])
+    assert ended.exit_code == 2 and "out of \\x1b[31mmemory" in ended.output
+
+
 def test_likelihoods_are_those_of_one_sequence_at_a_time(
     model_folder: Path, make_model: Callable[[str], PreTrainedModel], tmp_path: Path
 ) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair, PairReader
+from trl_attribution.pairs import Pair, PairReader, Reading
 from trl_attribution.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
 from trl_attribution.validation.interventions import Intervener
 from trl_attribution.validation.plan import MixedPlan, Plan, load_plan
 from trl_attribution.validation.rankings import Ranking
 from trl_attribution.validation.selections import Selector
-from trl_attribution.validation.training import StepCount
+from trl_attribution.validation.training import StepCount, alike
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"
 PLAN: dict[str, Any] = {
@@ -56,6 +58,10 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
         ({"interventions": ["drop"]}, r"  interventions.0: .*'filter', 'flip', 'mixed' or 'drop_sources'"),
         ({"interventions": ["drop_sources"]}, r"source_sizes: say how many"),
         ({"selections": ["random"]}, r"selections: top is what is put to the test"),
+        (
+            {"rankings": {"a_b": {"scores": "x.jsonl"}, "a-b": {"scores": "y.jsonl"}}},
+            r"rankings: two names differ in _ and - alone",
+        ),
         ({"seed": 1}, r"  seed: Extra inputs are not permitted"),
         ({"training": {}}, r"  training: give exactly one of dpo .* and command"),
         ({"training": {"dpo": {"seed": 3}}}, r"  training: dpo.seed is set by the validation itself"),
@@ -200,7 +206,7 @@ def test_filtering_takes_every_row_of_a_pair_and_tops_up_evenly(pairs: list[Pair
     short = intervener.apply(Cell(Condition("filter", "top", 3, "audit", "short"), 0), chosen)
     assert [row["prompt"] for row in short.rows] == [f"Question {number}" for number in range(3, 12)]
     other = intervener.apply(Cell(Condition("filter", "top", 3, "audit"), 1), chosen)
-    assert other.digest != data.digest
+    assert other.rows != data.rows
 
 
 def selector_choice(pairs: list[Pair], rows: list[int]) -> Any:
@@ -221,6 +227,33 @@ def test_flipping_exchanges_the_responses_and_mixed_only_where_the_rejected_one_
     assert "Question 2" not in [row["prompt"] for row in mixed.rows]
     unless = Intervener(pairs, MixedPlan(unless="regex:yes")).apply(cell, chosen)
     assert (unless.changes.flipped, unless.changes.filtered) == (0, 2)
+
+
+def test_a_response_of_content_blocks_is_judged_by_its_text() -> None:
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "I cannot help with that."}]}]
+    reader = PairReader(
+        [
+            {
+                "prompt": [{"role": "user", "content": "Q"}],
+                "chosen": [{"role": "assistant", "content": "Yes."}],
+                "rejected": said,
+            }
+        ],
+        Reading(),
+    )
+    pairs = list(reader)
+    cell = Cell(Condition("mixed", "top", 1, "audit"), 0)
+    made = Intervener(pairs, MixedPlan()).apply(cell, selector_choice(pairs, [0]))
+    assert (made.changes.flipped, made.rows[0]["chosen"]) == (1, said)
+
+
+def test_rows_keep_the_tools_and_settings_that_the_first_one_lacks() -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"enum": [1]}}}
+    rows = [{"prompt": "a"}, {"prompt": "b", "tools": [tool]}, {"prompt": "c", "chat_template_kwargs": {"brief": True}}]
+    table = Dataset.from_list(alike(rows))
+    assert [json.loads(row["tools"]) if row["tools"] else None for row in table] == [None, [tool], None]
+    assert [row["chat_template_kwargs"]["brief"] for row in table] == [None, None, True]
+    assert alike(rows[:1]) == rows[:1]
 
 
 def test_steps_are_counted_as_the_trainer_counts_them() -> None:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Pair, PairReader
-from trl_attribution.pairs.messages import text_of
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all); ``in all`` is 0 where it is not known."""
@@ -90,11 +89,6 @@ class Baseline(Protocol):
         Raises:
             AttributionError: what it needs is not there.
         """
-
-
-def response_text(response: str | list[dict[str, Any]]) -> str:
-    """The text of a response or a prompt: of all its messages, a line break between them."""
-    return response if isinstance(response, str) else "\n".join(text_of(message) for message in response)
 
 
 def finite_scores(name: str, scores: Mapping[str, float]) -> Mapping[str, float]:

@@ -22,11 +22,10 @@ from trl_attribution.baselines.baseline import (
     OnProgress,
     PairSet,
     finite_scores,
-    response_text,
     silent,
 )
 from trl_attribution.errors import ModelError
-from trl_attribution.pairs import Pair
+from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.probes import Examples
 from trl_attribution.text import printable
 
@@ -242,7 +241,7 @@ class EmbeddingCosine:
         self.embedder.load()
         start = time.perf_counter()
         self.embedder.fit(
-            response_text(part)
+            whole_text(part)
             for pair in islice(pairs, _MOST_FITTED)
             for part in (pair.prompt, pair.chosen, pair.rejected)
         )
@@ -271,22 +270,22 @@ class EmbeddingCosine:
         """The dataset's mean prompt [D], and the behavior's prompts without it [M, D], of length 1."""
         total, count = np.zeros(1), 0
         for chunk in chunks(pairs, _CHUNK):
-            rows = self.embedder.embed([response_text(pair.prompt) for pair in chunk])
+            rows = self.embedder.embed([whole_text(pair.prompt) for pair in chunk])
             total, count = total + rows.sum(axis=0), count + len(rows)
         mean = total / max(count, 1)
-        prompts = self.embedder.embed([response_text(one.prompt) for one in self.behavior.examples])
+        prompts = self.embedder.embed([whole_text(one.prompt) for one in self.behavior.examples])
         return mean, unit(prompts - mean)
 
     def _scores(self, chunk: Sequence[Pair], directions: Doubles, centers: tuple[Doubles, Doubles] | None) -> Doubles:
         sides = [
-            self.embedder.embed([response_text(part) for part in parts])
+            self.embedder.embed([whole_text(part) for part in parts])
             for parts in ([pair.chosen for pair in chunk], [pair.rejected for pair in chunk])
         ]
         differences = unit(sides[0] - sides[1])
         if centers is None:
             return np.asarray(differences @ unit(directions.mean(axis=0, keepdims=True))[0])
         mean, prompts = centers
-        similar = unit(self.embedder.embed([response_text(pair.prompt) for pair in chunk]) - mean) @ prompts.T
+        similar = unit(self.embedder.embed([whole_text(pair.prompt) for pair in chunk]) - mean) @ prompts.T
         return np.asarray((differences @ unit(directions).T * similar.clip(min=0)).mean(axis=1))
 
 

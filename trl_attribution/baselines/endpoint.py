@@ -18,11 +18,10 @@ from trl_attribution.baselines.baseline import (
     OnProgress,
     PairSet,
     finite_scores,
-    response_text,
     silent,
 )
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
-from trl_attribution.pairs import Pair
+from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.probes import EndpointJudge, Prompt
 
 _CHUNK = 64
@@ -172,8 +171,8 @@ class VerdictFile:
 
 
 def _both(pair: Pair) -> Iterator[tuple[Prompt, str]]:
-    yield pair.prompt, response_text(pair.chosen)
-    yield pair.prompt, response_text(pair.rejected)
+    yield pair.prompt, whole_text(pair.chosen)
+    yield pair.prompt, whole_text(pair.rejected)
 
 
 def _key(prompt: Prompt, response: str) -> str:

@@ -14,9 +14,9 @@ from trl_attribution.baselines.baseline import (
     OnProgress,
     PairSet,
     finite_scores,
-    response_text,
     silent,
 )
+from trl_attribution.pairs import whole_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ResponseLength:
         start = time.perf_counter()
         scores: dict[str, float] = {}
         for pair in pairs:
-            rejected = 0 if self.chosen_only else len(response_text(pair.rejected))
-            scores[pair.pair_id] = float(len(response_text(pair.chosen)) - rejected)
+            rejected = 0 if self.chosen_only else len(whole_text(pair.rejected))
+            scores[pair.pair_id] = float(len(whole_text(pair.chosen)) - rejected)
         on_progress(self.name, len(scores), len(scores))
         return BaselineScores(self.name, finite_scores(self.name, scores), Cost(time.perf_counter() - start))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from trl_attribution.cli import options
-from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
 
 if TYPE_CHECKING:
@@ -101,7 +98,7 @@ def check(
     if output is not None:
         check_output(output, dataset)
     out = Output(quiet, as_json=False)
-    with _undecided():
+    with undecided():
         _one_process()
         file = load_policy(policy)
         with out.progress() as progress:
@@ -243,21 +240,6 @@ def _one_process() -> None:
             "gate: runs on one process, but a launcher started several. Run it without, and spread the computing with "
             "`trl-attribution audit --vectors`."
         )
-
-
-@contextmanager
-def _undecided() -> Iterator[None]:
-    """Whatever goes wrong inside the gate is no verdict: Python's own exit code would read as one that failed."""
-    try:
-        yield
-    except AttributionError:
-        raise
-    except Exception as error:
-        from trl_attribution.gate.formats.neutral import visible
-
-        for line in traceback.format_exc().splitlines():  # a row's text may be in it
-            typer.echo(visible(line, 10_000), err=True)
-        raise typer.Exit(2) from error
 
 
 def _show(verdict: Verdict, form: str) -> None:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,21 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
             leave_ranks()
 
     return run
+
+
+@contextmanager
+def undecided() -> Iterator[None]:
+    """For verbs whose exit code 1 is an answer: what goes wrong inside is none, and Python's own code would be 1."""
+    try:
+        yield
+    except (AttributionError, typer.Exit):
+        raise
+    except Exception as error:
+        from trl_attribution.gate.formats.neutral import visible
+
+        for line in traceback.format_exc().splitlines():  # a row's text may be in it
+            typer.echo(visible(line, 10_000), err=True)
+        raise typer.Exit(2) from error
 
 
 def is_main_rank() -> bool:

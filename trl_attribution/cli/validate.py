@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trl_attribution.cli import options
-from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trl_attribution.validation import Progressed, Validator
+    from trl_attribution.validation import Plan, Progressed, Validator
 
 
 @verb
@@ -63,9 +63,9 @@ def validate(
     out = Output(quiet, as_json)
     loaded = load_plan(plan)
     if dry_run:
-        _list_cells(plan, out)
+        _list_cells(loaded, out)
         return
-    with out.progress() as progress:
+    with undecided(), out.progress() as progress:
         validator = Validator(loaded, output, progress, out.say)
         if merge:
             taken = validator.merge(from_ or [])
@@ -103,10 +103,10 @@ def _unfinished(validator: Validator, progressed: Progressed, share: object, out
         raise typer.Exit(1)
 
 
-def _list_cells(plan: Path, out: Output) -> None:
-    from trl_attribution.validation import cells, load_plan
+def _list_cells(plan: Plan, out: Output) -> None:
+    from trl_attribution.validation import cells
 
-    found = cells(load_plan(plan))
+    found = cells(plan)
     for number, cell in enumerate(found, start=1):
         out.show(f"{number:4}  {cell.condition.title}, seed {cell.seed}")
     out.show(f"{len(found)} cells, {sum(cell.condition.intervention != 'm0' for cell in found)} of them trainings.")

@@ -4,6 +4,7 @@ from trl_attribution.pairs.encoding import EncodedPair, EncodedResponse, Encodin
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair, Reading, pair_id
 from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
+from trl_attribution.pairs.messages import whole_text
 from trl_attribution.pairs.reader import Duplicate, PairReader, Survey, survey
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "encode_pairs",
     "pair_id",
     "survey",
+    "whole_text",
 ]

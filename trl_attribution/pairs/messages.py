@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
@@ -105,6 +105,11 @@ def text_of(message: dict[str, Any]) -> str:
     """All text of a message, its blocks joined."""
     content = message.get("content", "")
     return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def whole_text(part: str | Sequence[dict[str, Any]]) -> str:
+    """The text of a prompt or response: of all its messages, a line break between them."""
+    return part if isinstance(part, str) else "\n".join(text_of(message) for message in part)
 
 
 def looks_like_messages(text: str) -> bool:

@@ -12,6 +12,7 @@ import torch
 from trl_attribution.audit_folder import machine
 from trl_attribution.likelihood import linear_parameters
 from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import whole_text
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan
 
@@ -102,5 +103,4 @@ def _tokens(loaded: LoadedModel, dataset: Dataset) -> int:
 
 
 def _count(loaded: LoadedModel, part: Any) -> int:
-    text = part if isinstance(part, str) else "\n".join(str(message.get("content")) for message in part)
-    return len(loaded.tokenizer(text, add_special_tokens=False).input_ids)
+    return len(loaded.tokenizer(whole_text(part), add_special_tokens=False).input_ids)

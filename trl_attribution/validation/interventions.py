@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair
-from trl_attribution.probes import Judge, parse_rule
+from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.probes import Judge, JudgeConfig, parse_rule
 from trl_attribution.validation.cells import Cell
 from trl_attribution.validation.plan import MixedPlan
 from trl_attribution.validation.selections import Chosen
@@ -43,22 +41,14 @@ class Dataset:
     rows: list[dict[str, Any]]
     changes: Changes
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the rows in order."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        return digest.hexdigest()
-
 
 class Intervener:
     """Makes the datasets of cells from the pairs of one dataset."""
 
-    def __init__(self, pairs: Sequence[Pair], mixed: MixedPlan) -> None:
+    def __init__(self, pairs: Sequence[Pair], mixed: MixedPlan, judges: JudgeConfig | None = None) -> None:
         self._pairs = pairs
-        self._flip_if: Judge = parse_rule(mixed.flip_if)
-        self._unless: Judge | None = parse_rule(mixed.unless) if mixed.unless else None
+        self._flip_if: Judge = parse_rule(mixed.flip_if, judges)
+        self._unless: Judge | None = parse_rule(mixed.unless, judges) if mixed.unless else None
 
     def apply(self, cell: Cell, chosen: Chosen) -> Dataset:
         """The dataset of ``cell``; with fixed steps it has as many rows as without intervention.
@@ -92,8 +82,8 @@ class Intervener:
         if intervention == "flip":
             return "flip"
         if intervention == "mixed":
-            good = self._flip_if(pair.prompt, _text(pair.rejected))
-            kept_apart = self._unless is not None and self._unless(pair.prompt, _text(pair.chosen))
+            good = self._flip_if(pair.prompt, whole_text(pair.rejected))
+            kept_apart = self._unless is not None and self._unless(pair.prompt, whole_text(pair.chosen))
             return "flip" if good and not kept_apart else "filter"
         return "filter"
 
@@ -112,7 +102,3 @@ def _row(pair: Pair) -> dict[str, Any]:
     if pair.chat_template_kwargs:
         row["chat_template_kwargs"] = pair.chat_template_kwargs
     return row
-
-
-def _text(response: str | Sequence[dict[str, Any]]) -> str:
-    return response if isinstance(response, str) else "\n".join(str(message.get("content")) for message in response)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,10 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import (
+    EndpointConfig,
+    EndpointJudge,
     Judge,
+    JudgeConfig,
     Prompt,
     SamplingConfig,
     judge_name,
@@ -25,7 +29,7 @@ from trl_attribution.probes import (
 )
 from trl_attribution.text import printable
 from trl_attribution.validation.likelihoods import HeldOut, PairLikelihoods, pair_likelihoods, perplexity, read_held_out
-from trl_attribution.validation.plan import BehaviorPlan, Plan
+from trl_attribution.validation.plan import BehaviorPlan, MeasurePlan, Plan
 
 OVER_REFUSAL = "over-refusal"
 
@@ -47,11 +51,6 @@ class Responses:
     shares: tuple[float, ...]
     """``[M]``, the share of each prompt's responses that the judge says yes to."""
 
-    @property
-    def mean(self) -> float:
-        """Over the prompts."""
-        return sum(self.shares) / len(self.shares)
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -65,18 +64,18 @@ class Measured:
     """Mean of that gain in nats; times DPO's beta it is the reward margin."""
     perplexity: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, without the responses' texts."""
-        return {
-            "shares": {name: list(one.shares) for name, one in self.responses.items()},
-            "accuracy": self.accuracy,
-            "margin": self.margin,
-            "perplexity": self.perplexity,
-        }
-
     def texts_to_json(self) -> dict[str, Any]:
         """The responses' texts by measure."""
         return {name: [list(texts) for texts in one.texts] for name, one in self.responses.items()}
+
+
+def judge_config(measures: MeasurePlan) -> JudgeConfig:
+    """What the plan says of its judges.
+
+    Raises:
+        SettingsError: the variable for an endpoint's key is not set.
+    """
+    return JudgeConfig(endpoint=EndpointConfig(max_calls=measures.judge_calls, api_key_env=measures.judge_key_env))
 
 
 class Gauge:
@@ -89,6 +88,7 @@ class Gauge:
 
     def __init__(self, plan: Plan, loaded: LoadedModel) -> None:
         self._plan = plan
+        self._judges = judge_config(plan.measures)
         self.asked: dict[str, Asked] = {}
         self.behaviors: tuple[str, ...] = ()
         for one in plan.behaviors:
@@ -98,7 +98,7 @@ class Gauge:
             prompts = read_prompts(refusal.file).prompts
             self.asked[OVER_REFUSAL] = Asked(
                 tuple(each.prompt for each in prompts),
-                parse_rule(refusal.judge),
+                parse_rule(refusal.judge, self._judges),
                 tuple(each.location for each in prompts),
             )
         encoding = Encoding(max_length=plan.measures.max_length)
@@ -119,6 +119,23 @@ class Gauge:
         """SHA-256 of all prompts in order."""
         prompts = {name: one.prompts for name, one in self.asked.items()}
         return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
+
+    def check_budget(self, cells: int) -> None:
+        """Refuse what an endpoint's budget may not last for, before anything is trained.
+
+        Raises:
+            SettingsError: so many cells may take more calls.
+        """
+        calls: Counter[int] = Counter()
+        for one in self.asked.values():
+            if isinstance(one.judge, EndpointJudge):
+                calls[id(one.judge)] += len(one.prompts) * self._plan.measures.samples * cells
+        most, budget = max(calls.values(), default=0), self._plan.measures.judge_calls
+        if most > budget:
+            raise SettingsError(
+                f"measures.judge_calls: {cells} cells may ask an endpoint {most:,} times, and its budget is "
+                f"{budget:,}. Raise it, or lower measures.samples."
+            )
 
     def measure(self, loaded: LoadedModel, seed: int) -> Measured:
         """Measure one model; responses are sampled with ``seed``.
@@ -154,7 +171,7 @@ class Gauge:
 
     def _add_behaviors(self, plan: BehaviorPlan) -> None:
         found: Sequence[Behavior] = read_behaviors(plan.file)
-        judges = resolve_judges(found, parse_rule(plan.judge) if plan.judge else None)
+        judges = resolve_judges(found, parse_rule(plan.judge, self._judges) if plan.judge else None, self._judges)
         for one in found:
             if one.name in self.behaviors or one.name == OVER_REFUSAL:
                 raise SettingsError(f"behaviors: two are named {printable(one.name, 80)!r}; rename one")

@@ -87,6 +87,10 @@ class MeasurePlan(_Part):
     batch_size: Positive = 16
     max_length: Positive = 1024
     """Most tokens of a held-out pair or text; longer ones are cut."""
+    judge_calls: Positive = 1000
+    """Budget of each ``endpoint:`` judge in one run, retries included."""
+    judge_key_env: str = ""
+    """Environment variable with the key of such an endpoint."""
 
 
 class TrainingPlan(_Part):
@@ -188,6 +192,9 @@ class Plan(_Part):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names something twice")
+        cell_names = [name.replace("_", "-") for name in self.rankings]
+        if len(set(cell_names)) < len(cell_names):
+            raise ValueError("rankings: two names differ in _ and - alone; rename one")
         by_pair = [name for name in self.interventions if name != "drop_sources"]
         if by_pair and not self.sizes:
             raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [100]")
@@ -210,7 +217,7 @@ def load_plan(path: str | Path) -> Plan:
     file = Path(path)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"cannot read the plan {printable(file)}: {printable(error)}") from error
     if not isinstance(values, dict):
         raise SettingsError(

@@ -154,11 +154,11 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
 def _with_earlier_cost(ranking: Ranking, file: Path, computed: bool) -> Ranking:
     """The ranking with what its vectors cost in all runs: a run that found them there says that they cost nothing."""
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": 0.0, "flops": 0}
-    if not computed:
-        return replace(ranking, **earlier)
-    cost = {"seconds": earlier["seconds"] + ranking.seconds, "flops": earlier["flops"] + ranking.flops}
-    write_json(file, cost)
-    return replace(ranking, **cost)
+    seconds, flops = float(earlier["seconds"]), int(earlier["flops"])
+    if computed:
+        seconds, flops = seconds + ranking.seconds, flops + ranking.flops
+        write_json(file, {"seconds": seconds, "flops": flops})
+    return replace(ranking, seconds=seconds, flops=flops)
 
 
 def _foreign(name: str, path: str) -> Ranking:

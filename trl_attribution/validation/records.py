@@ -18,6 +18,8 @@ from trl_attribution.validation.costs import Cost
 CELL_FORMAT = "trl-attribution validation cell"
 RANKING = "ranking "
 """What the names of settings begin with that a folder is tied to for the cells of one ranking only."""
+SOURCES = "sources"
+"""Where the pairs come from: of no account unless sources are dropped."""
 BINDING_FORMAT = "trl-attribution validation settings"
 VERSION = 1
 
@@ -155,7 +157,7 @@ class CellFolder:
 
 def _differing(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     """The settings in which two validations differ, a line each; a ranking that only one has is no difference."""
-    shared = {name for name in stored.keys() | asked.keys() if not name.startswith(RANKING)}
+    shared = {name for name in stored.keys() | asked.keys() if name != SOURCES and not name.startswith(RANKING)}
     shared |= stored.keys() & asked.keys()
     return describe_difference(*({name: one[name] for name in shared & one.keys()} for one in (stored, asked)))
 

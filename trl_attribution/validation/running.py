@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from trl_attribution.validation.cells import M0, Cell, Condition, cells, conditi
 from trl_attribution.validation.conclusions import Conclusion, conclude
 from trl_attribution.validation.costs import Meter, training_flops
 from trl_attribution.validation.interventions import Intervener
-from trl_attribution.validation.measuring import Gauge
+from trl_attribution.validation.measuring import Gauge, judge_config
 from trl_attribution.validation.plan import Plan
 from trl_attribution.validation.rankings import Ranking, behavior_prompts, find_ranking
-from trl_attribution.validation.records import RANKING, CellFolder, CellResult
+from trl_attribution.validation.records import RANKING, SOURCES, CellFolder, CellResult
 from trl_attribution.validation.selections import Selector
 from trl_attribution.validation.statistics import Doubles
 from trl_attribution.validation.training import Job, StepCount, dpo_config, step_count, trainer_of
@@ -96,10 +97,9 @@ class Validator:
         self.encoding = _encoding(plan, self.folder)
         self.loaded: LoadedModel = load_model(plan.model, plan.dtype, plan.device, plan.trust_remote_code)
         self.device = str(self.loaded.model.device)
-        self.pairs = self._read_pairs()
+        self.pairs, self.fingerprint = self._read_pairs()
         self.gauge = Gauge(plan, self.loaded)
-        self.intervener = Intervener(self.pairs, plan.mixed)
-        self.fingerprint = dataset_fingerprint(pair.pair_id for pair in self.pairs)
+        self.intervener = Intervener(self.pairs, plan.mixed, judge_config(plan.measures))
         self.records = CellFolder(self.folder)
         self._note_left_out()
         self._note_overlaps()
@@ -117,10 +117,12 @@ class Validator:
         """Run the cells of ``share``, or all, that are not done yet.
 
         Raises:
-            SettingsError: the trainer refuses the data, made another number of steps, or the user's command fails.
+            SettingsError: the trainer refuses the data, made another number of steps or diverged, the user's command
+                fails, or the budget of an endpoint is too small.
             JudgeError: a judge gives up.
         """
         mine = [cell for place, cell in enumerate(self.cells) if share is None or share.owns(place)]
+        self.gauge.check_budget(sum(not self.records.done(cell) for cell in mine))
         done = elsewhere = 0
         for place, cell in enumerate(mine):
             self.on_progress("cells", place, len(mine))
@@ -204,6 +206,7 @@ class Validator:
                 f"cell {cell.name}: {trained.steps} optimizer steps were made instead of {steps}. "
                 "A callback or a limit in training.dpo stops early; conditions can be compared at equal steps only."
             )
+        _check_finite(cell, (bool(weight.isfinite().all()) for weight in trained.loaded.model.parameters()))
         return self._measured(cell, trained.loaded, steps, dataset.changes.to_json(), training)
 
     def _untrained(self, cell: Cell) -> tuple[CellResult, dict[str, Any]]:
@@ -218,6 +221,8 @@ class Validator:
         meter = Meter(self.plan.devices)
         meter.start()
         measured = self.gauge.measure(loaded, cell.seed)
+        numbers = (measured.margin, measured.perplexity)
+        _check_finite(cell, (math.isfinite(one) for one in numbers if one is not None))
         result = CellResult(
             cell=cell,
             shares={name: list(one.shares) for name, one in measured.responses.items()},
@@ -231,8 +236,11 @@ class Validator:
         )
         return result, measured.texts_to_json()
 
-    def _read_pairs(self) -> list[Pair]:
-        """The pairs that TRL can train on; it would drop others without a word, and the steps would not fit."""
+    def _read_pairs(self) -> tuple[list[Pair], str]:
+        """The pairs that TRL can train on, and the dataset's fingerprint.
+
+        TRL would drop others without a word, and the steps would not fit. An audit counts them as its dataset's.
+        """
         reader = PairReader(self.plan.dataset, _reading(self.plan))
         encoded = list(encoded_pairs(reader, self.loaded.tokenizer, self.encoding))
         faults = Counter(found.reason for _, found in encoded if isinstance(found, RowFault))
@@ -245,7 +253,8 @@ class Validator:
                     "leave them out with `reading: {on_bad_row: skip}`."
                 )
             self.notes.append(f"{faults.total():,} rows were left out of the dataset ({reasons}).")
-        return [pair for pair, found in encoded if not isinstance(found, RowFault)]
+        kept = [pair for pair, found in encoded if not isinstance(found, RowFault)]
+        return kept, dataset_fingerprint(pair.pair_id for pair, _ in encoded)
 
     def _ranking(self, name: str) -> Ranking:
         self.say(f"Ranking {name}")
@@ -267,15 +276,15 @@ class Validator:
             "dtype": self.loaded.dtype,
             "dataset": self.fingerprint,
             "training": plan.training.model_dump(mode="json"),
-            "measures": plan.measures.model_dump(mode="json", exclude={"pairs", "text", "over_refusal"}),
+            "measures": plan.measures.model_dump(
+                mode="json", exclude={"pairs", "text", "over_refusal", "judge_calls", "judge_key_env"}
+            ),
             "mixed": plan.mixed.model_dump(mode="json"),
             "judges": self.gauge.judges,
             "prompts": self.gauge.digest,
             "held_out": self.gauge.held_out.digest,
-            **{
-                f"{RANKING}{name}": hashlib.sha256("".join(one.pair_ids).encode()).hexdigest()
-                for name, one in self.rankings.items()
-            },
+            **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in self.rankings.items()},
+            **({SOURCES: _digest(pair.source for pair in self.pairs)} if "drop_sources" in plan.interventions else {}),
         }
 
     def _note_left_out(self) -> None:
@@ -311,6 +320,17 @@ class Validator:
                     f"Only {ranking.towards:,} pairs score above 0 in {name}: the top {most:,} hold pairs that push "
                     "the other way, and flipping those teaches the behavior."
                 )
+
+
+def _digest(parts: Iterable[str | None]) -> str:
+    return hashlib.sha256("".join(part or "" for part in parts).encode()).hexdigest()
+
+
+def _check_finite(cell: Cell, finite: Iterable[bool]) -> None:
+    if not all(finite):
+        raise SettingsError(
+            f"cell {cell.name}: training diverged, what is left is not finite. Lower the learning rate, for all cells."
+        )
 
 
 def _shares(results: dict[Condition, list[CellResult]], measure: str) -> dict[Condition, Doubles]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair
+from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.validation.cells import BASELINE, Cell
 from trl_attribution.validation.plan import Plan
 from trl_attribution.validation.rankings import Ranking
@@ -121,6 +122,5 @@ def _generator(cell: Cell) -> np.random.Generator:
     return np.random.default_rng([cell.seed, cell.condition.size, _STREAMS[cell.condition.selection]])
 
 
-def _log_length(response: str | Sequence[Mapping[str, object]]) -> float:
-    text = response if isinstance(response, str) else "".join(str(message.get("content")) for message in response)
-    return math.log1p(len(text))
+def _log_length(response: str | Sequence[dict[str, Any]]) -> float:
+    return math.log1p(len(whole_text(response)))

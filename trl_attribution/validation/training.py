@@ -6,7 +6,6 @@ import gc
 import json
 import math
 import subprocess
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +37,6 @@ class Trained:
     loaded: LoadedModel
     steps: int
     """Optimizer steps."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,11 @@ class _Dpo:
         once = config.precompute_ref_log_probs
         config.precompute_ref_log_probs = False
         base.model.train()
-        start = time.perf_counter()
         with warnings.catch_warnings():
             # Trainers' notices to their users, who are not there.
             warnings.simplefilter("ignore")
-            rows = Rows.from_list(job.dataset.rows)
             try:
+                rows = Rows.from_list(alike(job.dataset.rows))
                 trainer = DPOTrainer(
                     base.model,
                     args=config,
@@ -174,7 +171,6 @@ class _Dpo:
                 trainer.train()
             except (ValueError, TypeError, NotImplementedError) as error:
                 raise SettingsError(f"training.dpo: DPOTrainer refuses it: {printable(error, 400)}") from error
-        seconds = time.perf_counter() - start
         steps = int(trainer.state.global_step)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if plan.training.peft is not None:
@@ -184,7 +180,7 @@ class _Dpo:
         del trainer
         gc.collect()
         model.eval()
-        return Trained(replace(base, model=model), steps, seconds)
+        return Trained(replace(base, model=model), steps)
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,6 @@ class _Command:
             handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in job.dataset.rows)
         values = {"model": plan.model, "dataset": data, "output": output, "seed": job.seed, "steps": job.steps}
         words = [_filled(word, values) for word in plan.training.command or []]
-        start = time.perf_counter()
         with log.open("wb") as handle:
             try:
                 done = subprocess.run(
@@ -208,7 +203,6 @@ class _Command:
                 raise SettingsError(
                     f"training.command: cannot start {printable(words[0])}: {error.strerror}"
                 ) from error
-        seconds = time.perf_counter() - start
         if done.returncode:
             raise SettingsError(
                 f"training.command: {printable(' '.join(words), 300)} failed with exit code {done.returncode}; "
@@ -218,7 +212,19 @@ class _Command:
             loaded = load_model(output, plan.dtype, plan.device, plan.trust_remote_code)
         except ModelError as error:
             raise ModelError(f"training.command ended well, but left no model at {{output}}: {error}") from error
-        return Trained(loaded, job.steps, seconds)
+        return Trained(loaded, job.steps)
+
+
+def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same columns: ``datasets`` takes them from the first row, and what it has not is gone without a word.
+
+    Tools go as JSON, which TRL reads; a table wants the tools of all rows to be of one shape.
+    """
+    if any("tools" in row for row in rows):
+        rows = [{**row, "tools": json.dumps(row["tools"]) if "tools" in row else None} for row in rows]
+    if any("chat_template_kwargs" in row for row in rows):
+        rows = [{"chat_template_kwargs": {}, **row} for row in rows]
+    return rows
 
 
 def _filled(word: str, values: dict[str, Any]) -> str:
