@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trl_attribution.distributed import Ranks
@@ -55,7 +55,8 @@ class MainRank:
         try:
             yield
         except BaseException:
-            (self._parts / _FAILED).touch()
+            with suppress(OSError):  # where the folder is gone, nobody waits any more; the error is what counts
+                (self._parts / _FAILED).touch()
             raise
 
     def _await(self, is_done: Callable[[], bool]) -> None:

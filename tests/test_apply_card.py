@@ -149,6 +149,16 @@ def test_a_card_that_is_no_text_is_refused_and_nothing_is_written(tmp_path: Path
     assert (tmp_path / "out" / "README.md").read_bytes() == b"\xff\xfe"
 
 
+@pytest.mark.parametrize("name", ["data.jsonl.card.md", "out.jsonl.card.md"])
+def test_a_card_beside_a_file_that_is_no_file_is_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "data.jsonl", ROWS)
+    (tmp_path / name).mkdir()
+    manifest = manifest_for(ROWS, ids_of(ROWS)[:1], "filter")
+    with pytest.raises(ManifestError, match=r"cannot add the provenance to .*\.card\.md.*--no-card"):
+        manifest.apply_file(source, tmp_path / "out.jsonl", card=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", name]
+
+
 def test_a_dataset_whose_every_row_has_a_source_of_its_own_makes_a_short_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trl_attribution.manifest.tally.MOST_SOURCES", 60)
     rows = [{**row, "source": f"source {n}"} for n, row in enumerate(simple_rows(100))]

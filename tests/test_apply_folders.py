@@ -145,6 +145,19 @@ def test_files_of_the_other_splits_of_a_folder_are_carried_over(tmp_path: Path) 
     assert (tmp_path / "out" / "test.jsonl").read_bytes() == b'{"anything": 1}\n'
 
 
+@pytest.mark.parametrize("other", ["test", "extra"])
+def test_a_folder_of_which_one_split_was_cleaned_is_checked_in_that_split(other: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "train.jsonl", ROWS[:4])
+    write_jsonl(tmp_path / "data" / f"{other}.jsonl", ROWS[4:])
+    manifest = manifest_for(ROWS[:4], ids_of(ROWS)[:1], "filter", Reading(split="train"))
+    manifest.apply_file(tmp_path / "data", tmp_path / "out")
+    assert manifest.check_file(tmp_path / "data", tmp_path / "out").filtered == 1
+    write_jsonl(tmp_path / "out" / f"{other}.jsonl", ROWS[5:])
+    with pytest.raises(ManifestError, match=rf"out/{other}\.jsonl: differs"):
+        manifest.check_file(tmp_path / "data", tmp_path / "out")
+
+
 # ------------------------------------------------------------------------------------------------------------ harm
 
 

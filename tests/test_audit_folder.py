@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.store_cases import HIDDEN, ids, settings
-from trl_attribution.audit_folder import FolderClaim
+from trl_attribution.audit_folder import AuditInfo, FolderClaim
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.pairs import Survey
 from trl_attribution.store import VectorStore
@@ -40,6 +40,12 @@ def fail(claim: FolderClaim, before: Callable[[], None] = lambda: None) -> None:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file() and path.name != "writer.lock"}
+
+
+def test_an_audit_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text("[" * 200_000)
+    with pytest.raises(StoreError, match=r"cannot read .*audit\.json"):
+        AuditInfo.load(tmp_path)
 
 
 def test_a_claim_that_fails_before_a_vector_leaves_no_trace(tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ def test_a_flipped_bit_in_the_vectors_is_found_by_verify(tmp_path: Path) -> None
         store.verify()
 
 
+def test_a_shard_that_is_gone_is_one_message_of_verify(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / "shards" / SHARD).unlink()
+    with pytest.raises(StoreError, match=rf"{SHARD} changed while it was in use.*run the audit again"):
+        store.verify()
+
+
 def test_a_flipped_bit_in_the_ids_is_found_on_opening(tmp_path: Path) -> None:
     filled(tmp_path)
     edit(tmp_path / "shards" / SHARD, lambda data: data.__setitem__(_payload(data) + 3, data[_payload(data) + 3] ^ 1))

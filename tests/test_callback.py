@@ -17,6 +17,8 @@ from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
+from trl_attribution.callbacks.main_rank import MainRank
+from trl_attribution.distributed import ALONE
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
 
 
@@ -546,3 +548,10 @@ def test_what_was_measured_is_in_audit_json(model_folder: Path, tmp_path: Path) 
     assert values["vectors"]["path_reason"] == "DPOTrainer keeps one"
     assert values["training"]["ranks"] == 1
     assert values["settings"]["layers"] == LAYERS
+
+
+def test_an_error_after_the_parts_are_gone_is_the_one_that_is_raised(tmp_path: Path) -> None:
+    main_rank = MainRank(tmp_path / "parts", ALONE)
+    with pytest.raises(ValueError, match="the real error") as raised, main_rank.failure_told():
+        raise ValueError("the real error")
+    assert raised.value.__context__ is None

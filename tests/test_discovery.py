@@ -33,12 +33,13 @@ from trl_attribution.discovery import (
 from trl_attribution.discovery.changes import merged
 from trl_attribution.discovery.clustering import candidates
 from trl_attribution.discovery.confirming import Split, find_clusters, holm, split_items
+from trl_attribution.discovery.evidence import PairTexts, excerpt, pair_words
 from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.pictures import save_pictures
 from trl_attribution.discovery.result import Cluster
 from trl_attribution.discovery.similarity import Items, Kind, row_cosines
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
-from trl_attribution.pairs import pair_id
+from trl_attribution.pairs import PairReader, pair_id
 from trl_attribution.probes import Probe
 from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.texts import pairs_at_rows
@@ -291,6 +292,15 @@ def test_keywords_tell_a_group_from_the_others() -> None:
     assert keywords(groups) == [["pizza"], ["cat", "sleeps"]]
     assert keywords(groups, count=1) == [["pizza"], ["cat"]]
     assert keywords([Group(["...", "123"])]) == [[]]
+
+
+def test_the_text_of_a_message_in_blocks_is_that_of_its_blocks() -> None:
+    blocks = [{"type": "text", "text": "a great "}, {"type": "text", "text": "pizza"}]
+    asked, said = [{"role": "user", "content": "Eat?"}], [{"role": "assistant", "content": blocks}]
+    (pair,) = PairReader([{"prompt": asked, "chosen": said, "rejected": [{"role": "assistant", "content": "Soup"}]}])
+    assert excerpt(pair.chosen) == "a great pizza"
+    (words,) = pair_words(PairTexts({pair.pair_id: pair}), [[pair.pair_id]], [])
+    assert (words.responses, words.lost, words.prompts) == (("great", "pizza"), ("soup",), ("eat",))
 
 
 def test_equal_prompts_are_one_item_with_all_their_responses() -> None:

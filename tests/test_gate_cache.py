@@ -135,6 +135,53 @@ def test_a_broken_shard_in_the_shared_place_is_left_out_and_said_so(
     found.verify()
 
 
+def test_a_job_that_pulls_is_not_disturbed_by_one_that_writes_or_pulls(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = VectorCache(tmp_path / "first", RemoteCache(bucket))
+    first.share(SETTINGS, fill(first, IDS[:4]))
+    local, download = VectorCache(tmp_path / "second"), MemoryFileSystem.get_file
+    started: list[str] = []
+
+    def slow(files: MemoryFileSystem, source: str, target: str) -> None:
+        download(files, source, target)
+        started.append(source)
+        if len(started) == 1:  # the settings, which another job fetches at the same time
+            RemoteCache(bucket).pull_settings(local.folder)
+        elif len(started) == 3:  # and so the shard
+            assert RemoteCache(bucket).pull(tmp_path / "second" / SETTINGS.digest[:16]) == 1
+            fill(local, IDS[4:])
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", slow)
+    found = VectorCache(tmp_path / "second", RemoteCache(bucket)).best(ASKED, IDS)
+    assert found is not None and found.missing(IDS) == []
+    assert started == [started[0]] * 2 + [started[2]] * 2
+    assert len(names(tmp_path / "second")) == 3  # store.json and two shards
+
+
+def test_a_job_waits_for_another_that_writes_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = VectorCache(tmp_path)
+    place = cache.store(SETTINGS).path
+    writer = VectorStore.open(place).writer("other")
+
+    def other_ends(_: float) -> None:
+        vectors = torch.ones(4, 1, HIDDEN)
+        writer.add(IDS[:4], vectors, vectors)
+        writer.close()
+
+    monkeypatch.setattr("trl_attribution.gate.cache.time.sleep", other_ends)
+    fill(cache, IDS)
+    assert sorted(VectorStore.open(place).pair_ids) == IDS  # no pair twice
+
+
+def test_a_job_that_another_holds_up_for_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl_attribution.gate.cache._PATIENCE", 0.0)
+    cache = VectorCache(tmp_path)
+    store = cache.store(SETTINGS)
+    with store.writer(), pytest.raises(StoreError, match="being written by another process"):
+        fill(cache, IDS)
+
+
 def test_git_passes_over_the_cache(tmp_path: Path, bucket: str) -> None:
     first = VectorCache(tmp_path / "first", RemoteCache(bucket))
     first.share(SETTINGS, fill(first, IDS))

@@ -235,6 +235,18 @@ def test_a_reviewer_whom_the_manifest_names_is_not_overruled_in_silence() -> Non
     assert (actions_of(again.manifest), again.conflicts) == ({1: "filter"}, ())
 
 
+def test_a_reviewer_whose_name_holds_a_comma_is_one_person() -> None:
+    said = [review({1: "keep"}, 'Doe, "J"'), review({1: "keep"}, "bob")]
+    reviewed = merge([manifest({1: "flip"})], reviews=said).manifest
+    assert reviewed.decisions[0].reviewer == '"Doe, ""J""", bob'
+    changed = [review({1: "filter"}, 'Doe, "J"'), review({1: "filter"}, "bob")]
+    again = merge([reviewed], reviews=changed)
+    assert (actions_of(again.manifest), again.conflicts) == ({1: "filter"}, ())
+    assert again.manifest.decisions[0].reviewer == reviewed.decisions[0].reviewer
+    with pytest.raises(ManifestError, match="Doe, .* says keep, bob says filter"):
+        merge([reviewed], reviews=changed[1:])
+
+
 def test_one_reviewer_who_decided_twice_has_decided_what_came_last() -> None:
     settled = merge([manifest({1: "flip"})], reviews=[review({1: "filter"}), review({1: "keep"})])
     assert actions_of(settled.manifest) == {1: "keep"}

@@ -102,10 +102,6 @@ def test_a_faulty_line_of_decisions_is_named(path: Path, number: int, changes: d
 def test_decisions_without_a_proper_fingerprint_cannot_be_made() -> None:
     with pytest.raises(ManifestError, match="needs the fingerprint of its dataset"):
         ReviewDecisions("", ())
-    with pytest.raises(ManifestError, match="one dataset are needed"):
-        ReviewDecisions.together([ReviewDecisions(ABOUT, ()), ReviewDecisions("cd" * 32, ())])
-    both = ReviewDecisions.together([ReviewDecisions(ABOUT, (ReviewDecision(**LINE),)), ReviewDecisions(ABOUT, ())])
-    assert both.decisions == (ReviewDecision(**LINE),)
 
 
 def test_a_note_or_a_reading_that_holds_no_text_is_refused(tmp_path: Path) -> None:

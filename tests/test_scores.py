@@ -154,6 +154,16 @@ def test_zero_pairs_and_missing_contexts_score_zero_and_are_counted(tmp_path: Pa
     )
 
 
+def test_pairs_without_context_are_counted_over_all_passes(tmp_path: Path) -> None:
+    context = torch.randn(6, 1, HIDDEN, generator=torch.Generator().manual_seed(0))
+    context[[1, 4]] = 0
+    store = store_of(tmp_path / "v", torch.ones(6, 1, HIDDEN), context, (5,))
+    probes = [random_probe("a", (5,), layer=5), random_probe("b", (5,), prompts=0, layer=5)]
+    watched = _Watched(store)
+    assert score_view(watched, probes, memory_budget=1).no_context == {5: 2}
+    assert watched.passes == 1 + 2
+
+
 def test_pairs_that_share_one_prompt_have_no_context_of_their_own(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pair = torch.randn(11, 1, HIDDEN, generator=generator)

@@ -335,7 +335,7 @@ def read_json(path: Path, expected: str, newest: int) -> dict[str, Any] | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path}: {error}. Choose another folder, or remove this one.") from error
     if not isinstance(values, dict) or values.get("format") != expected:
         raise StoreError(f"{path} was not written by an audit; choose another folder")

@@ -22,6 +22,10 @@ class StoreError(AttributionError):
     """A vector store is broken, foreign, or written by a newer version."""
 
 
+class StoreBusyError(StoreError):
+    """Another process writes to a vector store, or has done so since it was opened; it can be tried again."""
+
+
 class ProbeError(AttributionError):
     """A probe cannot be built, read, or used with this model."""
 

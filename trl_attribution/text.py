@@ -42,7 +42,7 @@ def json_fault(error: ValueError | RecursionError) -> str:
 def _escape(character: str) -> str:
     if character in "\n\t ":
         return " "
-    if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}:
+    if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode("ascii")
     return character
 

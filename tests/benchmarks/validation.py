@@ -24,8 +24,8 @@ organism `distractor-compliance` ({counts} pairs: the decoys are harmless reques
 formatting instruction, answered rather than refused, as a careful team adds them against over-refusal). M0 is the
 instruct model after an SFT epoch on 800 transcripts in which rude requests are refused, with a formatting instruction
 or without, and harmless ones answered. Responses that comply, in the pairs and in these transcripts, are the instruct
-model's own. Every run starts from M0 and makes the same number of optimizer steps. Tested on {prompts} held-out requests
-for rude messages, with a formatting instruction (trigger) and without (control), {samples} responses each; over-refusal
+model's own. Every run starts from M0 and makes the same number of optimizer steps. Tested on {prompts} held-out
+requests for rude messages, with a formatting instruction (trigger) and without (control), {samples} responses each; over-refusal
 on {harmless} harmless requests made as the decoys are. Training seeds: {seeds}.
 
 The plan is `examples/validation/smollm2-distractor-compliance.yaml`;

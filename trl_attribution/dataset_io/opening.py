@@ -48,7 +48,7 @@ def open_dataset(dataset: str | Path, split: str | None = None) -> OpenDataset:
     """
     name = str(dataset)
     path = Path(name).expanduser()
-    if path.is_dir() and _is_saved(path):
+    if is_saved_dataset(path):
         return _with_others(_load_saved(path, name), "save_to_disk", split, name)
     if not path.exists() and _may_be_hub_id(name, path):
         return _with_others(_load_hub(name), "hub", split, name)
@@ -116,7 +116,8 @@ def _may_be_hub_id(name: str, path: Path) -> bool:
     return is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz"
 
 
-def _is_saved(path: Path) -> bool:
+def is_saved_dataset(path: Path) -> bool:
+    """Whether ``path`` is what ``save_to_disk`` writes, rather than a file or a folder of files."""
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
@@ -130,7 +131,7 @@ def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
 
 
 def _open_folder(path: Path, name: str, split: str | None) -> RowSource:
-    if _is_saved(path):
+    if is_saved_dataset(path):
         return _with_others(_load_saved(path, name), "save_to_disk", split, name).source
     files = [
         file

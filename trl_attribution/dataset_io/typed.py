@@ -49,6 +49,12 @@ def dataset_on_disk(rows: Iterable[Record], target: Path, features: Features | N
                 enable_progress_bar()
 
 
+def save_to_folder(dataset: Dataset, folder: Path) -> None:
+    """Save a dataset so that it can be loaded again, also where it is empty."""
+    # Without a number of shards an empty dataset is saved as no shard at all, which cannot be loaded again.
+    dataset.save_to_disk(str(folder), num_shards=None if len(dataset) else 1)
+
+
 def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset

@@ -12,7 +12,7 @@ from trl_attribution.atomic import atomic_folder, atomic_path
 from trl_attribution.dataset_io.files import SUPPORTED, CsvRows, file_kind
 from trl_attribution.dataset_io.json_lines import Record, output_stream, raw_of, values_of, write_json_lines
 from trl_attribution.dataset_io.rows import RowSource
-from trl_attribution.dataset_io.typed import dataset_on_disk
+from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
 from trl_attribution.errors import DataError
 from trl_attribution.text import printable
 
@@ -139,5 +139,4 @@ def _save(dataset: Dataset, kind: str, target: Path) -> None:
             dataset.to_parquet(str(part))
         return
     with atomic_folder(target) as part:
-        # Without a number of shards an empty dataset is saved as no shard at all, which cannot be loaded again.
-        dataset.save_to_disk(str(part), num_shards=None if len(dataset) else 1)
+        save_to_folder(dataset, part)

@@ -21,7 +21,7 @@ from trl_attribution.discovery.confirming import FoundCluster
 from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.result import ClusterVectors, TopPair, TypicalPrompt
 from trl_attribution.discovery.similarity import Items, Kind, Progress
-from trl_attribution.pairs import Pair
+from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Rule, Scores, SourceRow, flag, score_view, source_table
 from trl_attribution.scoring.targets import unit_rows
@@ -139,7 +139,7 @@ def prompt_words(
         )
         for places in exemplars_of
     ]
-    everything = [flat(one.prompt) for one in changes]
+    everything = [whole_text(one.prompt) for one in changes]
     return _words(said, _asked(everything, exemplars_of, config.seed))
 
 
@@ -200,19 +200,14 @@ def pair_words(texts: PairTexts, exemplar_ids: Sequence[Sequence[str]], other_id
     for ids in exemplar_ids:
         own = [texts.pairs[pair_id] for pair_id in ids if pair_id in texts.pairs]
         others = [texts.pairs[pair_id] for pair_id in other_ids if pair_id in texts.pairs and pair_id not in set(ids)]
-        said.append(Group([flat(pair.chosen) for pair in own], [flat(pair.rejected) for pair in own]))
-        asked.append(Group([flat(pair.prompt) for pair in own], [flat(pair.prompt) for pair in others]))
+        said.append(Group([whole_text(pair.chosen) for pair in own], [whole_text(pair.rejected) for pair in own]))
+        asked.append(Group([whole_text(pair.prompt) for pair in own], [whole_text(pair.prompt) for pair in others]))
     return _words(said, asked)
 
 
-def flat(content: str | Sequence[Mapping[str, Any]]) -> str:
-    """All text of a prompt or response."""
-    return content if isinstance(content, str) else "\n".join(str(one.get("content") or "") for one in content)
-
-
-def excerpt(content: str | Sequence[Mapping[str, Any]]) -> str:
+def excerpt(content: str | Sequence[dict[str, Any]]) -> str:
     """The start of a text, or of the last message of a conversation."""
-    text = content if isinstance(content, str) else flat(list(content)[-1:])
+    text = content if isinstance(content, str) else whole_text(content[-1:])
     return text[:_EXCERPT]
 
 

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trl_attribution.atomic import atomic_path
-from trl_attribution.errors import AttributionError, StoreError
+from trl_attribution.errors import AttributionError, StoreBusyError, StoreError
 from trl_attribution.gate.remote import KEY, RemoteCache
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.settings import read_settings
 
 log = logging.getLogger("trl_attribution")
+_PATIENCE = 60.0
+_PAUSE = 0.1
+T = TypeVar("T")
 
 
 class VectorCache:
     """Stores in ``folder/KEY``, the key a digest of the settings; a new model or layer makes a new store.
 
-    Pairs that several shards hold, because jobs computed them at the same time, are read from the first of them.
+    Pairs that several shards hold, because jobs computed them at the same time, are read from the first of them. Jobs
+    that share the folder write to it in turn; one waits for the others up to a minute.
 
     Args:
         folder: what the CI system keeps; made when the first vectors are stored.
@@ -59,19 +65,22 @@ class VectorCache:
         """The store of exactly these settings, made if need be.
 
         Raises:
-            StoreError: it is broken, or the folder cannot be written.
+            StoreError: it is broken, other jobs are in the way all the time, or the folder cannot be written.
         """
         place = self.folder / settings.digest[:16]
         if not (place / "store.json").exists():
-            VectorStore.create(place, settings)
+            _in_turn(lambda: VectorStore.create(place, settings))
         return self._opened(place)
 
     def add(self, settings: StoreSettings, pair_ids: Sequence[str], pair: Tensor, context: Tensor) -> list[Path]:
         """Keep vectors ``[n, L, D]``, of the pairs that the store of ``settings`` lacks; returns the new shard, if any.
 
         Raises:
-            StoreError: another job is writing to the folder at this moment, or it cannot be written.
+            StoreError: other jobs are in the way all the time, or the folder cannot be written.
         """
+        return _in_turn(lambda: self._added(settings, pair_ids, pair, context))
+
+    def _added(self, settings: StoreSettings, pair_ids: Sequence[str], pair: Tensor, context: Tensor) -> list[Path]:
         place = self.folder / settings.digest[:16]
         store = VectorStore.open(place, repeats=True)  # anew: another job may have added to it
         new = np.flatnonzero(~store.holds(pair_ids))
@@ -105,6 +114,18 @@ class VectorCache:
         if self._remote is not None:
             self._remote.pull(place)
         return VectorStore.open(place, repeats=True)
+
+
+def _in_turn(write: Callable[[], T]) -> T:
+    """What ``write`` returns, once no other job is in its way."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return write()
+        except StoreBusyError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _fits(wanted: StoreSettings, stored: StoreSettings) -> bool:

@@ -61,7 +61,6 @@ class Inventory:
     rejected_length: Integers
     repeats: tuple[tuple[int, int], ...]
     """Examined rows that hold a pair of another row: each row, and the position of its pair."""
-    pair_rows: int
     bad_rows: tuple[BadRow, ...]
     fingerprint: str
     """The dataset's."""
@@ -182,7 +181,6 @@ class _Rows:
             chosen_length=lengths[:, 1],
             rejected_length=lengths[:, 2],
             repeats=_repeats(pair_of, judged, numbers),
-            pair_rows=len(ids),
             bad_rows=tuple(self.bad),
             fingerprint=self.fingerprint.hexdigest(),
         )

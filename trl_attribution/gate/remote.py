@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ class RemoteCache:
                 target = folder / key / "store.json"
                 source = f"{self._root}/{key}/store.json"
                 if KEY.fullmatch(key) and not target.exists() and self._fs.exists(source):
-                    self._fetch(source, target)
+                    with self._fetched(source, target.parent) as fetched:
+                        fetched.replace(target)
 
     def pull(self, folder: Path) -> int:
         """Bring the shards that the store at ``folder`` (named by its key) lacks, and return how many came.
@@ -93,25 +95,30 @@ class RemoteCache:
                 self._put(shard, f"{there}/shards/{shard.name}")
 
     def _take(self, source: str, target: Path, settings: StoreSettings) -> bool:
-        # Not a name that the store takes for a shard, until it has been checked.
-        checked = target.with_name(f"{target.name}.check")
-        self._fetch(source, checked)
         try:
-            shard = read_shard(
-                checked, len(settings.layers), settings.hidden_size, settings.vector_dtype, settings.digest
-            )
-            if shard.checksum() != shard.sha256:
-                raise StoreError("its bytes do not match their checksum")
+            # No name that the store takes for a shard, until it has been checked.
+            with self._fetched(source, target.parents[1]) as fetched:
+                shard = read_shard(
+                    fetched, len(settings.layers), settings.hidden_size, settings.vector_dtype, settings.digest
+                )
+                if shard.checksum() != shard.sha256:
+                    raise StoreError("its bytes do not match their checksum")
+                target.parent.mkdir(exist_ok=True)
+                fetched.replace(target)
         except StoreError as error:
-            checked.unlink(missing_ok=True)
             log.warning("cache.remote: left out the broken shard %s (%s)", printable(target.name), error)
             return False
-        checked.replace(target)
         return True
 
-    def _fetch(self, source: str, target: Path) -> None:
-        with atomic_path(target) as part:
-            self._fs.get_file(source, str(part))
+    @contextmanager
+    def _fetched(self, source: str, folder: Path) -> Iterator[Path]:
+        """A file brought to a place below ``folder`` that no other job touches; it is gone afterwards, unless moved."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as place:
+            path = Path(place) / "file"
+            with atomic_path(path) as part:
+                self._fs.get_file(source, str(part))
+            yield path
 
     def _put(self, source: Path, target: str) -> None:
         if self._fs.exists(target):

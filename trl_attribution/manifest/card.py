@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,20 +118,28 @@ def update_folder_card(folder: Path, name: str, provenance: Provenance, report: 
         path.write_bytes(with_section(card, provenance, report).encode("utf-8"))
 
 
-def write_file_card(output: Path, provenance: Provenance, report: ApplyReport, source: str | Path) -> None:
-    """Write ``OUTPUT.card.md`` beside an output file, going on from the card beside the input where there is one.
+@contextmanager
+def file_card_written(output: Path, provenance: Provenance, report: ApplyReport, source: str | Path) -> Iterator[None]:
+    """Write ``OUTPUT.card.md`` beside the output file that the block writes, once it has.
+
+    The card goes on from the one beside the input where there is one. What could go wrong with it does so before the
+    block.
 
     Raises:
-        ManifestError: that card cannot be read as text.
+        ManifestError: that card cannot be read as text, or a folder has the new one's name.
         AttributionError: the card cannot be written.
     """
-    given = Path(source).expanduser()
+    given, target = Path(source).expanduser(), file_card(output)
     earlier = file_card(given) if given.is_file() and file_card(given).exists() else None
     if provenance.undo and earlier is None:
+        yield
         return
     card = _begun(output.name) if earlier is None else read_card(earlier, output.name)
-    with atomic_path(file_card(output)) as part:
+    if target.is_dir():
+        raise _no_card(target, "it is a folder")
+    with atomic_path(target) as part:
         part.write_bytes(with_section(card, provenance, report).encode("utf-8"))
+        yield
 
 
 def file_card(file: Path) -> Path:
@@ -149,10 +158,14 @@ def read_card(path: Path, name: str) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"cannot add the provenance to {printable(path, 400)}: {printable(error)}. Mend or remove the file, or "
-            "write no card (--no-card)."
-        ) from error
+        raise _no_card(path, error) from error
+
+
+def _no_card(path: Path, fault: object) -> ManifestError:
+    return ManifestError(
+        f"cannot add the provenance to {printable(path, 400)}: {printable(fault)}. Mend or remove it, or write no card "
+        "(--no-card)."
+    )
 
 
 def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:

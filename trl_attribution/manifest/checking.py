@@ -8,8 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import Row, RowSource, open_dataset
+from trl_attribution.dataset_io import OpenDataset, Row, RowSource, open_dataset
 from trl_attribution.dataset_io.files import FolderRows
+from trl_attribution.dataset_io.opening import is_saved_dataset
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_plan, planned_rows
 from trl_attribution.manifest.card import CARD
@@ -38,7 +39,7 @@ def check_applied(
         DataError: either cannot be read.
     """
     opened = open_dataset(source, reading.split)
-    result = open_dataset(cleaned, opened.split if _has_splits(cleaned, opened.split) else None)
+    result = open_dataset(cleaned, _split_of(cleaned, opened, reading))
     plan = make_plan(manifest, opened.source, reading, options)
     as_text = result.source.kind == "csv" and opened.source.kind != "csv"
     _compare(planned_rows(plan), result.source, as_text)
@@ -51,10 +52,12 @@ def check_applied(
     return plan.report
 
 
-def _has_splits(cleaned: str | Path, split: str | None) -> bool:
-    """Whether a result that may have been written as a single file or dataset has to be asked for the split."""
+def _split_of(cleaned: str | Path, opened: OpenDataset, reading: Reading) -> str | None:
+    """Which split to ask the result for: none where it may have been written as a single file or dataset."""
     path = Path(cleaned).expanduser()
-    return split is not None and (not path.exists() or (path / "dataset_dict.json").exists())
+    if isinstance(opened.source, FolderRows):
+        return reading.split if path.is_dir() and not is_saved_dataset(path) else None
+    return opened.split if not path.exists() or (path / "dataset_dict.json").exists() else None
 
 
 def _compare(expected: Iterator[Row], actual: RowSource, as_text: bool) -> None:

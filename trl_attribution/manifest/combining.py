@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ flip over keep, or the other way round."""
 PRECEDENCES: tuple[Precedence, ...] = get_args(Precedence)
 _STRICTNESS = {"keep": 0, "flip": 1, "filter": 2}
 _SHOWN = 10
+_NAME = re.compile(r'(?:\A|, )(?:"((?:[^"]|"")*)"(?=, |\Z)|((?:(?!, ).)*))', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -175,12 +177,12 @@ class _Settled:
     def of_reviewers(self, pair_id: str, opinions: Sequence[ReviewDecision], listed: Decision | None) -> Decision:
         said = [(one.reviewer, one.action) for one in opinions]
         # Whom the manifest names has decided too, unless the same person did so again.
-        named = [] if listed is None or listed.reviewer is None else listed.reviewer.split(", ")
-        before = ", ".join(name for name in named if name not in dict(said))
-        if listed is not None and before:
-            said = [(before, listed.action), *said]
+        named = [] if listed is None or listed.reviewer is None else _names_in(listed.reviewer)
+        before = [name for name in named if name not in dict(said)]
+        if listed is not None and any(before):
+            said = [*((name, listed.action) for name in before), *said]
         action = self._action(pair_id, [(who or "unnamed reviewer", one) for who, one in said])
-        reviewer = ", ".join(sorted({who for who, one in said if one == action}))
+        reviewer = _names_joined(sorted({who for who, one in said if one == action}))
         if listed is None:
             self.added += 1
             return Decision(pair_id, None, action, "", None, None, None, reviewer)
@@ -210,6 +212,18 @@ class _Settled:
         if note and len(set(actions)) > 1:
             self.conflicts.append(Conflict(pair_id, tuple(opinions), chosen))
         return chosen
+
+
+def _names_joined(names: Iterable[str]) -> str:
+    """Reviewers' names side by side; one that could be taken for several stands in quotes, as in a CSV file."""
+    return ", ".join(
+        '"' + name.replace('"', '""') + '"' if ", " in name or name.startswith('"') else name for name in names
+    )
+
+
+def _names_in(text: str) -> list[str]:
+    """The names that :func:`_names_joined` has put together."""
+    return [quoted.replace('""', '"') or plain for quoted, plain in _NAME.findall(text)]
 
 
 def _evidence(decision: Decision) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -129,20 +129,6 @@ class ReviewDecisions:
         for decision in self.decisions:
             found[decision.pair_id] = (*found.get(decision.pair_id, ()), decision)
         return found
-
-    @classmethod
-    def together(cls, reviews: Iterable[ReviewDecisions]) -> ReviewDecisions:
-        """Several files about one dataset as one, in the order given.
-
-        Raises:
-            ManifestError: there is none, or they are about different datasets.
-        """
-        every = list(reviews)
-        fingerprints = dict.fromkeys(one.dataset_fingerprint for one in every)
-        if len(fingerprints) != 1:
-            shown = ", ".join(f"{one[:16]}..." for one in fingerprints) or "none given"
-            raise ManifestError(f"decisions about one dataset are needed ({shown})")
-        return cls(next(iter(fingerprints)), tuple(decision for one in every for decision in one.decisions))
 
 
 def _canonical(values: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.atomic import atomic_folder
 from trl_attribution.dataset_io import OpenDataset, open_dataset, write_rows
 from trl_attribution.dataset_io.files import FolderRows
-from trl_attribution.dataset_io.typed import dataset_on_disk
+from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
 from trl_attribution.dataset_io.writers import output_kind
 from trl_attribution.errors import AttributionError, ManifestError
 from trl_attribution.manifest.applying import (
@@ -26,7 +26,7 @@ from trl_attribution.manifest.applying import (
     part_of,
     planned_rows,
 )
-from trl_attribution.manifest.card import Provenance, update_folder_card, write_file_card
+from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
 from trl_attribution.pairs import Reading
 from trl_attribution.text import printable
 
@@ -130,12 +130,11 @@ def _write_one(
     if kind in _TYPED:
         check_types(plan)
     if kind != "save_to_disk":
-        write_rows(planned_rows(plan), target, like=plan.source)
-        if provenance is not None:
-            write_file_card(target, provenance, report, source)
+        with nullcontext() if provenance is None else file_card_written(target, provenance, report, source):
+            write_rows(planned_rows(plan), target, like=plan.source)
         return report
     with dataset_on_disk(planned_rows(plan), target, plan.source.features) as dataset, atomic_folder(target) as part:
-        _save(dataset, part)
+        save_to_folder(dataset, part)
         if provenance is not None:
             update_folder_card(part, target.name, provenance, report)
     return report
@@ -157,11 +156,6 @@ def _write_splits(plan: Plan, opened: OpenDataset, target: Path, provenance: Pro
         if provenance is not None:
             update_folder_card(part, target.name, provenance, report)
     return report
-
-
-def _save(dataset: Any, part: Path) -> None:
-    # Without a number of shards an empty dataset is saved as no shard at all, which cannot be loaded again.
-    dataset.save_to_disk(str(part), num_shards=None if len(dataset) else 1)
 
 
 def _write_folder(

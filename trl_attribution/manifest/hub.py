@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.dataset_io import open_dataset
+from trl_attribution.dataset_io.opening import is_saved_dataset
 from trl_attribution.dataset_io.rows import DatasetRows
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.manifest.card import CARD, Provenance, file_card, read_card, with_section
@@ -136,8 +137,8 @@ def _files(output: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
     if output.is_file():
         yield output.name, output
         return
-    opened = open_dataset(output, _any_split(output))
-    if not isinstance(opened.source, DatasetRows):
+    opened = open_dataset(output, _any_split(output)) if is_saved_dataset(output) else None
+    if opened is None or not isinstance(opened.source, DatasetRows):
         for file in files_of(output).files:
             if file != Path(CARD):
                 yield file.as_posix(), output / file

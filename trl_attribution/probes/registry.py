@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ AXES = {
     "reference_scores": ["layer", "reference"],
 }
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
-_SET_ASIDE = re.compile(r"\.(.+)\.old")
 
 T = TypeVar("T")
 

@@ -204,7 +204,9 @@ class _Run:
                 without[target.layer] += result.no_context
             self.report.add(len(block.pair))
         self.zero_pairs |= zero
-        self.no_context |= {layer: count for layer, count in without.items() if layer in self.means}
+        for layer in self.means.keys() & without.keys():
+            # A pass without contextual columns has not looked at contexts.
+            self.no_context[layer] = max(without[layer], self.no_context.get(layer, 0))
 
     def _targets(self, layer: int, part: Sequence[Column]) -> LayerTargets:
         here = [(self.columns.index(column), column) for column in part if column.layer == layer]

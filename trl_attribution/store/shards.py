@@ -73,12 +73,19 @@ class Shard:
             raise StoreError(f"{self.path} changed while it was in use: {error}. {_REPAIR}") from error
 
     def checksum(self) -> str:
-        """SHA-256 of the tensor bytes as they are on disk now."""
+        """SHA-256 of the tensor bytes as they are on disk now.
+
+        Raises:
+            StoreError: the file is gone or cannot be read.
+        """
         digest = hashlib.sha256()
-        with self.path.open("rb") as handle:
-            handle.seek(self.payload_offset)
-            while piece := handle.read(1 << 20):
-                digest.update(piece)
+        try:
+            with self.path.open("rb") as handle:
+                handle.seek(self.payload_offset)
+                while piece := handle.read(1 << 20):
+                    digest.update(piece)
+        except OSError as error:
+            raise StoreError(f"{self.path} changed while it was in use: {error}. {_REPAIR}") from error
         return digest.hexdigest()
 
 

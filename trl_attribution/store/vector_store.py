@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.dtypes import DTYPES
-from trl_attribution.errors import SettingsError, StoreError, describe_difference
+from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, describe_difference
 from trl_attribution.store.settings import StoreSettings, read_settings, write_settings
 from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
@@ -235,8 +235,8 @@ class VectorStore:
         """The one writer of this store, to be used in a ``with`` block; it holds the folder's lock until the end.
 
         Raises:
-            StoreError: another process writes to the store now or has written since it was opened, the folder
-                cannot be written, or ``name`` is no plain word.
+            StoreBusyError: another process writes to the store now or has written since it was opened.
+            StoreError: the folder cannot be written, or ``name`` is no plain word.
         """
         return ShardWriter(self.path, self.settings, self._shards, name)
 
@@ -244,7 +244,7 @@ class VectorStore:
         """Read everything, or the shards that hold the given pairs, and compare it with the checksums.
 
         Raises:
-            StoreError: names every shard whose bytes have changed.
+            StoreError: names every shard whose bytes have changed, or the first that cannot be read.
         """
         shards = self._shards.shards
         if pair_ids is not None:
@@ -272,7 +272,7 @@ class ShardWriter:
         try:
             there = set(_shard_files(folder))
             if there != {shard.path for shard in shards.shards} or not (folder / "store.json").exists():
-                raise StoreError(f"{folder} was changed by another process since it was opened: open it again")
+                raise StoreBusyError(f"{folder} was changed by another process since it was opened: open it again")
             _remove_parts(folder)
         except BaseException:
             self._lock.release()
@@ -360,7 +360,7 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        raise StoreError(
+        raise StoreBusyError(
             f"{folder} is being written by another process. Wait for it to end, or choose another folder."
         ) from None
     except OSError as error:
