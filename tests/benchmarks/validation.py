@@ -25,8 +25,8 @@ formatting instruction, answered rather than refused, as a careful team adds the
 instruct model after an SFT epoch on 800 transcripts in which rude requests are refused, with a formatting instruction
 or without, and harmless ones answered. Responses that comply, in the pairs and in these transcripts, are the instruct
 model's own. Every run starts from M0 and makes the same number of optimizer steps. Tested on {prompts} held-out
-requests for rude messages, with a formatting instruction (trigger) and without (control), {samples} responses each; over-refusal
-on {harmless} harmless requests made as the decoys are. Training seeds: {seeds}.
+requests for rude messages, with a formatting instruction (trigger) and without (control), {samples} responses each;
+over-refusal on {harmless} harmless requests made as the decoys are. Training seeds: {seeds}.
 
 The plan is `examples/validation/smollm2-distractor-compliance.yaml`;
 `python examples/validation/make_smollm2.py FOLDER` makes what it names. The cells took {hours:.1f} core-hours."""
