@@ -32,7 +32,7 @@ from trl_attribution.discovery import (
 )
 from trl_attribution.discovery.changes import merged
 from trl_attribution.discovery.clustering import candidates
-from trl_attribution.discovery.confirming import Split, find_clusters, holm, split_items
+from trl_attribution.discovery.confirming import Split, find_clusters, split_items
 from trl_attribution.discovery.evidence import PairTexts, excerpt, pair_words
 from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.pictures import save_pictures
@@ -274,11 +274,6 @@ def test_halves_share_no_item_and_depend_on_the_seed() -> None:
     assert sorted([*split.fit, *split.held_out]) == places.tolist()
     assert len(split.fit) - len(split.held_out) == 1
     assert split.fit.tolist() != other.fit.tolist()
-
-
-def test_holm_is_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]).tolist() == []
 
 
 # Words and prompts

@@ -11,6 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trl_attribution.scoring import holm
 from trl_attribution.validation.cells import BASELINE, M0, Condition
 from trl_attribution.validation.conclusions import Conclusion, conclude
 from trl_attribution.validation.plan import StatisticsPlan
@@ -18,7 +19,6 @@ from trl_attribution.validation.statistics import (
     Bootstrap,
     advantage,
     compare,
-    holm,
     paired_t_test,
     reduction,
     seeds_needed,
@@ -95,7 +95,7 @@ def test_holm_is_the_step_down_correction(p_values: list[float]) -> None:
 
 def test_holm_on_a_worked_example() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
+    assert holm([]).tolist() == []
 
 
 def test_with_one_run_the_interval_is_scipys_bootstrap_over_prompts() -> None:

@@ -23,9 +23,7 @@ probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", 
 Name = Annotated[str, typer.Argument(help="Name of the probe: letters, digits, dots, dashes and underscores.")]
 Layers = Annotated[
     list[str] | None,
-    typer.Option(
-        "--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."
-    ),
+    typer.Option("--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."),
 ]
 _BELONGING = {
     "prompts": (

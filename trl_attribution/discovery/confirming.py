@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from trl_attribution.discovery.clustering import Candidate, Doubles, Floats, Integers, candidates
 from trl_attribution.discovery.config import DiscoveryConfig
+from trl_attribution.scoring import holm
 
 SUBSAMPLE = 0.8
 
@@ -105,16 +106,6 @@ def stabilities(cosine: Floats, found: Sequence[Candidate], config: DiscoveryCon
             own = there.intersection(one.members.tolist())
             total[place] += max((len(own & other) / len(own | other) for other in again), default=0.0)
     return [float(value) for value in total / config.resamples]
-
-
-def holm(p_values: Sequence[float]) -> Doubles:
-    """Holm's adjusted p-values, in the given order."""
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    scaled = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
-    return adjusted
 
 
 @dataclass(frozen=True)

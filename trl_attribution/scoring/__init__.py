@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, p_values, q_values
+from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, holm, p_values, q_values
 from trl_attribution.scoring.flags import FlaggedPair, Flags, Rule, SourceRow, flag, source_table
 from trl_attribution.scoring.scores import Column, Scores, context_means, kind_for, reference_for, score_view
 from trl_attribution.scoring.table import ScoreTable, write_scores
@@ -20,6 +20,7 @@ __all__ = [
     "context_means",
     "fewest_discoveries",
     "flag",
+    "holm",
     "kind_for",
     "p_values",
     "q_values",

@@ -101,6 +101,16 @@ def q_values(p_value: Doubles) -> Doubles:
     return values
 
 
+def holm(p_values: npt.ArrayLike) -> Doubles:
+    """Holm's step-down correction: adjusted p-values [n], in the given order."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted
+
+
 def fewest_discoveries(rate: float, pairs: int, null_size: int) -> int:
     """How many pairs must beat every one of ``null_size`` null scores before any can be flagged at ``rate``.
 

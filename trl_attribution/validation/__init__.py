@@ -6,7 +6,7 @@ from trl_attribution.validation.cells import Cell, Condition, cells, conditions
 from trl_attribution.validation.conclusions import Against, Claim, Conclusion, conclude
 from trl_attribution.validation.plan import Plan, load_plan
 from trl_attribution.validation.running import Progressed, Validation, Validator
-from trl_attribution.validation.statistics import Bootstrap, Comparison, Estimate, holm, sign_flip_test
+from trl_attribution.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
 
 __all__ = [
     "Against",
@@ -24,7 +24,6 @@ __all__ = [
     "cells",
     "conclude",
     "conditions",
-    "holm",
     "load_plan",
     "sign_flip_test",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trl_attribution.scoring import holm
 from trl_attribution.validation.cells import BASELINE, CONTROLS, M0, Condition
 from trl_attribution.validation.plan import StatisticsPlan
 from trl_attribution.validation.statistics import (
@@ -15,7 +16,6 @@ from trl_attribution.validation.statistics import (
     Estimate,
     advantage,
     compare,
-    holm,
     reduction,
     seeds_needed,
     share,
@@ -97,7 +97,7 @@ def conclude(shares: Shares, settings: StatisticsPlan) -> Conclusion:
     deciding = [place for place, claim in enumerate(claims) if claim.decides]
     corrected = holm([claims[place].p_value for place in deciding])
     for place, p_holm in zip(deciding, corrected, strict=True):
-        claims[place] = replace(claims[place], p_holm=p_holm)
+        claims[place] = replace(claims[place], p_holm=float(p_holm))
     answered = tuple(_answered(claim, shares[claim.behavior], settings, len(deciding)) for claim in claims)
     by_behavior = {
         name: min((one.answer for one in answered if one.behavior == name and one.decides), key=_ORDER.index)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,17 +157,6 @@ def paired_t_test(differences_S: Doubles) -> float | None:
     if spread < 1e-12:
         return 1.0 if abs(mean) < 1e-12 else 0.0
     return float(2 * t.sf(abs(mean) / (spread / math.sqrt(count)), count - 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values, in the order given."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    adjusted = [1.0] * len(p_values)
-    highest = 0.0
-    for step, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - step) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
 
 
 def seeds_needed(differences_S: Doubles, alpha: float) -> int | None:
