@@ -284,8 +284,11 @@ class Validator:
             "prompts": self.gauge.digest,
             "held_out": self.gauge.held_out.digest,
             **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in self.rankings.items()},
-            **({SOURCES: _digest(pair.source for pair in self.pairs)} if "drop_sources" in plan.interventions else {}),
+            **({SOURCES: self._source_digest()} if "drop_sources" in plan.interventions else {}),
         }
+
+    def _source_digest(self) -> str:
+        return _digest(f"{pair.source}\0" for pair in self.pairs)
 
     def _note_left_out(self) -> None:
         if out := left_out(self.plan):
@@ -322,8 +325,8 @@ class Validator:
                 )
 
 
-def _digest(parts: Iterable[str | None]) -> str:
-    return hashlib.sha256("".join(part or "" for part in parts).encode()).hexdigest()
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _check_finite(cell: Cell, finite: Iterable[bool]) -> None:
