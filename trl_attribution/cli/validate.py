@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @verb
+@undecided()
 def validate(
     plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there.")],
@@ -65,7 +66,7 @@ def validate(
     if dry_run:
         _list_cells(loaded, out)
         return
-    with undecided(), out.progress() as progress:
+    with out.progress() as progress:
         validator = Validator(loaded, output, progress, out.say)
         if merge:
             taken = validator.merge(from_ or [])
