@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trl_attribution.activations.allocator import freed_memory_kept
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
 from trl_attribution.activations.schedule import is_out_of_memory
@@ -40,7 +41,8 @@ class Runner:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Evaluation mode without gradients; everything comes back as it was."""
-        with evaluating(self.model), torch.inference_mode():
+        memory = freed_memory_kept() if self.device.type == "cpu" else nullcontext()
+        with evaluating(self.model), torch.inference_mode(), memory:
             yield
 
     def forward(self, **inputs: Tensor) -> None:
