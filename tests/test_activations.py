@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from transformers import PreTrainedModel
 from tests import naive
 from tests.tiny import ARCHITECTURES, LAYERS
 from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup
-from trl_attribution.activations.schedule import TokenBudget, batches, run_in_batches
+from trl_attribution.activations.passes import BatchActivations, ForwardPass, Layout
+from trl_attribution.activations.schedule import OnProgress, TokenBudget, batches, run_in_batches
+from trl_attribution.activations.workers import Workers, workers_for
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs import EncodedPair, EncodedResponse
 
@@ -230,51 +234,162 @@ def test_batches_hold_every_item_once_within_the_budget() -> None:
     assert all(sum(sizes[index] for index in batch) <= 60 or len(batch) == 1 for batch in found)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 8])
+def test_batches_are_a_multiple_of_those_at_a_time_and_cost_alike(at_a_time: int) -> None:
+    sizes = [int(size) for size in torch.randint(5, 90, (300,), generator=torch.Generator().manual_seed(0))]
+    costs = [sum(sizes[index] for index in batch) for batch in batches(sizes, 1000, at_a_time=at_a_time)]
+    assert len(costs) % at_a_time == 0 and max(costs) <= 1000
+    assert max(costs) - min(costs) <= max(sizes)
+
+
 def test_padded_batches_count_every_row_as_long_as_the_longest() -> None:
-    found = batches([1000] + [10] * 100, 2048, padded=True)
-    assert len(found[0]) == 2
-    assert all(len(batch) * 10 <= 2048 for batch in found[1:])
+    sizes = [1000] * 3 + [10] * 300
+    found = batches(sizes, 2048, padded=True)
+    assert sorted(index for batch in found for index in batch) == list(range(303))
+    assert all(len(batch) * sizes[batch[0]] <= 2048 for batch in found)
+    assert len(found) <= 5
 
 
-def counting_run(seen: list[int], limit: int = 10_000) -> Callable[[Sequence[PromptGroup]], list[GroupActivations]]:
-    """A batch runner that records sizes, fails above ``limit`` tokens, and answers with each response's first id."""
+class CountingPass:
+    """Stands in for a model: records sizes, fails above ``limit`` tokens, answers with each response's first id."""
 
-    def run(groups: Sequence[PromptGroup]) -> list[GroupActivations]:
+    def __init__(self, limit: int = 10_000) -> None:
+        self.seen: list[int] = []
+        self.failed: list[int] = []
+        self.limit = limit
+
+    def run(self, _layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
         tokens = sum(group.tokens for group in groups)
-        if tokens > limit:
+        if tokens > self.limit:
+            self.failed.append(tokens)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        seen.append(tokens)
-        return [
+        self.seen.append(tokens)
+        found = [
             GroupActivations(torch.zeros(1, 1), torch.tensor([[[float(response[0])]] for response in group.responses]))
             for group in groups
         ]
+        return BatchActivations(found, tokens)
 
-    return run
+    def over(
+        self,
+        groups: Sequence[PromptGroup],
+        budget: TokenBudget,
+        *,
+        padded: bool = False,
+        at_a_time: int = 1,
+        on_progress: OnProgress = lambda *_: None,
+    ) -> list[list[float]]:
+        """The answers of batches of ``groups``, by group."""
+        with ThreadPoolExecutor(at_a_time) as pool:
+            workers = Workers([self] * at_a_time, "packed", pool)  # type: ignore[list-item]
+            found = run_in_batches(groups, budget, workers, padded=padded, on_progress=on_progress)
+        assert found.tokens == sum(self.seen)
+        return [group.responses.flatten().tolist() for group in found.groups]
 
 
 def test_a_group_over_the_budget_is_split_without_losing_responses() -> None:
     group = PromptGroup(list(range(10)), [[number] * 8 for number in range(5)])
-    seen: list[int] = []
-    (found,) = run_in_batches([group], TokenBudget(30), counting_run(seen), padded=False, on_progress=lambda *_: None)
-    assert found.responses.flatten().tolist() == [0, 1, 2, 3, 4]
-    assert max(seen) <= 30
+    model = CountingPass()
+    assert model.over([group], TokenBudget(30)) == [[0, 1, 2, 3, 4]]
+    assert max(model.seen) <= 30
 
 
 def test_one_prompt_with_many_responses_is_split_when_memory_runs_out() -> None:
     group = PromptGroup(list(range(10)), [[number] * 8 for number in range(9)])
-    budget, seen = TokenBudget(1000), []
-    (found,) = run_in_batches([group], budget, counting_run(seen, limit=30), padded=False, on_progress=lambda *_: None)
-    assert found.responses.flatten().tolist() == list(range(9))
-    assert budget.halvings >= 1 and max(seen) <= 30
+    budget, model = TokenBudget(1000), CountingPass(limit=30)
+    assert model.over([group], budget) == [list(range(9))]
+    assert budget.halvings >= 1 and max(model.seen) <= 30
 
 
-def test_progress_counts_responses_up_to_their_total() -> None:
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_progress_counts_responses_up_to_their_total(at_a_time: int) -> None:
     groups = [PromptGroup([1], [[number] * 8 for number in range(4)]) for _ in range(5)]
     heard: list[tuple[int, int]] = []
-    run_in_batches(
-        groups, TokenBudget(40), counting_run([]), padded=True, on_progress=lambda *state: heard.append(state)
+    CountingPass().over(
+        groups, TokenBudget(40), padded=True, at_a_time=at_a_time, on_progress=lambda *state: heard.append(state)
     )
     assert heard == sorted(heard) and len(heard) > 1 and heard[-1] == (20, 20)
+
+
+def test_several_at_a_time_give_the_groups_in_their_order() -> None:
+    groups = [PromptGroup([1] * (1 + number % 7), [[number], [number + 100]]) for number in range(50)]
+    found = CountingPass().over(groups, TokenBudget(20), at_a_time=4)
+    assert found == [[number, number + 100] for number in range(50)]
+
+
+def test_out_of_memory_takes_one_at_a_time_before_it_halves_the_budget() -> None:
+    groups = [PromptGroup([number], [[number] * 9]) for number in range(12)]
+    budget, model = TokenBudget(40), CountingPass()
+    fail_once = iter([True])
+
+    class ShortOfMemory(CountingPass):
+        def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
+            if next(fail_once, False):
+                raise MemoryError
+            return super().run(layout, groups)
+
+    model = ShortOfMemory()
+    assert model.over(groups, budget, at_a_time=2) == [[number] for number in range(12)]
+    assert budget.tokens == 40 and budget.halvings == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_workers_on_copies_of_the_modules_equal_the_naive_computation(
+    architecture: str, make_model: MakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="trl_attribution")
+    model = make_model(architecture)
+    groups = random_groups(seed=6, count=12)
+    engine = ActivationEngine(model, ActivationConfig(layers=INNER_LAYERS, token_budget=60, workers=3))
+    assert_equal(engine.activations(groups), naive_activations(model, groups, INNER_LAYERS))
+    assert "cannot be copied" not in caplog.text
+
+
+def test_workers_leave_the_weights_and_the_threads_as_they_were(make_model: MakeModel) -> None:
+    model, threads = make_model("llama"), torch.get_num_threads()
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    ActivationEngine(model, ActivationConfig(layers=(2,), token_budget=40, workers=2)).activations(random_groups())
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+    assert torch.get_num_threads() == threads
+    assert not any(thread.name.startswith("trl-attribution") for thread in threading.enumerate())
+
+
+def test_a_worker_runs_on_shared_weights_and_modules_of_its_own(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    engine = ActivationEngine(model, ActivationConfig(layers=(2,)))
+    forward = ForwardPass(engine.runner, engine.blocks, engine.layers)
+    with workers_for(forward, "packed", 0, asked=3) as workers:
+        assert workers.count == 3
+        passes = [workers._idle.get() for _ in range(3)]
+    models = [one.runner.model for one in passes]
+    assert len({id(module) for one in models for module in one.modules()}) == 3 * len(list(model.modules()))
+    assert len({parameter.data_ptr() for one in models for parameter in one.parameters()}) == len(
+        {parameter.data_ptr() for parameter in model.parameters()}
+    )
+
+
+def test_a_model_with_hooks_is_run_one_pass_at_a_time(make_model: MakeModel) -> None:
+    model = make_model("llama")
+    seen: list[int] = []
+    model.model.layers[0].register_forward_hook(lambda *_: seen.append(threading.get_ident()))
+    groups = random_groups(seed=7, count=9)
+    engine = ActivationEngine(model, ActivationConfig(layers=(2,), token_budget=50, workers=2))
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (2,)))
+    assert set(seen) == {threading.get_ident()}
+
+
+def test_an_error_of_one_worker_ends_all(make_model: MakeModel) -> None:
+    engine = ActivationEngine(make_model("llama"), ActivationConfig(layers=(2,), token_budget=20, workers=2))
+    wrong = PromptGroup([3, 4], [[10**6]])  # no such token
+    with pytest.raises(IndexError):
+        engine._packed([*random_groups(), wrong])
+    assert not any(thread.name.startswith("trl-attribution") for thread in threading.enumerate())
+    engine.activations(random_groups())
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(SettingsError, match="workers: 0"):
+        ActivationConfig(layers=(1,), workers=0)
 
 
 def test_packed_by_force_says_when_a_model_cannot(make_model: MakeModel) -> None:

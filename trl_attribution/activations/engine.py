@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
-from trl_attribution.activations.blocks import DecoderBlocks, block_input, block_output, find_blocks
-from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
-from trl_attribution.activations.running import Runner, runner_for
-from trl_attribution.activations.schedule import OnProgress, TokenBudget, is_out_of_memory, run_in_batches
+from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced
+from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
+from trl_attribution.activations.packing import GroupActivations, PromptGroup
+from trl_attribution.activations.passes import ForwardPass, Layout
+from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
+from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
+from trl_attribution.activations.workers import workers_for
 from trl_attribution.distributed import numel
 from trl_attribution.errors import ModelError, SettingsError
 
@@ -46,7 +48,6 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
-_PADDING_ID = 0
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,21 @@ class ActivationConfig:
     layers: tuple[int, ...]
     """Layers to read, 0 = embeddings, l = after decoder block l, before any final norm."""
     token_budget: int | None = None
-    """Tokens in one forward pass; None chooses by device (2,048 on CPU, 16,384 elsewhere)."""
+    """Most tokens in one forward pass; None chooses by device (2,048 on CPU, 16,384 elsewhere)."""
     path: Path = "auto"
     """``packed`` computes every distinct prefix once, unchecked; ``plain`` runs every sequence by itself; ``auto``
     takes packed where a self-check against plain agrees."""
     blocks_path: str | None = None
     """Where the decoder blocks live (``model.layers``), if they are not found by structure."""
+    workers: int | None = None
+    """Forward passes at a time on a CPU, each with its share of torch's threads; None takes one a thread, at most 8.
+    A model with hooks is run one pass at a time."""
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and self.token_budget < 1:
             raise SettingsError(f"token_budget: {self.token_budget} is not positive; leave it out for the default")
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"workers: {self.workers} is not positive; leave it out for the default")
         if self.path not in ("auto", "packed", "plain"):
             raise SettingsError(f"path: {self.path!r} is unknown; choose auto, packed or plain")
 
@@ -230,87 +236,20 @@ class ActivationEngine:
 
     def _packed(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
         with attention_replaced(self.model):
-            return run_in_batches(groups, self.budget, self._packed_batch, padded=False, on_progress=on_progress)
-
-    def _packed_batch(self, groups: Sequence[PromptGroup]) -> list[GroupActivations]:
-        layout = pack(groups, self.device)
-        with packed_layout(layout):
-            means = self._read(layout.readout, input_ids=layout.input_ids, position_ids=layout.position_ids)
-        self.stats.tokens_computed += layout.input_ids.numel()
-        found: list[GroupActivations] = []
-        row = len(groups)
-        for index, group in enumerate(groups):
-            found.append(GroupActivations(means[index], means[row : row + len(group.responses)]))
-            row += len(group.responses)
-        return found
+            return self._in_batches("packed", groups, on_progress)
 
     def _plain(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
-        return run_in_batches(groups, self.budget, self._plain_batch, padded=True, on_progress=on_progress)
+        return self._in_batches("plain", groups, on_progress)
 
-    def _plain_batch(self, singles: Sequence[PromptGroup]) -> list[GroupActivations]:
-        # Padding on the right: causal models, recurrent ones too, never look there.
-        width = max(single.tokens for single in singles)
-        input_ids = torch.full((len(singles), width), _PADDING_ID)
-        attention_mask = torch.zeros(len(singles), width, dtype=torch.long)
-        readout = torch.zeros(2 * len(singles), len(singles) * width)
-        for row, single in enumerate(singles):
-            prompt, total = len(single.prompt_ids), single.tokens
-            input_ids[row, :total] = torch.tensor([*single.prompt_ids, *single.responses[0]])
-            attention_mask[row, :total] = 1
-            if prompt:
-                readout[row, row * width + prompt - 1] = 1.0
-            readout[len(singles) + row, row * width + prompt : row * width + total] = 1.0 / (total - prompt)
-        means = self._read(
-            readout.to(self.device),
-            input_ids=input_ids.to(self.device),
-            attention_mask=attention_mask.to(self.device),
-        )
-        self.stats.tokens_computed += input_ids.numel()
-        count = len(singles)
-        return [GroupActivations(means[row], means[count + row : count + row + 1]) for row in range(count)]
-
-    def _read(self, readout: Tensor, **inputs: Tensor) -> Tensor:
-        """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU."""
-        means: dict[int, Tensor] = {}
-
-        def average(layer: int, stream: Tensor) -> None:
-            means[layer] = readout @ stream.flatten(0, 1).float()
-
-        with self._captured(average):
-            self.runner.forward(**inputs)
-        missing = [layer for layer in self.layers if layer not in means]
-        if missing:
-            raise ModelError(f"layers {missing} never ran in {type(self.model).__name__}: wrong blocks_path?")
-        return torch.stack([means[layer] for layer in self.layers], dim=1).cpu()
-
-    @contextmanager
-    def _captured(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Hooks that hand each wanted layer's residual stream to ``take``."""
-        handles = []
-        for layer in self.layers:
-            if layer == 0:
-                handles.append(
-                    self.blocks.blocks[0].register_forward_pre_hook(
-                        lambda _module, args, kwargs: self._taken(take, 0, block_input(args, kwargs)),
-                        with_kwargs=True,
-                    )
-                )
-            else:
-                handles.append(
-                    self.blocks.blocks[layer - 1].register_forward_hook(
-                        lambda _module, _args, output, layer=layer: self._taken(take, layer, block_output(output))
-                    )
-                )
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _taken(self, take: Callable[[int, Tensor], None], layer: int, stream: Tensor) -> None:
-        take(layer, stream)
-        if layer == max(self.layers):
-            self.runner.on_last_block()
+    def _in_batches(
+        self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress
+    ) -> list[GroupActivations]:
+        forward = ForwardPass(self.runner, self.blocks, self.layers)
+        tokens = sum(group.tokens for group in groups)
+        with workers_for(forward, layout, tokens, self.config.workers) as workers:
+            found = run_in_batches(groups, self.budget, workers, padded=layout == "plain", on_progress=on_progress)
+        self.stats.tokens_computed += found.tokens
+        return found.groups
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.allocator import freed_memory_kept
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
-from trl_attribution.activations.schedule import is_out_of_memory
 from trl_attribution.distributed import (
     OutOfStepError,
     RankError,
@@ -172,3 +171,10 @@ class StepRunner(Runner):
             raise OutOfStepError(
                 f"rank {self._ranks.rank}: the model failed amid a pass of all ranks: {type(error).__name__}: {error}"
             ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is a device's or the system's out-of-memory failure."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))

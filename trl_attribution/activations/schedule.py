@@ -1,19 +1,23 @@
-"""Run prompt groups in batches of a token budget; out of memory halves the budget and goes on."""
+"""Run prompt groups in batches of a token budget; out of memory takes fewer at a time, and smaller ones."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 import torch
 
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
+from trl_attribution.activations.passes import BatchActivations
+from trl_attribution.activations.running import is_out_of_memory
+from trl_attribution.activations.workers import Workers
 from trl_attribution.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[Sequence[PromptGroup]], list[GroupActivations]]
 OnProgress = Callable[[int, int], None]
 """Called with the responses done so far and their total."""
 
@@ -50,14 +54,14 @@ class _Part:
 
 
 def run_in_batches(
-    groups: Sequence[PromptGroup], budget: TokenBudget, run: Run, *, padded: bool, on_progress: OnProgress
-) -> list[GroupActivations]:
-    """``run`` over batches of ``groups``, results in the groups' order.
+    groups: Sequence[PromptGroup], budget: TokenBudget, workers: Workers, *, padded: bool, on_progress: OnProgress
+) -> BatchActivations:
+    """What ``workers`` find for batches of ``groups``, in the groups' order.
 
     Args:
         groups: what to compute; one over the budget is split between its responses.
-        budget: shared between calls, so that memory is not run out of twice.
-        run: computes one batch.
+        budget: of one batch, shared between calls, so that memory is not run out of twice.
+        workers: run the batches, several at a time.
         padded: every sequence takes a row of its own, as long as the longest of its batch.
         on_progress: see :data:`OnProgress`.
 
@@ -66,52 +70,70 @@ def run_in_batches(
     """
     total = sum(len(group.responses) for group in groups)
     done: dict[tuple[int, int], GroupActivations] = {}
-    count = 0
-    pending = _plan([_Part(index, 0, group) for index, group in enumerate(groups)], budget, padded)
-    while pending:
-        batch = pending.pop(0)
-        try:
-            found = run([part.group for part in batch])
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            rest = [part for parts in pending for part in parts]
-            pending = _plan(_smaller(batch, budget, error) + rest, budget, padded)
-            continue
-        done.update(((part.owner, part.first), result) for part, result in zip(batch, found, strict=True))
-        count += sum(len(part.group.responses) for part in batch)
-        on_progress(count, total)
-    return _joined(done, len(groups))
+    count = tokens = 0
+    running: dict[Future[BatchActivations], list[_Part]] = {}
+    pending = _plan([_Part(index, 0, group) for index, group in enumerate(groups)], budget, padded, workers.count)
+    while pending or running:
+        while pending and len(running) < workers.count:
+            batch = pending.pop(0)
+            running[workers.submit([part.group for part in batch])] = batch
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            batch = running.pop(future)
+            try:
+                found = future.result()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                again = _with_less(batch, budget, workers, error)
+                rest = [part for parts in pending for part in parts]
+                pending = _plan(again + rest, budget, padded, workers.count)
+                continue
+            done.update(((part.owner, part.first), one) for part, one in zip(batch, found.groups, strict=True))
+            tokens += found.tokens
+            count += sum(len(part.group.responses) for part in batch)
+            on_progress(count, total)
+    return BatchActivations(_joined(done, len(groups)), tokens)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is a device's or the system's out-of-memory failure."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
-
-
-def batches(sizes: Sequence[int], token_budget: int, padded: bool = False) -> list[list[int]]:
+def batches(sizes: Sequence[int], token_budget: int, padded: bool = False, at_a_time: int = 1) -> list[list[int]]:
     """Indices in batches that cost at most ``token_budget``: their sum, or rows times the longest if ``padded``.
 
-    A single item over the budget gets a batch of its own. Deterministic: longest first, ties by index, so sizes are
-    alike within a batch and an out-of-memory failure shows in the first batch rather than after an hour.
+    A single item over the budget gets a batch of its own. The batches cost about the same, and there are ``at_a_time``
+    of them or a multiple, so that no worker waits long for the last one. Deterministic: longest first, ties by index,
+    so sizes are alike within a batch and an out-of-memory failure shows in the first batch rather than after an hour.
     """
+    order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+    filled = _cut(order, sizes, token_budget, padded, math.inf)
+    number = at_a_time * -(-len(filled.batches) // at_a_time)
+    return _cut(order, sizes, token_budget, padded, filled.cost / number).batches if number else []
+
+
+@dataclass
+class _Cut:
+    batches: list[list[int]]
+    cost: int
+    """Of all batches."""
+
+
+def _cut(order: Sequence[int], sizes: Sequence[int], token_budget: int, padded: bool, share: float) -> _Cut:
+    """``order`` in batches of at most ``token_budget``, each closed where its ``share`` of all costs is reached."""
     out: list[list[int]] = []
-    used = 0
-    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+    used = spent = 0
+    for index in order:
         cost = sizes[out[-1][0]] if padded and out else sizes[index]
-        if not out or used + cost > token_budget:
+        if not out or used + cost > token_budget or spent + cost / 2 > share * len(out):
             out.append([])
             used, cost = 0, sizes[index]
         out[-1].append(index)
         used += cost
-    return out
+        spent += cost
+    return _Cut(out, spent)
 
 
-def _plan(parts: Sequence[_Part], budget: TokenBudget, padded: bool) -> list[list[_Part]]:
+def _plan(parts: Sequence[_Part], budget: TokenBudget, padded: bool, at_a_time: int) -> list[list[_Part]]:
     fitting = [small for part in parts for small in _fit(part, budget.tokens, padded)]
-    return [[fitting[i] for i in batch] for batch in batches([p.group.tokens for p in fitting], budget.tokens, padded)]
+    found = batches([part.group.tokens for part in fitting], budget.tokens, padded, at_a_time)
+    return [[fitting[index] for index in batch] for batch in found]
 
 
 def _fit(part: _Part, token_budget: int, padded: bool) -> list[_Part]:
@@ -123,8 +145,12 @@ def _fit(part: _Part, token_budget: int, padded: bool) -> list[_Part]:
     return [small for half in part.split(size) for small in _fit(half, token_budget, padded)]
 
 
-def _smaller(batch: list[_Part], budget: TokenBudget, error: BaseException) -> list[_Part]:
-    """What to try instead of a ``batch`` that ran out of memory, under a halved budget."""
+def _with_less(batch: list[_Part], budget: TokenBudget, workers: Workers, error: Exception) -> list[_Part]:
+    """What to try instead of a ``batch`` that ran out of memory: by itself first, then under a halved budget."""
+    if workers.count > 1:
+        workers.keep_one()
+        logger.warning("out of memory: going on with one forward pass at a time")
+        return batch
     tokens = sum(part.group.tokens for part in batch)
     if len(batch) == 1 and len(batch[0].group.responses) == 1:
         raise ModelError(

@@ -1,0 +1,116 @@
+"""One forward pass: a batch of prompt groups in, their mean activations out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trl_attribution.activations.attention import packed_layout
+from trl_attribution.activations.blocks import DecoderBlocks, block_input, block_output
+from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
+from trl_attribution.activations.running import Runner
+from trl_attribution.errors import ModelError
+
+Layout = Literal["packed", "plain"]
+
+_PADDING_ID = 0
+
+
+@dataclass(frozen=True)
+class BatchActivations:
+    """What was found for some prompt groups."""
+
+    groups: list[GroupActivations]
+    tokens: int
+    """That went through the model."""
+
+
+class ForwardPass:
+    """Passes through one model up to the last of ``layers``, read by hooks; one at a time."""
+
+    def __init__(self, runner: Runner, blocks: DecoderBlocks, layers: Sequence[int]) -> None:
+        self.runner = runner
+        self.blocks = blocks
+        self.layers = tuple(layers)
+
+    def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
+        """Activations of ``groups``; ``plain`` takes groups of one response only."""
+        return self._packed(groups) if layout == "packed" else self._plain(groups)
+
+    def _packed(self, groups: Sequence[PromptGroup]) -> BatchActivations:
+        layout = pack(groups, self.runner.device)
+        with packed_layout(layout):
+            means = self._read(layout.readout, input_ids=layout.input_ids, position_ids=layout.position_ids)
+        found: list[GroupActivations] = []
+        row = len(groups)
+        for index, group in enumerate(groups):
+            found.append(GroupActivations(means[index], means[row : row + len(group.responses)]))
+            row += len(group.responses)
+        return BatchActivations(found, layout.input_ids.numel())
+
+    def _plain(self, singles: Sequence[PromptGroup]) -> BatchActivations:
+        # Padding on the right: causal models, recurrent ones too, never look there.
+        count, width = len(singles), max(single.tokens for single in singles)
+        input_ids = torch.full((count, width), _PADDING_ID)
+        attention_mask = torch.zeros(count, width, dtype=torch.long)
+        readout = torch.zeros(2 * count, count * width)
+        for row, single in enumerate(singles):
+            prompt, total = len(single.prompt_ids), single.tokens
+            input_ids[row, :total] = torch.tensor([*single.prompt_ids, *single.responses[0]])
+            attention_mask[row, :total] = 1
+            if prompt:
+                readout[row, row * width + prompt - 1] = 1.0
+            readout[count + row, row * width + prompt : row * width + total] = 1.0 / (total - prompt)
+        device = self.runner.device
+        means = self._read(readout.to(device), input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
+        found = [GroupActivations(means[row], means[count + row : count + row + 1]) for row in range(count)]
+        return BatchActivations(found, input_ids.numel())
+
+    def _read(self, readout: Tensor, **inputs: Tensor) -> Tensor:
+        """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU."""
+        means: dict[int, Tensor] = {}
+
+        def average(layer: int, stream: Tensor) -> None:
+            means[layer] = readout @ stream.flatten(0, 1).float()
+
+        with self._captured(average):
+            self.runner.forward(**inputs)
+        missing = [layer for layer in self.layers if layer not in means]
+        if missing:
+            name = type(self.runner.model).__name__
+            raise ModelError(f"layers {missing} never ran in {name}: wrong blocks_path?")
+        return torch.stack([means[layer] for layer in self.layers], dim=1).cpu()
+
+    @contextmanager
+    def _captured(self, take: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Hooks that hand each wanted layer's residual stream to ``take``."""
+        handles = []
+        for layer in self.layers:
+            if layer == 0:
+                handles.append(
+                    self.blocks.blocks[0].register_forward_pre_hook(
+                        lambda _module, args, kwargs: self._taken(take, 0, block_input(args, kwargs)),
+                        with_kwargs=True,
+                    )
+                )
+            else:
+                handles.append(
+                    self.blocks.blocks[layer - 1].register_forward_hook(
+                        lambda _module, _args, output, layer=layer: self._taken(take, layer, block_output(output))
+                    )
+                )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _taken(self, take: Callable[[int, Tensor], None], layer: int, stream: Tensor) -> None:
+        take(layer, stream)
+        if layer == max(self.layers):
+            self.runner.on_last_block()
