@@ -21,8 +21,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep freed memory in the process inside the block; it goes back to the system at the end.
 
     A forward pass on a CPU frees more than the 64 MiB that glibc keeps at most, so every pass would fetch the same
-    pages anew: up to a tenth of the CPU time of an audit of SmolLM2-135M. Nothing happens with another C library, or
-    where the environment sets malloc's thresholds.
+    pages anew. Nothing happens with another C library, or where the environment sets malloc's thresholds.
     """
     libc = None if any(name in os.environ for name in _SET_BY_USER) else _glibc()
     if libc is None:

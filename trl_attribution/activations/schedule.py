@@ -53,6 +53,13 @@ class _Part:
         ]
 
 
+@dataclass(frozen=True)
+class _Started:
+    batch: list[_Part]
+    alone: bool
+    """Whether it has all memory to itself."""
+
+
 def run_in_batches(
     groups: Sequence[PromptGroup], budget: TokenBudget, workers: Workers, *, padded: bool, on_progress: OnProgress
 ) -> BatchActivations:
@@ -71,26 +78,26 @@ def run_in_batches(
     total = sum(len(group.responses) for group in groups)
     done: dict[tuple[int, int], GroupActivations] = {}
     count = tokens = 0
-    running: dict[Future[BatchActivations], list[_Part]] = {}
+    running: dict[Future[BatchActivations], _Started] = {}
     pending = _plan([_Part(index, 0, group) for index, group in enumerate(groups)], budget, padded, workers.count)
     while pending or running:
         while pending and len(running) < workers.count:
             batch = pending.pop(0)
-            running[workers.submit([part.group for part in batch])] = batch
+            running[workers.submit([part.group for part in batch])] = _Started(batch, alone=workers.count == 1)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            batch = running.pop(future)
+            started = running.pop(future)
             try:
                 found = future.result()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                again = _with_less(batch, budget, workers, error)
+                again = _with_less(started, budget, workers, error)
                 rest = [part for parts in pending for part in parts]
                 pending = _plan(again + rest, budget, padded, workers.count)
                 continue
-            done.update(((part.owner, part.first), one) for part, one in zip(batch, found.groups, strict=True))
+            done.update(((part.owner, part.first), one) for part, one in zip(started.batch, found.groups, strict=True))
             tokens += found.tokens
-            count += sum(len(part.group.responses) for part in batch)
+            count += sum(len(part.group.responses) for part in started.batch)
             on_progress(count, total)
     return BatchActivations(_joined(done, len(groups)), tokens)
 
@@ -145,11 +152,13 @@ def _fit(part: _Part, token_budget: int, padded: bool) -> list[_Part]:
     return [small for half in part.split(size) for small in _fit(half, token_budget, padded)]
 
 
-def _with_less(batch: list[_Part], budget: TokenBudget, workers: Workers, error: Exception) -> list[_Part]:
-    """What to try instead of a ``batch`` that ran out of memory: by itself first, then under a halved budget."""
-    if workers.count > 1:
+def _with_less(started: _Started, budget: TokenBudget, workers: Workers, error: Exception) -> list[_Part]:
+    """What to try instead of a batch that ran out of memory: the same alone first, then under a halved budget."""
+    batch = started.batch
+    if not started.alone:
+        if workers.count > 1:
+            logger.warning("out of memory: going on with one forward pass at a time")
         workers.keep_one()
-        logger.warning("out of memory: going on with one forward pass at a time")
         return batch
     tokens = sum(part.group.tokens for part in batch)
     if len(batch) == 1 and len(batch[0].group.responses) == 1:

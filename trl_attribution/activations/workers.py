@@ -1,8 +1,7 @@
 """Several forward passes at a time on a CPU: a thread and a copy of the modules each, the weights shared.
 
-Threads that each run a pass of their own do not wait for one another after every matrix product, and a product of
-one thread is the more efficient the fewer take part: faster than all threads in one pass, most of all where other
-programs take some of the CPU.
+Threads that each run a pass of their own do not wait for one another after every operation, as all threads in one
+pass do.
 """
 
 from __future__ import annotations
