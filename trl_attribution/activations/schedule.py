@@ -79,7 +79,7 @@ def run_in_batches(
     done: dict[tuple[int, int], GroupActivations] = {}
     count = tokens = 0
     running: dict[Future[BatchActivations], _Started] = {}
-    pending = _plan([_Part(index, 0, group) for index, group in enumerate(groups)], budget, padded, workers.count)
+    pending = _plan([_Part(index, 0, group) for index, group in enumerate(groups)], budget, padded)
     while pending or running:
         while pending and len(running) < workers.count:
             batch = pending.pop(0)
@@ -93,7 +93,7 @@ def run_in_batches(
                     raise
                 again = _with_less(started, budget, workers, error)
                 rest = [part for parts in pending for part in parts]
-                pending = _plan(again + rest, budget, padded, workers.count)
+                pending = _plan(again + rest, budget, padded)
                 continue
             done.update(((part.owner, part.first), one) for part, one in zip(started.batch, found.groups, strict=True))
             tokens += found.tokens
@@ -102,17 +102,16 @@ def run_in_batches(
     return BatchActivations(_joined(done, len(groups)), tokens)
 
 
-def batches(sizes: Sequence[int], token_budget: int, padded: bool = False, at_a_time: int = 1) -> list[list[int]]:
+def batches(sizes: Sequence[int], token_budget: int, padded: bool = False) -> list[list[int]]:
     """Indices in batches that cost at most ``token_budget``: their sum, or rows times the longest if ``padded``.
 
-    A single item over the budget gets a batch of its own. The batches cost about the same, and there are ``at_a_time``
-    of them or a multiple, so that no worker waits long for the last one. Deterministic: longest first, ties by index,
-    so sizes are alike within a batch and an out-of-memory failure shows in the first batch rather than after an hour.
+    A single item over the budget gets a batch of its own. The batches cost about the same, so that no worker waits
+    long for the last one. Deterministic, and the same for any number of workers: longest first, ties by index, so sizes
+    are alike within a batch and an out-of-memory failure shows in the first batch rather than after an hour.
     """
     order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
     filled = _cut(order, sizes, token_budget, padded, math.inf)
-    number = at_a_time * -(-len(filled.batches) // at_a_time)
-    return _cut(order, sizes, token_budget, padded, filled.cost / number).batches if number else []
+    return _cut(order, sizes, token_budget, padded, filled.cost / max(1, len(filled.batches))).batches
 
 
 @dataclass
@@ -137,9 +136,9 @@ def _cut(order: Sequence[int], sizes: Sequence[int], token_budget: int, padded: 
     return _Cut(out, spent)
 
 
-def _plan(parts: Sequence[_Part], budget: TokenBudget, padded: bool, at_a_time: int) -> list[list[_Part]]:
+def _plan(parts: Sequence[_Part], budget: TokenBudget, padded: bool) -> list[list[_Part]]:
     fitting = [small for part in parts for small in _fit(part, budget.tokens, padded)]
-    found = batches([part.group.tokens for part in fitting], budget.tokens, padded, at_a_time)
+    found = batches([part.group.tokens for part in fitting], budget.tokens, padded)
     return [[fitting[index] for index in batch] for batch in found]
 
 
