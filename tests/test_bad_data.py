@@ -415,6 +415,11 @@ def test_a_file_that_cannot_be_read_is_named_with_line_and_fix(name: str, tmp_pa
         assert part in message
 
 
+def test_a_home_folder_of_nobody_is_refused() -> None:
+    message = refusal("~no-such-user/data.jsonl")
+    assert message.startswith("~no-such-user/data.jsonl: ~no-such-user has no home folder on this machine. Write")
+
+
 def test_a_folder_of_two_kinds_of_files_is_refused(tmp_path: Path) -> None:
     write_rows([GOOD], tmp_path / "a.jsonl")
     write_rows([GOOD], tmp_path / "a.parquet")

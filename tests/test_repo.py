@@ -19,7 +19,7 @@ PACKAGE = ROOT / "trl_attribution"
 
 # From the ground up: a module imports from its own layer and the ones above it in this list, never from below.
 LAYERS: list[set[str]] = [
-    {"atomic", "dtypes", "errors", "markdown", "text"},
+    {"atomic", "dtypes", "errors", "format_version", "markdown", "paths", "settings_file", "text"},
     {"distributed", "sharding", "shared_storage"},
     {"dataset_io"},
     {"pairs"},

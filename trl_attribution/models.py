@@ -21,6 +21,7 @@ from trl_attribution.distributed import is_sharded, launch_flag, working_device
 from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.paths import local_path
 from trl_attribution.sharding import Sharding, load_sharded
 from trl_attribution.text import is_hub_id, printable
 
@@ -168,12 +169,12 @@ def _resolve(name: str | Path) -> str:
     """
     try:
         return _found(name)
-    except (OSError, RuntimeError) as error:  # no permission; no home folder to put in place of ~
+    except OSError as error:  # no permission
         raise ModelError(_explain(name, error)) from error
 
 
 def _found(name: str | Path) -> str:
-    path = Path(name).expanduser()
+    path = local_path(name, ModelError)
     if path.is_file() and path.suffix == ".gguf":
         return str(_converted(path))
     if path.is_dir():

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from trl_attribution.baselines.baseline import (
 )
 from trl_attribution.errors import ModelError
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.paths import local_path
 from trl_attribution.probes import Examples
 from trl_attribution.text import printable
 
@@ -134,7 +134,7 @@ class SentenceModel:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The model's name; of a local folder, also its files' sizes and times, which tell whether it is the same."""
-        folder = Path(self.model_name).expanduser()
+        folder = local_path(self.model_name)
         files = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder.is_dir() else []
         return {
             "embedding": "mean of last hidden states",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.paths import local_path
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -140,7 +141,7 @@ def check_apart(output: Path | None, *inputs: str | Path | None) -> None:
         SettingsError: ``output`` is one of ``inputs``.
     """
     for given in inputs:
-        path = None if given is None else Path(given).expanduser()
+        path = None if given is None else local_path(given)
         if output is not None and path is not None and path.exists() and output.exists() and path.samefile(output):
             raise SettingsError(f"--output: {output} is one of the inputs; choose another file")
 

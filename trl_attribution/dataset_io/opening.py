@@ -20,6 +20,7 @@ from trl_attribution.dataset_io.files import (
 )
 from trl_attribution.dataset_io.rows import DatasetRows, RowSource, SequenceRows
 from trl_attribution.errors import DataError
+from trl_attribution.paths import local_path
 from trl_attribution.text import is_hub_id, printable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def open_dataset(dataset: str | Path, split: str | None = None) -> OpenDataset:
         DataError: as ``open_rows`` raises.
     """
     name = str(dataset)
-    path = Path(name).expanduser()
+    path = local_path(name, DataError)
     if is_saved_dataset(path):
         return _with_others(_load_saved(path, name), "save_to_disk", split, name)
     if not path.exists() and _may_be_hub_id(name, path):
@@ -102,7 +103,7 @@ def _open_sequence(rows: Sequence[Any]) -> RowSource:
 
 
 def _open_named(name: str, split: str | None) -> RowSource:
-    path = Path(name).expanduser()
+    path = local_path(name, DataError)
     if path.is_dir():
         return _open_folder(path, name, split)
     if path.exists():

@@ -14,6 +14,7 @@ from trl_attribution.dataset_io.json_lines import Record, output_stream, raw_of,
 from trl_attribution.dataset_io.rows import RowSource
 from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
 from trl_attribution.errors import DataError
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write_rows(rows: Iterable[Record], path: str | Path, like: RowSource | None 
         DataError: the suffix is unknown, the folder exists, or a value does not fit the format.
         AttributionError: the disk is full or the folder cannot be written.
     """
-    target = Path(path).expanduser()
+    target = local_path(path)
     kind = output_kind(target)
     if kind in ("save_to_disk", "parquet"):
         features = like.features if like is not None else None

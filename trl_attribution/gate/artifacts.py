@@ -19,6 +19,7 @@ from trl_attribution.gate.policy_file import PolicyFile
 from trl_attribution.gate.probe_rules import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.paths import local_path
 
 Action = Literal["filter", "flip"]
 _VERDICT = "verdict.json"
@@ -81,7 +82,7 @@ def check_output(folder: Path, dataset: str | Path) -> None:
         SettingsError: it does, it is a file, it lies in the dataset, whose next reader would read it as well, or the
             dataset lies in it, where it would be removed as the cleaned one of an earlier run.
     """
-    target, given = folder.expanduser().resolve(), Path(dataset).expanduser().resolve()
+    target, given = local_path(folder).resolve(), local_path(dataset).resolve()
     if target.is_relative_to(given):
         raise SettingsError(f"--output {folder}: lies in the dataset {dataset}. Name a folder outside of it.")
     if given.is_relative_to(target) and given.exists():
@@ -156,6 +157,6 @@ def _decision(run: GateRun, offense: Offense, action: Action, place: int) -> Dec
 
 def _name(dataset: str | Path) -> str:
     """The dataset's own name, by which the output has its format; a folder's or Hub id's has no suffix."""
-    path = Path(dataset).expanduser()
+    path = local_path(dataset)
     name = path.name if path.name not in ("", "..") else path.resolve().name or "dataset"
     return name if path.is_file() else name.replace(".", "-")

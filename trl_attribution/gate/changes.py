@@ -16,6 +16,7 @@ from typing import IO
 from trl_attribution.dataset_io.files import file_kind
 from trl_attribution.dataset_io.opening import split_word
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 Lines = tuple[range, ...]
@@ -73,7 +74,7 @@ def changed_lines(path: str | Path, base_ref: str) -> ChangedLines:
             history with HEAD that is here.
         DataError: nothing is at ``path``, or a file cannot be read.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     target = _absolute(path)
     if not path.exists():
         raise DataError(

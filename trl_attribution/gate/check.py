@@ -26,6 +26,7 @@ from trl_attribution.gate.scored import judge, needs_whole_dataset, nothing_scor
 from trl_attribution.gate.supply import Needed, OnProgress, Supplier, Supply
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.pairs import PairReader, Reading
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 _SHOWN = 10
@@ -240,7 +241,7 @@ def load_materials(file: PolicyFile, download: bool, with_baseline: bool = True)
 
 def shown_name(dataset: str | Path) -> str:
     """The dataset as reports call it: a path relative to the working directory, or a Hub id."""
-    path = Path(dataset).expanduser()
+    path = local_path(dataset)
     return printable(as_written(path) if path.exists() else dataset, 400)
 
 

@@ -15,6 +15,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.gate.changes import ChangedLines, Lines
 from trl_attribution.gate.inventory import Examine
 from trl_attribution.gate.verdict import Place
+from trl_attribution.paths import local_path
 
 _LINE = re.compile(r"(.*):(\d+)", re.DOTALL)
 _ROW = re.compile(r"(.*) row \d+", re.DOTALL)
@@ -92,4 +93,4 @@ def _files(source: RowSource) -> Iterator[tuple[str, Path]]:
         if path is not None:
             yield part.name, Path(path)
         elif part.kind == "save_to_disk":
-            yield part.name, Path(part.name).expanduser()
+            yield part.name, local_path(part.name)

@@ -13,6 +13,7 @@ from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.combining import derived
 from trl_attribution.manifest.manifest import Decision, Manifest
 from trl_attribution.pairs import FingerprintBuilder, PairReader
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 Share = Literal["source", "manifest"]
@@ -38,7 +39,7 @@ class Sources:
             ManifestError: the audit or dataset is another one than the manifest's, or lacks pairs that it lists.
             StoreError, DataError: it cannot be read.
         """
-        path = Path(place).expanduser()
+        path = local_path(place)
         if path.is_dir() and (path / "scores.parquet").exists():
             _check_audit(path, manifest)
             path = path / "scores.parquet"

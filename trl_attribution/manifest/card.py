@@ -13,6 +13,7 @@ from trl_attribution import __version__
 from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ManifestError
 from trl_attribution.markdown import Marks, inline, put_section, table
+from trl_attribution.paths import local_path
 from trl_attribution.text import is_hub_id, printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Provenance:
         counts = Counter(one.probe for one in acting if one.reviewer is None)
         by_person = [one for one in manifest.decisions if one.reviewer is not None]
         rule = {name: value for name, value in header.rule.items() if isinstance(value, str | int | float)}
-        local = Path(dataset).expanduser().exists() or not is_hub_id(dataset)
+        local = local_path(dataset).exists() or not is_hub_id(dataset)
         return cls(
             dataset=Path(dataset).name if local else dataset,
             digest=manifest.digest,
@@ -129,7 +130,7 @@ def file_card_written(output: Path, provenance: Provenance, report: ApplyReport,
         ManifestError: that card cannot be read as text, or a folder has the new one's name.
         AttributionError: the card cannot be written.
     """
-    given, target = Path(source).expanduser(), file_card(output)
+    given, target = local_path(source), file_card(output)
     earlier = file_card(given) if given.is_file() and file_card(given).exists() else None
     if provenance.undo and earlier is None:
         yield

@@ -16,6 +16,7 @@ from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_pl
 from trl_attribution.manifest.card import CARD
 from trl_attribution.manifest.files import FolderFiles, files_of
 from trl_attribution.pairs import Reading
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def check_applied(
         for name, rows in opened.others.items():
             _compare(iter(rows), result.others[name], as_text=False)
     if isinstance(opened.source, FolderRows) and isinstance(result.source, FolderRows):
-        _compare_folders(opened.source, Path(source).expanduser(), Path(cleaned).expanduser())
+        _compare_folders(opened.source, local_path(source), local_path(cleaned))
     return plan.report
 
 
 def _split_of(cleaned: str | Path, opened: OpenDataset, reading: Reading) -> str | None:
     """Which split to ask the result for: none where it may have been written as a single file or dataset."""
-    path = Path(cleaned).expanduser()
+    path = local_path(cleaned)
     if isinstance(opened.source, FolderRows):
         return reading.split if path.is_dir() and not is_saved_dataset(path) else None
     return opened.split if not path.exists() or (path / "dataset_dict.json").exists() else None

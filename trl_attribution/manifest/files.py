@@ -28,6 +28,7 @@ from trl_attribution.manifest.applying import (
 )
 from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
 from trl_attribution.pairs import Reading
+from trl_attribution.paths import local_path
 from trl_attribution.text import printable
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def write_applied(
     Raises:
         ManifestError, DataError, AttributionError: as stated there; nothing is left at ``output``.
     """
-    target = output.expanduser()
+    target = local_path(output)
     check_output_apart(source, target)
     kind = output_kind(target)
     opened = open_dataset(source, reading.split)
-    folder = Path(source).expanduser() if isinstance(opened.source, FolderRows) and kind == "save_to_disk" else None
+    folder = local_path(source) if isinstance(opened.source, FolderRows) and kind == "save_to_disk" else None
     listed = None if folder is None else files_of(folder)
     plan = make_plan(manifest, opened.source, reading, options)
     provenance = Provenance.of(manifest, str(source), options.undo)
@@ -78,9 +79,9 @@ def check_output_apart(source: object, output: Path) -> None:
     Raises:
         ManifestError: the output is the input, lies in it, or holds it.
     """
-    if not isinstance(source, str | Path) or not Path(source).expanduser().exists():
+    if not isinstance(source, str | Path) or not local_path(source).exists():
         return
-    given, target = Path(source).expanduser().resolve(), output.expanduser().resolve()
+    given, target = local_path(source).resolve(), local_path(output).resolve()
     same = target.exists() and target.samefile(given)
     if same or target == given or given in target.parents or target in given.parents:
         raise ManifestError(f"the output {output} would overwrite the input {source}: choose another output path")

@@ -13,6 +13,7 @@ from trl_attribution.atomic import atomic_path
 from trl_attribution.behavior_change import Rate
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.markdown import Marks, inline, put_section, table
+from trl_attribution.paths import local_path
 from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
@@ -212,7 +213,7 @@ def _front_matter(found: Findings, kind: CardKind) -> str:
 
 def _hub_id(name: object) -> str | None:
     text = str(name)
-    local = "/" not in text or Path(text).suffix.lower() in _FILES or Path(text).expanduser().exists()
+    local = "/" not in text or Path(text).suffix.lower() in _FILES or local_path(text).exists()
     return text if is_hub_id(text) and not local else None
 
 
