@@ -54,7 +54,7 @@ def test_a_folder_without_a_store_is_refused_and_stays_without(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": "trl-attribution vectors", "format_version": 2}', "store format version 2; .* reads up to 1"),
+        ('{"format": "trl-attribution vectors", "format_version": 2}', "format version 2; .* reads up to 1"),
         ('{"format": "something else"}', "does not describe a vector store"),
         ("[]", "does not describe a vector store"),
         ('{"format": "trl-attr', r"cannot read .*store\.json: Unterminated string"),
@@ -136,7 +136,7 @@ def _payload(data: bytes | bytearray) -> int:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"format_version":"1"', b'"format_version":"9"', "shard format version 9; .* reads up to 1"),
+        (b'"format_version":"1"', b'"format_version":"9"', "format version 9; .* reads up to 1"),
         (b'"trl-attribution shard"', b'"trl-attribution vapor"', "is not a shard of pair vectors"),
         (b'"dtype":"F16"', b'"dtype":"F32"', "does not fit the settings"),
         (b'"__metadata__":{', b'"__metadata__":[', "header is not JSON"),
@@ -320,7 +320,7 @@ def test_a_dataset_given_as_a_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_version_is_refused_by_name(saved: Path) -> None:
-    with pytest.raises(ManifestError, match=r"flip\.jsonl:1: manifest format version 2; .* reads up to 1\. Install"):
+    with pytest.raises(ManifestError, match=r"flip\.jsonl:1: the manifest has format version 2; .* to 1\. Install"):
         Manifest.load(with_line(saved, 1, version=2, something_new=True))
 
 

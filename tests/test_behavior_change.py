@@ -307,7 +307,7 @@ def test_responses_are_read_as_they_were_written_whatever_they_hold(tmp_path: Pa
     ("changed", "message"),
     [
         ({"format": "else"}, "not a file of sampled responses"),
-        ({"format_version": 2}, "format version 2 is newer"),
+        ({"format_version": 2}, "format version 2; this trl-attribution reads up to 1"),
         ({"behaviors": {"a": {"prompts_sha256": "x", "texts": ["abc"], "plain": []}}}, "broken"),
         ({"behaviors": {"a": {"texts": []}}}, "broken"),
         ({"behaviors": []}, "broken"),

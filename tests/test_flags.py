@@ -354,7 +354,7 @@ def test_a_newer_score_table_is_refused_by_version(table: tuple[ScoreTable, Any]
     header = {"format": "trl-attribution scores", "format_version": 2, "rewritten": True}
     newer = rows.replace_schema_metadata({b"trl_attribution": json.dumps(header).encode()})
     pq.write_table(newer, tmp_path / "newer.parquet")
-    with pytest.raises(StoreError, match=r"newer\.parquet has score table version 2; .*reads up to 1"):
+    with pytest.raises(StoreError, match=r"newer\.parquet has format version 2; .*reads up to 1"):
         ScoreTable.open(tmp_path / "newer.parquet")
 
 

@@ -75,7 +75,7 @@ def test_a_later_line_of_the_same_reviewer_replaces_the_earlier_one(path: Path) 
     ("number", "changes", "message"),
     [
         (1, {"format": "trl-attribution manifest"}, "this is no decisions file header"),
-        (1, {"version": 2}, "decisions file format version 2; .* reads up to 1. Install a newer"),
+        (1, {"version": 2}, "decisions file has format version 2; .* reads up to 1. Install a newer"),
         (1, {"version": 0}, "field 'version': Input should be greater than or equal to 1"),
         (1, {"version": True}, "field 'version': Input should be a valid integer"),
         (1, {"dataset_fingerprint": "short"}, "field 'dataset_fingerprint': String should match"),

@@ -51,33 +51,46 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": None}, r"plan.yaml: the plan cannot be used:\n  model: .*valid string"),
-        ({"sizes": [0]}, r"  sizes.0: .*greater than or equal to 1 \(it is 0\)"),
-        ({"sizes": [3, 3]}, r"  plan: sizes names something twice"),
+        ({"model": None}, r"plan.yaml:\d+: model has no value"),
+        ({"sizes": [0]}, r"plan.yaml:\d+: sizes.0: should be greater than or equal to 1, not 0"),
+        (
+            {"sizes": [3, 3]},
+            r"the plan .* has 1 fault:\n  .*plan.yaml:1: the plan: sizes names something twice",
+        ),
         ({"sizes": []}, r"sizes: say how many pairs to filter"),
-        ({"interventions": ["drop"]}, r"  interventions.0: .*'filter', 'flip', 'mixed' or 'drop_sources'"),
+        ({"interventions": ["drop"]}, r": interventions.0: .*'filter', 'flip', 'mixed' or 'drop_sources'"),
         ({"interventions": ["drop_sources"]}, r"source_sizes: say how many"),
         ({"selections": ["random"]}, r"selections: top is what is put to the test"),
         (
             {"rankings": {"a_b": {"scores": "x.jsonl"}, "a-b": {"scores": "y.jsonl"}}},
             r"rankings: two names differ in _ and - alone",
         ),
-        ({"seed": 1}, r"  seed: Extra inputs are not permitted"),
-        ({"training": {}}, r"  training: give exactly one of dpo .* and command"),
-        ({"training": {"dpo": {"seed": 3}}}, r"  training: dpo.seed is set by the validation itself"),
+        ({"seed": 1}, r": seed: is no such key; choose from version, model"),
+        ({"training": {}}, r": training: give exactly one of dpo .* and command"),
+        ({"training": {"dpo": {"seed": 3}}}, r": training: dpo.seed is set by the validation itself"),
         ({"training": {"dpo": {}, "epochs": 2}}, r"batch_size and epochs belong to command"),
         ({"training": {"command": ["train", "{model}"]}}, r"command needs batch_size"),
         ({"training": {"command": ["train", "{model}"], "batch_size": 8}}, r"command lacks \{dataset\}"),
-        ({"rankings": {"a": {}}}, r"  rankings.a: give exactly one of audit, behavior, probes and scores, not none"),
+        ({"rankings": {"a": {}}}, r": rankings.a: give exactly one of audit, behavior, probes and scores, not none"),
         ({"rankings": {"../x": {"audit": "a"}}}, r"rankings\.\.\./x"),
-        ({"statistics": {"alpha": 2}}, r"  statistics.alpha: .*less than 0.5"),
-        ({"version": 2}, r"plan version 2; this trl-attribution reads up to 1"),
+        ({"statistics": {"alpha": 2}}, r": statistics.alpha: should be less than 0.5, not 2"),
+        ({"version": 2}, r"plan.yaml has format version 2; this trl-attribution reads up to 1"),
     ],
     ids=str,
 )
 def test_a_faulty_plan_is_refused_with_file_and_key(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load_plan(written(tmp_path, {**PLAN, **change}))
+
+
+def test_a_setting_of_the_trainer_may_be_none(tmp_path: Path) -> None:
+    plan = load_plan(written(tmp_path, {**PLAN, "training": {"dpo": {"max_length": None}}}))
+    assert plan.training.dpo == {"max_length": None}
+
+
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"plan\.yaml:2: seeds is given twice: leave one of them"):
+        load_plan(written(tmp_path, "seeds: [1]\nseeds: [2]\n"))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])

@@ -22,6 +22,7 @@ import torch
 from trl_attribution.atomic import write_json
 from trl_attribution.census import PairIndex
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
+from trl_attribution.format_version import check_format_version
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Reading, SkippedRow, Survey
@@ -339,9 +340,5 @@ def read_json(path: Path, expected: str, newest: int) -> dict[str, Any] | None:
         raise StoreError(f"cannot read {path}: {error}. Choose another folder, or remove this one.") from error
     if not isinstance(values, dict) or values.get("format") != expected:
         raise StoreError(f"{path} was not written by an audit; choose another folder")
-    if not isinstance(values.get("format_version"), int) or values["format_version"] > newest:
-        raise StoreError(
-            f"{path} has format version {values.get('format_version')}; this trl-attribution reads up to {newest}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(values.get("format_version"), newest, path)
     return values

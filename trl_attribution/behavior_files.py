@@ -14,7 +14,9 @@ from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.dataset_io.files import file_kind
 from trl_attribution.distributed import ALONE, Ranks
 from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
+from trl_attribution.format_version import check_format_version
 from trl_attribution.pairs import Encoding
+from trl_attribution.paths import local_path
 from trl_attribution.probes import (
     BehaviorPrompt,
     Prompt,
@@ -112,12 +114,7 @@ class Responses:
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise DataError(f"{where}: not a file of sampled responses (its `format` is not {FORMAT!r})")
-        version = values.get("format_version")
-        if not isinstance(version, int) or version > VERSION:
-            raise DataError(
-                f"{where}: format version {printable(version, 20)} is newer than {VERSION}, the newest that this "
-                "trl-attribution reads. Upgrade it."
-            )
+        check_format_version(values.get("format_version"), VERSION, where, DataError)
         try:
             behaviors = {
                 str(name): BehaviorResponses(str(one["prompts_sha256"]), _texts(one["texts"]), _texts(one["plain"]))
@@ -333,7 +330,7 @@ def _rows(source: Source) -> Iterator[tuple[str, Row]]:
     if not isinstance(source, str | Path):
         yield from ((_UNNAMED, row) for row in open_rows(source))
         return
-    path = Path(source).expanduser()
+    path = local_path(source)
     if not path.is_dir():
         yield from ((_stem(path), row) for row in open_rows(source))
         return

@@ -22,6 +22,7 @@ from torch import Tensor
 from trl_attribution.activations import ActivationEngine, PromptGroup
 from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import ModelError, StoreError
+from trl_attribution.format_version import check_format_version
 from trl_attribution.text import printable
 
 FORMAT = "trl-attribution drift"
@@ -139,12 +140,7 @@ def load_drift(folder: str | Path) -> StoredDrift:
         raise StoreError(f"there is no readable drift in {printable(folder)}: {printable(error)}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise StoreError(f"{path} does not describe drift: its `format` is not {FORMAT!r}")
-    version = values.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
-        raise StoreError(
-            f"{path} has format version {printable(version, 20)}; this trl-attribution reads up to {VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(values.get("format_version"), VERSION, path)
     if hashlib.sha256(payload).hexdigest() != values.get("payload_sha256"):
         raise StoreError(f"{Path(folder, _TENSORS)} is damaged or does not belong to {path.name}. Compute drift again.")
     try:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.format_version import check_format_version
 from trl_attribution.scoring import SourceRow
 from trl_attribution.text import printable
 
@@ -273,12 +274,7 @@ def _vectors_of(cluster: str, tensors: Mapping[str, Tensor]) -> ClusterVectors:
 def _check_format(path: Path, values: object) -> None:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise StoreError(f"{path} was not written by discovery: its `format` is not {FORMAT!r}")
-    version = values.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
-        raise StoreError(
-            f"{path} has format version {printable(version, 20)}; this trl-attribution reads up to {VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(values.get("format_version"), VERSION, path)
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor
 from trl_attribution import __version__
 from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
+from trl_attribution.format_version import check_format_version
 from trl_attribution.store.shard_set import hex_ids, parse_ids
 
 BASELINE_FORMAT = "trl-attribution gate baseline"
@@ -155,12 +156,7 @@ def _checked_header(path: str | Path, metadata: Mapping[str, str] | None) -> dic
     about = None if text is None else json.loads(text)
     if not isinstance(about, dict):
         raise StoreError(f"{path} is no gate baseline. {_AGAIN}")
-    version = about.get("version")
-    if isinstance(version, int) and version > BASELINE_VERSION:
-        raise StoreError(
-            f"{path} has baseline format version {version}; this trl-attribution reads up to {BASELINE_VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(about.get("version"), BASELINE_VERSION, path)
     return about
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from trl_attribution.errors import StoreError
+from trl_attribution.format_version import check_format_version
 from trl_attribution.text import printable
 
 VERDICT_FORMAT = "trl-attribution verdict"
@@ -130,12 +131,7 @@ class Verdict:
         """
         if not isinstance(values, Mapping) or values.get("format") != VERDICT_FORMAT:
             raise StoreError(f"this is no verdict: its `format` is not {VERDICT_FORMAT!r}. Run the gate again.")
-        version = values.get("version")
-        if isinstance(version, int) and version > VERDICT_VERSION:
-            raise StoreError(
-                f"verdict format version {version}; this trl-attribution reads up to {VERDICT_VERSION}. "
-                "Install a newer trl-attribution to read it."
-            )
+        check_format_version(values.get("version"), VERDICT_VERSION, "this verdict")
         try:
             return _VERDICT.validate_python({name: values[name] for name in cls.__dataclass_fields__ if name in values})
         except ValidationError as error:

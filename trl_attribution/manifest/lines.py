@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from trl_attribution import __version__
 from trl_attribution.errors import ManifestError
+from trl_attribution.format_version import refuse_newer
 from trl_attribution.text import printable
 
 T = TypeVar("T")
@@ -62,12 +62,7 @@ class LineFormat:
                 f'"format": "{self.name}"; {self.hint}.'
             )
         header = json.loads(line)
-        version = header.get("version")
-        if isinstance(version, int) and version > self.version:
-            raise ManifestError(
-                f"{location}: {self.what} format version {version}; this trl-attribution ({__version__}) reads up to "
-                f"{self.version}. Install a newer trl-attribution to use it."
-            )
+        refuse_newer(header.get("version"), self.version, f"{location}: the {self.what}", ManifestError)
         checked = validated(adapter, line, location)
         _check_numbers(header, location)
         return checked

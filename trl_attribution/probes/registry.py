@@ -21,6 +21,7 @@ from torch import Tensor
 from trl_attribution.atomic import flush_folder
 from trl_attribution.errors import ProbeError
 from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.format_version import check_format_version
 from trl_attribution.probes.probe import Probe, check_name
 from trl_attribution.text import printable
 
@@ -240,14 +241,7 @@ def _parse_description(path: Path) -> dict[str, Any]:
         raise ProbeError(f"{path} cannot be read: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
-    version = _field(description, "version", int, path)
-    if version > VERSION:
-        raise ProbeError(
-            f"{path}: probe format version {version} is newer than version {VERSION}, the newest this "
-            "trl-attribution reads. Upgrade trl-attribution."
-        )
-    if version != VERSION:
-        raise ProbeError(f"{path}: there is no probe format version {version}; build the probe again")
+    check_format_version(description.get("version"), VERSION, path, ProbeError)
     if description.get("sign") != SIGN or description.get("axes") != AXES:
         raise ProbeError(
             f"{path}: `sign` must be {SIGN!r} and `axes` {AXES}: with another meaning of the numbers "

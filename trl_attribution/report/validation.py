@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from trl_attribution.errors import StoreError
+from trl_attribution.format_version import check_format_version
 from trl_attribution.text import printable
 
 FORMAT = "trl-attribution validation"
@@ -63,12 +64,7 @@ class ValidationFindings:
         """
         if values.get("format") != FORMAT:
             raise StoreError(f"{path} holds no validation: its `format` is not {FORMAT!r}. Remove it from the audit.")
-        version = values.get("format_version")
-        if not isinstance(version, int) or version > VERSION:
-            raise StoreError(
-                f"{path} has format version {printable(version, 20)}; this trl-attribution reads up to {VERSION}. "
-                "Install a newer trl-attribution to read it."
-            )
+        check_format_version(values.get("format_version"), VERSION, path)
         try:
             return cls(
                 answer=str(values["answer"]),

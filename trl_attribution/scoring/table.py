@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.format_version import check_format_version
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
 from trl_attribution.scoring.scores import Column, Scores
 
@@ -181,10 +182,5 @@ def _checked_header(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
         header = None
     if not isinstance(header, dict) or header.get("format") != TABLE_FORMAT:
         raise StoreError(f"{path} is a Parquet file, but not a score table: it was not made by an audit")
-    version = header.get("format_version")
-    if isinstance(version, int) and version > TABLE_VERSION:
-        raise StoreError(
-            f"{path} has score table version {version}; this trl-attribution reads up to {TABLE_VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(header.get("format_version"), TABLE_VERSION, path)
     return header

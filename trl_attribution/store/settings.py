@@ -12,6 +12,7 @@ from typing import Any
 from trl_attribution.atomic import write_json
 from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.format_version import check_format_version
 
 STORE_FORMAT = "trl-attribution vectors"
 STORE_VERSION = 1
@@ -79,12 +80,7 @@ def read_settings(folder: Path) -> StoreSettings:
         raise StoreError(f"cannot read {path}: {error}. Restore it, or audit again into another folder.") from error
     if not isinstance(header, dict) or header.get("format") != STORE_FORMAT:
         raise StoreError(f"{path} does not describe a vector store; choose another folder")
-    version = header.get("format_version")
-    if isinstance(version, int) and version > STORE_VERSION:
-        raise StoreError(
-            f"{path} has store format version {version}; this trl-attribution reads up to {STORE_VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
+    check_format_version(header.get("format_version"), STORE_VERSION, path)
     try:
         return StoreSettings(**header["settings"])
     except (KeyError, TypeError, SettingsError) as error:

@@ -24,6 +24,7 @@ from torch import Tensor
 from trl_attribution.atomic import atomic_path
 from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import StoreError
+from trl_attribution.format_version import check_format_version
 
 SHARD_FORMAT = "trl-attribution shard"
 SHARD_VERSION = 1
@@ -175,13 +176,9 @@ def _checked_metadata(header: dict[str, Any], path: Path, settings_digest: str) 
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != SHARD_FORMAT:
         raise StoreError(f"{path} is not a shard of pair vectors. Move it out of the store's folder.")
-    version = str(metadata.get("format_version", ""))
-    if version.isdecimal() and int(version) > SHARD_VERSION:
-        raise StoreError(
-            f"{path} has shard format version {version}; this trl-attribution reads up to {SHARD_VERSION}. "
-            "Install a newer trl-attribution to read it."
-        )
-    if version != str(SHARD_VERSION) or not isinstance(metadata.get("sha256"), str):
+    version = str(metadata.get("format_version"))  # metadata of safetensors is all text
+    check_format_version(int(version) if version.isdecimal() and len(version) < 10 else version, SHARD_VERSION, path)
+    if not isinstance(metadata.get("sha256"), str):
         raise StoreError(f"{path} is damaged: its metadata is incomplete. {_REPAIR}")
     if metadata.get("settings") != settings_digest:
         raise StoreError(

@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trl_attribution.errors import SettingsError
-from trl_attribution.text import printable
+from trl_attribution.paths import local_path
+from trl_attribution.settings_file import SettingsKind
 
 PLAN_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
@@ -205,35 +205,24 @@ class Plan(_Part):
         return self
 
 
+_PLAN = SettingsKind(
+    "plan",
+    Plan,
+    PLAN_VERSION,
+    hint="The how-to page on validation has one to start from.",
+    # Fields of others' classes, some of which may be None.
+    nullable=frozenset({("training", "dpo"), ("training", "peft"), ("reading",)}),
+)
+
+
 def load_plan(path: str | Path) -> Plan:
     """Read a plan; what it names by a relative path lies beside it.
 
     Raises:
         SettingsError: the file cannot be read, is no YAML mapping, of a newer version, or a key is unknown, missing or
-            has a value that cannot be; the message names the file and the key.
+            has a value that cannot be; the message names the file, the line and the key.
     """
-    import yaml
-
-    file = Path(path)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise SettingsError(f"cannot read the plan {printable(file)}: {printable(error)}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(
-            f"{printable(file)}: a plan is a mapping of keys, such as 'model: m0/'; see the how-to page"
-        )
-    version = values.get("version", PLAN_VERSION)
-    if not isinstance(version, int) or version > PLAN_VERSION:
-        raise SettingsError(
-            f"{printable(file)}: version: plan version {printable(version, 20)}; this trl-attribution reads up to "
-            f"{PLAN_VERSION}. Install a newer one, or write the plan in version {PLAN_VERSION}."
-        )
-    try:
-        plan = Plan.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError(_faults(file, error)) from None
-    return _beside(plan, file.absolute().parent)
+    return _beside(_PLAN.load(path), Path(path).absolute().parent)
 
 
 def plan_digest(plan: Plan) -> str:
@@ -241,22 +230,11 @@ def plan_digest(plan: Plan) -> str:
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
 
 
-def _faults(file: Path, error: ValidationError) -> str:
-    lines = []
-    for fault in error.errors(include_url=False):
-        key = ".".join(printable(part, 60) for part in fault["loc"]) or "plan"
-        message = fault["msg"].removeprefix("Value error, ")
-        given = fault["input"]
-        shown = f" (it is {printable(given, 60)})" if isinstance(given, str | int | float) else ""
-        lines.append(f"  {key}: {message}{shown}")
-    return "\n".join([f"{printable(file)}: the plan cannot be used:", *lines])
-
-
 def _beside(plan: Plan, folder: Path) -> Plan:
     """The plan with its relative paths made absolute; what is not there stays as it is, such as a Hub id."""
 
     def found(name: str | None) -> str | None:
-        beside = folder / Path(name).expanduser() if name else None
+        beside = folder / local_path(name) if name else None
         return str(beside) if beside is not None and beside.exists() else name
 
     rankings = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import DataError, SettingsError, describe_difference
+from trl_attribution.format_version import check_format_version
 from trl_attribution.text import printable
 from trl_attribution.validation.cells import Cell
 from trl_attribution.validation.costs import Cost
@@ -169,10 +170,5 @@ def _read(path: Path, expected: str) -> dict[str, Any]:
         raise DataError(f"{printable(path)} cannot be read ({printable(error, 120)})") from error
     if not isinstance(values, dict) or values.get("format") != expected:
         raise DataError(f"{printable(path)} was not written by a validation")
-    version = values.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
-        raise DataError(
-            f"{printable(path)} has format version {printable(version, 20)}; this trl-attribution reads up to "
-            f"{VERSION}. Install a newer one."
-        )
+    check_format_version(values.get("format_version"), VERSION, printable(path), DataError)
     return values
