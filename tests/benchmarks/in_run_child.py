@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from tests.benchmarks.speed import DATA
+from tests.benchmarks.speed_ways import DATA
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.pairs import PairReader, Reading
