@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +159,18 @@ def test_a_job_that_pulls_is_not_disturbed_by_one_that_writes_or_pulls(
     assert found is not None and found.missing(IDS) == []
     assert started == [started[0]] * 2 + [started[2]] * 2
     assert len(names(tmp_path / "second")) == 3  # store.json and two shards
+
+
+def test_what_a_job_left_that_was_killed_while_it_fetched_is_removed_a_day_later(tmp_path: Path, bucket: str) -> None:
+    first = VectorCache(tmp_path / "first", RemoteCache(bucket))
+    first.share(SETTINGS, fill(first, IDS))
+    old, fetching = (tmp_path / "second" / SETTINGS.digest[:16] / f".fetched-{name}" for name in ("old", "fetching"))
+    for place in (old, fetching):
+        place.mkdir(parents=True)
+        (place / "file.part").touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    assert VectorCache(tmp_path / "second", RemoteCache(bucket)).best(ASKED, IDS) is not None
+    assert fetching.exists() and not old.exists()
 
 
 def test_a_job_waits_for_another_that_writes_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

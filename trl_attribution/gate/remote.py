@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ log = logging.getLogger("trl_attribution")
 
 KEY = re.compile(r"[0-9a-f]{16}")
 _SHARD = re.compile(r"[A-Za-z0-9_]{1,80}-\d{6}\.safetensors")
+_FETCHED = ".fetched-"
+_LONGEST_FETCH = 24 * 3600
+"""Seconds after which nobody is fetching a file any more."""
 _SECRET = re.compile(r"//[^/\s]*@")
 
 
@@ -114,7 +119,8 @@ class RemoteCache:
     def _fetched(self, source: str, folder: Path) -> Iterator[Path]:
         """A file brought to a place below ``folder`` that no other job touches; it is gone afterwards, unless moved."""
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as place:
+        _remove_leftovers(folder)
+        with tempfile.TemporaryDirectory(prefix=_FETCHED, dir=folder) as place:
             path = Path(place) / "file"
             with atomic_path(path) as part:
                 self._fs.get_file(source, str(part))
@@ -145,6 +151,14 @@ class RemoteCache:
                 f"cache.remote: {self._shown} cannot be {done} ({_without_secret(error, 300)}). "
                 "Check the address and the credentials, or leave `remote` out."
             ) from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What jobs left below ``folder`` that were killed while they fetched a file."""
+    for place in folder.glob(f"{_FETCHED}*"):
+        with suppress(OSError):  # another job has removed it
+            if time.time() - place.stat().st_mtime > _LONGEST_FETCH:
+                shutil.rmtree(place)
 
 
 def _without_secret(text: object, limit: int) -> str:
