@@ -232,7 +232,7 @@ def test_the_command_line_answers_with_its_exit_code_and_writes_the_document(wor
         ({"training": {"dpo": {"loss_type": "none"}}}, r"training.dpo: DPOTrainer refuses it: Unknown loss type: none"),
         ({"reading": {"prompt": "x"}}, r"reading: .*choose from prompt_column"),
         ({"behaviors": [{"file": "harmless.jsonl"}]}, r"behavior 'harmless' has no judge"),
-        ({"behaviors": [{"file": "trigger.jsonl"}] * 2}, r"behaviors: two are named 'trigger'"),
+        ({"behaviors": [{"file": "trigger.jsonl"}, {"file": "trigger.jsonl"}]}, r"behaviors: two are named 'trigger'"),
         ({"sizes": [12]}, r"sizes: 12 of 12"),
     ],
     ids=str,
