@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
     )
+    parser.add_argument("--data-seed", type=int, default=0, help="validation: the seed that make_smollm2.py was given")
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
@@ -93,7 +94,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
     elif name == "validation":
-        validation.run(options.output, command, options.validation, console)
+        validation.run(options.output, command, options.validation, options.data_seed, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)

@@ -30,10 +30,19 @@ over-refusal on {harmless} harmless requests made as the decoys are. Training se
 
 The plan is `examples/validation/smollm2-distractor-compliance.yaml`;
 `python examples/validation/make_smollm2.py FOLDER` makes what it names. The cells took {hours:.1f} core-hours."""
+AGAIN = """\
+The set-up of [Validation](validation.md) was found by trial on its own pairs and prompts. Here it is repeated once,
+with nothing changed but the seed: `python examples/validation/make_smollm2.py FOLDER {seed}` makes another dataset
+({counts} pairs), another M0 and other test prompts ({prompts} requests for rude messages, {harmless} harmless
+ones); the plan is the same but for what it leaves out. Training seeds: {seeds}. The cells took {hours:.1f} core-hours.
+It was decided beforehand to publish whatever came out."""
 
 
-def run(output: Path, command: str, folder: Path, console: Console) -> None:
-    """Print the tables of the validation in ``folder``/validation and write ``validation.md`` into ``output``."""
+def run(output: Path, command: str, folder: Path, data_seed: int, console: Console) -> None:
+    """Print the tables of the validation in ``folder``/validation and write a page into ``output``.
+
+    ``validation.md`` is that of the data of seed 0, ``validation-again.md`` of another seed.
+    """
     document = json.loads((folder / "validation" / "validation.json").read_text(encoding="utf-8"))
     plan = yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))
     data = rows(folder / "data.jsonl")
@@ -41,7 +50,8 @@ def run(output: Path, command: str, folder: Path, console: Console) -> None:
     for table in tables:
         table.show(console)
     counts = ", ".join(f"{count} {truth}" for truth, count in sorted(Counter(row["truth"] for row in data).items()))
-    lead = LEAD.format(
+    lead = (AGAIN if data_seed else LEAD).format(
+        seed=data_seed,
         counts=counts,
         prompts=len(rows(folder / "trigger.jsonl")),
         harmless=len(rows(folder / "harmless.jsonl")),
@@ -49,7 +59,8 @@ def run(output: Path, command: str, folder: Path, console: Console) -> None:
         seeds=", ".join(map(str, plan["seeds"])),
         hours=document["cost"]["all"]["device_seconds"] / 3600,
     )
-    write_page(output / "validation.md", "Validation", f"{lead}\n\n**{document['sentence']}**", command, tables)
+    name, title = ("validation-again.md", "Validation, again") if data_seed else ("validation.md", "Validation")
+    write_page(output / name, title, f"{lead}\n\n**{document['sentence']}**", command, tables)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
