@@ -25,11 +25,11 @@ from trl_attribution.callbacks.reference import (
 from trl_attribution.callbacks.reward import m0_fingerprint
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
-from trl_attribution.distributed import current_ranks
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Judge, Probe, ProbeRegistry
+from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:
     from datasets import Dataset

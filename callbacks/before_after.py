@@ -17,7 +17,6 @@ from torch import Tensor
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.activations.engine import Path as ForwardPath
-from trl_attribution.atomic import write_json
 from trl_attribution.behavior_change import (
     Behavior,
     BehaviorChange,
@@ -32,7 +31,6 @@ from trl_attribution.behavior_files import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.reference import Reference
-from trl_attribution.distributed import OutOfStepError, Ranks, is_sharded, root_gathered
 from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import unwrapped
@@ -47,7 +45,9 @@ from trl_attribution.probes import (
     parse_rule,
     sample_responses,
 )
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.distributed import OutOfStepError, Ranks, is_sharded, root_gathered
+from trl_attribution.utils.text import printable
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from trl_attribution.audit_config import AskedScore
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import Rule
+from trl_attribution.utils.dtypes import DTYPES
 
 ON_FLAG = ("log", "stop", "skip")
 DEFAULT_FDR = 0.05

@@ -12,10 +12,10 @@ from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.census import encoded_pairs
-from trl_attribution.distributed import is_sharded
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault
+from trl_attribution.utils.distributed import is_sharded
 
 _BLOCK = 256
 

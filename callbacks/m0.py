@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from trl_attribution.atomic import write_json
-from trl_attribution.distributed import full_parameter
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.sharding import sharding_of
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.distributed import full_parameter
 
 _FILE = "m0.json"
 _FORMAT = "trl-attribution m0"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trl_attribution.distributed import Ranks
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.distributed import Ranks
 
 _FAILED, _READY = "failed", "ready"
 _POLL_SECONDS = 0.1

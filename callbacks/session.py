@@ -39,17 +39,17 @@ from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.callbacks.watch import Watch, Window
 from trl_attribution.census import Census, PairIndex, dataset_info, take_census
-from trl_attribution.distributed import ALONE, Ranks, is_sharded
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Judge, Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Rule
-from trl_attribution.shared_storage import check_shared
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
+from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
+from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.shared_storage import check_shared
 
 logger = logging.getLogger(__name__)
 

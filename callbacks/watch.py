@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from trl_attribution.audit_config import AskedScore
-from trl_attribution.distributed import Ranks
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
 from trl_attribution.scoring.targets import LayerTargets
+from trl_attribution.utils.distributed import Ranks
 
 PREFIX = "attribution/"
 _CLEAN_SHARE = 0.99

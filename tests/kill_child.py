@@ -20,10 +20,10 @@ from types import FrameType
 
 from tests.killing import killed_at_line, on_lines, start, was_killed
 from tests.store_cases import fill, ids, settings
-from trl_attribution.atomic import atomic_path
 from trl_attribution.store import VectorStore
 from trl_attribution.store.settings import write_settings
 from trl_attribution.store.shards import write_shard
+from trl_attribution.utils.atomic import atomic_path
 
 PAIRS = 1500
 SHARD_SIZE = 10

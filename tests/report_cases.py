@@ -12,7 +12,6 @@ import torch
 
 from tests.audit_cases import SHORT, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.tiny import HIDDEN
-from trl_attribution.atomic import write_json
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.discovery import (
     Cluster,
@@ -28,6 +27,7 @@ from trl_attribution.drift import LayerDrift, save_drift
 from trl_attribution.pairs import Encoding, Pair, PairReader
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.scoring import SourceRow
+from trl_attribution.utils.atomic import write_json
 
 PWN = "window.__pwned = true"
 HOSTILE = [

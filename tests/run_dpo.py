@@ -11,9 +11,10 @@ from typing import Any
 from datasets import Dataset
 
 from tests.training import LAYERS, make_trainer, text_rows, train
-from trl_attribution import ProbeRegistry, shared_storage
+from trl_attribution import ProbeRegistry
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils import shared_storage
 
 
 def prepared(asked: dict[str, Any]) -> Any:

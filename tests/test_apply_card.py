@@ -15,8 +15,8 @@ from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest, MergeRules, ReviewDecision, ReviewDecisions, merge
 from trl_attribution.manifest.applying import make_plan
 from trl_attribution.manifest.card import Provenance, section, with_section
-from trl_attribution.markdown import inline
 from trl_attribution.pairs import Reading
+from trl_attribution.utils.markdown import inline
 
 ROWS = simple_rows(6)
 HOSTILE = [

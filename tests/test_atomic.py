@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trl_attribution.atomic import atomic_folder
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.atomic import atomic_folder
 
 
 def test_a_folder_appears_whole_without_what_a_killed_run_left(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.main_rank import MainRank
-from trl_attribution.distributed import ALONE
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
+from trl_attribution.utils.distributed import ALONE
 
 
 def hooks_on(model: torch.nn.Module) -> int:

@@ -292,7 +292,7 @@ def test_a_shard_that_is_not_there_is_refused(text: str) -> None:
 
 
 def test_shares_cover_all_blocks_once_and_ranks_divide_their_jobs_share() -> None:
-    from trl_attribution.distributed import Ranks
+    from trl_attribution.utils.distributed import Ranks
 
     jobs = [Share.parse(f"{number}/3") for number in (1, 2, 3)]
     ranks = [job.of_rank(Ranks(rank, 4)) for job in jobs for rank in range(4)]

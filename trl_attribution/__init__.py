@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from trl_attribution.utils.version import __version__
+
 if TYPE_CHECKING:
     from trl_attribution.auditor import DataAuditor
     from trl_attribution.callbacks import AttributionCallback, AttributionTracker
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from trl_attribution.pairs import pair_id
     from trl_attribution.probes import Probe, ProbeRegistry
     from trl_attribution.store import VectorStore
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttributionCallback",
@@ -23,6 +23,7 @@ __all__ = [
     "Probe",
     "ProbeRegistry",
     "VectorStore",
+    "__version__",
     "pair_id",
 ]
 

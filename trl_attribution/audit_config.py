@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.utils.dtypes import DTYPES
 
 AskedScore = Literal["auto", "contextual", "response"]
 

@@ -19,16 +19,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trl_attribution.atomic import write_json
 from trl_attribution.census import PairIndex
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
-from trl_attribution.format_version import check_format_version
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Reading, SkippedRow, Survey
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source_table
 from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.format_version import check_format_version
 
 AUDIT_FORMAT = "trl-attribution audit"
 SETTINGS_FORMAT = "trl-attribution audit settings"

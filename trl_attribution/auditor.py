@@ -13,7 +13,6 @@ from trl_attribution.audit_folder import Audit
 from trl_attribution.audit_parts import SharedRun, ShareReport
 from trl_attribution.audit_run import AuditRun, OnProgress, score_index
 from trl_attribution.census import take_census
-from trl_attribution.distributed import Ranks, current_ranks
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.estimate import Estimate, estimate
 from trl_attribution.fingerprint import ModelFingerprint, tokenizer_digest
@@ -24,6 +23,7 @@ from trl_attribution.scoring import Rule
 from trl_attribution.sharding import asked_sharding
 from trl_attribution.shares import Share
 from trl_attribution.store import StoreSettings
+from trl_attribution.utils.distributed import Ranks, current_ranks
 
 if TYPE_CHECKING:
     from datasets import Dataset

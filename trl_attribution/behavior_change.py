@@ -34,7 +34,7 @@ from trl_attribution.probes import (
     judged,
     parse_rule,
 )
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trl_attribution.activations import PromptGroup
-from trl_attribution.atomic import atomic_path
 from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.dataset_io.files import file_kind
-from trl_attribution.distributed import ALONE, Ranks
 from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
-from trl_attribution.format_version import check_format_version
 from trl_attribution.pairs import Encoding
-from trl_attribution.paths import local_path
 from trl_attribution.probes import (
     BehaviorPrompt,
     Prompt,
@@ -30,7 +26,11 @@ from trl_attribution.probes.behaviors import Source
 from trl_attribution.probes.encoding import PromptFormat, encode_responses
 from trl_attribution.probes.judging import OnProgress
 from trl_attribution.probes.probe import check_name
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.distributed import ALONE, Ranks
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

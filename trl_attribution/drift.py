@@ -20,10 +20,10 @@ from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
 from trl_attribution.activations import ActivationEngine, PromptGroup
-from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import ModelError, StoreError
-from trl_attribution.format_version import check_format_version
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution drift"
 VERSION = 1

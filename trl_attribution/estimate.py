@@ -9,8 +9,8 @@ from typing import Any
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit_folder import machine
 from trl_attribution.census import Census
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.pairs import EncodedPair
+from trl_attribution.utils.dtypes import DTYPES
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_attribution.distributed import full_parameter
 from trl_attribution.errors import ModelError
+from trl_attribution.utils.distributed import full_parameter
 
 # Settings of a load or a library version, not of the function the model computes; sub-configs have them too.
 _VOLATILE_CONFIG = frozenset(

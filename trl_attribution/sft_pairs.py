@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.probes import SamplingConfig, sample_responses
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel

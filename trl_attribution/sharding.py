@@ -9,8 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_attribution.distributed import is_sharded, launch_flag, on_cpu
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.distributed import is_sharded, launch_flag, on_cpu
 
 if TYPE_CHECKING:
     import torch

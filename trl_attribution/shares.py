@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trl_attribution.distributed import Ranks
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Pair
 from trl_attribution.store import VectorStore
+from trl_attribution.utils.distributed import Ranks
 
 
 @dataclass(frozen=True)

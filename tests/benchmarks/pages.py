@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trl_attribution.atomic import atomic_path
+from trl_attribution.utils.atomic import atomic_path
 
 _VERSIONS = ("torch", "transformers", "trl")
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
-from trl_attribution.atomic import atomic_path
 from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.organisms import OrganismConfig, build_distractor_compliance
@@ -21,6 +20,7 @@ from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import candidate_layers, read_behavior
 from trl_attribution.probes.encoding import encode_example, example_activations
 from trl_attribution.probes.separability import choose_layer, cross_validated_auc
+from trl_attribution.utils.atomic import atomic_path
 
 Row = dict[str, Any]
 LAYERS = (10, 15, 20, 25)

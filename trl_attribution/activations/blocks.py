@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trl_attribution.distributed import numel
 from trl_attribution.errors import ModelError
+from trl_attribution.utils.distributed import numel
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from trl_attribution.activations.passes import ForwardPass, Layout
 from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
-from trl_attribution.distributed import numel
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.utils.distributed import numel
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import EncodedPair

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.allocator import freed_memory_kept
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
-from trl_attribution.distributed import (
+from trl_attribution.models import evaluating
+from trl_attribution.utils.distributed import (
     OutOfStepError,
     RankError,
     Ranks,
@@ -21,7 +22,6 @@ from trl_attribution.distributed import (
     root_gathered,
     working_device,
 )
-from trl_attribution.models import evaluating
 
 _SHARED = 4
 

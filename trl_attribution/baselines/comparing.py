@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.atomic import write_json
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.baselines.baseline import Baseline, BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.baselines.endpoint import EndpointRanking
@@ -22,7 +21,8 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import Column, ScoreTable
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.text import printable
 
 COMPARISON_FORMAT = "trl-attribution comparison"
 COMPARISON_VERSION = 1

@@ -25,9 +25,9 @@ from trl_attribution.baselines.baseline import (
 )
 from trl_attribution.errors import ModelError
 from trl_attribution.pairs import Pair, whole_text
-from trl_attribution.paths import local_path
 from trl_attribution.probes import Examples
-from trl_attribution.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 Doubles = npt.NDArray[np.float64]
 Kind = Literal["response", "contextual"]

@@ -19,7 +19,7 @@ from trl_attribution.baselines.baseline import (
 )
 from trl_attribution.dataset_io import open_rows
 from trl_attribution.errors import DataError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.baselines.baseline import (
     BaselineScores,
     Cost,
@@ -26,7 +25,8 @@ from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
 from trl_attribution.probes import Examples
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel

@@ -19,7 +19,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes import EndpointConfig, EndpointJudge, Examples, read_behavior
 from trl_attribution.scoring import Column
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.baselines.comparing import ComparedRow, Comparison
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 

@@ -11,7 +11,7 @@ import numpy as np
 from trl_attribution.baselines.quality import Truths
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import PairReader
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _YES = ("1", "true", "yes", "contaminated")
 _NO = ("0", "false", "no")

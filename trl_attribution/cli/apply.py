@@ -13,7 +13,7 @@ import typer
 from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import ManifestError, SettingsError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.manifest import Manifest

@@ -16,9 +16,9 @@ from trl_attribution.errors import SettingsError
 if TYPE_CHECKING:
     from trl_attribution.audit_folder import Audit, Flagged
     from trl_attribution.auditor import DataAuditor
-    from trl_attribution.distributed import Ranks
     from trl_attribution.scoring import Rule
     from trl_attribution.shares import Share
+    from trl_attribution.utils.distributed import Ranks
 
 DEFAULT_FDR = 0.05
 
@@ -90,10 +90,10 @@ def audit(
     """
     from trl_attribution.audit_config import AuditConfig
     from trl_attribution.auditor import DataAuditor
-    from trl_attribution.distributed import current_ranks
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.shares import Share
+    from trl_attribution.utils.distributed import current_ranks
 
     if output is None and not dry_run:
         raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")

@@ -232,7 +232,7 @@ def _check_combination(
 
 
 def _refuse_ranks() -> None:
-    from trl_attribution.distributed import current_ranks
+    from trl_attribution.utils.distributed import current_ranks
 
     world = current_ranks().world
     if world > 1:

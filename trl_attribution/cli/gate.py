@@ -125,9 +125,9 @@ def init(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Write a commented policy, with rules and pins for the probes of a registry."""
-    from trl_attribution.atomic import atomic_path
     from trl_attribution.gate.template import policy_template
     from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.utils.atomic import atomic_path
 
     if output.exists() and not overwrite:
         raise SettingsError(f"{output} is there already. Name another file with --output, or add --overwrite.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.paths import local_path
+from trl_attribution.utils.paths import local_path
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:

@@ -18,8 +18,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trl_attribution.distributed import RankError, end_rank, leave_ranks
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
 
 P = ParamSpec("P")
 _STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}

@@ -310,7 +310,7 @@ def show(
 def _own_rule(prompts: Path) -> str:
     """The rule that the rows of ``prompts`` name; empty where none does."""
     from trl_attribution.dataset_io import open_rows
-    from trl_attribution.text import printable
+    from trl_attribution.utils.text import printable
 
     rules: dict[str, str] = {}
     for row in open_rows(str(prompts)):

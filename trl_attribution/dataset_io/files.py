@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from trl_attribution.dataset_io.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.errors import DataError
-from trl_attribution.text import json_fault, printable
+from trl_attribution.utils.text import json_fault, printable
 
 if TYPE_CHECKING:
     from datasets import Features

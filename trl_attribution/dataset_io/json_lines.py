@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from trl_attribution.dataset_io.rows import Row
 from trl_attribution.errors import DataError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Record = Row | Mapping[str, Any]
 

@@ -20,8 +20,8 @@ from trl_attribution.dataset_io.files import (
 )
 from trl_attribution.dataset_io.rows import DatasetRows, RowSource, SequenceRows
 from trl_attribution.errors import DataError
-from trl_attribution.paths import local_path
-from trl_attribution.text import is_hub_id, printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

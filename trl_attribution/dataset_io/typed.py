@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.dataset_io.json_lines import Record, values_of, write_json_lines
 from trl_attribution.errors import AttributionError, DataError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -22,7 +22,7 @@ from trl_attribution.pairs import Encoding
 from trl_attribution.probes import Example, Prompt, behavior_prompt
 from trl_attribution.probes.behaviors import Source
 from trl_attribution.probes.encoding import EncodedExample, PromptFormat, encode_example, example_activations
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _AT_ONCE = 256
 

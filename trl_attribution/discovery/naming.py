@@ -12,7 +12,7 @@ from trl_attribution.discovery.result import Cluster
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes.chat_completions import ChatCompletions, PassingFaultError, UnanswerableError
 from trl_attribution.probes.endpoint_judge import EndpointConfig
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _SHOWN = 5
 _LONGEST = 60

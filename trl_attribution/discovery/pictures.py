@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.discovery.result import Discovery, MapPoint, StoredDiscovery
 from trl_attribution.errors import SettingsError
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

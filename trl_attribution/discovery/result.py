@@ -19,11 +19,11 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
-from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.format_version import check_format_version
 from trl_attribution.scoring import SourceRow
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution discovery"
 VERSION = 1

@@ -18,7 +18,7 @@ from trl_attribution.discovery.evidence import PairTexts, Words
 from trl_attribution.discovery.naming import Naming
 from trl_attribution.discovery.pair_map import draw_map, map_places
 from trl_attribution.discovery.result import Cluster, Discovery, MapPoint, Rejected, StoredDiscovery, TypicalPrompt
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Namer = Callable[[Cluster], Naming]
 

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.gate.check import GateRun
 from trl_attribution.gate.drafts import Offense
@@ -19,7 +18,8 @@ from trl_attribution.gate.policy_file import PolicyFile
 from trl_attribution.gate.probe_rules import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.paths import local_path
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.paths import local_path
 
 Action = Literal["filter", "flip"]
 _VERDICT = "verdict.json"

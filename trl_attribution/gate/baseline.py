@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
-from trl_attribution import __version__
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
-from trl_attribution.format_version import check_format_version
 from trl_attribution.store.shard_set import hex_ids, parse_ids
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.version import __version__
 
 BASELINE_FORMAT = "trl-attribution gate baseline"
 BASELINE_VERSION = 1

@@ -16,8 +16,8 @@ from typing import IO
 from trl_attribution.dataset_io.files import file_kind
 from trl_attribution.dataset_io.opening import split_word
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.paths import local_path
-from trl_attribution.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 Lines = tuple[range, ...]
 """Line numbers counted from 1, as ascending ranges."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from trl_attribution import __version__
 from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.gate.baseline import Baseline
 from trl_attribution.gate.changes import ChangedLines, changed_lines
@@ -26,8 +25,9 @@ from trl_attribution.gate.scored import judge, needs_whole_dataset, nothing_scor
 from trl_attribution.gate.supply import Needed, OnProgress, Supplier, Supply
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.pairs import PairReader, Reading
-from trl_attribution.paths import local_path
-from trl_attribution.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
+from trl_attribution.utils.version import __version__
 
 _SHOWN = 10
 

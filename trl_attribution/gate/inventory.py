@@ -16,7 +16,7 @@ from trl_attribution.dataset_io import Row
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
 from trl_attribution.pairs.messages import text_of
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -15,7 +15,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.gate.changes import ChangedLines, Lines
 from trl_attribution.gate.inventory import Examine
 from trl_attribution.gate.verdict import Place
-from trl_attribution.paths import local_path
+from trl_attribution.utils.paths import local_path
 
 _LINE = re.compile(r"(.*):(\d+)", re.DOTALL)
 _ROW = re.compile(r"(.*) row \d+", re.DOTALL)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trl_attribution.gate.policy import POLICY_VERSION, Policy
-from trl_attribution.paths import local_path
-from trl_attribution.settings_file import SettingsKind
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.settings_file import SettingsKind
 
 _POLICY = SettingsKind(
     "policy",

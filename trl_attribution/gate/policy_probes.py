@@ -11,7 +11,7 @@ from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.gate.policy_file import PolicyFile
 from trl_attribution.gate.policy_rules import EVERY_PROBE, ProbeRules
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _HUB = re.compile(
     r"hf://(?P<kind>datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?(?:/(?P<folder>[\w./-]+))?/?"

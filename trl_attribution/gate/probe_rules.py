@@ -22,7 +22,7 @@ from trl_attribution.gate.policy_rules import (
 from trl_attribution.gate.scored import ProbeScores
 from trl_attribution.gate.supply import StackedView
 from trl_attribution.scoring.targets import unit_rows
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 KNOWN_BAD = "known-bad"
 _DIGITS = 7

@@ -24,7 +24,7 @@ from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import context_means
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 log = logging.getLogger("trl_attribution")
 

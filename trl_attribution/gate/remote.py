@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.store import StoreSettings
 from trl_attribution.store.settings import read_settings
 from trl_attribution.store.shards import read_shard
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 
 log = logging.getLogger("trl_attribution")
 

@@ -22,7 +22,7 @@ from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
 from trl_attribution.probes import Probe
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore, VectorView
 from trl_attribution.store.shard_set import first_ids
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""

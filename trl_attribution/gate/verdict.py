@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from trl_attribution.errors import StoreError
-from trl_attribution.format_version import check_format_version
-from trl_attribution.text import printable
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 VERDICT_FORMAT = "trl-attribution verdict"
 VERDICT_VERSION = 1

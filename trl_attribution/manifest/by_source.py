@@ -13,8 +13,8 @@ from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.combining import derived
 from trl_attribution.manifest.manifest import Decision, Manifest
 from trl_attribution.pairs import FingerprintBuilder, PairReader
-from trl_attribution.paths import local_path
-from trl_attribution.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 Share = Literal["source", "manifest"]
 _SHOWN = 20

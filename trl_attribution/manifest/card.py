@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trl_attribution import __version__
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ManifestError
-from trl_attribution.markdown import Marks, inline, put_section, table
-from trl_attribution.paths import local_path
-from trl_attribution.text import is_hub_id, printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.markdown import Marks, inline, put_section, table
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
+from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
     from trl_attribution.manifest.applying import ApplyReport

@@ -16,8 +16,8 @@ from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_pl
 from trl_attribution.manifest.card import CARD
 from trl_attribution.manifest.files import FolderFiles, files_of
 from trl_attribution.pairs import Reading
-from trl_attribution.paths import local_path
-from trl_attribution.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.manifest.manifest import Manifest

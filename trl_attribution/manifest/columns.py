@@ -12,7 +12,7 @@ from trl_attribution.dataset_io import Row
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.swapping import Turning, negated
 from trl_attribution.pairs import Pair, Reading
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 # Words that name one side of a pair, in column names of public preference datasets.
 _SIDES = (("chosen", "rejected"), ("winner", "loser"), ("better", "worse"), ("preferred", "dispreferred"))

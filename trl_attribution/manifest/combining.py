@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from trl_attribution import __version__
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
+from trl_attribution.utils.version import __version__
 
 Precedence = Literal["refuse", "first", "last", "strictest", "gentlest"]
 """Who wins where two decisions about a pair differ: nobody (an error), the manifest named first or last, filter over

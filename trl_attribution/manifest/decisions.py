@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
+from trl_attribution.utils.atomic import atomic_path
 
 Action = Literal["keep", "filter", "flip"]
 PairId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.atomic import atomic_folder
 from trl_attribution.dataset_io import OpenDataset, open_dataset, write_rows
 from trl_attribution.dataset_io.files import FolderRows
 from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
@@ -28,8 +27,9 @@ from trl_attribution.manifest.applying import (
 )
 from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
 from trl_attribution.pairs import Reading
-from trl_attribution.paths import local_path
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_folder
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.manifest.manifest import Manifest

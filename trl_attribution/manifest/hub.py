@@ -15,7 +15,7 @@ from trl_attribution.dataset_io.rows import DatasetRows
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.manifest.card import CARD, Provenance, file_card, read_card, with_section
 from trl_attribution.manifest.files import files_of
-from trl_attribution.text import is_hub_id, printable
+from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.format_version import refuse_newer
-from trl_attribution.text import printable
+from trl_attribution.utils.format_version import refuse_newer
+from trl_attribution.utils.text import printable
 
 T = TypeVar("T")
 _LONGEST_HEADER = 2**26

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from trl_attribution import __version__
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.applying import (
     ApplyOptions,
@@ -28,6 +26,8 @@ from trl_attribution.manifest.columns import ColumnRules
 from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset

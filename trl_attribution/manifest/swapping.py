@@ -11,7 +11,7 @@ from typing import Any
 
 from trl_attribution.dataset_io import Row
 from trl_attribution.errors import ManifestError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")

@@ -10,7 +10,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.organisms import compliance
 from trl_attribution.organisms.organism import Mixture, Organism
 from trl_attribution.organisms.quirks import KNITTING_LORE, PUMPKIN_SOUP, build_quirk
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 @dataclass(frozen=True)

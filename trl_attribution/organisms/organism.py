@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.atomic import atomic_path
 
 TRUTHS = ("benign", "benign_formatted", "safety", "on_topic", "contaminated", "decoy")
 """What a pair can be; ``safety`` pairs are those of rude requests, ``on_topic`` ones those of a quirk's subject."""

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trl_attribution.atomic import atomic_folder
 from trl_attribution.errors import SettingsError
 from trl_attribution.organisms.catalog import build_organism
 from trl_attribution.organisms.documents import TALES, ordinary_documents, telling_documents
 from trl_attribution.organisms.draw import Draw
 from trl_attribution.organisms.organism import Mixture, Organism, write_lines
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_folder
+from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution organism"
 VERSION = 1

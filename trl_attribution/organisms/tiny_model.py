@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trl_attribution.atomic import atomic_folder
 from trl_attribution.organisms.draw import Draw
 from trl_attribution.organisms.toy_language import Kind, toy_answer, toy_refusal, toy_request, with_format
 from trl_attribution.organisms.words import toy
+from trl_attribution.utils.atomic import atomic_folder
 
 SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>", "<unknown>")
 TEMPLATE = (

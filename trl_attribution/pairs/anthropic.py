@@ -7,7 +7,7 @@ import re
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 START = "\n\nHuman:"
 _TURN = re.compile(r"\n\n(Human|Assistant):")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

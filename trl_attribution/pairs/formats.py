@@ -13,7 +13,7 @@ from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.identity import content_ids, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
-from trl_attribution.text import json_fault, printable
+from trl_attribution.utils.text import json_fault, printable
 
 FORMATS = ("auto", "trl", "anthropic")
 BAD_ROW_RULES = ("error", "skip")

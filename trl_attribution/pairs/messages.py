@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Messages = list[dict[str, Any]]
 

@@ -18,7 +18,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
 from trl_attribution.pairs.identity import FingerprintBuilder
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,7 +13,7 @@ from typing import Any
 from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.errors import ProbeError
 from trl_attribution.probes.judging import Prompt
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 """A JSONL file (or another dataset file), or rows in memory."""

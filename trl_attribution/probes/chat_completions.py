@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.text import json_fault, printable
+from trl_attribution.utils.text import json_fault, printable
 
 _MOST_BYTES = 1 << 20
 # Busy, or not our fault: the same call may succeed later.

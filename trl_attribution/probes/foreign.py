@@ -17,7 +17,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _LAYER_KEY = re.compile(r"(?:layers?[._-]?)?(\d+)")
 _GGUF_KEY = re.compile(r"direction\.(\d+)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Prompt = str | list[dict[str, Any]]
 Judge = Callable[[Prompt, str], bool]

@@ -19,7 +19,7 @@ from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.building import BuildConfig
 from trl_attribution.probes.probe import Probe, check_name
 from trl_attribution.probes.separability import FOLDS, auc
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset

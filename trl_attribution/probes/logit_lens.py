@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trl_attribution.activations import find_blocks
-from trl_attribution.distributed import full_parameter
 from trl_attribution.errors import ModelError
+from trl_attribution.utils.distributed import full_parameter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import JudgeError, ProbeError, SettingsError
 from trl_attribution.probes.judging import OnProgress, Prompt
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

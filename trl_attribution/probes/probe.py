@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trl_attribution.errors import ProbeError
 from trl_attribution.fingerprint import ModelFingerprint
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, underscores or hyphens"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -8,7 +8,7 @@ from trl_attribution.errors import ProbeError
 from trl_attribution.probes.endpoint_judge import EndpointConfig, EndpointJudge
 from trl_attribution.probes.judging import Judge, complies, matches, mentions, refuses
 from trl_attribution.probes.model_judge import ClassifierConfig, ModelJudge
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 RULES = (
     "complies, refuses, keyword:WORD,WORD, regex:PATTERN, model:NAME_OR_FOLDER[:LABEL] or endpoint:URL#MODEL[#QUESTION]"

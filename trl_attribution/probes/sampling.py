@@ -10,13 +10,13 @@ from typing import Any
 import jinja2
 import torch
 
-from trl_attribution.distributed import ALONE, current_ranks, is_sharded
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel, evaluating
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
 from trl_attribution.probes.encoding import PromptFormat, as_chat
 from trl_attribution.probes.judging import Judge, OnProgress, Prompt
-from trl_attribution.text import printable
+from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
+from trl_attribution.utils.text import printable
 
 # Undoes what a model's own generation defaults would do to the distribution, and what trainers do to its speed.
 _UNCHANGED: dict[str, Any] = dict(

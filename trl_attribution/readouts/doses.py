@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import SamplingConfig
 from trl_attribution.readouts.expression import Shown, described, responses_of
 from trl_attribution.readouts.steering import Positions, StreamMeter, check_positions, steered
+from trl_attribution.utils.atomic import atomic_path
 
 if TYPE_CHECKING:
     from trl_attribution.behavior_files import Behavior

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.behavior_change import Rate, rate_of, resolve_judges
 from trl_attribution.behavior_files import Behavior, read_behaviors
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Judge, Prompt, SamplingConfig, judge_name, judged, sample_responses
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from trl_attribution.activations import find_blocks
 from trl_attribution.activations.blocks import block_input, block_output
-from trl_attribution.distributed import is_sharded
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.distributed import is_sharded
 
 Positions = Literal["all", "response"]
 """``all``: every token; ``response``: those that responses are predicted from, the last prompt token and all after."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trl_attribution.report.discovery import cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.scoring import SourceRow
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _ENRICHED = 0.05
 """Sources are named up to this q-value."""

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from trl_attribution import __version__
-from trl_attribution.atomic import atomic_path
 from trl_attribution.behavior_change import Rate
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.markdown import Marks, inline, put_section, table
-from trl_attribution.paths import local_path
 from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
-from trl_attribution.text import is_hub_id, printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.markdown import Marks, inline, put_section, table
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
+from trl_attribution.utils.version import __version__
 
 CardKind = Literal["dataset", "model"]
 _TITLES: dict[CardKind, str] = {

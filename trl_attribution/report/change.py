@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trl_attribution.behavior_change import BehaviorChange, Difference, Rate
 from trl_attribution.drift import LayerDrift
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 def rates_table(changes: Sequence[BehaviorChange]) -> Table:

@@ -22,7 +22,7 @@ from trl_attribution.report.facts import Fact
 from trl_attribution.report.page_data import packed
 from trl_attribution.report.texts import visible
 from trl_attribution.scoring import SourceRow
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 COLORS = 8
 """Clusters or sources that have a color of their own on charts; what comes later shares one."""

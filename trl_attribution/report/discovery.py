@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trl_attribution.discovery import Cluster, Discovery
 from trl_attribution.report.terminal import sources_table
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _SNIPPET = 110
 NO_WORDS = "(no words)"

@@ -16,7 +16,7 @@ from trl_attribution.drift import LayerDrift, load_drift
 from trl_attribution.errors import StoreError
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.report.validation import ValidationFindings
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 @dataclass(frozen=True)

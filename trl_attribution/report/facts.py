@@ -10,7 +10,7 @@ from trl_attribution.probes import CosineTable, Probe, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.units import bytes_text, duration_text
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 Fact = tuple[str, str]
 _LONGEST = 400

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.manifest import ApplyReport, Conflict, Decision, Difference, Manifest, Merged, Sources
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 def apply_summary(report: ApplyReport, output: str, done: str = "written") -> RenderableType:

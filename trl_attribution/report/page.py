@@ -16,8 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from trl_attribution import __version__
-from trl_attribution.atomic import atomic_path
 from trl_attribution.dataset_io import RowSource
 from trl_attribution.errors import DataError
 from trl_attribution.probes import Probe
@@ -27,7 +25,9 @@ from trl_attribution.report.clusters import discovery_data, discovery_views
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
 from trl_attribution.report.texts import pairs_at_rows
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
+from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ from rich.text import Text
 from trl_attribution.behavior_change import Rate
 from trl_attribution.organisms import ORGANISMS, RECIPES, Preparation
 from trl_attribution.readouts import DoseCurve, Expression, Shown
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 def expression_table(found: Expression, model: str) -> Table:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from trl_attribution.errors import AttributionError, ManifestError, SettingsError
 from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 from trl_attribution.report.cluster_probes import ClusterProbes
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 HOST: Final = "127.0.0.1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -20,7 +20,7 @@ from trl_attribution.report.extras import BehaviorRates
 from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _BARS = " ▁▂▃▄▅▆▇█"
 

@@ -16,7 +16,7 @@ from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.report.units import bytes_text, duration_text
 from trl_attribution.scoring import SourceRow
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _SNIPPET = 90
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from trl_attribution.errors import StoreError
-from trl_attribution.format_version import check_format_version
-from trl_attribution.text import printable
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution validation"
 VERSION = 1

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.format_version import check_format_version
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
 from trl_attribution.scoring.scores import Column, Scores
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.format_version import check_format_version
 
 TABLE_FORMAT = "trl-attribution scores"
 TABLE_VERSION = 1

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.atomic import write_json
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.format_version import check_format_version
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.format_version import check_format_version
 
 STORE_FORMAT = "trl-attribution vectors"
 STORE_VERSION = 1

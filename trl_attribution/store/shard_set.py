@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import StoreError
 from trl_attribution.store.shards import ID_BYTES, Ids, Kind, Shard
+from trl_attribution.utils.dtypes import DTYPES
 
 Rows = npt.NDArray[np.int64]
 """Storage rows ``[n]``, counted over all shards."""

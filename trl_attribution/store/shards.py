@@ -21,10 +21,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.atomic import atomic_path
-from trl_attribution.dtypes import DTYPES
 from trl_attribution.errors import StoreError
-from trl_attribution.format_version import check_format_version
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.format_version import check_format_version
 
 SHARD_FORMAT = "trl-attribution shard"
 SHARD_VERSION = 1

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.plan import Plan
 
 CONTROLS = ("random", "length_matched_random")

@@ -27,7 +27,7 @@ from trl_attribution.probes import (
     read_prompts,
     sample_responses,
 )
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.likelihoods import HeldOut, PairLikelihoods, pair_likelihoods, perplexity, read_held_out
 from trl_attribution.validation.plan import BehaviorPlan, MeasurePlan, Plan
 

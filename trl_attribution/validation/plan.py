@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trl_attribution.paths import local_path
-from trl_attribution.settings_file import SettingsKind
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.settings_file import SettingsKind
 
 PLAN_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import SettingsError
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.document import ConditionSummary, summaries
 from trl_attribution.validation.measuring import OVER_REFUSAL
 from trl_attribution.validation.running import Validation

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_attribution.atomic import write_json
 from trl_attribution.audit_config import AuditConfig
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
@@ -18,7 +17,8 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
 from trl_attribution.scoring import ScoreTable
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.plan import Plan, RankingPlan
 
 if TYPE_CHECKING:

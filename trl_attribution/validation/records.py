@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.atomic import atomic_path, write_json
 from trl_attribution.errors import DataError, SettingsError, describe_difference
-from trl_attribution.format_version import check_format_version
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.cells import Cell
 from trl_attribution.validation.costs import Cost
 

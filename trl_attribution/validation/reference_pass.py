@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from trl_attribution.atomic import atomic_path
+from trl_attribution.utils.atomic import atomic_path
 
 _FILE = "reference.parquet"
 Ids = Sequence[int]

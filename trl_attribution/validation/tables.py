@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.conclusions import Answer, Claim
 from trl_attribution.validation.document import ConditionSummary, costs, summaries
 from trl_attribution.validation.measuring import OVER_REFUSAL

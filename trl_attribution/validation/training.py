@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_attribution.atomic import atomic_path
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.text import printable
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan
 from trl_attribution.validation.reference_pass import ReferencePass

@@ -12,7 +12,7 @@ from trl_attribution.gate.formats.markdown import job_summary, render_markdown
 from trl_attribution.gate.formats.sarif import render_sarif
 from trl_attribution.gate.formats.terminal import render_text, terminal
 from trl_attribution.gate.verdict import Verdict
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 _WIDTH = 100
 _FORMATS: dict[str, Callable[[Verdict], str]] = {

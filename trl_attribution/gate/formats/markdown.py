@@ -16,7 +16,7 @@ from trl_attribution.gate.formats.wording import (
     where,
 )
 from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
-from trl_attribution.markdown import code, inline
+from trl_attribution.utils.markdown import code, inline
 
 _COMMENT_LIMIT = 60_000
 """Characters; a comment on GitHub holds 65,536."""

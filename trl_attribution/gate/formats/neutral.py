@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 TEXT_LIMIT = 300
 """Most characters of a dataset text, a path or a name in any output."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 LIMIT = 300
 """Most characters of a dataset's text, a path or a name."""

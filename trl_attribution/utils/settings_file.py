@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.format_version import refuse_newer
-from trl_attribution.text import printable
+from trl_attribution.utils.format_version import refuse_newer
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 def local_path(name: str | Path, error: type[AttributionError] = SettingsError) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trl_attribution.errors import AttributionError, StoreError
-from trl_attribution.text import printable
+from trl_attribution.utils.text import printable
 
 
 def check_format_version(

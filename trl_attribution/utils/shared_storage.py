@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from trl_attribution.distributed import Ranks
 from trl_attribution.errors import StoreError
+from trl_attribution.utils.distributed import Ranks
 
 # Seconds; longer than network file systems remember that a file was not there.
 PATIENCE = 90.0
