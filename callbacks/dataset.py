@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trl_attribution.dataset_io import Row
-from trl_attribution.dataset_io.rows import DatasetRows
 from trl_attribution.errors import SettingsError
+from trl_attribution.pairs.rows import Row
+from trl_attribution.pairs.rows.rows import DatasetRows
 
 if TYPE_CHECKING:
     from datasets import Dataset

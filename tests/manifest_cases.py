@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.dataset_io import open_rows
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import PairReader, Reading, dataset_fingerprint, pair_id
+from trl_attribution.pairs.rows import open_rows
 
 Row = dict[str, Any]
 Triple = tuple[str, str, str]

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.manifest_cases import Row, ids_of, manifest_for, read_back, row, simple_rows, write_jsonl
-from trl_attribution.dataset_io import write_rows
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest import ColumnRules
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.rows import write_rows
 
 OUTPUTS = ["jsonl", "jsonl.gz", "parquet", "csv", "folder"]
 FILES = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

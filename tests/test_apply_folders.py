@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.manifest_cases import Row, ids_of, manifest_for, read_back, row, simple_rows, swapped, write_jsonl
-from trl_attribution.dataset_io import open_rows, write_rows
 from trl_attribution.errors import AttributionError, DataError, ManifestError
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.rows import open_rows, write_rows
 
 FILES = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = simple_rows(9)

@@ -37,9 +37,9 @@ from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
-from trl_attribution.dataset_io import open_rows
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading, pair_id
+from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import VectorStore
 

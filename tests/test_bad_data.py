@@ -13,9 +13,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from trl_attribution.dataset_io import open_rows, write_rows
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pair
+from trl_attribution.pairs.rows import open_rows, write_rows
 
 GOOD: dict[str, Any] = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
 CHAT: dict[str, Any] = {

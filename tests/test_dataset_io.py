@@ -15,8 +15,8 @@ from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trl_attribution.dataset_io import Row, open_rows, write_rows
 from trl_attribution.errors import AttributionError, DataError
+from trl_attribution.pairs.rows import Row, open_rows, write_rows
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Hi\r\n", "chosen": 'a, "quoted"', "rejected": "line\nbreak", "n": "1"},

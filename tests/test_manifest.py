@@ -25,12 +25,12 @@ from tests.manifest_cases import (
     swapped,
     write_jsonl,
 )
-from trl_attribution import dataset_io
-from trl_attribution.dataset_io import open_rows, write_rows
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.pairs import PairReader, Reading
+from trl_attribution.pairs import rows as dataset_io
+from trl_attribution.pairs.rows import open_rows, write_rows
 
 OUTPUTS = ["jsonl", "jsonl.gz", "parquet", "csv", "csv.gz", "folder"]
 FILES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,7 +13,6 @@ from datasets import Dataset
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trl_attribution.dataset_io import write_rows
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import (
     Duplicate,
@@ -25,6 +24,7 @@ from trl_attribution.pairs import (
     pair_id,
     survey,
 )
+from trl_attribution.pairs.rows import write_rows
 
 HARMLESS_ROWS, HARMLESS_EMPTY = 2312, [86, 516, 925, 1103]
 

@@ -20,7 +20,6 @@ PACKAGE = ROOT / "trl_attribution"
 # From the ground up: a module imports from its own layer and the ones above it in this list, never from below.
 LAYERS: list[set[str]] = [
     {"errors", "utils"},
-    {"dataset_io"},
     {"pairs"},
     {"fingerprint", "sharding", "models"},
     {"activations", "likelihood"},

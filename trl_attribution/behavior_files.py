@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trl_attribution.activations import PromptGroup
-from trl_attribution.dataset_io import Row, open_rows
-from trl_attribution.dataset_io.files import file_kind
 from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
 from trl_attribution.pairs import Encoding
+from trl_attribution.pairs.rows import Row, open_rows
+from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.probes import (
     BehaviorPrompt,
     Prompt,

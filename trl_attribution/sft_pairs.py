@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import Row, open_rows
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.probes import SamplingConfig, sample_responses
 from trl_attribution.utils.text import printable
 

@@ -17,8 +17,8 @@ from trl_attribution.baselines.baseline import (
     finite_scores,
     silent,
 )
-from trl_attribution.dataset_io import open_rows
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows import open_rows
 from trl_attribution.utils.text import printable
 
 

@@ -69,7 +69,7 @@ def demo(
 
 def _check_free(data: Path, organism: Organism) -> None:
     """Refuse to write over a dataset that is not an earlier demo's."""
-    from trl_attribution.dataset_io import open_rows
+    from trl_attribution.pairs.rows import open_rows
 
     if data.exists():
         first = next(iter(open_rows(data)), None)

@@ -167,8 +167,8 @@ def pair(
 
     from rich.text import Text
 
-    from trl_attribution.dataset_io.writers import write_rows
     from trl_attribution.models import load_model
+    from trl_attribution.pairs.rows.writers import write_rows
     from trl_attribution.probes import SamplingConfig
     from trl_attribution.sft_pairs import pairs_of_samples
 
@@ -189,8 +189,8 @@ def pair(
 
 def _check_pairs_output(output: Path, samples: str) -> None:
     """Refuse what cannot be written before anything is sampled."""
-    from trl_attribution.dataset_io import open_rows
-    from trl_attribution.dataset_io.writers import output_kind
+    from trl_attribution.pairs.rows import open_rows
+    from trl_attribution.pairs.rows.writers import output_kind
 
     options.check_apart(output, samples)
     if output_kind(output) == "csv":

@@ -309,7 +309,7 @@ def show(
 
 def _own_rule(prompts: Path) -> str:
     """The rule that the rows of ``prompts`` name; empty where none does."""
-    from trl_attribution.dataset_io import open_rows
+    from trl_attribution.pairs.rows import open_rows
     from trl_attribution.utils.text import printable
 
     rules: dict[str, str] = {}

@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from trl_attribution.dataset_io.files import file_kind
-from trl_attribution.dataset_io.opening import split_word
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.pairs.rows.files import file_kind
+from trl_attribution.pairs.rows.opening import split_word
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.dataset_io import Row
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
 from trl_attribution.pairs.messages import text_of
+from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.text import printable
 
 Integers = npt.NDArray[np.int64]

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_attribution.dataset_io import Row, RowSource
-from trl_attribution.dataset_io.files import FolderRows
 from trl_attribution.errors import DataError
 from trl_attribution.gate.changes import ChangedLines, Lines
 from trl_attribution.gate.inventory import Examine
 from trl_attribution.gate.verdict import Place
+from trl_attribution.pairs.rows import Row, RowSource
+from trl_attribution.pairs.rows.files import FolderRows
 from trl_attribution.utils.paths import local_path
 
 _LINE = re.compile(r"(.*):(\d+)", re.DOTALL)

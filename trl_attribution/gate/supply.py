@@ -12,13 +12,13 @@ import numpy as np
 from trl_attribution.audit_config import AuditConfig
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.census import encoded_pairs
-from trl_attribution.dataset_io import Row
 from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.cache import VectorCache
 from trl_attribution.gate.inventory import BadRow, Integers, Inventory, rows_again
 from trl_attribution.gate.policy_file import PolicyFile
 from trl_attribution.gate.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
+from trl_attribution.pairs.rows import Row
 from trl_attribution.probes import Probe
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore, VectorView
 from trl_attribution.store.shard_set import first_ids

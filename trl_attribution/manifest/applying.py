@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.dataset_io import Row, RowSource
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.columns import ColumnInspector, ColumnRules
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.manifest.tally import SourceChange, SourceTally
 from trl_attribution.manifest.watching import WatchedRows
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
+from trl_attribution.pairs.rows import Row, RowSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,14 +8,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import OpenDataset, Row, RowSource, open_dataset
-from trl_attribution.dataset_io.files import FolderRows
-from trl_attribution.dataset_io.opening import is_saved_dataset
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_plan, planned_rows
 from trl_attribution.manifest.card import CARD
 from trl_attribution.manifest.files import FolderFiles, files_of
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.rows import OpenDataset, Row, RowSource, open_dataset
+from trl_attribution.pairs.rows.files import FolderRows
+from trl_attribution.pairs.rows.opening import is_saved_dataset
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from trl_attribution.dataset_io import Row
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.swapping import Turning, negated
 from trl_attribution.pairs import Pair, Reading
+from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.text import printable
 
 # Words that name one side of a pair, in column names of public preference datasets.

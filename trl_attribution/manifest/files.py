@@ -11,10 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import OpenDataset, open_dataset, write_rows
-from trl_attribution.dataset_io.files import FolderRows
-from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
-from trl_attribution.dataset_io.writers import output_kind
 from trl_attribution.errors import AttributionError, ManifestError
 from trl_attribution.manifest.applying import (
     ApplyOptions,
@@ -27,6 +23,10 @@ from trl_attribution.manifest.applying import (
 )
 from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.rows import OpenDataset, open_dataset, write_rows
+from trl_attribution.pairs.rows.files import FolderRows
+from trl_attribution.pairs.rows.typed import dataset_on_disk, save_to_folder
+from trl_attribution.pairs.rows.writers import output_kind
 from trl_attribution.utils.atomic import atomic_folder
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable

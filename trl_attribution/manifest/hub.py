@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import open_dataset
-from trl_attribution.dataset_io.opening import is_saved_dataset
-from trl_attribution.dataset_io.rows import DatasetRows
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.manifest.card import CARD, Provenance, file_card, read_card, with_section
 from trl_attribution.manifest.files import files_of
+from trl_attribution.pairs.rows import open_dataset
+from trl_attribution.pairs.rows.opening import is_saved_dataset
+from trl_attribution.pairs.rows.rows import DatasetRows
 from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.dataset_io import Row
 from trl_attribution.errors import ManifestError
+from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.text import printable
 
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from trl_attribution.dataset_io import Row, RowSource
-from trl_attribution.dataset_io.files import FolderRows
+from trl_attribution.pairs.rows import Row, RowSource
+from trl_attribution.pairs.rows.files import FolderRows
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.dataset_io import Row, RowSource, open_rows
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
 from trl_attribution.pairs.identity import FingerprintBuilder
+from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

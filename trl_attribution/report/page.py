@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from trl_attribution.dataset_io import RowSource
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts
 from trl_attribution.report.answer import answer_of, enrichment_text

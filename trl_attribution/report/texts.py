@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io import RowSource
 from trl_attribution.pairs import Pair, PairReader, Reading, RowFault
+from trl_attribution.pairs.rows import RowSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

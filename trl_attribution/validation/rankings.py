@@ -12,9 +12,9 @@ from trl_attribution.audit_config import AuditConfig
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.baselines.foreign import scores_by_pair
-from trl_attribution.dataset_io import open_rows
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
 from trl_attribution.scoring import ScoreTable
 from trl_attribution.utils.atomic import write_json

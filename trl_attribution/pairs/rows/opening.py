@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io.files import (
+from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.files import (
     SUPPORTED,
     CsvRows,
     FolderRows,
@@ -18,8 +19,7 @@ from trl_attribution.dataset_io.files import (
     file_kind,
     open_file,
 )
-from trl_attribution.dataset_io.rows import DatasetRows, RowSource, SequenceRows
-from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.rows import DatasetRows, RowSource, SequenceRows
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import is_hub_id, printable
 

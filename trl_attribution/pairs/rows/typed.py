@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io.json_lines import Record, values_of, write_json_lines
 from trl_attribution.errors import AttributionError, DataError
+from trl_attribution.pairs.rows.json_lines import Record, values_of, write_json_lines
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _inferred(rows: Iterable[Record], folder: str, target: Path) -> Dataset:
 
     ``load_dataset("json")`` is no way to do it: it turns text that looks like a date into a timestamp.
     """
-    from trl_attribution.dataset_io.feature_types import NULL, feature_of, feature_union, features_of
+    from trl_attribution.pairs.rows.feature_types import NULL, feature_of, feature_union, features_of
 
     spool = Path(folder) / "rows.jsonl"
     features: dict[str, Any] = {}

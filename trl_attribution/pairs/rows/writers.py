@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io.files import SUPPORTED, CsvRows, file_kind
-from trl_attribution.dataset_io.json_lines import Record, output_stream, raw_of, values_of, write_json_lines
-from trl_attribution.dataset_io.rows import RowSource
-from trl_attribution.dataset_io.typed import dataset_on_disk, save_to_folder
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.files import SUPPORTED, CsvRows, file_kind
+from trl_attribution.pairs.rows.json_lines import Record, output_stream, raw_of, values_of, write_json_lines
+from trl_attribution.pairs.rows.rows import RowSource
+from trl_attribution.pairs.rows.typed import dataset_on_disk, save_to_folder
 from trl_attribution.utils.atomic import atomic_folder, atomic_path
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable

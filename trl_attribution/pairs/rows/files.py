@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trl_attribution.dataset_io.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.utils.text import json_fault, printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from trl_attribution.dataset_io.rows import Row
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.rows import Row
 from trl_attribution.utils.text import printable
 
 Record = Row | Mapping[str, Any]

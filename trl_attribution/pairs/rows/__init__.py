@@ -1,0 +1,7 @@
+"""Rows of any dataset format, in and out: the rest of the library never asks what kind of file it reads."""
+
+from trl_attribution.pairs.rows.opening import OpenDataset, open_dataset, open_rows
+from trl_attribution.pairs.rows.rows import Row, RowSource
+from trl_attribution.pairs.rows.writers import write_rows
+
+__all__ = ["OpenDataset", "Row", "RowSource", "open_dataset", "open_rows", "write_rows"]
