@@ -33,8 +33,8 @@ from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.fingerprint import unwrapped
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.pairs import EncodedPair, Encoding
 from trl_attribution.probes import (
     BuildConfig,

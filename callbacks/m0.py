@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.sharding import sharding_of
+from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.sharding import sharding_of
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.distributed import full_parameter
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.fingerprint import unwrapped
+from trl_attribution.models.fingerprint import unwrapped
 
 Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
 _WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError
-from trl_attribution.fingerprint import ModelFingerprint, fingerprint
 from trl_attribution.models import load_model
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
 from trl_attribution.utils.distributed import Ranks
 
 _REWARD = "ForSequenceClassification"

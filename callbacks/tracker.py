@@ -20,8 +20,8 @@ from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.reference import loop_reference
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Judge, Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks

@@ -18,8 +18,8 @@ from tests.tiny import build_tiny_model, build_tiny_tokenizer
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.errors import AttributionError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 

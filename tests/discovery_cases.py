@@ -16,7 +16,7 @@ from torch import Tensor
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.discovery import Change, ChangeVectors
 from trl_attribution.discovery.similarity import Items
-from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import pair_id
 from trl_attribution.store import StoreSettings, VectorStore
 

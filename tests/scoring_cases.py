@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe
 from trl_attribution.scoring.scores import Column, Scores, score_view
 from trl_attribution.store import StoreSettings, VectorStore

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tests.test_probes import M0, make_probe
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes import (
     BuildConfig,

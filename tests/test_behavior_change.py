@@ -31,8 +31,8 @@ from trl_attribution.behavior_change import (
     sample_behaviors,
 )
 from trl_attribution.errors import DataError, JudgeError, ProbeError, SettingsError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.probes import (
     BuildConfig,
     Prompt,

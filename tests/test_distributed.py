@@ -26,10 +26,10 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.auditor import DataAuditor
 from trl_attribution.errors import AttributionError
-from trl_attribution.fingerprint import fingerprint
+from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.models.sharding import load_sharded
 from trl_attribution.pairs import Encoding, PairReader, encode_pairs
 from trl_attribution.probes import ProbeRegistry
-from trl_attribution.sharding import load_sharded
 from trl_attribution.utils.distributed import OutOfStepError, Ranks, current_ranks, full_parameter, is_sharded
 
 REPOSITORY = Path(__file__).parents[1]

@@ -28,8 +28,7 @@ from tests.manifest_cases import (
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.swapping import Turning
-from trl_attribution.pairs import PairReader, Reading
-from trl_attribution.pairs import rows as dataset_io
+from trl_attribution.pairs import PairReader, Reading, rows
 from trl_attribution.pairs.rows import open_rows, write_rows
 
 OUTPUTS = ["jsonl", "jsonl.gz", "parquet", "csv", "csv.gz", "folder"]
@@ -189,7 +188,7 @@ def _written_somehow(example: Row, style: st.DataObject) -> bytes:
 )
 def test_swapping_values_in_a_line_moves_only_their_bytes(line: bytes, swapped_line: bytes) -> None:
     turning = Turning((("a", "b"),), ())
-    turned = turning.row(dataset_io.Row(0, "row 0", json.loads(line.decode("utf-8-sig")), line))
+    turned = turning.row(rows.Row(0, "row 0", json.loads(line.decode("utf-8-sig")), line))
     assert turned.raw == swapped_line
     assert turning.row(turned).raw == line
 

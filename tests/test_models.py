@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.fingerprint import ModelFingerprint, fingerprint
 from trl_attribution.models import embedded_gguf, load_model
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
 
 MakeModel = Callable[[str], PreTrainedModel]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import (
     BehaviorPrompt,

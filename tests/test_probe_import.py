@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.errors import ProbeError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.probes import ImportConfig, ProbeRegistry, import_probe
 
 D = 32

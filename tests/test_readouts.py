@@ -20,8 +20,8 @@ from trl_attribution.activations import find_blocks
 from trl_attribution.behavior_files import Behavior
 from trl_attribution.cli import app
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.probes import Probe, ProbeRegistry, SamplingConfig, mentions, read_prompts, sample_responses
 from trl_attribution.readouts import (
     DoseConfig,

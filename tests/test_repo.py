@@ -21,8 +21,8 @@ PACKAGE = ROOT / "trl_attribution"
 LAYERS: list[set[str]] = [
     {"errors", "utils"},
     {"pairs"},
-    {"fingerprint", "sharding", "models"},
-    {"activations", "likelihood"},
+    {"models"},
+    {"activations"},
     {"store"},
     {"probes"},
     {"behavior_files"},

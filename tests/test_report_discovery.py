@@ -21,7 +21,7 @@ from tests.test_report import embedded
 from tests.test_report_review import ask, send
 from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.cluster_probes import ClusterProbes

@@ -15,12 +15,12 @@ from trl_attribution.audit_run import AuditRun, OnProgress, score_index
 from trl_attribution.census import take_census
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.estimate import Estimate, estimate
-from trl_attribution.fingerprint import ModelFingerprint, tokenizer_digest
 from trl_attribution.models import LoadedModel, load_model, load_tokenizer
+from trl_attribution.models.fingerprint import ModelFingerprint, tokenizer_digest
+from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.scoring import Rule
-from trl_attribution.sharding import asked_sharding
 from trl_attribution.shares import Share
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
-from trl_attribution.fingerprint import fingerprint
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
+from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.organisms import OrganismConfig, build_distractor_compliance
 from trl_attribution.organisms.tiny import TinyConfig, build_tiny_organism
 from trl_attribution.organisms.tiny_model import train_tiny_m0

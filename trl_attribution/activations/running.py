@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.allocator import freed_memory_kept
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
-from trl_attribution.models import evaluating
+from trl_attribution.models.loading import evaluating
 from trl_attribution.utils.distributed import (
     OutOfStepError,
     RankError,

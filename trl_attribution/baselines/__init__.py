@@ -14,7 +14,7 @@ from trl_attribution.baselines.names import BaselineConfig, parse_baseline
 from trl_attribution.baselines.quality import Agreement, Quality, agreement, quality
 from trl_attribution.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.baselines.truth import TruthConfig
-from trl_attribution.likelihood import response_log_probs
+from trl_attribution.models.likelihood import response_log_probs
 
 __all__ = [
     "Agreement",

@@ -186,7 +186,7 @@ class SentenceModel:
         return self._cut.notes()
 
     def _batch(self, texts: list[str]) -> Doubles:
-        from trl_attribution.models import longest_input
+        from trl_attribution.models.loading import longest_input
 
         limit = longest_input(self._model.config, self._tokenizer)
         batch = self._tokenizer(

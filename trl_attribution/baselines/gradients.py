@@ -22,7 +22,7 @@ from trl_attribution.baselines.baseline import (
 )
 from trl_attribution.baselines.tokens import encoded_pairs
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.likelihood import forward_flops
+from trl_attribution.models.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
 from trl_attribution.probes import Examples
 from trl_attribution.utils.atomic import atomic_path, write_json

@@ -16,7 +16,7 @@ from trl_attribution.baselines.baseline import (
     silent,
 )
 from trl_attribution.baselines.tokens import encoded_pairs
-from trl_attribution.likelihood import forward_flops, response_log_probs
+from trl_attribution.models.likelihood import forward_flops, response_log_probs
 from trl_attribution.pairs import Encoding
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from trl_attribution.audit_folder import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.manifest import Manifest
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading
 from trl_attribution.scoring import ScoreTable
 from trl_attribution.store import VectorStore, VectorView

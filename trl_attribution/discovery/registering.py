@@ -7,8 +7,8 @@ from typing import Any
 
 from trl_attribution.discovery.result import StoredDiscovery
 from trl_attribution.errors import ModelError
-from trl_attribution.fingerprint import ModelFingerprint
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.probe import check_name

@@ -99,7 +99,7 @@ class ModelJudge:
     def _verdicts(self, texts: Sequence[str]) -> list[bool]:
         import torch
 
-        from trl_attribution.models import longest_input
+        from trl_attribution.models.loading import longest_input
 
         if self._model is None:
             self._model = self._loaded()

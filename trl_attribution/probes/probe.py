@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.utils.text import printable
 
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, underscores or hyphens"

@@ -19,7 +19,7 @@ from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.fingerprint import ModelFingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe, check_name
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version

@@ -11,7 +11,8 @@ import jinja2
 import torch
 
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.models import LoadedModel, evaluating
+from trl_attribution.models import LoadedModel
+from trl_attribution.models.loading import evaluating
 from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
 from trl_attribution.probes.encoding import PromptFormat, as_chat
 from trl_attribution.probes.judging import Judge, OnProgress, Prompt

@@ -12,7 +12,7 @@ import torch
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.drift import drift, mean_activations
 from trl_attribution.errors import ModelError
-from trl_attribution.fingerprint import tokenizer_digest
+from trl_attribution.models.fingerprint import tokenizer_digest
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.encoding import encode_responses

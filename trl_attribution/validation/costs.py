@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from trl_attribution.audit_folder import machine
-from trl_attribution.likelihood import linear_parameters
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.likelihood import linear_parameters
 from trl_attribution.pairs import whole_text
 from trl_attribution.validation.interventions import Dataset
 from trl_attribution.validation.plan import Plan

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trl_attribution.errors import DataError
-from trl_attribution.likelihood import response_log_probs
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.likelihood import response_log_probs
 from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, Reading, RowFault, encode_pairs
 from trl_attribution.pairs.rows import open_rows
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.fingerprint import ModelFingerprint, fingerprint
-from trl_attribution.sharding import Sharding, load_sharded
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.models.sharding import Sharding, load_sharded
 from trl_attribution.utils.distributed import is_sharded, launch_flag, working_device
 from trl_attribution.utils.dtypes import DTYPES
 from trl_attribution.utils.paths import local_path

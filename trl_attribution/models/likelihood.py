@@ -44,7 +44,7 @@ def response_log_probs(
     """
     import torch
 
-    from trl_attribution.models import evaluating
+    from trl_attribution.models.loading import evaluating
 
     vocabulary = int(model.config.get_text_config().vocab_size)
     budget = max(1, min(token_budget, _LOGIT_BYTES // (4 * vocabulary)))

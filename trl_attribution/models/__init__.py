@@ -1,0 +1,5 @@
+"""M0 and its kin: loaded, recognized by a fingerprint, split over ranks, asked for likelihoods."""
+
+from trl_attribution.models.loading import LoadedModel, embedded_gguf, load_model, load_tokenizer
+
+__all__ = ["LoadedModel", "embedded_gguf", "load_model", "load_tokenizer"]
