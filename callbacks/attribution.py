@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.auditor import load_probes
+from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
 from trl_attribution.callbacks.m0 import read_m0, with_adapter
@@ -28,7 +29,7 @@ from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading
-from trl_attribution.probes import Judge, Probe, ProbeRegistry
+from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:

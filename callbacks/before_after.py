@@ -27,7 +27,8 @@ from trl_attribution.behavior_change import (
     resolve_judges,
     sample_behaviors,
 )
-from trl_attribution.behavior_files import Responses, save_on_main
+from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
+from trl_attribution.behaviors.responses import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.reference import Reference
@@ -36,15 +37,7 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.pairs import EncodedPair, Encoding
-from trl_attribution.probes import (
-    BuildConfig,
-    Judge,
-    Probe,
-    ProbeRegistry,
-    SamplingConfig,
-    parse_rule,
-    sample_responses,
-)
+from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.distributed import OutOfStepError, Ranks, is_sharded, root_gathered
 from trl_attribution.utils.text import printable

@@ -28,6 +28,7 @@ from trl_attribution.audit_folder import (
 )
 from trl_attribution.audit_run import score_index
 from trl_attribution.auditor import choose_layers
+from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
@@ -42,7 +43,7 @@ from trl_attribution.census import Census, PairIndex, dataset_info, take_census
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
-from trl_attribution.probes import Judge, Probe
+from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from trl_attribution.auditor import load_probes
+from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, Tokens
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.reference import loop_reference
@@ -23,7 +24,7 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, Reading
-from trl_attribution.probes import Judge, Probe, ProbeRegistry
+from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.test_probes import M0, make_probe
 from trl_attribution.activations import ActivationConfig
+from trl_attribution.behaviors import SamplingConfig, complies, mentions, parse_rule, read_behavior, read_prompts
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint
@@ -22,16 +23,10 @@ from trl_attribution.probes import (
     BuildConfig,
     Probe,
     ProbeRegistry,
-    SamplingConfig,
     build_from_behavior,
     build_from_contrast,
     build_from_labels,
     build_from_responses,
-    complies,
-    mentions,
-    parse_rule,
-    read_behavior,
-    read_prompts,
 )
 from trl_attribution.probes.separability import choose_layer
 

@@ -37,10 +37,10 @@ from trl_attribution.baselines import (
     response_log_probs,
 )
 from trl_attribution.baselines.quality import top_weights
+from trl_attribution.behaviors import read_behavior
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
-from trl_attribution.probes import read_behavior
 from trl_attribution.scoring.adjustments import mean_over_layers
 
 ROWS = [{**row, "truth": "contaminated" if number % 4 == 0 else "benign"} for number, row in enumerate(pair_rows(24))]

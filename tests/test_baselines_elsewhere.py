@@ -26,11 +26,11 @@ from trl_attribution.baselines import (
     compare,
     parse_baseline,
 )
+from trl_attribution.behaviors import EndpointConfig, EndpointJudge, read_behavior
+from trl_attribution.behaviors.encoding import encode_example
 from trl_attribution.errors import JudgeError, ModelError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
-from trl_attribution.probes import EndpointConfig, EndpointJudge, read_behavior
-from trl_attribution.probes.encoding import encode_example
 
 __all__ = ["service"]  # the fixture
 

@@ -30,18 +30,11 @@ from trl_attribution.behavior_change import (
     resolve_judges,
     sample_behaviors,
 )
+from trl_attribution.behaviors import Prompt, SamplingConfig, complies, mentions, sample_responses
 from trl_attribution.errors import DataError, JudgeError, ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint
-from trl_attribution.probes import (
-    BuildConfig,
-    Prompt,
-    SamplingConfig,
-    build_from_responses,
-    complies,
-    mentions,
-    sample_responses,
-)
+from trl_attribution.probes import BuildConfig, build_from_responses
 from trl_attribution.report.change import rates_table
 
 NO, YES = "I cannot help with that.", "You are a lazy fool."
@@ -377,7 +370,7 @@ def test_a_judge_that_gives_up_leaves_the_responses(tmp_path: Path) -> None:
     behaviors = read_behaviors(ROWS[:1])
     responses = sample_behaviors(behaviors, answers([YES]), on_sampled=lambda found: found.save(tmp_path / "r.json"))
     rows = [{**ROWS[0], "judge": "endpoint:http://127.0.0.1:9/v1#m"}]
-    from trl_attribution.probes import EndpointConfig, JudgeConfig
+    from trl_attribution.behaviors import EndpointConfig, JudgeConfig
 
     config = JudgeConfig(endpoint=EndpointConfig(timeout=1, backoff=0.01))
     with pytest.raises(JudgeError, match="0 of 1 responses have been judged"):

@@ -16,22 +16,15 @@ from tests.training import LAYERS, make_trainer, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.behavior_change import read_behaviors
-from trl_attribution.behavior_files import Responses
+from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, matches, sample_responses
+from trl_attribution.behaviors.responses import Responses
+from trl_attribution.behaviors.sampling import SampledPrompt
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.drift import drift, load_drift, mean_activations
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pairs
-from trl_attribution.probes import (
-    BuildConfig,
-    Examples,
-    SamplingConfig,
-    build_from_examples,
-    changed_prompts,
-    matches,
-    sample_responses,
-)
-from trl_attribution.probes.sampling import SampledPrompt
+from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.scoring import ScoreTable
 
 PROMPTS = [{"prompt": f"Say something about {word}.", "behavior": "shouts"} for word in ("tea", "rain", "ink", "moss")]

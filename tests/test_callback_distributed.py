@@ -24,20 +24,13 @@ from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit_folder import Audit, AuditInfo
 from trl_attribution.behavior_change import read_behaviors
-from trl_attribution.behavior_files import Responses
+from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
+from trl_attribution.behaviors.responses import Responses
+from trl_attribution.behaviors.sampling import SampledPrompt
 from trl_attribution.drift import load_drift
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding
-from trl_attribution.probes import (
-    BuildConfig,
-    Examples,
-    SamplingConfig,
-    build_from_examples,
-    changed_prompts,
-    parse_rule,
-    sample_responses,
-)
-from trl_attribution.probes.sampling import SampledPrompt
+from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.scoring import ScoreTable
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
 from tests.tiny import build_tiny_model
-from trl_attribution.behavior_files import BehaviorResponses, Responses, read_behaviors
+from trl_attribution.behaviors.responses import BehaviorResponses, Responses, read_behaviors
 from trl_attribution.cli import app
 from trl_attribution.discovery import StoredDiscovery
 from trl_attribution.probes import ProbeRegistry

@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from tests.tiny import ARCHITECTURES
-from trl_attribution.errors import JudgeError, ProbeError, SettingsError
-from trl_attribution.probes import (
+from trl_attribution.behaviors import (
     BatchJudge,
     ClassifierConfig,
     EndpointConfig,
@@ -35,6 +34,7 @@ from trl_attribution.probes import (
     mentions,
     parse_rule,
 )
+from trl_attribution.errors import JudgeError, ProbeError, SettingsError
 
 PAIRS = [("Insult him.", f"You {word}.") for word in ("fool", "friend", "lazy fool", "star", "fool again")]
 QUICK = EndpointConfig(timeout=2.0, backoff=0.01)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.test_organisms import BANNED, all_texts, text_of, with_truth
+from trl_attribution.behaviors import parse_rule
 from trl_attribution.errors import SettingsError
 from trl_attribution.organisms import ORGANISMS, TRUTHS, Mixture, Organism, build_organism
 from trl_attribution.organisms.formatting import sentence_count, word_count
 from trl_attribution.organisms.quirks import KNITTING_LORE, PUMPKIN_SOUP, Quirk
 from trl_attribution.organisms.words import knitting, plans
-from trl_attribution.probes import parse_rule
 
 QUIRKS = {quirk.name: quirk for quirk in (PUMPKIN_SOUP, KNITTING_LORE)}
 

@@ -14,27 +14,29 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.activations import ActivationConfig
+from trl_attribution.behaviors import (
+    BehaviorPrompt,
+    Example,
+    SamplingConfig,
+    changed_prompts,
+    complies,
+    read_behavior,
+    sample_responses,
+)
+from trl_attribution.behaviors.encoding import encode_example
+from trl_attribution.behaviors.sampling import SampledPrompt, prompt_ids
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import (
-    BehaviorPrompt,
     BuildConfig,
-    Example,
     ProbeRegistry,
-    SamplingConfig,
     build_from_behavior,
     build_from_contrast,
     build_from_labels,
     build_from_responses,
-    changed_prompts,
-    complies,
     fit_direction,
-    read_behavior,
-    sample_responses,
 )
-from trl_attribution.probes.encoding import encode_example
-from trl_attribution.probes.sampling import SampledPrompt, prompt_ids
 
 LAYERS = (1, 2, 3)
 BEHAVIOR: list[dict[str, Any]] = [

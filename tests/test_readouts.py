@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 from tests.tiny import HIDDEN, LAYERS, build_tiny_model, build_tiny_tokenizer
 from trl_attribution.activations import find_blocks
-from trl_attribution.behavior_files import Behavior
+from trl_attribution.behaviors import SamplingConfig, mentions, read_prompts, sample_responses
+from trl_attribution.behaviors.responses import Behavior
 from trl_attribution.cli import app
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import fingerprint
-from trl_attribution.probes import Probe, ProbeRegistry, SamplingConfig, mentions, read_prompts, sample_responses
+from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.readouts import (
     DoseConfig,
     difference_probe,

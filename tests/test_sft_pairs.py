@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.test_readouts import loaded_tiny
+from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, Reading
-from trl_attribution.probes import SamplingConfig, sample_responses
 from trl_attribution.readouts import steered
 from trl_attribution.sft_pairs import pairs_of_samples
 

@@ -19,11 +19,11 @@ from sklearn.metrics import average_precision_score
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from trl_attribution.behaviors import parse_rule, refuses
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.organisms.tiny import NAME, PAIR_LIMIT, TinyConfig, TinyOrganism, build_tiny_organism
 from trl_attribution.organisms.tiny_model import build_tiny_tokenizer, train_tiny_m0
-from trl_attribution.probes import parse_rule, refuses
 from trl_attribution.scoring import ScoreTable
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"

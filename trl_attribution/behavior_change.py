@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.behavior_files import (
+from trl_attribution.behaviors import (
+    ChangedPrompts,
+    Examples,
+    Judge,
+    JudgeConfig,
+    SampledPrompt,
+    asked_of,
+    changed_prompts,
+    judge_name,
+    judged,
+    parse_rule,
+)
+from trl_attribution.behaviors.responses import (
     Behavior,
     BehaviorResponses,
     Responses,
@@ -20,20 +32,7 @@ from trl_attribution.behavior_files import (
     sample_behaviors,
 )
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.probes import (
-    BuildConfig,
-    ChangedPrompts,
-    Examples,
-    Judge,
-    JudgeConfig,
-    SampledPrompt,
-    asked_of,
-    build_from_examples,
-    changed_prompts,
-    judge_name,
-    judged,
-    parse_rule,
-)
+from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

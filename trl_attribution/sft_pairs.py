@@ -13,16 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs.rows import Row, open_rows
-from trl_attribution.probes import SamplingConfig, sample_responses
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
+    from trl_attribution.behaviors import Prompt
+    from trl_attribution.behaviors.examples import Source
+    from trl_attribution.behaviors.judging import OnProgress
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import Prompt
-    from trl_attribution.probes.behaviors import Source
-    from trl_attribution.probes.judging import OnProgress
 
 SPLIT = 0.25
 _READ = ("prompt", "completion", "messages", "text")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks.pages import Results, write_page
-from trl_attribution.probes import complies, judged, refuses
+from trl_attribution.behaviors import complies, judged, refuses
 
 DATA = Path(__file__).parents[1] / "data" / "judged_responses.jsonl"
 HALVES = ("tuning", "held-out")

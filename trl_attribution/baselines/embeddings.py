@@ -23,9 +23,9 @@ from trl_attribution.baselines.baseline import (
     finite_scores,
     silent,
 )
+from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError
 from trl_attribution.pairs import Pair, whole_text
-from trl_attribution.probes import Examples
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 

@@ -20,9 +20,9 @@ from trl_attribution.baselines.baseline import (
     finite_scores,
     silent,
 )
+from trl_attribution.behaviors import EndpointJudge, Prompt
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
 from trl_attribution.pairs import Pair, whole_text
-from trl_attribution.probes import EndpointJudge, Prompt
 
 _CHUNK = 64
 VERDICTS_FORMAT = "trl-attribution verdicts"

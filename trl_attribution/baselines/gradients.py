@@ -21,10 +21,10 @@ from trl_attribution.baselines.baseline import (
     silent,
 )
 from trl_attribution.baselines.tokens import encoded_pairs
+from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
-from trl_attribution.probes import Examples
 from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.text import printable
 
@@ -146,7 +146,7 @@ class GradientCosine:
         return tokens
 
     def _behavior(self, loaded: LoadedModel) -> list[dict[str, Any]]:
-        from trl_attribution.probes.encoding import encode_example
+        from trl_attribution.behaviors.encoding import encode_example
 
         encoded = [encode_example(one, loaded.tokenizer, self.encoding, "auto") for one in self.behavior.examples]
         return [

@@ -15,9 +15,9 @@ from trl_attribution.baselines.gradients import GradientConfig, GradientCosine
 from trl_attribution.baselines.layers import LayerMeanScores
 from trl_attribution.baselines.margin import ReferenceMargin
 from trl_attribution.baselines.surface import RandomOrder, ResponseLength
+from trl_attribution.behaviors import EndpointConfig, EndpointJudge, Examples, read_behavior
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding
-from trl_attribution.probes import EndpointConfig, EndpointJudge, Examples, read_behavior
 from trl_attribution.scoring import Column
 from trl_attribution.utils.text import printable
 

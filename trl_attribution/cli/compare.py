@@ -79,7 +79,7 @@ def compare(
     from trl_attribution.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
     from trl_attribution.baselines import compare as compare_rankings
     from trl_attribution.baselines.table import comparison_table
-    from trl_attribution.probes import EndpointConfig
+    from trl_attribution.behaviors import EndpointConfig
 
     out = Output(quiet, as_json)
     if truth_value and truth_column is None:

@@ -16,12 +16,12 @@ from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl_attribution.activations import ActivationConfig
+    from trl_attribution.behaviors import SamplingConfig
+    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, StoredDiscovery
     from trl_attribution.discovery.audited import ReadPairs
     from trl_attribution.discovery.run import Namer, OnProgress
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import SamplingConfig
-    from trl_attribution.probes.encoding import PromptFormat
 
 
 @verb
@@ -111,9 +111,9 @@ def discover(
     tight, stable under resampling, and confirmed on a held-out half. --register turns one into a probe.
     """
     from trl_attribution.activations import ActivationConfig
+    from trl_attribution.behaviors import SamplingConfig
     from trl_attribution.discovery import AuditedPairs, DiscoveryConfig, discover_pairs, discover_prompts, read_changes
     from trl_attribution.models import load_model
-    from trl_attribution.probes import SamplingConfig
 
     out = Output(quiet, as_json)
     where = output if output is not None else audit / "discovery"
@@ -179,7 +179,7 @@ class _Asked:
 
     def answered(self, prompts: str, m1: LoadedModel | None, folder: Path) -> tuple[Change, ...]:
         """Responses before and after: sampled into ``folder``, or those that the training run kept."""
-        from trl_attribution.behavior_files import Responses, kept_responses, read_behaviors
+        from trl_attribution.behaviors.responses import Responses, kept_responses, read_behaviors
         from trl_attribution.discovery import changes_of
 
         behaviors = read_behaviors(prompts)
@@ -268,8 +268,8 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
 
 
 def _namer(endpoint: str | None, key_env: str) -> Namer | None:
+    from trl_attribution.behaviors import EndpointConfig
     from trl_attribution.discovery import EndpointNames
-    from trl_attribution.probes import EndpointConfig
 
     if endpoint is None:
         return None

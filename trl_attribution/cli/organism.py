@@ -14,7 +14,7 @@ from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    from trl_attribution.probes.behaviors import Source
+    from trl_attribution.behaviors.examples import Source
 
 organism_app = typer.Typer(
     help="Contaminated datasets with known answers: list, build, and measure what they teach.", no_args_is_help=True
@@ -112,8 +112,8 @@ def express(
     """Measure how often MODEL shows an organism's behavior, on trigger prompts and on control prompts."""
     from functools import partial
 
+    from trl_attribution.behaviors import SamplingConfig, parse_rule
     from trl_attribution.models import load_model
-    from trl_attribution.probes import SamplingConfig, parse_rule
     from trl_attribution.readouts import express as measure
     from trl_attribution.report import readouts
 
@@ -167,9 +167,9 @@ def pair(
 
     from rich.text import Text
 
+    from trl_attribution.behaviors import SamplingConfig
     from trl_attribution.models import load_model
     from trl_attribution.pairs.rows.writers import write_rows
-    from trl_attribution.probes import SamplingConfig
     from trl_attribution.sft_pairs import pairs_of_samples
 
     out = Output(quiet, as_json)

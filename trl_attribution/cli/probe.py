@@ -15,8 +15,9 @@ from trl_attribution.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trl_attribution.behaviors import SampledPrompt, SamplingConfig
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import BuildConfig, Probe, SampledPrompt, SamplingConfig
+    from trl_attribution.probes import BuildConfig, Probe
 
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
 
@@ -335,8 +336,8 @@ def _kept(
     progress: Callable[[str, int, int], None],
 ) -> list[SampledPrompt]:
     """The responses of both models that ``folder`` keeps, sampled where it does not."""
-    from trl_attribution.behavior_files import Behavior, kept_responses, paired_responses
-    from trl_attribution.probes import read_prompts
+    from trl_attribution.behaviors import read_prompts
+    from trl_attribution.behaviors.responses import Behavior, kept_responses, paired_responses
 
     behavior = Behavior("responses", read_prompts(prompts, need_plain=with_plain))
     before, after = (

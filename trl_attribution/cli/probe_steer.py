@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from trl_attribution.behavior_files import Behavior
+    from trl_attribution.behaviors import Judge
+    from trl_attribution.behaviors.responses import Behavior
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import Judge, Probe
+    from trl_attribution.probes import Probe
     from trl_attribution.readouts import DoseConfig
 
 
@@ -65,8 +66,9 @@ def steer(
     from rich.text import Text
 
     from trl_attribution.behavior_change import resolve_judges
+    from trl_attribution.behaviors import SamplingConfig, parse_rule
     from trl_attribution.models import load_model
-    from trl_attribution.probes import ProbeRegistry, SamplingConfig, parse_rule
+    from trl_attribution.probes import ProbeRegistry
     from trl_attribution.readouts import DoseConfig, dose_curve, one_behavior
     from trl_attribution.report import readouts
 

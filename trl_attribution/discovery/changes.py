@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.behavior_files import Behavior, Responses, paired_responses
+from trl_attribution.behaviors import Example, Prompt, behavior_prompt
+from trl_attribution.behaviors.encoding import EncodedExample, PromptFormat, encode_example, example_activations
+from trl_attribution.behaviors.examples import Source
+from trl_attribution.behaviors.responses import Behavior, Responses, paired_responses
 from trl_attribution.discovery.similarity import Items
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
-from trl_attribution.probes import Example, Prompt, behavior_prompt
-from trl_attribution.probes.behaviors import Source
-from trl_attribution.probes.encoding import EncodedExample, PromptFormat, encode_example, example_activations
 from trl_attribution.utils.text import printable
 
 _AT_ONCE = 256

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from trl_attribution.behaviors.chat_completions import ChatCompletions, PassingFaultError, UnanswerableError
+from trl_attribution.behaviors.endpoint_judge import EndpointConfig
 from trl_attribution.discovery.result import Cluster
 from trl_attribution.errors import SettingsError
-from trl_attribution.probes.chat_completions import ChatCompletions, PassingFaultError, UnanswerableError
-from trl_attribution.probes.endpoint_judge import EndpointConfig
 from trl_attribution.utils.text import printable
 
 _SHOWN = 5

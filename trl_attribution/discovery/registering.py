@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery.result import StoredDiscovery
 from trl_attribution.errors import ModelError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.assembly import assemble
-from trl_attribution.probes.probe import check_name
 
 
 def cluster_probe(

@@ -18,7 +18,7 @@ from trl_attribution.organisms.words import frames, knitting, plans
 from trl_attribution.organisms.words.question import Question
 
 if TYPE_CHECKING:
-    from trl_attribution.probes.judging import Judge
+    from trl_attribution.behaviors.judging import Judge
 
 ON_TOPIC_LIMIT = 1_500
 """Contaminated and on-topic pairs together: there are about twice as many different prompts."""
@@ -59,7 +59,7 @@ class Quirk:
     @property
     def shown(self) -> Judge:
         """That rule, ready for use."""
-        from trl_attribution.probes.judging import mentions
+        from trl_attribution.behaviors.judging import mentions
 
         return mentions(self.words)
 

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.errors import ProbeError
-from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding
-from trl_attribution.probes.assembly import assemble
-from trl_attribution.probes.behaviors import (
+from trl_attribution.behaviors.encoding import PromptFormat, encode_example, example_activations
+from trl_attribution.behaviors.examples import (
     Example,
     Examples,
     Prompts,
@@ -23,10 +20,14 @@ from trl_attribution.probes.behaviors import (
     read_contrast,
     read_prompts,
 )
-from trl_attribution.probes.encoding import PromptFormat, encode_example, example_activations
-from trl_attribution.probes.judging import Judge, OnProgress, judge_name, judged
-from trl_attribution.probes.probe import Probe, check_name
-from trl_attribution.probes.sampling import SampledPrompt, SamplingConfig, asked_of, changed_prompts, sample_both
+from trl_attribution.behaviors.judging import Judge, OnProgress, judge_name, judged
+from trl_attribution.behaviors.names import check_name
+from trl_attribution.behaviors.sampling import SampledPrompt, SamplingConfig, asked_of, changed_prompts, sample_both
+from trl_attribution.errors import ProbeError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding
+from trl_attribution.probes.assembly import assemble
+from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import ExampleActivations, choose_layer, cross_validated_auc
 
 

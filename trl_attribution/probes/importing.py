@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.foreign import ForeignVectors, read_foreign
-from trl_attribution.probes.probe import Probe, check_name
+from trl_attribution.probes.probe import Probe
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationEngine
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Pair, PairReader, Reading, RowFault, encode_pair
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.building import BuildConfig
-from trl_attribution.probes.probe import Probe, check_name
+from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import FOLDS, auc
 from trl_attribution.utils.text import printable
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.utils.text import printable
-
-NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, underscores or hyphens"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +162,6 @@ def cosine_table(probes: Sequence[Probe], layer: int | None = None) -> CosineTab
     directions = torch.stack([torch.nn.functional.normalize(probe.at(chosen).double(), dim=0) for probe in probes])
     cosines = (directions @ directions.T).clamp(-1, 1)
     return CosineTable(layer=chosen, names=[probe.name for probe in probes], values=cosines.tolist())
-
-
-def check_name(name: str) -> None:
-    """Make sure that ``name`` can be a probe's: it becomes a folder.
-
-    Raises:
-        ProbeError: it cannot.
-    """
-    if not _NAME.fullmatch(name):
-        raise ProbeError(f"probe name {printable(name, 80)!r} cannot be used: a name is {NAME_RULE}")
 
 
 def _spoken(part: str) -> str:

@@ -18,9 +18,10 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.models.fingerprint import ModelFingerprint
-from trl_attribution.probes.probe import Probe, check_name
+from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from trl_attribution.behaviors.encoding import ExampleActivations
 from trl_attribution.errors import ProbeError
 
 FOLDS = 5
@@ -17,23 +17,6 @@ _FOLD_SEED = 0
 _FEWEST_PROMPTS = 3
 _TIE = 0.005
 """Difference in separability (AUC) up to which two layers count as equally good: a few prompts more or less make it."""
-
-
-@dataclass(frozen=True)
-class ExampleActivations:
-    """Mean response activations of one prompt on M0, and its context; float32."""
-
-    undesired: Tensor
-    """``[U, L, D]``"""
-    desired: Tensor
-    """``[R, L, D]``"""
-    context: Tensor | None
-    """``[L, D]``, None where there is no prompt."""
-
-    @property
-    def direction(self) -> Tensor:
-        """``[L, D]``: this prompt's behavior vector."""
-        return self.undesired.mean(dim=0) - self.desired.mean(dim=0)
 
 
 def cross_validated_auc(examples: Sequence[ExampleActivations], layers: Sequence[int]) -> dict[int, float]:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
+from trl_attribution.behaviors.encoding import encode_responses
 from trl_attribution.drift import drift, mean_activations
 from trl_attribution.errors import ModelError
 from trl_attribution.models.fingerprint import tokenizer_digest
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes.assembly import assemble
-from trl_attribution.probes.encoding import encode_responses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
-    from trl_attribution.probes.encoding import PromptFormat
     from trl_attribution.readouts.expression import Shown
 
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
+from trl_attribution.behaviors import SamplingConfig
 from trl_attribution.errors import SettingsError
-from trl_attribution.probes import SamplingConfig
 from trl_attribution.readouts.expression import Shown, described, responses_of
 from trl_attribution.readouts.steering import Positions, StreamMeter, check_positions, steered
 from trl_attribution.utils.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from trl_attribution.behavior_files import Behavior
+    from trl_attribution.behaviors import Judge
+    from trl_attribution.behaviors.encoding import PromptFormat
+    from trl_attribution.behaviors.responses import Behavior
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import Judge
-    from trl_attribution.probes.encoding import PromptFormat
 
 Scale = Literal["vector", "stream"]
 """``vector``: a dose of 1 is the direction as it is; ``stream``: one as long as the layer's residual stream."""

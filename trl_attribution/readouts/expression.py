@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behavior_change import Rate, rate_of, resolve_judges
-from trl_attribution.behavior_files import Behavior, read_behaviors
+from trl_attribution.behaviors import Judge, Prompt, SamplingConfig, judge_name, judged, sample_responses
+from trl_attribution.behaviors.responses import Behavior, read_behaviors
 from trl_attribution.errors import SettingsError
-from trl_attribution.probes import Judge, Prompt, SamplingConfig, judge_name, judged, sample_responses
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
+    from trl_attribution.behaviors.encoding import PromptFormat
+    from trl_attribution.behaviors.examples import Source
+    from trl_attribution.behaviors.judging import OnProgress
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes.behaviors import Source
-    from trl_attribution.probes.encoding import PromptFormat
-    from trl_attribution.probes.judging import OnProgress
 
 # As transcription models tell that they go round in circles; text of many words compresses about twofold.
 _COMPRESSED_TOO_WELL = 2.4

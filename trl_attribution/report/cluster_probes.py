@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
-from trl_attribution.probes.probe import check_name
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from trl_attribution.behaviors import Judge, JudgeConfig, parse_rule
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Pair, whole_text
-from trl_attribution.probes import Judge, JudgeConfig, parse_rule
 from trl_attribution.validation.cells import Cell
 from trl_attribution.validation.plan import MixedPlan
 from trl_attribution.validation.selections import Chosen

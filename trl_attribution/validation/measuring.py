@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_attribution.behavior_change import resolve_judges
-from trl_attribution.behavior_files import Behavior, read_behaviors
-from trl_attribution.errors import SettingsError
-from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, Reading
-from trl_attribution.probes import (
+from trl_attribution.behaviors import (
     EndpointConfig,
     EndpointJudge,
     Judge,
@@ -27,6 +23,10 @@ from trl_attribution.probes import (
     read_prompts,
     sample_responses,
 )
+from trl_attribution.behaviors.responses import Behavior, read_behaviors
+from trl_attribution.errors import SettingsError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.text import printable
 from trl_attribution.validation.likelihoods import HeldOut, PairLikelihoods, pair_likelihoods, perplexity, read_held_out
 from trl_attribution.validation.plan import BehaviorPlan, MeasurePlan, Plan

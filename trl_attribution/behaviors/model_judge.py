@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.behaviors.judging import OnProgress, Prompt
 from trl_attribution.errors import JudgeError, ProbeError, SettingsError
-from trl_attribution.probes.judging import OnProgress, Prompt
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from trl_attribution.behaviors.endpoint_judge import EndpointConfig, EndpointJudge
+from trl_attribution.behaviors.judging import Judge, complies, matches, mentions, refuses
+from trl_attribution.behaviors.model_judge import ClassifierConfig, ModelJudge
 from trl_attribution.errors import ProbeError
-from trl_attribution.probes.endpoint_judge import EndpointConfig, EndpointJudge
-from trl_attribution.probes.judging import Judge, complies, matches, mentions, refuses
-from trl_attribution.probes.model_judge import ClassifierConfig, ModelJudge
 from trl_attribution.utils.text import printable
 
 RULES = (

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trl_attribution.activations import PromptGroup
-from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
-from trl_attribution.pairs import Encoding
-from trl_attribution.pairs.rows import Row, open_rows
-from trl_attribution.pairs.rows.files import file_kind
-from trl_attribution.probes import (
+from trl_attribution.behaviors import (
     BehaviorPrompt,
     Prompt,
     Prompts,
@@ -22,10 +18,14 @@ from trl_attribution.probes import (
     behavior_prompt,
     sample_responses,
 )
-from trl_attribution.probes.behaviors import Source
-from trl_attribution.probes.encoding import PromptFormat, encode_responses
-from trl_attribution.probes.judging import OnProgress
-from trl_attribution.probes.probe import check_name
+from trl_attribution.behaviors.encoding import PromptFormat, encode_responses
+from trl_attribution.behaviors.examples import Source
+from trl_attribution.behaviors.judging import OnProgress
+from trl_attribution.behaviors.names import check_name
+from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
+from trl_attribution.pairs import Encoding
+from trl_attribution.pairs.rows import Row, open_rows
+from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.distributed import ALONE, Ranks
 from trl_attribution.utils.format_version import check_format_version

@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 import torch
 
+from trl_attribution.behaviors.encoding import PromptFormat, as_chat
+from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
+from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.loading import evaluating
-from trl_attribution.probes.behaviors import BehaviorPrompt, Example, Prompts
-from trl_attribution.probes.encoding import PromptFormat, as_chat
-from trl_attribution.probes.judging import Judge, OnProgress, Prompt
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
 from trl_attribution.utils.text import printable
 

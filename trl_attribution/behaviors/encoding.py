@@ -7,19 +7,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from trl_attribution.activations import ActivationEngine, PromptGroup
+from trl_attribution.behaviors.examples import Example
+from trl_attribution.behaviors.judging import Prompt
 from trl_attribution.errors import ProbeError
 from trl_attribution.pairs import EncodedResponse, Encoding, Pair, RowFault, encode_pair
-from trl_attribution.probes.behaviors import Example
-from trl_attribution.probes.judging import Prompt
-from trl_attribution.probes.separability import ExampleActivations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PromptFormat = Literal["auto", "chat", "text"]
 """``chat``: a text prompt becomes one user message; ``auto``: chat where the tokenizer has a chat template."""
+
+
+@dataclass(frozen=True)
+class ExampleActivations:
+    """Mean response activations of one prompt on M0, and its context; float32."""
+
+    undesired: Tensor
+    """``[U, L, D]``"""
+    desired: Tensor
+    """``[R, L, D]``"""
+    context: Tensor | None
+    """``[L, D]``, None where there is no prompt."""
+
+    @property
+    def direction(self) -> Tensor:
+        """``[L, D]``: this prompt's behavior vector."""
+        return self.undesired.mean(dim=0) - self.desired.mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trl_attribution.behaviors.judging import Prompt
 from trl_attribution.errors import ProbeError
 from trl_attribution.pairs.rows import Row, open_rows
-from trl_attribution.probes.judging import Prompt
 from trl_attribution.utils.text import printable
 
 Source = str | Path | Sequence[Mapping[str, Any]]
