@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from trl_attribution.audit_config import AskedScore
+from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import Rule
 from trl_attribution.utils.dtypes import DTYPES

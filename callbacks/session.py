@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.audit_folder import (
+from trl_attribution.audit.auditor import choose_layers
+from trl_attribution.audit.census import Census, PairIndex, dataset_info, take_census
+from trl_attribution.audit.folder import (
     Audit,
     AuditInfo,
     Flagged,
@@ -26,8 +28,7 @@ from trl_attribution.audit_folder import (
     remove_results,
     versions,
 )
-from trl_attribution.audit_run import score_index
-from trl_attribution.auditor import choose_layers
+from trl_attribution.audit.run import score_index
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
@@ -39,7 +40,6 @@ from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved, added, without_copies
 from trl_attribution.callbacks.reference import Reference
 from trl_attribution.callbacks.watch import Watch, Window
-from trl_attribution.census import Census, PairIndex, dataset_info, take_census
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trl_attribution.audit_config import AskedScore
+from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
 from trl_attribution.scoring.targets import LayerTargets

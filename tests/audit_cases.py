@@ -16,7 +16,7 @@ from torch import Tensor
 from tests import naive
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.errors import AttributionError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.discovery import Change, ChangeVectors
 from trl_attribution.discovery.similarity import Items
 from trl_attribution.models.fingerprint import ModelFingerprint

@@ -17,7 +17,7 @@ import torch
 import trl_attribution
 from tests.audit_cases import Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.killing import killed_at_line, on_lines, start, was_killed
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
 
 PAIRS = 20
 SHARD_SIZE = 3

@@ -12,7 +12,7 @@ import torch
 
 from tests.audit_cases import SHORT, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.tiny import HIDDEN
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.discovery import (
     Cluster,
     ClusterVectors,

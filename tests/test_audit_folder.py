@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.store_cases import HIDDEN, ids, settings
-from trl_attribution.audit_folder import AuditInfo, FolderClaim
+from trl_attribution.audit.folder import AuditInfo, FolderClaim
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.pairs import Survey
 from trl_attribution.store import VectorStore

@@ -35,8 +35,8 @@ from tests.audit_cases import (
 from tests.kill_audit import PAIRS, SHARD_SIZE
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
-from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading, pair_id
 from trl_attribution.pairs.rows import open_rows

@@ -15,9 +15,9 @@ import torch
 
 from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded, tiny_probe
 from tests.manifest_cases import ids_of, write_jsonl
-from trl_attribution.audit_config import AuditConfig
-from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.config import AuditConfig
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading

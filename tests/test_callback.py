@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from tests.training import LAYERS, audited, least_cosine, make_trainer, probe_on, text_rows, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.main_rank import MainRank

@@ -22,7 +22,7 @@ from tests.tiny import build_tiny_model
 from tests.training import least_cosine, offline, probe_on, text_rows
 from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.audit_folder import Audit, AuditInfo
+from trl_attribution.audit.folder import Audit, AuditInfo
 from trl_attribution.behavior_change import read_behaviors
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses

@@ -23,8 +23,8 @@ from tests.manifest_cases import write_jsonl
 from tests.store_cases import contents
 from tests.tiny import build_tiny_model
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.errors import AttributionError
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.models.sharding import load_sharded

@@ -22,14 +22,14 @@ from tests.audit_cases import (
 from tests.commands import Commands
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
-from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.shares import Share
 from trl_attribution.errors import DataError, ModelError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Rule
-from trl_attribution.shares import Share
 from trl_attribution.store import VectorStore
 
 SHARD_SIZE = 3
@@ -99,7 +99,7 @@ def test_jobs_come_to_the_audit_of_one_process(count: int, auditor: DataAuditor,
 def test_a_job_computes_and_tokenizes_its_own_share_alone(
     auditor: DataAuditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trl_attribution import census
+    from trl_attribution.audit import census
 
     tokenized: list[str] = []
     encode = census.encode_pairs

@@ -30,18 +30,7 @@ LAYERS: list[set[str]] = [
     {"readouts", "sft_pairs"},
     {"scoring"},
     {"manifest"},
-    {
-        "audit_config",
-        "audit_folder",
-        "audit_parts",
-        "audit_run",
-        "auditor",
-        "census",
-        "estimate",
-        "part_records",
-        "reference",
-        "shares",
-    },
+    {"audit"},
     {"gate"},
     {"organisms"},
     {"baselines"},
@@ -51,7 +40,7 @@ LAYERS: list[set[str]] = [
     {"callbacks", "cli"},
 ]
 # DataAuditor.attach is the one way up, for the sake of users who start from a DataAuditor; it imports when called.
-UPWARDS = {("auditor", "callbacks")}
+UPWARDS = {("audit.auditor", "callbacks")}
 # Packages that take long to load: nothing imports them before it needs them.
 HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "peft", "sklearn", "scipy", "pyarrow", "numpy"}
 MAY_IMPORT_TRL = {"pairs", "callbacks", "validation"}

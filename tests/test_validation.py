@@ -16,11 +16,11 @@ import yaml
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+from trl_attribution.audit.shares import Share
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, DataError, SettingsError
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, pair_id
-from trl_attribution.shares import Share
 from trl_attribution.validation import Validator, load_plan
 from trl_attribution.validation.document import to_json
 from trl_attribution.validation.likelihoods import pair_likelihoods, perplexity, read_held_out

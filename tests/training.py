@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 
 from trl_attribution import DataAuditor, VectorStore
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.audit_folder import Audit
+from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, Reading

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
-    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.callbacks import AttributionCallback, AttributionTracker
     from trl_attribution.manifest import Manifest
     from trl_attribution.pairs import pair_id
@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {
     "AttributionCallback": "trl_attribution.callbacks",
     "AttributionTracker": "trl_attribution.callbacks",
-    "DataAuditor": "trl_attribution.auditor",
+    "DataAuditor": "trl_attribution.audit.auditor",
     "Manifest": "trl_attribution.manifest",
     "Probe": "trl_attribution.probes",
     "ProbeRegistry": "trl_attribution.probes",

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.benchmarks.pages import Results, write_page
 from tests.benchmarks.quality import sized
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.baselines import (
     Audited,
     BaselineConfig,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, change_vectors
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.organisms import OrganismConfig, build_distractor_compliance

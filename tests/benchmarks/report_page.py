@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tests.browser import Seen, browser, context, until, visit
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import PairReader, dataset_fingerprint
 from trl_attribution.report.page import write_report

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.baselines.baseline import Baseline, BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.baselines.endpoint import EndpointRanking
 from trl_attribution.baselines.gradients import GradientCosine

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit_folder import read_json
+from trl_attribution.audit.folder import read_json
 from trl_attribution.baselines.baseline import BaselineScores, Cost
 from trl_attribution.errors import StoreError
 from trl_attribution.utils.atomic import atomic_path, write_json

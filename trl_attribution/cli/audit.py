@@ -14,10 +14,10 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trl_attribution.audit_folder import Audit, Flagged
-    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.audit.auditor import DataAuditor
+    from trl_attribution.audit.folder import Audit, Flagged
+    from trl_attribution.audit.shares import Share
     from trl_attribution.scoring import Rule
-    from trl_attribution.shares import Share
     from trl_attribution.utils.distributed import Ranks
 
 DEFAULT_FDR = 0.05
@@ -88,11 +88,11 @@ def audit(
     where it was; run it with another rule and only the flags are made anew. Several processes share the work under a
     launcher (accelerate launch -m trl_attribution.cli audit ...) or as jobs of their own (--shard and --merge).
     """
-    from trl_attribution.audit_config import AuditConfig
-    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.audit.auditor import DataAuditor
+    from trl_attribution.audit.config import AuditConfig
+    from trl_attribution.audit.shares import Share
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
-    from trl_attribution.shares import Share
     from trl_attribution.utils.distributed import current_ranks
 
     if output is None and not dry_run:

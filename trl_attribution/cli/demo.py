@@ -16,7 +16,7 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trl_attribution.audit_folder import Flagged
+    from trl_attribution.audit.folder import Flagged
     from trl_attribution.organisms import Organism
 
 LAYER = 20
@@ -33,7 +33,7 @@ def demo(
 ) -> None:
     """Build a small contaminated preference dataset, audit it with SmolLM2-135M, and count what was found."""
     from trl_attribution.activations import ActivationConfig
-    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.models import embedded_gguf, load_model
     from trl_attribution.organisms import build_distractor_compliance
     from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior

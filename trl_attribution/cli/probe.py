@@ -242,10 +242,10 @@ def calibrate(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Score clean pairs and keep the scores with the probe: audits then take their p-values from them."""
-    from trl_attribution.audit_config import AuditConfig
+    from trl_attribution.audit.calibrate import calibrate_probe
+    from trl_attribution.audit.config import AuditConfig
     from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
-    from trl_attribution.reference import calibrate_probe
 
     out = Output(quiet, as_json)
     settings = AuditConfig(

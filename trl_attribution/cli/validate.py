@@ -48,7 +48,7 @@ def validate(
     Exit code 0 if that is supported, 1 if it is not supported or undecided, 2 for bad input. With --cells and with
     --dry-run there is no answer yet, and 0 says that the work was done.
     """
-    from trl_attribution.shares import Share
+    from trl_attribution.audit.shares import Share
     from trl_attribution.validation import Validator, load_plan
     from trl_attribution.validation.document import save, to_json
     from trl_attribution.validation.plots import check_plot, save_plot

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trl_attribution.audit_config import AuditConfig
-from trl_attribution.auditor import DataAuditor
-from trl_attribution.census import encoded_pairs
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.census import encoded_pairs
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.cache import VectorCache
 from trl_attribution.gate.inventory import BadRow, Integers, Inventory, rows_again

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
 from trl_attribution.errors import ProbeError, SettingsError

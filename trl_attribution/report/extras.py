@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.behavior_change import Difference, Rate
 from trl_attribution.discovery import MODES, StoredDiscovery
 from trl_attribution.discovery.result import FILE

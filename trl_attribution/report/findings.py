@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trl_attribution.audit_folder import AuditInfo
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading

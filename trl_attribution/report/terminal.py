@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.audit_folder import Audit, Flagged
-from trl_attribution.estimate import Estimate
+from trl_attribution.audit.estimate import Estimate
+from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.report.units import bytes_text, duration_text

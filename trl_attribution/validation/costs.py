@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trl_attribution.audit_folder import machine
+from trl_attribution.audit.folder import machine
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.likelihood import linear_parameters
 from trl_attribution.pairs import whole_text

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trl_attribution.audit_folder import machine, versions
+from trl_attribution.audit.folder import machine, versions
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.validation.cells import BASELINE, M0, Condition
 from trl_attribution.validation.conclusions import Claim

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_attribution.audit_config import AuditConfig
-from trl_attribution.audit_folder import AuditInfo
-from trl_attribution.auditor import DataAuditor
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.config import AuditConfig
+from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.baselines.foreign import scores_by_pair
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading

@@ -14,12 +14,12 @@ from typing import Any
 import filelock
 import numpy as np
 
-from trl_attribution.audit_folder import check_folder
-from trl_attribution.census import encoded_pairs
+from trl_attribution.audit.census import encoded_pairs
+from trl_attribution.audit.folder import check_folder
+from trl_attribution.audit.shares import Share
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
-from trl_attribution.shares import Share
 from trl_attribution.utils.distributed import current_ranks
 from trl_attribution.validation.cells import M0, Cell, Condition, cells, conditions, left_out
 from trl_attribution.validation.conclusions import Conclusion, conclude

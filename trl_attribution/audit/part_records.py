@@ -11,10 +11,10 @@ from typing import Any
 
 import filelock
 
-from trl_attribution.audit_folder import FolderClaim, read_json
+from trl_attribution.audit.folder import FolderClaim, read_json
+from trl_attribution.audit.shares import Share
 from trl_attribution.errors import StoreError
 from trl_attribution.pairs import Survey
-from trl_attribution.shares import Share
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.atomic import write_json

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit_folder import machine
-from trl_attribution.census import Census
+from trl_attribution.audit.census import Census
+from trl_attribution.audit.folder import machine
 from trl_attribution.pairs import EncodedPair
 from trl_attribution.utils.dtypes import DTYPES
 

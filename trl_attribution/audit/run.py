@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit_config import AskedScore
-from trl_attribution.audit_folder import (
+from trl_attribution.audit.census import Census, Choose, PairIndex, dataset_info, encoded_pairs, take_census
+from trl_attribution.audit.config import AskedScore
+from trl_attribution.audit.folder import (
     Audit,
     AuditInfo,
     FolderClaim,
@@ -21,7 +22,6 @@ from trl_attribution.audit_folder import (
     remove_results,
     versions,
 )
-from trl_attribution.census import Census, Choose, PairIndex, dataset_info, encoded_pairs, take_census
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, PairReader, RowFault
 from trl_attribution.probes import Probe
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from trl_attribution.auditor import DataAuditor
+    from trl_attribution.audit.auditor import DataAuditor
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""

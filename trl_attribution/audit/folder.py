@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trl_attribution.census import PairIndex
+from trl_attribution.audit.census import PairIndex
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.models import LoadedModel

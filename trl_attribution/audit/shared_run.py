@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.audit_folder import Audit, AuditInfo, FolderClaim, check_folder
-from trl_attribution.audit_run import AuditRun
-from trl_attribution.census import Census
+from trl_attribution.audit.census import Census
+from trl_attribution.audit.folder import Audit, AuditInfo, FolderClaim, check_folder
+from trl_attribution.audit.part_records import PartClaim, PartRecord, remove_parts, total_cost
+from trl_attribution.audit.run import AuditRun
+from trl_attribution.audit.shares import Blocks, Share, held_by_any
 from trl_attribution.errors import StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import Pair
-from trl_attribution.part_records import PartClaim, PartRecord, remove_parts, total_cost
 from trl_attribution.scoring import Rule
-from trl_attribution.shares import Blocks, Share, held_by_any
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_attribution.audit_config import AuditConfig
-from trl_attribution.auditor import DataAuditor, OnProgress
+from trl_attribution.audit.auditor import DataAuditor, OnProgress
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes import Probe
 

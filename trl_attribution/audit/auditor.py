@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.audit_config import AskedScore, AuditConfig
-from trl_attribution.audit_folder import Audit
-from trl_attribution.audit_parts import SharedRun, ShareReport
-from trl_attribution.audit_run import AuditRun, OnProgress, score_index
-from trl_attribution.census import take_census
+from trl_attribution.audit.census import take_census
+from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.audit.estimate import Estimate, estimate
+from trl_attribution.audit.folder import Audit
+from trl_attribution.audit.run import AuditRun, OnProgress, score_index
+from trl_attribution.audit.shared_run import SharedRun, ShareReport
+from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
-from trl_attribution.estimate import Estimate, estimate
 from trl_attribution.models import LoadedModel, load_model, load_tokenizer
 from trl_attribution.models.fingerprint import ModelFingerprint, tokenizer_digest
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.scoring import Rule
-from trl_attribution.shares import Share
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
 
