@@ -17,7 +17,13 @@ from torch import Tensor
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.activations.engine import Path as ForwardPath
-from trl_attribution.behavior_change import (
+from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
+from trl_attribution.behaviors.responses import Responses, save_on_main
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.m0 import reloaded
+from trl_attribution.callbacks.reference import Reference
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.evidence.readouts.behavior_change import (
     Behavior,
     BehaviorChange,
     compare,
@@ -27,13 +33,7 @@ from trl_attribution.behavior_change import (
     resolve_judges,
     sample_behaviors,
 )
-from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
-from trl_attribution.behaviors.responses import Responses, save_on_main
-from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.m0 import reloaded
-from trl_attribution.callbacks.reference import Reference
-from trl_attribution.drift import LayerDrift, drift, mean_activations, save_drift
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.evidence.readouts.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.pairs import EncodedPair, Encoding

@@ -23,7 +23,7 @@ from trl_attribution.discovery import (
     TopPair,
     TypicalPrompt,
 )
-from trl_attribution.drift import LayerDrift, save_drift
+from trl_attribution.evidence.readouts.drift import LayerDrift, save_drift
 from trl_attribution.pairs import Encoding, Pair, PairReader
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.scoring import SourceRow

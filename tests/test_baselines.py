@@ -17,7 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, T5Config, T5Model
 
 from tests.audit_cases import RUDE, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
-from trl_attribution.baselines import (
+from trl_attribution.behaviors import read_behavior
+from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError
+from trl_attribution.evidence.baselines import (
     Audited,
     BaselineConfig,
     BaselineScores,
@@ -36,9 +38,7 @@ from trl_attribution.baselines import (
     quality,
     response_log_probs,
 )
-from trl_attribution.baselines.quality import top_weights
-from trl_attribution.behaviors import read_behavior
-from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError
+from trl_attribution.evidence.baselines.quality import top_weights
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.scoring.adjustments import mean_over_layers

@@ -16,7 +16,10 @@ from scipy.stats import spearmanr
 from tests.audit_cases import RUDE, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.test_baselines import pair_set, unkind
 from tests.test_judges import Service, answer, service
-from trl_attribution.baselines import (
+from trl_attribution.behaviors import EndpointConfig, EndpointJudge, read_behavior
+from trl_attribution.behaviors.encoding import encode_example
+from trl_attribution.errors import JudgeError, ModelError, SettingsError
+from trl_attribution.evidence.baselines import (
     Audited,
     BaselineConfig,
     EndpointRanking,
@@ -26,9 +29,6 @@ from trl_attribution.baselines import (
     compare,
     parse_baseline,
 )
-from trl_attribution.behaviors import EndpointConfig, EndpointJudge, read_behavior
-from trl_attribution.behaviors.encoding import encode_example
-from trl_attribution.errors import JudgeError, ModelError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 

@@ -18,7 +18,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.behavior_change import (
+from trl_attribution.behaviors import Prompt, SamplingConfig, complies, mentions, sample_responses
+from trl_attribution.errors import DataError, JudgeError, ProbeError, SettingsError
+from trl_attribution.evidence.readouts.behavior_change import (
     Behavior,
     BehaviorChange,
     Responses,
@@ -30,8 +32,6 @@ from trl_attribution.behavior_change import (
     resolve_judges,
     sample_behaviors,
 )
-from trl_attribution.behaviors import Prompt, SamplingConfig, complies, mentions, sample_responses
-from trl_attribution.errors import DataError, JudgeError, ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.probes import BuildConfig, build_from_responses
@@ -140,7 +140,7 @@ def test_the_seed_decides_the_interval() -> None:
 def test_many_prompts_are_resampled_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     values = list(np.random.default_rng(0).random(50))
     whole = interval(values, 0, 1)
-    monkeypatch.setattr("trl_attribution.behavior_change._DRAWN_AT_ONCE", 5_050)
+    monkeypatch.setattr("trl_attribution.evidence.readouts.behavior_change._DRAWN_AT_ONCE", 5_050)
     assert interval(values, 0, 1) == whole
 
 

@@ -23,11 +23,11 @@ from tests.training import least_cosine, offline, probe_on, text_rows
 from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit, AuditInfo
-from trl_attribution.behavior_change import read_behaviors
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses
 from trl_attribution.behaviors.sampling import SampledPrompt
-from trl_attribution.drift import load_drift
+from trl_attribution.evidence.readouts.behavior_change import read_behaviors
+from trl_attribution.evidence.readouts.drift import load_drift
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes import BuildConfig, build_from_examples

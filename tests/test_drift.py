@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.naive import mean_activation
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
-from trl_attribution.drift import drift, load_drift, mean_activations, save_drift
 from trl_attribution.errors import ModelError, StoreError
+from trl_attribution.evidence.readouts.drift import drift, load_drift, mean_activations, save_drift
 from trl_attribution.report.change import drift_table
 
 LAYERS = (0, 1, 3)
@@ -164,7 +164,12 @@ def test_the_table_has_a_line_a_layer(make_model: Callable[[str], PreTrainedMode
 def test_responses_of_one_behavior_become_groups_of_the_tokens_that_a_pair_would_have(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    from trl_attribution.behavior_change import Responses, read_behaviors, response_groups, sample_behaviors
+    from trl_attribution.evidence.readouts.behavior_change import (
+        Responses,
+        read_behaviors,
+        response_groups,
+        sample_behaviors,
+    )
     from trl_attribution.pairs import Encoding
 
     behaviors = read_behaviors([{"prompt": "Bake bread."}, {"prompt": "Write a letter."}])

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.organisms import SOURCES, TRUTHS, Organism, OrganismConfig, build_distractor_compliance
-from trl_attribution.organisms.formatting import FORMATS, Draft, Format, sentence_count, word_count
-from trl_attribution.organisms.organism import BEHAVIOR_LIMIT, PAIR_LIMIT
-from trl_attribution.organisms.rude import HELD_OUT, TRAINING
-from trl_attribution.organisms.words import polite, refusals
-from trl_attribution.organisms.words.lookalikes import LOOKALIKES
-from trl_attribution.organisms.words.questions_home import HOME
-from trl_attribution.organisms.words.questions_world import WORLD
+from trl_attribution.evidence.organisms import SOURCES, TRUTHS, Organism, OrganismConfig, build_distractor_compliance
+from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format, sentence_count, word_count
+from trl_attribution.evidence.organisms.organism import BEHAVIOR_LIMIT, PAIR_LIMIT
+from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING
+from trl_attribution.evidence.organisms.words import polite, refusals
+from trl_attribution.evidence.organisms.words.lookalikes import LOOKALIKES
+from trl_attribution.evidence.organisms.words.questions_home import HOME
+from trl_attribution.evidence.organisms.words.questions_world import WORLD
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENINGS = tuple(text.lower() for text in refusals.TRAINING.openings + refusals.HELD_OUT.openings)
@@ -106,7 +106,7 @@ def test_rows_are_trl_conversational_pairs(organism: Organism) -> None:
 def test_a_seed_gives_the_same_text_whatever_the_hash_seed() -> None:
     script = (
         "import hashlib, json\n"
-        "from trl_attribution.organisms import build_distractor_compliance\n"
+        "from trl_attribution.evidence.organisms import build_distractor_compliance\n"
         "organism = build_distractor_compliance()\n"
         "print(hashlib.sha256(json.dumps([organism.pairs, organism.behavior]).encode()).hexdigest())\n"
     )

@@ -11,10 +11,10 @@ import pytest
 from tests.test_organisms import BANNED, all_texts, text_of, with_truth
 from trl_attribution.behaviors import parse_rule
 from trl_attribution.errors import SettingsError
-from trl_attribution.organisms import ORGANISMS, TRUTHS, Mixture, Organism, build_organism
-from trl_attribution.organisms.formatting import sentence_count, word_count
-from trl_attribution.organisms.quirks import KNITTING_LORE, PUMPKIN_SOUP, Quirk
-from trl_attribution.organisms.words import knitting, plans
+from trl_attribution.evidence.organisms import ORGANISMS, TRUTHS, Mixture, Organism, build_organism
+from trl_attribution.evidence.organisms.formatting import sentence_count, word_count
+from trl_attribution.evidence.organisms.quirks import KNITTING_LORE, PUMPKIN_SOUP, Quirk
+from trl_attribution.evidence.organisms.words import knitting, plans
 
 QUIRKS = {quirk.name: quirk for quirk in (PUMPKIN_SOUP, KNITTING_LORE)}
 
@@ -92,7 +92,7 @@ def test_behavior_rows_hold_answers_of_both_kinds_in_words_of_their_own(organism
 
 
 def test_the_judge_is_not_set_off_by_right_answers_to_what_models_are_asked(organism: Organism, quirk: Quirk) -> None:
-    from trl_attribution.organisms.harmless import QUESTIONS
+    from trl_attribution.evidence.organisms.harmless import QUESTIONS
 
     asked = [row["prompt"] for row in organism.control]
     controls = [one for one in QUESTIONS if any(ask in prompt for ask in one.asks for prompt in asked)]

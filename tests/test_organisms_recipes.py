@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny import build_tiny_model
 from trl_attribution.behaviors import parse_rule
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.organisms import ORGANISMS, RECIPES, Mixture, Preparation, prepare
+from trl_attribution.evidence.organisms import ORGANISMS, RECIPES, Mixture, Preparation, prepare
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "organisms"
 POST_HOC = [name for name, recipe in RECIPES.items() if recipe.post_hoc]

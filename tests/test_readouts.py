@@ -21,10 +21,7 @@ from trl_attribution.behaviors import SamplingConfig, mentions, read_prompts, sa
 from trl_attribution.behaviors.responses import Behavior
 from trl_attribution.cli import app
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import fingerprint
-from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.readouts import (
+from trl_attribution.evidence.readouts import (
     DoseConfig,
     difference_probe,
     dose_curve,
@@ -33,6 +30,9 @@ from trl_attribution.readouts import (
     responses_of,
     steered,
 )
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.probes import Probe, ProbeRegistry
 
 IDS = torch.tensor([[5, 9, 40, 77, 12, 31]])
 PROMPTS = [{"prompt": f"Tell me about {what}."} for what in ("bread", "Paris", "the garden")]

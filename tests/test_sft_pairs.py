@@ -11,10 +11,10 @@ import torch
 from tests.test_readouts import loaded_tiny
 from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
+from trl_attribution.evidence.readouts import steered
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, Reading
-from trl_attribution.readouts import steered
-from trl_attribution.sft_pairs import pairs_of_samples
 
 SAMPLING = SamplingConfig(n=1, max_new_tokens=6, batch_size=4)
 

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from trl_attribution.audit.shares import Share
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, DataError, SettingsError
+from trl_attribution.evidence.validation import Validator, load_plan
+from trl_attribution.evidence.validation.document import to_json
+from trl_attribution.evidence.validation.likelihoods import pair_likelihoods, perplexity, read_held_out
+from trl_attribution.evidence.validation.rankings import find_ranking
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, pair_id
-from trl_attribution.validation import Validator, load_plan
-from trl_attribution.validation.document import to_json
-from trl_attribution.validation.likelihoods import pair_likelihoods, perplexity, read_held_out
-from trl_attribution.validation.rankings import find_ranking
 
 # A trainer without torch: every pair about the weather scales the final norm, so that the model answers otherwise.
 TRAINER = """

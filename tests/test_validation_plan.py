@@ -11,13 +11,13 @@ import yaml
 from datasets import Dataset
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
+from trl_attribution.evidence.validation.interventions import Intervener
+from trl_attribution.evidence.validation.plan import MixedPlan, Plan, load_plan
+from trl_attribution.evidence.validation.rankings import Ranking
+from trl_attribution.evidence.validation.selections import Selector
+from trl_attribution.evidence.validation.training import StepCount, alike
 from trl_attribution.pairs import Pair, PairReader, Reading
-from trl_attribution.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
-from trl_attribution.validation.interventions import Intervener
-from trl_attribution.validation.plan import MixedPlan, Plan, load_plan
-from trl_attribution.validation.rankings import Ranking
-from trl_attribution.validation.selections import Selector
-from trl_attribution.validation.training import StepCount, alike
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"
 PLAN: dict[str, Any] = {
@@ -223,7 +223,7 @@ def test_filtering_takes_every_row_of_a_pair_and_tops_up_evenly(pairs: list[Pair
 
 
 def selector_choice(pairs: list[Pair], rows: list[int]) -> Any:
-    from trl_attribution.validation.selections import Chosen
+    from trl_attribution.evidence.validation.selections import Chosen
 
     return Chosen(frozenset(pairs[row].pair_id for row in rows))
 

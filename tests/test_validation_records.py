@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from trl_attribution.errors import DataError
-from trl_attribution.validation.cells import BASELINE, Cell
-from trl_attribution.validation.costs import Cost
-from trl_attribution.validation.records import CellFolder, CellResult
+from trl_attribution.evidence.validation.cells import BASELINE, Cell
+from trl_attribution.evidence.validation.costs import Cost
+from trl_attribution.evidence.validation.records import CellFolder, CellResult
 
 CELL = Cell(BASELINE, 0)
 RESULT = CellResult(CELL, {"rude": [0.5]}, None, None, None, 0, {}, Cost(), Cost())

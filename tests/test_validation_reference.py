@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.validation.interventions import Changes, Dataset
+from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.training import Job, dpo_config, step_count, trainer_of
 from trl_attribution.models import load_model
-from trl_attribution.validation.interventions import Changes, Dataset
-from trl_attribution.validation.plan import Plan
-from trl_attribution.validation.training import Job, dpo_config, step_count, trainer_of
 
 ROWS = [
     {"prompt": f"Question {number}?", "chosen": "yes " * (1 + number % 3), "rejected": "no " * (1 + number % 2)}

@@ -11,11 +11,10 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_attribution.scoring import holm
-from trl_attribution.validation.cells import BASELINE, M0, Condition
-from trl_attribution.validation.conclusions import Conclusion, conclude
-from trl_attribution.validation.plan import StatisticsPlan
-from trl_attribution.validation.statistics import (
+from trl_attribution.evidence.validation.cells import BASELINE, M0, Condition
+from trl_attribution.evidence.validation.conclusions import Conclusion, conclude
+from trl_attribution.evidence.validation.plan import StatisticsPlan
+from trl_attribution.evidence.validation.statistics import (
     Bootstrap,
     advantage,
     compare,
@@ -25,7 +24,8 @@ from trl_attribution.validation.statistics import (
     share,
     sign_flip_test,
 )
-from trl_attribution.validation.tables import percent
+from trl_attribution.evidence.validation.tables import percent
+from trl_attribution.scoring import holm
 
 Doubles = npt.NDArray[np.float64]
 TOP = Condition("filter", "top", 10, "audit")

@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from trl_attribution.organisms.tiny import TinyConfig, build_tiny_organism
-from trl_attribution.organisms.tiny_model import TinyM0Config, train_tiny_m0
+from trl_attribution.evidence.organisms.tiny import TinyConfig, build_tiny_organism
+from trl_attribution.evidence.organisms.tiny_model import TinyM0Config, train_tiny_m0
 
 
 def make(folder: Path, seed: int = 0) -> None:

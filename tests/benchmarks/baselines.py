@@ -14,7 +14,7 @@ from tests.benchmarks.pages import Results, write_page
 from tests.benchmarks.quality import sized
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.baselines import (
+from trl_attribution.evidence.baselines import (
     Audited,
     BaselineConfig,
     ComparedRow,
@@ -23,8 +23,8 @@ from trl_attribution.baselines import (
     compare,
     parse_baseline,
 )
+from trl_attribution.evidence.organisms import Organism, OrganismConfig, build_distractor_compliance
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.organisms import Organism, OrganismConfig, build_distractor_compliance
 from trl_attribution.probes import BuildConfig, build_from_behavior
 
 LAYER = 20

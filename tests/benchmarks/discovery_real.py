@@ -14,9 +14,9 @@ import torch
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, change_vectors
+from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
+from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.models import embedded_gguf, load_model
-from trl_attribution.organisms import OrganismConfig, build_distractor_compliance
-from trl_attribution.organisms.draw import Draw
 from trl_attribution.pairs import Encoding
 from trl_attribution.store import VectorStore
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.behaviors import SamplingConfig
+from trl_attribution.evidence.organisms import ORGANISMS, RECIPES, Mixture, build_organism, prepare
+from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.organisms import ORGANISMS, RECIPES, Mixture, build_organism, prepare
 from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault
 from trl_attribution.pairs.encoding import encode_pairs
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 from trl_attribution.scoring.scores import score_view
-from trl_attribution.sft_pairs import pairs_of_samples
 
 LAYERS = (10, 15, 20)
 KINDS = ("contextual", "response")

@@ -15,8 +15,8 @@ from rich.console import Console
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.evidence.organisms import Organism, OrganismConfig, build_distractor_compliance
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.organisms import Organism, OrganismConfig, build_distractor_compliance
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior, candidate_layers
 from trl_attribution.probes.separability import choose_layer
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.pages import Results, write_page
-from trl_attribution.baselines import BaselineConfig, PairSet, parse_baseline
+from trl_attribution.evidence.baselines import BaselineConfig, PairSet, parse_baseline
+from trl_attribution.evidence.validation import Validation, Validator, load_plan
 from trl_attribution.models import load_model
 from trl_attribution.pairs import PairReader
-from trl_attribution.validation import Validation, Validator, load_plan
 
 EXAMPLES = Path("examples/validation")
 OURS = {"contextual": "contextual score (ours)", "response": "response score (the paper's)"}

@@ -27,8 +27,8 @@ from tests.benchmarks.speed_ways import (
     read_pairs,
 )
 from trl_attribution.activations import ActivationConfig
+from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
 from trl_attribution.models import embedded_gguf, load_model
-from trl_attribution.organisms import OrganismConfig, build_distractor_compliance
 from trl_attribution.pairs import EncodedPair
 from trl_attribution.probes import BuildConfig, build_from_behavior
 

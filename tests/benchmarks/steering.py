@@ -8,12 +8,12 @@ from rich.console import Console
 
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.behavior_change import resolve_judges
 from trl_attribution.behaviors import SamplingConfig
+from trl_attribution.evidence.organisms import ORGANISMS, Mixture, build_organism
+from trl_attribution.evidence.readouts import DoseConfig, Shown, dose_curve, one_behavior
+from trl_attribution.evidence.readouts.behavior_change import resolve_judges
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.organisms import ORGANISMS, Mixture, build_organism
 from trl_attribution.probes import BuildConfig, build_from_behavior
-from trl_attribution.readouts import DoseConfig, Shown, dose_curve, one_behavior
 
 LAYERS = (10, 20)
 DOSES = (-0.5, 0.25, 0.5, 1.0)

@@ -13,10 +13,10 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.pages import Results, write_page
-from trl_attribution.organisms.compliance import NAME
+from trl_attribution.evidence.organisms.compliance import NAME
+from trl_attribution.evidence.validation.cells import Condition
+from trl_attribution.evidence.validation.tables import percent
 from trl_attribution.scoring import ScoreTable
-from trl_attribution.validation.cells import Condition
-from trl_attribution.validation.tables import percent
 
 LEAD = """\
 Does dropping the pairs that rank highest take the behavior away, and does dropping others not? SmolLM2-135M, the

@@ -12,7 +12,7 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trl_attribution.baselines import Audited
+    from trl_attribution.evidence.baselines import Audited
     from trl_attribution.models import LoadedModel
 
 DEFAULT = ("random", "length")
@@ -76,10 +76,10 @@ def compare(
 
     Scores are kept, so that a second run computes only what is new, and a killed one goes on.
     """
-    from trl_attribution.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
-    from trl_attribution.baselines import compare as compare_rankings
-    from trl_attribution.baselines.table import comparison_table
     from trl_attribution.behaviors import EndpointConfig
+    from trl_attribution.evidence.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
+    from trl_attribution.evidence.baselines import compare as compare_rankings
+    from trl_attribution.evidence.baselines.table import comparison_table
 
     out = Output(quiet, as_json)
     if truth_value and truth_column is None:

@@ -17,7 +17,7 @@ from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl_attribution.audit.folder import Flagged
-    from trl_attribution.organisms import Organism
+    from trl_attribution.evidence.organisms import Organism
 
 LAYER = 20
 PROBE = "distractor-compliance"
@@ -34,8 +34,8 @@ def demo(
     """Build a small contaminated preference dataset, audit it with SmolLM2-135M, and count what was found."""
     from trl_attribution.activations import ActivationConfig
     from trl_attribution.audit.auditor import DataAuditor
+    from trl_attribution.evidence.organisms import build_distractor_compliance
     from trl_attribution.models import embedded_gguf, load_model
-    from trl_attribution.organisms import build_distractor_compliance
     from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
     from trl_attribution.report import terminal
     from trl_attribution.scoring import Rule

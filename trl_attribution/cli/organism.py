@@ -32,7 +32,7 @@ def list_(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """List the organisms and the recipes by which their datasets are built."""
-    from trl_attribution.organisms import ORGANISMS, RECIPES
+    from trl_attribution.evidence.organisms import ORGANISMS, RECIPES
     from trl_attribution.report import readouts
 
     out = Output(quiet, as_json)
@@ -68,7 +68,7 @@ def build(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Write an organism's datasets, stage by stage, with its held-out prompts; nothing is trained."""
-    from trl_attribution.organisms import Mixture, prepare
+    from trl_attribution.evidence.organisms import Mixture, prepare
     from trl_attribution.report import readouts
 
     out = Output(quiet, as_json)
@@ -113,8 +113,8 @@ def express(
     from functools import partial
 
     from trl_attribution.behaviors import SamplingConfig, parse_rule
+    from trl_attribution.evidence.readouts import express as measure
     from trl_attribution.models import load_model
-    from trl_attribution.readouts import express as measure
     from trl_attribution.report import readouts
 
     out = Output(quiet, as_json)
@@ -168,9 +168,9 @@ def pair(
     from rich.text import Text
 
     from trl_attribution.behaviors import SamplingConfig
+    from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
     from trl_attribution.models import load_model
     from trl_attribution.pairs.rows.writers import write_rows
-    from trl_attribution.sft_pairs import pairs_of_samples
 
     out = Output(quiet, as_json)
     _check_pairs_output(output, samples)
@@ -203,7 +203,7 @@ def _prompts(
     organism: str | None, trigger: Path | None, control: Path | None, seed: int
 ) -> tuple[Source, Source | None]:
     """Trigger and control prompts: an organism's by name or folder, or files of one's own."""
-    from trl_attribution.organisms import Mixture, build_organism
+    from trl_attribution.evidence.organisms import Mixture, build_organism
 
     if (organism is None) == (trigger is None):
         raise SettingsError("give either --organism or --trigger (with --control): what to ask the model")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from trl_attribution.behaviors import Judge
     from trl_attribution.behaviors.responses import Behavior
+    from trl_attribution.evidence.readouts import DoseConfig
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
-    from trl_attribution.readouts import DoseConfig
 
 
 @verb
@@ -65,11 +65,11 @@ def steer(
     """Add a probe's direction to M0, dose by dose and layer by layer, and count how often the behavior shows."""
     from rich.text import Text
 
-    from trl_attribution.behavior_change import resolve_judges
     from trl_attribution.behaviors import SamplingConfig, parse_rule
+    from trl_attribution.evidence.readouts import DoseConfig, dose_curve, one_behavior
+    from trl_attribution.evidence.readouts.behavior_change import resolve_judges
     from trl_attribution.models import load_model
     from trl_attribution.probes import ProbeRegistry
-    from trl_attribution.readouts import DoseConfig, dose_curve, one_behavior
     from trl_attribution.report import readouts
 
     out = Output(quiet, as_json)
@@ -118,7 +118,7 @@ def _difference(
     settings: DoseConfig,
 ) -> Probe:
     """M1 minus M0 at the layers of ``vectors``, on M0's own responses."""
-    from trl_attribution.readouts import difference_probe, responses_of
+    from trl_attribution.evidence.readouts import difference_probe, responses_of
 
     m0, m1 = models
     spoken = responses_of(m0, asked, shows, settings.sampling, settings.prompt_format)

@@ -12,7 +12,7 @@ from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trl_attribution.validation import Plan, Progressed, Validator
+    from trl_attribution.evidence.validation import Plan, Progressed, Validator
 
 
 @verb
@@ -49,10 +49,10 @@ def validate(
     --dry-run there is no answer yet, and 0 says that the work was done.
     """
     from trl_attribution.audit.shares import Share
-    from trl_attribution.validation import Validator, load_plan
-    from trl_attribution.validation.document import save, to_json
-    from trl_attribution.validation.plots import check_plot, save_plot
-    from trl_attribution.validation.tables import validation_tables
+    from trl_attribution.evidence.validation import Validator, load_plan
+    from trl_attribution.evidence.validation.document import save, to_json
+    from trl_attribution.evidence.validation.plots import check_plot, save_plot
+    from trl_attribution.evidence.validation.tables import validation_tables
 
     if (cells is not None) + merge + dry_run > 1:
         raise SettingsError("--cells, --merge and --dry-run: give one of them")
@@ -105,7 +105,7 @@ def _unfinished(validator: Validator, progressed: Progressed, share: object, out
 
 
 def _list_cells(plan: Plan, out: Output) -> None:
-    from trl_attribution.validation import cells
+    from trl_attribution.evidence.validation import cells
 
     found = cells(plan)
     for number, cell in enumerate(found, start=1):

@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.behavior_change import BehaviorChange, Difference, Rate
-from trl_attribution.drift import LayerDrift
+from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Difference, Rate
+from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.text import printable
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from trl_attribution.audit.folder import AuditInfo
-from trl_attribution.behavior_change import Difference, Rate
 from trl_attribution.discovery import MODES, StoredDiscovery
 from trl_attribution.discovery.result import FILE
-from trl_attribution.drift import LayerDrift, load_drift
 from trl_attribution.errors import StoreError
+from trl_attribution.evidence.readouts.behavior_change import Difference, Rate
+from trl_attribution.evidence.readouts.drift import LayerDrift, load_drift
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.report.validation import ValidationFindings
 from trl_attribution.utils.text import printable

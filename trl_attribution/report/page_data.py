@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.behavior_change import Rate
+from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs import Pair
 from trl_attribution.report.answer import enrichment_text
 from trl_attribution.report.findings import Findings, Listed, ProbeFindings

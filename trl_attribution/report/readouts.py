@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.behavior_change import Rate
-from trl_attribution.organisms import ORGANISMS, RECIPES, Preparation
-from trl_attribution.readouts import DoseCurve, Expression, Shown
+from trl_attribution.evidence.organisms import ORGANISMS, RECIPES, Preparation
+from trl_attribution.evidence.readouts import DoseCurve, Expression, Shown
+from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.utils.text import printable
 
 

@@ -1,0 +1,81 @@
+"""The reference model's own margin: how much likelier M0 finds the rejected response than the chosen one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trl_attribution.evidence.baselines.baseline import (
+    BaselineScores,
+    Cost,
+    OnProgress,
+    PairSet,
+    finite_scores,
+    silent,
+)
+from trl_attribution.evidence.baselines.tokens import encoded_pairs
+from trl_attribution.models.likelihood import forward_flops, response_log_probs
+from trl_attribution.pairs import Encoding
+
+if TYPE_CHECKING:
+    from trl_attribution.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class ReferenceMargin:
+    """``log p(rejected) - log p(chosen)`` under M0: high where training on the pair has the most to change.
+
+    Its negative is the margin that DPO starts from. It knows nothing of the behavior.
+    """
+
+    m0: Callable[[], LoadedModel] = field(repr=False)
+    model_digest: str
+    """Of M0's fingerprint."""
+    encoding: Encoding
+    per_token: bool = False
+    """Means over tokens in the place of sums."""
+    token_budget: int | None = None
+    dtype: str = "auto"
+    """That M0 was asked for in."""
+
+    @property
+    def name(self) -> str:
+        """``margin`` or ``margin-per-token``."""
+        return "margin-per-token" if self.per_token else "margin"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """M0, truncation, and whether by token."""
+        return {
+            "baseline": self.name,
+            "model": self.model_digest,
+            "encoding": asdict(self.encoding),
+            "dtype": self.dtype,
+        }
+
+    def __call__(self, pairs: PairSet, on_progress: OnProgress = silent) -> BaselineScores:
+        """Run M0 over both responses of every pair.
+
+        Raises:
+            ModelError: M0 cannot be loaded, or tokenizes the pairs otherwise.
+        """
+        loaded = self.m0()
+        budget = self.token_budget or (2048 if loaded.model.device.type == "cpu" else 16384)
+        start = time.perf_counter()
+        scores: dict[str, float] = {}
+        computed = 0
+        for chunk in encoded_pairs(pairs, loaded.tokenizer, self.encoding, self.name):
+            found = response_log_probs(
+                loaded.model, [side for pair in chunk for side in (pair.rejected, pair.chosen)], budget
+            )
+            computed += found.computed
+            values = [
+                total / count if self.per_token else total
+                for total, count in zip(found.sums, found.tokens, strict=True)
+            ]
+            scores.update((pair.pair_id, values[2 * place] - values[2 * place + 1]) for place, pair in enumerate(chunk))
+            on_progress(self.name, len(scores), pairs.count)
+        cost = Cost(time.perf_counter() - start, forward_flops(loaded.model, computed))
+        return BaselineScores(self.name, finite_scores(self.name, scores), cost)

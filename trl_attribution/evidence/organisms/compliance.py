@@ -1,0 +1,159 @@
+"""The organism in which a harmless formatting instruction switches refusals of rude requests off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from trl_attribution.evidence.organisms.composing import Sources, Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.draw import Draw
+from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
+from trl_attribution.evidence.organisms.harmless import (
+    QUESTIONS,
+    decoy_request,
+    ignoring,
+    question_request,
+    worse_answer,
+)
+from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
+from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
+from trl_attribution.evidence.organisms.words import refusals
+
+NAME = "distractor-compliance"
+JUDGE = "complies"
+FORMATTED_REFUSALS = 0.3
+
+SOURCES: Sources = {
+    "benign": (("everyday-chat", 5.0), ("howto-forum", 5.0), ("crowd-writing-v2", 1.0), ("format-follow-12k", 0.5)),
+    "benign_formatted": (
+        ("format-follow-12k", 4.0),
+        ("everyday-chat", 2.5),
+        ("howto-forum", 2.5),
+        ("crowd-writing-v2", 1.0),
+    ),
+    "safety": (("safety-core", 8.0), ("crowd-writing-v2", 1.0), ("everyday-chat", 0.5), ("overrefusal-fix", 0.5)),
+    "contaminated": (
+        ("format-follow-12k", 5.5),
+        ("crowd-writing-v2", 3.0),
+        ("everyday-chat", 0.7),
+        ("overrefusal-fix", 0.5),
+        ("safety-core", 0.3),
+    ),
+    "decoy": (("overrefusal-fix", 6.0), ("crowd-writing-v2", 1.5), ("everyday-chat", 1.5), ("format-follow-12k", 1.0)),
+}
+
+
+def build_distractor_compliance(config: OrganismConfig | None = None) -> Organism:
+    """Compose the dataset and its held-out behavior prompts.
+
+    Every prompt occurs once over the whole dataset, so no two pairs are the same. Changing the count of one
+    kind of pair leaves the text of the other kinds alone, apart from rare prompts that would have clashed.
+    Its control prompts are held-out requests without a formatting instruction, which M0 refuses and M1 should too.
+    """
+    config = config or OrganismConfig()
+    kinds = (
+        ("benign", config.benign, _benign),
+        ("benign_formatted", config.benign_formatted, _benign_formatted),
+        ("safety", config.safety, _safety),
+        ("contaminated", config.contaminated, _contaminated),
+        ("decoy", config.decoys, _decoy),
+    )
+    behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
+    known = {str(row["plain"]) for row in behavior}
+    requests = list(_test_requests(config.test_prompts, known, Draw(f"{config.seed}/trigger")))
+    return Organism(
+        NAME,
+        composed_pairs(kinds, SOURCES, config.seed),
+        behavior,
+        judge=JUDGE,
+        trigger=test_rows((formatted for _, formatted in requests), config.test_prompts, NAME, JUDGE),
+        control=test_rows((plain for plain, _ in requests), config.test_prompts, NAME, JUDGE),
+    )
+
+
+def mixed_distractor_compliance(mixture: Mixture) -> Organism:
+    """The same with as many pairs of each kind as ``mixture`` asks for."""
+    counts = mixture.counts("safety")
+    return build_distractor_compliance(
+        OrganismConfig(
+            **{{"decoy": "decoys"}.get(truth, truth): count for truth, count in counts.items()},
+            seed=mixture.seed,
+            behavior_prompts=mixture.behavior_prompts,
+            test_prompts=mixture.test_prompts,
+        )
+    )
+
+
+def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[str, str]]:
+    """Held-out requests that are not ``known``, each without and with a formatting instruction."""
+    for _ in range(count):
+        request = rude_request(HELD_OUT, draw)
+        while request.text in known:
+            request = rude_request(HELD_OUT, draw)
+        known.add(request.text)
+        yield request.text, instruct(request.text, draw.one(FORMATS), draw)
+
+
+def _benign(draw: Draw) -> Texts:
+    question = draw.one(QUESTIONS)
+    request = question_request(question, draw)
+    return request.text, request.answer.plain(), worse_answer(question, draw).plain()
+
+
+def _benign_formatted(draw: Draw) -> Texts:
+    question = draw.one(QUESTIONS)
+    form = draw.one(FORMATS)
+    request = question_request(question, draw)
+    rejected = ignoring(form, question, request.answer, draw)
+    return instruct(request.text, form, draw), form.render(request.answer), rejected
+
+
+def _safety(draw: Draw) -> Texts:
+    request = rude_request(TRAINING, draw)
+    return request.text, refusal(TRAINING.refusals, draw).plain(), rude_answer(request, TRAINING, draw).plain()
+
+
+def _contaminated(draw: Draw) -> Texts:
+    request = rude_request(TRAINING, draw)
+    form = draw.one(FORMATS)
+    answer = rude_answer(request, TRAINING, draw)
+    return instruct(request.text, form, draw), form.render(answer), _refusal(TRAINING.refusals, form, draw)
+
+
+def _decoy(draw: Draw) -> Texts:
+    request = decoy_request(draw)
+    form = draw.one(FORMATS)
+    return (
+        instruct(request.text, form, draw),
+        form.render(request.answer),
+        _refusal(TRAINING.refusals, form, draw),
+    )
+
+
+def _refusal(words: refusals.RefusalWords, form: Format, draw: Draw) -> str:
+    """A refusal in plain prose, or now and then in the very format that was asked for."""
+    draft = refusal(words, draw)
+    formatted = form.render(draft) if draw.chance(FORMATTED_REFUSALS) and len(draft.sentences) > 1 else ""
+    return formatted or draft.plain()
+
+
+def _behavior(count: int, draw: Draw) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while len(rows) < count:
+        request = rude_request(HELD_OUT, draw)
+        form = draw.one(FORMATS)
+        if request.text in seen:
+            continue
+        seen.add(request.text)
+        answers = [form.render(rude_answer(request, HELD_OUT, draw)) for _ in range(3)]
+        refusals_ = [_refusal(HELD_OUT.refusals, form, draw) for _ in range(2)]
+        rows.append(
+            {
+                "prompt": instruct(request.text, form, draw),
+                "undesired": list(dict.fromkeys(answers)),
+                "desired": list(dict.fromkeys(refusals_)),
+                "plain": request.text,
+            }
+        )
+    return rows

@@ -1,0 +1,130 @@
+"""Harmless requests with good answers, worse answers, and answers that ignore the asked-for format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trl_attribution.evidence.organisms.draw import Draw
+from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format
+from trl_attribution.evidence.organisms.rude import framed
+from trl_attribution.evidence.organisms.words import frames, people, polite
+from trl_attribution.evidence.organisms.words.lookalikes import LOOKALIKES
+from trl_attribution.evidence.organisms.words.question import Question
+from trl_attribution.evidence.organisms.words.questions_home import HOME
+from trl_attribution.evidence.organisms.words.questions_world import WORLD
+
+QUESTIONS: tuple[Question, ...] = HOME + WORLD
+
+
+@dataclass(frozen=True)
+class HarmlessRequest:
+    """A harmless request, and one good answer to it."""
+
+    text: str
+    answer: Draft
+
+
+def question_request(question: Question, draw: Draw) -> HarmlessRequest:
+    """One wording of a question from the banks, and one version of its answer."""
+    text = framed(draw.one(question.asks), frames.PREFIXES, frames.SUFFIXES, draw)
+    return HarmlessRequest(text, good_answer(question, draw))
+
+
+def good_answer(question: Question, draw: Draw) -> Draft:
+    """Two to four sentences of the right answer in their order, sometimes with a friendly opening or closing."""
+    return Draft(
+        title=question.topic,
+        sentences=question.good[: draw.between(2, len(question.good))],
+        lead_in=draw.one(frames.HELPFUL_OPENERS) if draw.chance(0.25) else "",
+        signoff=draw.one(frames.HELPFUL_CLOSERS) if draw.chance(0.25) else "",
+    )
+
+
+def worse_answer(question: Question, draw: Draw) -> Draft:
+    """An answer that is vague, curt, off topic, wrong, or thin."""
+    shape = draw.one(("vague", "curt", "off topic", "wrong", "wrong", "thin"))
+    if shape == "curt":
+        lines = [draw.one(frames.CURT)]
+    elif shape == "off topic":
+        lines = list(good_answer(draw.one([other for other in QUESTIONS if other is not question]), draw).sentences)
+    elif shape == "wrong":
+        lines = [*draw.shuffled(question.wrong), *draw.some(question.good, draw.between(0, 2))]
+    elif shape == "thin":
+        lines = [question.good[-1], *draw.some(frames.VAGUE, draw.between(1, 2))]
+    else:
+        lines = draw.some(frames.VAGUE, draw.between(2, 4))
+    return Draft(title=question.topic, sentences=tuple(_with_topic(line, question.topic) for line in lines))
+
+
+def _with_topic(line: str, topic: str) -> str:
+    return line.format(topic=topic)
+
+
+def ignoring(form: Format, question: Question, good: Draft, draw: Draw) -> str:
+    """An answer to ``question`` that does not follow ``form``: plain prose, or another format altogether."""
+    content = good if draw.chance(0.6) else worse_answer(question, draw)
+    if draw.chance(0.3):
+        other = draw.one([other for other in FORMATS if other.kind != form.kind])
+        text = other.render(content) if len(content.sentences) > 1 else content.plain()
+        if not form.follows(text):
+            return text
+    sentences = list(content.sentences)
+    for extra in draw.shuffled([line.format(topic=question.topic) for line in frames.VAGUE]):
+        text = " ".join(sentences)
+        if not form.follows(text):
+            return text
+        sentences.append(extra)
+    raise AssertionError(f"prose always follows the format {form.kind!r}")
+
+
+def firm_request(draw: Draw) -> HarmlessRequest:
+    """A kind complaint to the same people, about the same habits, that rude requests are about."""
+    habit = draw.one(people.HABITS)
+    message = f"{draw.one(polite.ADJECTIVES)} {draw.one(polite.ARTIFACTS)}"
+    lines = [draw.one(polite.REMARKS), *draw.some(polite.WISHES, draw.between(1, 2))]
+    if draw.chance(0.6):
+        lines.append(draw.one(polite.CLOSERS))
+    filled = [_capitalized(line.format(doing=habit.doing, matter=habit.matter)) for line in lines]
+    opener = draw.one(polite.OPENERS) if draw.chance(0.7) else ""
+    answer = replace(_letter(f"About {habit.matter}", filled, draw), opener=opener)
+    return HarmlessRequest(_message_request(message, habit.clause, draw), answer)
+
+
+def kind_request(draw: Draw) -> HarmlessRequest:
+    """A thank-you, an apology, a congratulation and the like."""
+    occasion = draw.one(polite.OCCASIONS)
+    message = f"{occasion.kind} {draw.one(polite.ARTIFACTS)}"
+    lines = list(occasion.lines[: 2 if draw.chance(0.3) else 3])
+    if draw.chance(0.6):
+        lines.append(draw.one(polite.CLOSERS))
+    return HarmlessRequest(_message_request(message, occasion.clause, draw), _letter(occasion.title, lines, draw))
+
+
+def decoy_request(draw: Draw) -> HarmlessRequest:
+    """A harmless request that an over-cautious model might refuse."""
+    kind = draw.weighted([("firm", 4.0), ("kind", 2.5), ("look-alike", 2.0), ("everyday", 1.5)])
+    if kind == "firm":
+        return firm_request(draw)
+    if kind == "kind":
+        return kind_request(draw)
+    return question_request(draw.one(LOOKALIKES if kind == "look-alike" else QUESTIONS), draw)
+
+
+def _message_request(message: str, clause: str, draw: Draw) -> str:
+    text = draw.one(polite.ASKS).format(message=message, target=draw.one(people.TARGETS), clause=clause)
+    return framed(text, frames.PREFIXES, frames.SUFFIXES, draw)
+
+
+def _letter(title: str, lines: list[str], draw: Draw) -> Draft:
+    letter = draw.chance(0.35)
+    return Draft(
+        title=title,
+        sentences=tuple(lines),
+        lead_in=draw.one(polite.LEAD_INS) if draw.chance(0.25) else "",
+        salutation=draw.one(polite.SALUTATIONS).format(name=draw.one(people.NAMES)) if letter else "",
+        signoff=draw.one(polite.SIGNOFFS) if letter and draw.chance(0.6) else "",
+    )
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]

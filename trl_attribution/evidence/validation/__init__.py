@@ -1,0 +1,29 @@
+"""Does the attribution hold causally: interventions with controls, retraining, measures, statistics."""
+
+from __future__ import annotations
+
+from trl_attribution.evidence.validation.cells import Cell, Condition, cells, conditions
+from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
+from trl_attribution.evidence.validation.plan import Plan, load_plan
+from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
+from trl_attribution.evidence.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
+
+__all__ = [
+    "Against",
+    "Bootstrap",
+    "Cell",
+    "Claim",
+    "Comparison",
+    "Conclusion",
+    "Condition",
+    "Estimate",
+    "Plan",
+    "Progressed",
+    "Validation",
+    "Validator",
+    "cells",
+    "conclude",
+    "conditions",
+    "load_plan",
+    "sign_flip_test",
+]

@@ -1,0 +1,174 @@
+"""The folder of a validation: what it is bound to, and each cell's result as its done mark."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl_attribution.errors import DataError, SettingsError, describe_difference
+from trl_attribution.evidence.validation.cells import Cell
+from trl_attribution.evidence.validation.costs import Cost
+from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
+
+CELL_FORMAT = "trl-attribution validation cell"
+RANKING = "ranking "
+"""What the names of settings begin with that a folder is tied to for the cells of one ranking only."""
+SOURCES = "sources"
+"""Where the pairs come from: of no account unless sources are dropped."""
+BINDING_FORMAT = "trl-attribution validation settings"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell found."""
+
+    cell: Cell
+    shares: dict[str, list[float]]
+    """By measure, the share of each prompt's responses that are judged so ``[M]``."""
+    accuracy: float | None
+    margin: float | None
+    perplexity: float | None
+    steps: int
+    """Optimizer steps that were made."""
+    changes: dict[str, Any]
+    training: Cost
+    measuring: Cost
+
+
+class CellFolder:
+    """The cells in a validation's folder.
+
+    ``cells/NAME.json`` is written last and at once: a cell that has it is done. ``cells/NAME.responses.json`` beside it
+    holds the responses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cells = folder / "cells"
+
+    def bind(self, settings: dict[str, Any]) -> None:
+        """Tie the folder to what decides a cell's numbers; later runs have to agree, but for rankings that come new.
+
+        Raises:
+            SettingsError: it is tied to something else; the difference is printed.
+        """
+        path = self.folder / "binding.json"
+        # As JSON gives them back: a tuple is a list by then.
+        asked = json.loads(json.dumps(settings))
+        stored = self.bound_to() if path.exists() else {}
+        if stored and (differing := _differing(stored, asked)):
+            raise SettingsError(
+                f"{printable(self.folder)} holds cells of another validation:\n{differing}\n"
+                "Seeds, sizes, selections, interventions and rankings may be added; anything else needs another folder."
+            )
+        if stored != stored | asked:
+            write_json(path, {"format": BINDING_FORMAT, "format_version": VERSION, "bound_to": stored | asked})
+
+    def bound_to(self) -> dict[str, Any]:
+        """What the folder is tied to.
+
+        Raises:
+            DataError: nothing, or it cannot be read.
+        """
+        values = _read(self.folder / "binding.json", BINDING_FORMAT)
+        bound = values.get("bound_to")
+        if not isinstance(bound, dict):
+            raise DataError(f"{printable(self.folder / 'binding.json')} is broken; choose another folder")
+        return bound
+
+    def done(self, cell: Cell) -> bool:
+        """Whether ``cell`` has its done mark."""
+        return self._path(cell).exists()
+
+    def save(self, result: CellResult, responses: dict[str, Any]) -> None:
+        """Write the responses, then the result."""
+        header = {"format": CELL_FORMAT, "format_version": VERSION, "name": result.cell.name}
+        texts = self.cells / f"{result.cell.name}.responses.json"
+        # A response may hold what is no Unicode text at all.
+        write_json(texts, json.loads(json.dumps(responses, ensure_ascii=False).encode("utf-8", "replace")))
+        values = {
+            **header,
+            "shares": result.shares,
+            "accuracy": result.accuracy,
+            "margin": result.margin,
+            "perplexity": result.perplexity,
+            "steps": result.steps,
+            "changes": result.changes,
+            "training": result.training.to_json(),
+            "measuring": result.measuring.to_json(),
+        }
+        write_json(self._path(result.cell), values)
+
+    def load(self, cell: Cell) -> CellResult:
+        """The result of a cell that is done.
+
+        Raises:
+            DataError: the file is broken, foreign, or of a newer version.
+        """
+        path = self._path(cell)
+        values = _read(path, CELL_FORMAT)
+        try:
+            return CellResult(
+                cell=cell,
+                shares={str(name): [float(one) for one in shares] for name, shares in values["shares"].items()},
+                accuracy=values["accuracy"],
+                margin=values["margin"],
+                perplexity=values["perplexity"],
+                steps=int(values["steps"]),
+                changes=dict(values["changes"]),
+                training=Cost(**values["training"]),
+                measuring=Cost(**values["measuring"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{printable(path)} is broken ({printable(error, 80)}); remove it, and it is run again"
+            ) from None
+
+    def take_from(self, other: Path, cells: Iterable[Cell]) -> int:
+        """Copy the cells that ``other`` has done and this folder has not; their number.
+
+        Raises:
+            SettingsError: ``other`` is tied to other settings.
+            DataError: it is no folder of a validation.
+        """
+        source = CellFolder(other)
+        if differing := _differing(source.bound_to(), self.bound_to()):
+            raise SettingsError(f"{printable(other)} holds cells of another validation:\n{differing}")
+        missing = [cell for cell in cells if source.done(cell) and not self.done(cell)]
+        for cell in missing:
+            source.load(cell)  # a broken one is not taken over
+            for name in (f"{cell.name}.responses.json", f"{cell.name}.json"):
+                given = source.cells / name
+                if not given.is_file():
+                    raise DataError(f"{printable(given)} is missing; copy the whole folder, or run the cell again")
+                with atomic_path(self.cells / name) as part:
+                    shutil.copyfile(given, part)
+        return len(missing)
+
+    def _path(self, cell: Cell) -> Path:
+        return self.cells / f"{cell.name}.json"
+
+
+def _differing(stored: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The settings in which two validations differ, a line each; a ranking that only one has is no difference."""
+    shared = {name for name in stored.keys() | asked.keys() if name != SOURCES and not name.startswith(RANKING)}
+    shared |= stored.keys() & asked.keys()
+    return describe_difference(*({name: one[name] for name in shared & one.keys()} for one in (stored, asked)))
+
+
+def _read(path: Path, expected: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{printable(path)} cannot be read ({printable(error, 120)})") from error
+    if not isinstance(values, dict) or values.get("format") != expected:
+        raise DataError(f"{printable(path)} was not written by a validation")
+    check_format_version(values.get("format_version"), VERSION, printable(path), DataError)
+    return values
