@@ -14,8 +14,8 @@ from trl_attribution.audit.auditor import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
-from trl_attribution.callbacks.m0 import read_m0, with_adapter
-from trl_attribution.callbacks.reference import (
+from trl_attribution.callbacks.reference_model import read_m0, with_adapter
+from trl_attribution.callbacks.reference_pass import (
     Reference,
     check_arguments,
     policy_reference,

@@ -20,8 +20,8 @@ from trl_attribution.activations.engine import Path as ForwardPath
 from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.m0 import reloaded
-from trl_attribution.callbacks.reference import Reference
+from trl_attribution.callbacks.reference_model import reloaded
+from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import (
     Behavior,

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.census import encoded_pairs
-from trl_attribution.callbacks.m0 import reloaded
 from trl_attribution.callbacks.recorder import Recorder
-from trl_attribution.callbacks.reference import Reference
+from trl_attribution.callbacks.reference_model import reloaded
+from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError
-from trl_attribution.callbacks.identity import Digest, PairLookup, token_digest
+from trl_attribution.callbacks.pair_lookup import Digest, PairLookup, token_digest
 from trl_attribution.store import VectorStore
 
 # Of pair and context vectors that wait to be written; those that wait to be looked at take up to twice as much.

@@ -34,12 +34,12 @@ from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store, m0_to_run
-from trl_attribution.callbacks.identity import PairLookup
-from trl_attribution.callbacks.m0 import write_m0
 from trl_attribution.callbacks.main_rank import MainRank
+from trl_attribution.callbacks.online_scores import Watch, Window
+from trl_attribution.callbacks.pair_lookup import PairLookup
 from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved, added, without_copies
-from trl_attribution.callbacks.reference import Reference
-from trl_attribution.callbacks.watch import Watch, Window
+from trl_attribution.callbacks.reference_model import write_m0
+from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader

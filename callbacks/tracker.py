@@ -18,7 +18,7 @@ from trl_attribution.audit.auditor import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, Tokens
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.reference import loop_reference
+from trl_attribution.callbacks.reference_pass import loop_reference
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel

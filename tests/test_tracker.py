@@ -19,7 +19,7 @@ from tests.training import LAYERS, Rows, chat_rows, least_cosine, offline, probe
 from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.callbacks import AttributionTracker
 from trl_attribution.callbacks.capture import CaptureError
-from trl_attribution.callbacks.reference import loop_reference
+from trl_attribution.callbacks.reference_pass import loop_reference
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, encode_pairs
 
