@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.gate.policy import policy_schema
+from trl_attribution.gate.policy.schema import policy_schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 _INTRO = """\

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trl_attribution.gate.check import GateOptions, GateRun, run_gate
-from trl_attribution.gate.policy_file import load_policy
+from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import RuleResult, Verdict
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import pair_id

@@ -20,9 +20,9 @@ from tests.gate_cases import Row, write_rows
 from trl_attribution.cli import app
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.gate import artifacts, check
+from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.check import GateOptions, GateRun, run_gate
-from trl_attribution.gate.policy_file import load_policy
-from trl_attribution.gate.recording import record_baseline
+from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import pair_id

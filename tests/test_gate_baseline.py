@@ -13,9 +13,9 @@ import torch
 
 from tests.gate_cases import HIDDEN, LAYER, MODEL, Place, Row, axis_probe, only_rule, row, rows, write_rows
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.gate.baseline import BASELINE_FORMAT, Baseline
-from trl_attribution.gate.policy_file import load_policy
-from trl_attribution.gate.recording import record_baseline
+from trl_attribution.gate.baseline.baseline import BASELINE_FORMAT, Baseline
+from trl_attribution.gate.baseline.recording import record_baseline
+from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import pair_id

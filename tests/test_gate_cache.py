@@ -16,10 +16,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.gate_cases import HIDDEN, LAYER, MODEL, Place, axis_probe, rows, store_scores
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.gate.cache import VectorCache
-from trl_attribution.gate.policy_file import load_policy
-from trl_attribution.gate.policy_probes import load_policy_probes
-from trl_attribution.gate.remote import RemoteCache
+from trl_attribution.gate.policy.file import load_policy
+from trl_attribution.gate.policy.probes import load_policy_probes
+from trl_attribution.gate.vectors.cache import VectorCache
+from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import pair_id
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.store import StoreSettings, VectorStore
@@ -183,13 +183,13 @@ def test_a_job_waits_for_another_that_writes_to_its_folder(tmp_path: Path, monke
         writer.add(IDS[:4], vectors, vectors)
         writer.close()
 
-    monkeypatch.setattr("trl_attribution.gate.cache.time.sleep", other_ends)
+    monkeypatch.setattr("trl_attribution.gate.vectors.cache.time.sleep", other_ends)
     fill(cache, IDS)
     assert sorted(VectorStore.open(place).pair_ids) == IDS  # no pair twice
 
 
 def test_a_job_that_another_holds_up_for_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trl_attribution.gate.cache._PATIENCE", 0.0)
+    monkeypatch.setattr("trl_attribution.gate.vectors.cache._PATIENCE", 0.0)
     cache = VectorCache(tmp_path)
     store = cache.store(SETTINGS)
     with store.writer(), pytest.raises(StoreError, match="being written by another process"):

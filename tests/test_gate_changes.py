@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.git_repository import Repository
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.gate import changes
-from trl_attribution.gate.changes import ChangedLines, changed_lines
+from trl_attribution.gate.rows import changes
+from trl_attribution.gate.rows.changes import ChangedLines, changed_lines
 
 
 @pytest.fixture

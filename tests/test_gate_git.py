@@ -24,7 +24,7 @@ from tests.test_gate_formats import Command, runner_commands
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.cli import app
 from trl_attribution.gate import Verdict
-from trl_attribution.gate.policy_file import parse_policy
+from trl_attribution.gate.policy.file import parse_policy
 from trl_attribution.models import load_model
 from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
 

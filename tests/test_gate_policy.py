@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.gate_cases import axis_probe
 from trl_attribution.errors import SettingsError
-from trl_attribution.gate.policy import Policy, policy_schema
-from trl_attribution.gate.policy_file import load_policy, parse_policy
-from trl_attribution.gate.template import policy_template
+from trl_attribution.gate.policy.file import load_policy, parse_policy
+from trl_attribution.gate.policy.schema import Policy, policy_schema
+from trl_attribution.gate.policy.template import policy_template
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "docs" / "gate-policy.schema.json"

@@ -10,8 +10,8 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from tests.gate_cases import Place, axis_probe, only_rule, row, rows
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
-from trl_attribution.gate.policy_file import load_policy
-from trl_attribution.gate.recording import record_baseline
+from trl_attribution.gate.baseline.recording import record_baseline
+from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.pairs import pair_id
 from trl_attribution.scoring import q_values

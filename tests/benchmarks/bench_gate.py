@@ -76,8 +76,8 @@ def measured(folder: Path) -> Iterator[tuple[str, Cost]]:
 
 def make(folder: Path, pairs: int, new: int, hidden: int) -> None:
     """The repository: the dataset on ``main``, the new pairs on a branch, and vectors of all of them."""
-    from trl_attribution.gate.policy_file import load_policy
-    from trl_attribution.gate.recording import record_baseline
+    from trl_attribution.gate.baseline.recording import record_baseline
+    from trl_attribution.gate.policy.file import load_policy
 
     draw = random.Random(0)
     data = folder / "data.jsonl"

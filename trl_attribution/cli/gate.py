@@ -87,7 +87,7 @@ def check(
     from trl_attribution.gate.artifacts import check_output, write_artifacts
     from trl_attribution.gate.check import GateOptions, run_gate
     from trl_attribution.gate.formats import FORMATS
-    from trl_attribution.gate.policy_file import load_policy
+    from trl_attribution.gate.policy.file import load_policy
 
     form = "json" if as_json else format
     if form not in FORMATS:
@@ -125,7 +125,7 @@ def init(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Write a commented policy, with rules and pins for the probes of a registry."""
-    from trl_attribution.gate.template import policy_template
+    from trl_attribution.gate.policy.template import policy_template
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.utils.atomic import atomic_path
 
@@ -161,8 +161,8 @@ def baseline(
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Record what new pairs are compared with: DATASET's scores for the policy's probes."""
-    from trl_attribution.gate.policy_file import load_policy
-    from trl_attribution.gate.recording import record_baseline
+    from trl_attribution.gate.baseline.recording import record_baseline
+    from trl_attribution.gate.policy.file import load_policy
 
     _one_process()
     file = load_policy(policy)
@@ -229,7 +229,7 @@ def schema(
     """Print the JSON schema of a policy, for editors."""
     import json
 
-    from trl_attribution.gate.policy import policy_schema
+    from trl_attribution.gate.policy.schema import policy_schema
 
     typer.echo(json.dumps(policy_schema(), indent=2))
 

@@ -12,10 +12,10 @@ from typing import Literal
 
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.gate.check import GateRun
-from trl_attribution.gate.drafts import Offense
 from trl_attribution.gate.formats import render
-from trl_attribution.gate.policy_file import PolicyFile
-from trl_attribution.gate.probe_rules import KNOWN_BAD
+from trl_attribution.gate.policy.file import PolicyFile
+from trl_attribution.gate.rules.drafts import Offense
+from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.utils.atomic import atomic_path

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from trl_attribution.errors import DataError, SettingsError, describe_difference
-from trl_attribution.gate.baseline import Baseline
-from trl_attribution.gate.changes import ChangedLines, changed_lines
-from trl_attribution.gate.drafts import AllowList, Draft, Offense
-from trl_attribution.gate.findings import finished
-from trl_attribution.gate.hygiene import hygiene_drafts, tolerated_reasons
-from trl_attribution.gate.inventory import BadRow, Integers, Inventory, take_inventory
-from trl_attribution.gate.places import Places, as_written
-from trl_attribution.gate.policy_file import PolicyFile
-from trl_attribution.gate.policy_probes import PolicyProbes, choose_layers, load_policy_probes
-from trl_attribution.gate.probe_rules import Docket, known_bad_draft, probe_drafts
-from trl_attribution.gate.scored import judge, needs_whole_dataset, nothing_scored, score_pairs
-from trl_attribution.gate.supply import Needed, OnProgress, Supplier, Supply
+from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.policy.file import PolicyFile
+from trl_attribution.gate.policy.probes import PolicyProbes, choose_layers, load_policy_probes
+from trl_attribution.gate.rows.changes import ChangedLines, changed_lines
+from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, take_inventory
+from trl_attribution.gate.rows.places import Places, as_written
+from trl_attribution.gate.rules.drafts import AllowList, Draft, Offense
+from trl_attribution.gate.rules.findings import finished
+from trl_attribution.gate.rules.hygiene import hygiene_drafts, tolerated_reasons
+from trl_attribution.gate.rules.scored import judge, needs_whole_dataset, nothing_scored, score_pairs
+from trl_attribution.gate.rules.scores import Docket, known_bad_draft, probe_drafts
+from trl_attribution.gate.vectors.supply import Needed, OnProgress, Supplier, Supply
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.utils.paths import local_path

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trl_attribution.gate.drafts import Draft, Offense, Sorted
-from trl_attribution.gate.inventory import BadRow
-from trl_attribution.gate.policy_rules import CountLimit, Hygiene, LengthBias, LongPrompts
-from trl_attribution.gate.probe_rules import Docket
+from trl_attribution.gate.policy.rules import CountLimit, Hygiene, LengthBias, LongPrompts
+from trl_attribution.gate.rows.inventory import BadRow
+from trl_attribution.gate.rules.drafts import Draft, Offense, Sorted
+from trl_attribution.gate.rules.scores import Docket
 
 TOO_LONG = "prompt_too_long"
 _REASONS = {"empty_responses": "empty_response", "identical_responses": "identical_responses"}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trl_attribution.errors import DataError
-from trl_attribution.gate.changes import ChangedLines, Lines
-from trl_attribution.gate.inventory import Examine
+from trl_attribution.gate.rows.changes import ChangedLines, Lines
+from trl_attribution.gate.rows.inventory import Examine
 from trl_attribution.gate.verdict import Place
 from trl_attribution.pairs.rows import Row, RowSource
 from trl_attribution.pairs.rows.files import FolderRows

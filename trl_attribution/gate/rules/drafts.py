@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trl_attribution.gate.inventory import BadRow, Inventory
-from trl_attribution.gate.policy import AllowEntry
+from trl_attribution.gate.policy.schema import AllowEntry
+from trl_attribution.gate.rows.inventory import BadRow, Inventory
 from trl_attribution.gate.verdict import Severity
 
 

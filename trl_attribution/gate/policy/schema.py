@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from trl_attribution.gate.policy_rules import Part, Rules
+from trl_attribution.gate.policy.rules import Part, Rules
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema

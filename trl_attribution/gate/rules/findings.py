@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.gate.drafts import Draft, Offense
-from trl_attribution.gate.inventory import Inventory, rows_again
-from trl_attribution.gate.places import Places
+from trl_attribution.gate.rows.inventory import Inventory, rows_again
+from trl_attribution.gate.rows.places import Places
+from trl_attribution.gate.rules.drafts import Draft, Offense
 from trl_attribution.gate.verdict import EXCERPT_LENGTH, Allowed, Excerpt, Finding, Place, RuleResult
 from trl_attribution.pairs.messages import text_of
 

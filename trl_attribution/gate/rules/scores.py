@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from trl_attribution.gate.baseline import Baseline
-from trl_attribution.gate.drafts import AllowList, Draft, Offense, Sorted
-from trl_attribution.gate.inventory import Integers, Inventory
-from trl_attribution.gate.policy_rules import (
+from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.policy.rules import (
     CountLimit,
     DriftLimit,
     KnownBadLimit,
@@ -19,8 +17,10 @@ from trl_attribution.gate.policy_rules import (
     ShareLimit,
     SourceLimit,
 )
-from trl_attribution.gate.scored import ProbeScores
-from trl_attribution.gate.supply import StackedView
+from trl_attribution.gate.rows.inventory import Integers, Inventory
+from trl_attribution.gate.rules.drafts import AllowList, Draft, Offense, Sorted
+from trl_attribution.gate.rules.scored import ProbeScores
+from trl_attribution.gate.vectors.supply import StackedView
 from trl_attribution.scoring.targets import unit_rows
 from trl_attribution.utils.text import printable
 

@@ -13,10 +13,10 @@ from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.census import encoded_pairs
 from trl_attribution.audit.config import AuditConfig
 from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
-from trl_attribution.gate.cache import VectorCache
-from trl_attribution.gate.inventory import BadRow, Integers, Inventory, rows_again
-from trl_attribution.gate.policy_file import PolicyFile
-from trl_attribution.gate.remote import RemoteCache
+from trl_attribution.gate.policy.file import PolicyFile
+from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, rows_again
+from trl_attribution.gate.vectors.cache import VectorCache
+from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
 from trl_attribution.pairs.rows import Row
 from trl_attribution.probes import Probe

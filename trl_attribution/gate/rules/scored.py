@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.gate.baseline import Baseline, BaselineColumn
-from trl_attribution.gate.inventory import Flags, Integers, Inventory
-from trl_attribution.gate.policy_probes import RuledProbe
-from trl_attribution.gate.supply import Supply
+from trl_attribution.gate.baseline.baseline import Baseline, BaselineColumn
+from trl_attribution.gate.policy.probes import RuledProbe
+from trl_attribution.gate.rows.inventory import Flags, Integers, Inventory
+from trl_attribution.gate.vectors.supply import Supply
 from trl_attribution.scoring import (
     Column,
     Scores,

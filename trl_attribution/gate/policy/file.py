@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_attribution.gate.policy import POLICY_VERSION, Policy
+from trl_attribution.gate.policy.schema import POLICY_VERSION, Policy
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.settings_file import SettingsKind
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.gate.baseline import Baseline, Origin, sorted_scores
+from trl_attribution.gate.baseline.baseline import Baseline, Origin, sorted_scores
 from trl_attribution.gate.check import Materials, load_materials
-from trl_attribution.gate.hygiene import tolerated_reasons
-from trl_attribution.gate.inventory import Inventory, take_inventory
-from trl_attribution.gate.policy_file import PolicyFile
-from trl_attribution.gate.scored import baseline_column, column_of, score_pairs
-from trl_attribution.gate.supply import OnProgress, Supplier, Supply
+from trl_attribution.gate.policy.file import PolicyFile
+from trl_attribution.gate.rows.inventory import Inventory, take_inventory
+from trl_attribution.gate.rules.hygiene import tolerated_reasons
+from trl_attribution.gate.rules.scored import baseline_column, column_of, score_pairs
+from trl_attribution.gate.vectors.supply import OnProgress, Supplier, Supply
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader, Reading

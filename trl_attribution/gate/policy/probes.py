@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.gate.policy_file import PolicyFile
-from trl_attribution.gate.policy_rules import EVERY_PROBE, ProbeRules
+from trl_attribution.gate.policy.file import PolicyFile
+from trl_attribution.gate.policy.rules import EVERY_PROBE, ProbeRules
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.text import printable
 

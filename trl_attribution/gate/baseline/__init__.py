@@ -1,0 +1,1 @@
+"""What a trusted dataset looks like, recorded once and compared with."""

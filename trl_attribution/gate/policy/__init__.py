@@ -1,0 +1,1 @@
+"""What a gate is asked to check: the policy file, its schema, its rules and probes."""

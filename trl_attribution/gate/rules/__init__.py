@@ -1,0 +1,1 @@
+"""What each rule finds in the rows."""

@@ -1,0 +1,1 @@
+"""Where a gate's vectors come from: computed, cached, or shared."""
