@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import StoreError
-from trl_attribution.scoring.inputs import VectorViewLike
+from trl_attribution.scoring.protocols import VectorViewLike
 from trl_attribution.scoring.targets import unit_rows, usable_contexts
 
 Kind = Literal["contextual", "response"]

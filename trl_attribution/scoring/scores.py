@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trl_attribution.errors import ProbeError, SettingsError, StoreError
 from trl_attribution.scoring.columns import ColumnFile
-from trl_attribution.scoring.inputs import ProbeLike, VectorBlockLike, VectorViewLike
+from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
 
 Kind = Literal["contextual", "response"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.scoring.inputs import ProbeLike
+from trl_attribution.scoring.protocols import ProbeLike
 
 # A centred context smaller than this share of the context is the rounding error of float32, not a direction.
 _NO_DIRECTION = 4 * torch.finfo(torch.float32).eps
