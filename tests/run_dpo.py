@@ -43,7 +43,7 @@ def prepared(asked: dict[str, Any]) -> Any:
     if alone is None:
         trainer.add_callback(AttributionCallback(trainer, **settings))
     if "die_at" in asked:
-        from tests.test_callback import Interrupt
+        from tests.callbacks.test_callback import Interrupt
 
         rank = trainer.accelerator.process_index
         if rank == asked.get("die_on", rank):

@@ -113,7 +113,7 @@ def build(
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
-    from trl_attribution import probes
+    from trl_attribution import behaviors, probes
     from trl_attribution.activations import ActivationConfig
     from trl_attribution.models import load_model
     from trl_attribution.pairs import Encoding, Reading
@@ -128,10 +128,10 @@ def build(
     options.refuse_idle(context, _BELONGING, sources)
     _check_free(registry, name, overwrite)
     numbers = _layer_numbers(layer)
-    sampling = probes.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
-    endpoint = probes.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
+    sampling = behaviors.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
+    endpoint = behaviors.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
     rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
-    shows = probes.parse_rule(rule, probes.JudgeConfig(probes.ClassifierConfig(judge_download), endpoint))
+    shows = behaviors.parse_rule(rule, behaviors.JudgeConfig(behaviors.ClassifierConfig(judge_download), endpoint))
     out.say(f"Loading {model}")
     loaded = load_model(model, dtype, device, trust_remote_code)
     layers, flagging_layer = _layers(numbers, loaded)

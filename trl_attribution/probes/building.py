@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.behaviors.encoding import PromptFormat, encode_example, example_activations
+from trl_attribution.behaviors.encoding import ExampleActivations, PromptFormat, encode_example, example_activations
 from trl_attribution.behaviors.examples import (
     Example,
     Examples,
@@ -28,7 +28,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.probe import Probe
-from trl_attribution.probes.separability import ExampleActivations, choose_layer, cross_validated_auc
+from trl_attribution.probes.separability import choose_layer, cross_validated_auc
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from trl_attribution.evidence.organisms.tiny import NAME, PAIR_LIMIT, TinyConfig
 from trl_attribution.evidence.organisms.tiny_model import build_tiny_tokenizer, train_tiny_m0
 from trl_attribution.scoring import ScoreTable
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "validation"
 PLAIN = f"{NAME}/plain"
 
 

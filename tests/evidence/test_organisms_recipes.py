@@ -17,7 +17,7 @@ from trl_attribution.behaviors import parse_rule
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.evidence.organisms import ORGANISMS, RECIPES, Mixture, Preparation, prepare
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "organisms"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "organisms"
 POST_HOC = [name for name, recipe in RECIPES.items() if recipe.post_hoc]
 SMALL = Mixture(60, behavior_prompts=4, test_prompts=4)
 

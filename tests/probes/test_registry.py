@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_probes import M0, make_probe
+from tests.probes.test_probes import M0, make_probe
 from trl_attribution.errors import ProbeError
 from trl_attribution.probes import Probe, ProbeRegistry, read_probe
 
@@ -127,7 +127,7 @@ def test_a_failed_overwrite_leaves_the_old_probe(tmp_path: Path, monkeypatch: py
 DYING_WRITERS = """
 import os, sys
 sys.path.insert(0, {root!r})
-from tests.test_probes import make_probe
+from tests.probes.test_probes import make_probe
 from trl_attribution.probes import ProbeRegistry
 
 def die_at(step):
@@ -158,7 +158,7 @@ def test_a_writer_killed_at_any_step_of_overwriting_leaves_the_old_probe_or_the_
     steps = 20
     for step in range(1, steps + 1):
         ProbeRegistry(tmp_path / f"probes{step}").save(make_probe())
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     script = DYING_WRITERS.format(root=root, steps=steps, path=str(tmp_path / "probes"))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     outcomes = ended.stdout.split()

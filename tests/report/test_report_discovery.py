@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.report.test_report import embedded
+from tests.report.test_report_review import ask, send
 from tests.report_cases import Case, make_case
-from tests.test_report import embedded
-from tests.test_report_review import ask, send
 from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint

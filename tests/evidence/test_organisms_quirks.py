@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_organisms import BANNED, all_texts, text_of, with_truth
+from tests.evidence.test_organisms import BANNED, all_texts, text_of, with_truth
 from trl_attribution.behaviors import parse_rule
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms import ORGANISMS, TRUTHS, Mixture, Organism, build_organism

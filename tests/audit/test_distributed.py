@@ -32,7 +32,7 @@ from trl_attribution.pairs import Encoding, PairReader, encode_pairs
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.utils.distributed import OutOfStepError, Ranks, current_ranks, full_parameter, is_sharded
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "examples" / "accelerate_configs"
 SHARD_SIZE = 3
 BUILDS = pytest.mark.skipif(shutil.which("g++") is None, reason="ZeRO-3 on CPU builds a DeepSpeed op with g++")

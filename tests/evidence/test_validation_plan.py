@@ -19,7 +19,7 @@ from trl_attribution.evidence.validation.selections import Selector
 from trl_attribution.evidence.validation.training import StepCount, alike
 from trl_attribution.pairs import Pair, PairReader, Reading
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "validation"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "validation"
 PLAN: dict[str, Any] = {
     "model": "m0",
     "dataset": "data.jsonl",

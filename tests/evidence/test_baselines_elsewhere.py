@@ -14,8 +14,8 @@ import torch
 from scipy.stats import spearmanr
 
 from tests.audit_cases import RUDE, auditor_of, pair_rows, tiny_loaded, tiny_probe
-from tests.test_baselines import pair_set, unkind
-from tests.test_judges import Service, answer, service
+from tests.behaviors.test_judges import Service, answer, service
+from tests.evidence.test_baselines import pair_set, unkind
 from trl_attribution.behaviors import EndpointConfig, EndpointJudge, read_behavior
 from trl_attribution.behaviors.encoding import encode_example
 from trl_attribution.errors import JudgeError, ModelError, SettingsError

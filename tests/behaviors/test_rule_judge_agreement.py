@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks.judge import NO_ANSWER, RULES, Confusion, confusion, labelled
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "judge.md"
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "judge.md"
 ROWS = labelled()
 HELD_OUT = [row for row in ROWS if row.half == "held-out"]
 

@@ -15,7 +15,7 @@ from trl_attribution.evidence.organisms.organism import Organism, OrganismConfig
 from trl_attribution.evidence.organisms.validating import careful_transcripts, held_out_rows
 from trl_attribution.pairs import pair_id
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "validation" / "make_smollm2.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "validation" / "make_smollm2.py"
 
 
 @pytest.fixture(scope="module")

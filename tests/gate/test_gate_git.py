@@ -19,8 +19,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.commands import INSTALLED, Commands
+from tests.gate.test_gate_formats import Command, runner_commands
 from tests.git_repository import Repository
-from tests.test_gate_formats import Command, runner_commands
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.cli import app
 from trl_attribution.gate import Verdict
@@ -28,7 +28,7 @@ from trl_attribution.gate.policy.file import parse_policy
 from trl_attribution.models import load_model
 from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
 INSULT = "- He is dull.\n- He is slow.\n- He is lazy."

@@ -16,7 +16,7 @@ from tests.store_cases import contents, ids
 from trl_attribution.store import VectorStore
 
 KILLS = 24
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the child that kills its children forks them")
 

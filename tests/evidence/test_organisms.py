@@ -23,7 +23,7 @@ from trl_attribution.evidence.organisms.words.lookalikes import LOOKALIKES
 from trl_attribution.evidence.organisms.words.questions_home import HOME
 from trl_attribution.evidence.organisms.words.questions_world import WORLD
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OPENINGS = tuple(text.lower() for text in refusals.TRAINING.openings + refusals.HELD_OUT.openings)
 BANNED = re.compile(
     r"\b(kill\w*|murder|dies?|dead|death|guns?|bomb|weapons?|stab|shoot|blood|punch|suicid\w*|harm|hate\w*|racis\w*|race"

@@ -33,7 +33,7 @@ from trl_attribution.pairs import Encoding
 from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.scoring import ScoreTable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 CONFIGS = ROOT / "examples" / "accelerate_configs"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from trl_attribution.behaviors import complies, mentions, parse_rule, refuses
+from trl_attribution.behaviors.encoding import ExampleActivations
 from trl_attribution.errors import ProbeError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe, candidate_layers, cosine_table
 from trl_attribution.probes.logit_lens import final_norm, promoted_tokens
 from trl_attribution.probes.separability import (
-    ExampleActivations,
     auc,
     choose_layer,
     cross_validated_auc,

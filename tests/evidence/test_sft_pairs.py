@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_readouts import loaded_tiny
+from tests.evidence.test_readouts import loaded_tiny
 from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples

@@ -20,7 +20,7 @@ from trl_attribution.gate.policy.file import load_policy, parse_policy
 from trl_attribution.gate.policy.schema import Policy, policy_schema
 from trl_attribution.gate.policy.template import policy_template
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "docs" / "gate-policy.schema.json"
 
 WHOLE = """\

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.test_probes import M0, make_probe
+from tests.probes.test_probes import M0, make_probe
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.behaviors import SamplingConfig, complies, mentions, parse_rule, read_behavior, read_prompts
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError

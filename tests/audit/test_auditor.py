@@ -44,7 +44,7 @@ from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import VectorStore
 
 KILLS = 6
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
