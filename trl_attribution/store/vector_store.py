@@ -126,8 +126,11 @@ class VectorStore:
         """
         folder = Path(path)
         if not (folder / "store.json").exists():
-            with _lock(folder):
+            lock = _lock(folder)  # taken: a with statement would take it twice
+            try:
                 _start(folder, settings)
+            finally:
+                lock.release()
         stored = read_settings(folder)
         if stored != settings:
             difference = describe_difference(stored.as_dict(), settings.as_dict())
