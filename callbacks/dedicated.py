@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.census import encoded_pairs
+from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import Reference
@@ -17,7 +18,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault
 from trl_attribution.utils.distributed import is_sharded
 
-_BLOCK = 256
+_AT_ONCE = 256
 
 
 @contextmanager
@@ -52,17 +53,7 @@ def fill_store(
     Raises:
         DataError: the dataset no longer holds all of them.
     """
-    block: list[EncodedPair] = []
-    for pair, encoded in encoded_pairs((pair for pair in reader if pair.pair_id in wanted), tokenizer, encoding):
-        if isinstance(encoded, RowFault) or pair.pair_id not in wanted:
-            continue
-        wanted.remove(pair.pair_id)
-        block.append(encoded)
-        if len(block) == _BLOCK:
-            _compute(recorder, engine, block)
-            block = []
-    if block:
-        _compute(recorder, engine, block)
+    compute_shards(engine, in_shards(_encoded(reader, tokenizer, encoding, wanted), _AT_ONCE), recorder.keep)
     recorder.write()
     if wanted:
         raise DataError(
@@ -70,6 +61,10 @@ def fill_store(
         )
 
 
-def _compute(recorder: Recorder, engine: ActivationEngine, block: list[EncodedPair]) -> None:
-    found = engine.pair_vectors(block)
-    recorder.keep([pair.pair_id for pair in block], found.pair, found.context)
+def _encoded(
+    reader: PairReader, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, wanted: set[str]
+) -> Iterator[EncodedPair]:
+    for pair, encoded in encoded_pairs((pair for pair in reader if pair.pair_id in wanted), tokenizer, encoding):
+        if not isinstance(encoded, RowFault) and pair.pair_id in wanted:
+            wanted.remove(pair.pair_id)
+            yield encoded

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,9 @@ from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import choose_layers
-from trl_attribution.audit.census import Census, PairIndex, dataset_info, take_census
-from trl_attribution.audit.folder import (
-    Audit,
-    AuditInfo,
-    Flagged,
-    FolderClaim,
-    check_folder,
-    machine,
-    model_info,
-    remove_results,
-    versions,
-)
-from trl_attribution.audit.run import score_index
+from trl_attribution.audit.census import Census, PairIndex, take_census
+from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder, machine, model_info
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
@@ -118,10 +107,10 @@ class TrainingAudit:
                 "on_flag='log', and read the flagged share from the audit."
             )
         check_folder(self.folder)
-        self.timings: dict[str, float] = {}
+        self.stopwatch = Stopwatch()
         self._start = time.perf_counter()
         lookup = PairLookup()
-        with self._timed("read"):
+        with self.stopwatch.timed("read"):
             self.census: Census = take_census(reader, m0.tokenizer, encoding, on_encoded=lookup.add)
         config.rule.check(len(self.census.index))
         self.settings = StoreSettings(
@@ -165,7 +154,7 @@ class TrainingAudit:
         self.watch.forget_window()
         self.recorder.is_strict = True
         self.ranks.barrier()  # what is missing shows once every rank has written
-        with self._timed("dedicated_pass"):
+        with self.stopwatch.timed("dedicated_pass"):
             self._run_dedicated(is_resumed=is_resumed)
         self.release()  # nothing is read from here on
 
@@ -244,22 +233,14 @@ class TrainingAudit:
         parts = parts_of(self.folder)
         counts = without_copies(counts, parts)
         index = self._captured_index(parts)
-        with self._timed("merge"):
+        with self.stopwatch.timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
             store.verify()
         if findings is None:
             findings = self._look_after(policy)
         probes = (*self.probes, *findings.probes)
-        remove_results(self.folder)
-        scores = None
-        if probes:
-            with self._timed("scores"):
-                scores = score_index(store, index, probes, self.config.asked_score, self.layers, self.folder)
-        info = self._info(index, counts, probes, findings)
-        info.save(self.folder)
-        reading = replace(self.reader.reading, format=self.reader.format)
-        audit = Audit(self.folder, info, store, index, scores, probes, reading, tuple(self.census.skipped))
-        flagged = None if scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
+        audit = finish(self._ending(store, index, counts, probes, findings), self.stopwatch, self._cost())
+        flagged = None if audit.scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
         return Finished(audit, flagged, manifests, counts, findings, self._write_report(probes))
@@ -299,7 +280,7 @@ class TrainingAudit:
         if not self.ranks.is_main:
             self._main_rank.await_ready()
             return
-        with self._main_rank.failure_told(), self._timed("before"):
+        with self._main_rank.failure_told(), self.stopwatch.timed("before"):
             if self._before_after is not None:
                 self._before_after.before(is_resumed=is_resumed)
             self._main_rank.tell_ready()
@@ -307,7 +288,7 @@ class TrainingAudit:
     def _look_after(self, policy: Any) -> Findings:
         if policy is None or self._before_after is None:
             return Findings()
-        with self._timed("after"):
+        with self.stopwatch.timed("after"):
             return self._before_after.after(policy)
 
     def _attach(self) -> None:
@@ -381,31 +362,29 @@ class TrainingAudit:
             raise CaptureError("no pair was captured: training ended before its first batch. Nothing can be scored.")
         return PairIndex(tuple(index.pair_ids[place] for place in kept), index.rows[kept], index.sources.take(kept))
 
-    def _info(self, index: PairIndex, counts: CaptureCounts, probes: Sequence[Probe], findings: Findings) -> AuditInfo:
-        census = self.census
-        return AuditInfo(
-            dataset=dataset_info(self.reader, census, len(index)),
+    def _ending(
+        self,
+        store: VectorStore,
+        index: PairIndex,
+        counts: CaptureCounts,
+        probes: Sequence[Probe],
+        findings: Findings,
+    ) -> Ending:
+        pairs = len(self.census.index)
+        return Ending(
+            folder=self.folder,
+            reader=self.reader,
+            census=self.census,
+            vectors=Vectors(store, index, counts.captured, self.reference.source, self.reference.reason),
+            probes=probes,
+            score=self.config.asked_score,
+            layers=self.layers,
             model=model_info(self.m0, self.settings.compute_dtype),
-            probes={probe.name: probe.fingerprint for probe in probes},
             settings=self.config.to_json(),
-            vectors={
-                "store": "vectors",
-                "settings": self.settings.as_dict(),
-                "computed": counts.captured,
-                "reused": len(index) - counts.captured,
-                "path": self.reference.source,
-                "path_reason": self.reference.reason,
-            },
-            cost={
-                "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
-                "training_seconds": round(time.perf_counter() - self._start, 3),
-                **machine(),
-            },
-            versions=versions(),
             training={
                 **counts.to_json(),
-                "pairs_in_dataset": len(census.index),
-                "never_seen": len(census.index) - len(index),
+                "pairs_in_dataset": pairs,
+                "never_seen": pairs - len(index),
                 "ranks": self.ranks.world,
                 "windows": self.windows,
                 "flag_at": self.watch.limits,
@@ -418,11 +397,8 @@ class TrainingAudit:
             },
         )
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = time.perf_counter() - start
+    def _cost(self) -> dict[str, Any]:
+        return {"training_seconds": round(time.perf_counter() - self._start, 3), **machine()}
 
 
 def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:

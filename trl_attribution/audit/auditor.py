@@ -12,7 +12,7 @@ from trl_attribution.audit.census import take_census
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.audit.estimate import Estimate, estimate
 from trl_attribution.audit.folder import Audit
-from trl_attribution.audit.run import AuditRun, OnProgress, score_index
+from trl_attribution.audit.run import AuditRun, OnProgress
 from trl_attribution.audit.shared_run import SharedRun, ShareReport
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from trl_attribution.callbacks import AttributionCallback
 
-__all__ = ["DataAuditor", "OnProgress", "choose_layers", "load_probes", "score_index"]
+__all__ = ["DataAuditor", "OnProgress", "choose_layers", "load_probes"]
 
 
 class DataAuditor:

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import filelock
-import numpy as np
-import pyarrow as pa
 import torch
 
 from trl_attribution.audit.census import PairIndex
@@ -24,6 +22,7 @@ from trl_attribution.errors import SettingsError, StoreError, describe_differenc
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Reading, SkippedRow, Survey
+from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source_table
 from trl_attribution.store import StoreSettings, VectorStore
@@ -251,24 +250,10 @@ class Audit:
     reading: Reading
     skipped: tuple[SkippedRow, ...] = ()
     """Rows left out, with the reason each; none unless ``on_bad_row="skip"``."""
+    source: RowSource | None = None
+    """The dataset that was audited, as it was opened; None for an audit that was opened again."""
     is_main: bool = True
     """False on the ranks that did not merge and score: they know neither the index nor the scores."""
-
-    @classmethod
-    def elsewhere(cls, folder: Path, reading: Reading) -> Self:
-        """The finished audit in ``folder`` as the ranks see it that did not merge it."""
-        info = AuditInfo.load(folder)
-        nothing = pa.array([], pa.string()).dictionary_encode()
-        return cls(
-            folder=folder,
-            info=info,
-            store=VectorStore.open(folder / info.vectors["store"]),
-            index=PairIndex((), np.empty(0, dtype=np.int64), nothing),
-            scores=None,
-            probes=(),
-            reading=reading,
-            is_main=False,
-        )
 
     def flag(
         self,

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.census import Census, Choose, PairIndex, dataset_info, encoded_pairs, take_census
-from trl_attribution.audit.config import AskedScore
-from trl_attribution.audit.folder import (
-    Audit,
-    AuditInfo,
-    FolderClaim,
-    check_folder,
-    machine,
-    model_info,
-    remove_results,
-    versions,
-)
-from trl_attribution.errors import DataError
-from trl_attribution.pairs import EncodedPair, PairReader, RowFault
-from trl_attribution.probes import Probe
-from trl_attribution.scoring import Rule, Scores, score_view, write_scores
+from trl_attribution.audit.census import Census, Choose, take_census
+from trl_attribution.audit.compute import compute_shards
+from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.folder import Audit, FolderClaim, check_folder, machine, model_info
+from trl_attribution.pairs import PairReader
+from trl_attribution.pairs.token_spool import TokenSpool
+from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
@@ -55,7 +44,7 @@ class AuditRun:
         self.folder = folder
         self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
         self.on_progress = on_progress or _silent
-        self.timings: dict[str, float] = {}
+        self.watch = Stopwatch()
 
     def audit(self, rule: Rule | None) -> Audit:
         """The whole audit; see :meth:`DataAuditor.audit`."""
@@ -79,61 +68,66 @@ class AuditRun:
         return self.finish(store, census, self.model_info(), self.cost(engine), len(missing))
 
     def read(self, tokenizer: PreTrainedTokenizerBase, choose: Choose | None = None) -> Census:
-        """Check and count the whole dataset, tokenizing all of it or what ``choose`` picks."""
-        with self._timed("read"):
+        """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
+        with self.watch.timed("read"):
             total = self.reader.source.num_rows or 0
+            self.tokens = TokenSpool(beside=self.folder)
             return take_census(
                 self.reader,
                 tokenizer,
                 self.config.encoding,
                 on_progress=lambda done: self.on_progress("read", done, total),
+                on_encoded=self.tokens.add,
                 choose=choose,
             )
 
-    def compute(self, store: VectorStore, engine: ActivationEngine, blocks: dict[str, int], census: Census) -> None:
+    def compute(self, store: VectorStore, engine: ActivationEngine, blocks: Mapping[str, int], census: Census) -> None:
         """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
 
         Where ranks share one model, they agree on the path on samples of what each of them took a ``census`` of.
-
-        Raises:
-            DataError: the dataset no longer holds all of them.
         """
-        total, done = len(blocks), 0
+        total = len(blocks)
         sample = [pair for pair in (census.longest_pair, *census.sample[:3]) if pair is not None]
         self.on_progress("vectors", 0, total)
-        with self._timed("vectors"), engine.in_step(sample):
+        with self.watch.timed("vectors"), engine.in_step(sample):
             if not blocks:
                 return
+            by_block = groupby(self.tokens.read(blocks), key=lambda pair: blocks[pair.pair_id])
             with store.writer() as writer:
-                for shard in self._shards(dict(blocks)):
-                    found = engine.pair_vectors(shard, self._within_shard(done, len(shard), total))
-                    writer.add([pair.pair_id for pair in shard], found.pair, found.context)
-                    done += len(shard)
-                    self.on_progress("vectors", done, total)
-            if done != total:
-                raise DataError(
-                    f"{self.reader.source.name}: changed while it was read: {total - done} pairs are gone. "
-                    f"Audit it again into another folder; --vectors {self.vectors} uses what was computed so far."
-                )
+                shards = (list(pairs) for _, pairs in by_block)
+                compute_shards(engine, shards, writer.add, lambda done: self.on_progress("vectors", done, total))
 
     def finish(
         self, store: VectorStore, census: Census, model: dict[str, Any], cost: dict[str, Any], computed: int
     ) -> Audit:
         """Score ``store`` and write ``audit.json``; what an earlier audit derived from other scores goes."""
-        probes = self.auditor.probes
-        remove_results(self.folder)
-        scores = self._score(store, census) if probes else None
-        info = self._info(store, census, model, cost, computed)
-        info.save(self.folder)
-        return Audit(
+        cost = dict(cost)
+        path, reason = cost.pop("path"), cost.pop("path_reason")
+        self.watch.seconds["vectors"] = seconds = cost.pop("seconds")  # of all shares together
+        rate = round(computed / seconds, 3) if computed and seconds else None
+        vectors = Vectors(
+            store,
+            census.index,
+            computed,
+            path if computed else None,
+            reason if computed else "nothing had to be computed",
+        )
+        ending = Ending(
             folder=self.folder,
-            info=info,
-            store=store,
-            index=census.index,
-            scores=scores,
-            probes=tuple(probes),
-            reading=replace(self.config.reading, format=self.reader.format),
-            skipped=tuple(census.skipped),
+            reader=self.reader,
+            census=census,
+            vectors=vectors,
+            probes=self.auditor.probes,
+            score=self.config.score,
+            layers=self.auditor.layers,
+            model=model,
+            settings=self.config.to_json(),
+        )
+        return finish(
+            ending,
+            self.watch,
+            {"pairs_per_second": rate, **cost},
+            lambda done, total: self.on_progress("scores", done, total),
         )
 
     def model_info(self) -> dict[str, Any]:
@@ -146,94 +140,12 @@ class AuditRun:
         return {
             "path": engine.path,
             "path_reason": engine.path_reason,
-            "seconds": self.timings["vectors"],
+            "seconds": self.watch.seconds["vectors"],
             "tokens_computed": stats.tokens_computed,
             "tokens_in_sequences": stats.tokens_in_sequences,
             "flops": 2 * engine.parameters_per_token() * stats.tokens_computed,
             **machine(),
         }
-
-    def _score(self, store: VectorStore, census: Census) -> Scores:
-        with self._timed("scores"):
-            return score_index(
-                store,
-                census.index,
-                self.auditor.probes,
-                self.config.score,
-                self.auditor.layers,
-                self.folder,
-                lambda done, total: self.on_progress("scores", done, total),
-            )
-
-    def _within_shard(self, done: int, size: int, total: int) -> Callable[[int, int], None]:
-        """Progress of one shard's responses as progress of the audit's pairs."""
-        return lambda part, whole: self.on_progress("vectors", done + size * part // whole, total)
-
-    def _shards(self, missing: dict[str, int]) -> Iterator[list[EncodedPair]]:
-        """The missing pairs, encoded, block by block; takes each out of ``missing`` as it comes."""
-        shard: list[EncodedPair] = []
-        block = 0
-        wanted = (pair for pair in self.reader if pair.pair_id in missing)
-        for pair, encoded in encoded_pairs(wanted, self.auditor.model.tokenizer, self.config.encoding):
-            # A repeat in the same tokenizer batch was let through before its first copy was taken out.
-            if isinstance(encoded, RowFault) or pair.pair_id not in missing:
-                continue
-            if shard and missing[pair.pair_id] != block:
-                yield shard
-                shard = []
-            block = missing.pop(pair.pair_id)
-            shard.append(encoded)
-        if shard:
-            yield shard
-
-    def _info(
-        self, store: VectorStore, census: Census, model: dict[str, Any], cost: dict[str, Any], computed: int
-    ) -> AuditInfo:
-        cost = dict(cost)
-        path, path_reason = cost.pop("path"), cost.pop("path_reason")
-        rate = round(computed / cost["seconds"], 3) if computed and cost["seconds"] else None
-        seconds = {"read": self.timings["read"], "vectors": cost.pop("seconds"), **self.timings}
-        return AuditInfo(
-            dataset=dataset_info(self.reader, census, len(census.index)),
-            model=model,
-            probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
-            settings=self.config.to_json(),
-            vectors={
-                "store": "vectors" if self.vectors == self.folder / "vectors" else str(self.vectors),
-                "settings": store.settings.as_dict(),
-                "computed": computed,
-                "reused": len(census.index) - computed,
-                "path": path if computed else None,
-                "path_reason": path_reason if computed else "nothing had to be computed",
-            },
-            cost={
-                "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
-                "pairs_per_second": rate,
-                **cost,
-            },
-            versions=versions(),
-        )
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = time.perf_counter() - start
-
-
-def score_index(
-    store: VectorStore,
-    index: PairIndex,
-    probes: Sequence[Probe],
-    kind: AskedScore,
-    layers: Sequence[int],
-    folder: Path,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Scores:
-    """Score the pairs of ``index`` with ``probes`` and write ``scores.parquet`` into the audit folder ``folder``."""
-    scores = score_view(store.select(index.pair_ids), probes, kind, layers, folder, progress=on_progress)
-    write_scores(folder / "scores.parquet", scores, index.sources, index.rows)
-    return scores
 
 
 def _silent(stage: str, done: int, total: int) -> None:

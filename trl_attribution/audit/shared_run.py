@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.audit.census import Census
+import numpy as np
+import pyarrow as pa
+
+from trl_attribution.audit.census import Census, PairIndex
 from trl_attribution.audit.folder import Audit, AuditInfo, FolderClaim, check_folder
 from trl_attribution.audit.part_records import PartClaim, PartRecord, remove_parts, total_cost
 from trl_attribution.audit.run import AuditRun
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.audit.shares import Blocks, Share, held_by_any
 from trl_attribution.errors import StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import asked_sharding
-from trl_attribution.pairs import Pair
+from trl_attribution.pairs import Pair, Reading
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
@@ -76,7 +80,7 @@ class SharedRun(AuditRun):
             lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(),
             f"{self.folder}: the audit that the main rank has written there has not shown up here",
         )
-        return Audit.elsewhere(self.folder, self.config.reading)
+        return _as_others_see_it(self.folder, self.config.reading)
 
     def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
         """Compute what ``share`` lacks into the parts of the audit folder; nothing is merged or scored."""
@@ -86,7 +90,7 @@ class SharedRun(AuditRun):
             folder=part.path,
             computed=sum(ranks.gather(computed)),
             dataset_pairs=census.survey.unique,
-            seconds=round(self.timings["vectors"], 3),
+            seconds=round(self.watch.seconds["vectors"], 3),
         )
 
     def merge(self, rule: Rule | None) -> Audit:
@@ -205,6 +209,13 @@ class SharedRun(AuditRun):
             f"{len(missing):,} of {len(encodable):,} pairs have not been computed. Missing shards: {named}{others}. "
             "Run `trl-attribution audit` with --shard for each of them, then --merge again."
         )
+
+
+def _as_others_see_it(folder: Path, reading: Reading) -> Audit:
+    """The finished audit on the ranks that did not merge it: without index and scores."""
+    saved = SavedAudit.open(folder)
+    nothing = PairIndex((), np.empty(0, dtype=np.int64), pa.array([], pa.string()).dictionary_encode())
+    return Audit(folder, saved.info, saved.store(), nothing, None, (), reading, is_main=False)
 
 
 def _all(blocks: Blocks, pairs: Sequence[Pair]) -> list[bool]:

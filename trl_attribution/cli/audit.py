@@ -149,21 +149,23 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
     """Flag, write both manifests and the report, and show the result; None for an audit without probes."""
     from trl_attribution.report import terminal
     from trl_attribution.report.page import write_report
-    from trl_attribution.report.texts import pairs_by_id
+    from trl_attribution.report.texts import ListedPairs
 
+    listed = ListedPairs(found.source if found.source is not None else dataset, found.reading)
     out.show(terminal.audit_summary(found))
     if found.scores is None:
-        report = write_report(found.folder, dataset)
+        report = write_report(found.folder, listed)
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document({"audit": str(found.folder), "info": asdict(found.info), "report": str(report.path)})
         return None
     flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
     manifests = flagged.save_manifests()
-    report = write_report(found.folder, dataset, probes=found.probes)
+    report = write_report(found.folder, listed, probes=found.probes)
     sources = flagged.sources()
     shown = min(show, len(flagged))
     if shown:
-        texts = pairs_by_id(dataset, found.reading, flagged.flags.pair_ids[:shown])
+        first = zip(flagged.flags.pair_ids[:shown], flagged.flags.positions[:shown], strict=True)
+        texts = listed.at({pair_id: int(found.index.rows[position]) for pair_id, position in first})
         out.show("", terminal.top_pairs_table(flagged, texts, shown))
     out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
     out.show(Text(f"report: {report.path}"))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.manifest import Manifest
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading
 from trl_attribution.scoring import ScoreTable
@@ -61,16 +61,13 @@ class AuditedPairs:
             SettingsError: that dataset has none of the audit's pairs.
             ManifestError: the audit's manifest cannot be read.
         """
-        place = Path(folder)
-        info = AuditInfo.load(place)
-        store = VectorStore.open(place / info.vectors["store"], repeats=True)
-        manifest_path = place / "manifest.filter.jsonl"
-        manifest = Manifest.load(manifest_path) if manifest_path.exists() else None
-        reading = _reading(info, manifest)
-        if (place / "scores.parquet").exists():
-            index = _scored(place)
+        saved = SavedAudit.open(folder)
+        place, info, manifest = saved.folder, saved.info, saved.manifest
+        store = saved.store()
+        if saved.scores_path.exists():
+            index = _scored(saved.table())
         else:
-            index = _read_again(info.dataset["name"] if dataset is None else dataset, reading, store)
+            index = _read_again(info.dataset["name"] if dataset is None else dataset, saved.reading, store)
         if len(index.pair_ids) != info.dataset["pairs"]:
             raise SettingsError(
                 f"{place} audited {info.dataset['pairs']:,} pairs, but {len(index.pair_ids):,} of them were found. "
@@ -85,7 +82,7 @@ class AuditedPairs:
             rows=index.rows,
             sources=index.sources,
             flagged=frozenset(decision.pair_id for decision in manifest.decisions) if manifest else frozenset(),
-            reading=reading,
+            reading=saved.reading,
         )
 
     def __len__(self) -> int:
@@ -129,10 +126,9 @@ class _Index:
     sources: pa.Array
 
 
-def _scored(folder: Path) -> _Index:
-    table = ScoreTable.open(folder / "scores.parquet")
+def _scored(table: ScoreTable) -> _Index:
     if not table.columns:
-        raise StoreError(f"{folder / 'scores.parquet'} holds no scores. Run the audit again.")
+        raise StoreError(f"{table.path} holds no scores. Run the audit again.")
     found = table.read(table.columns[0], ["pair_id", "row", "source"])
     return _Index(
         tuple(found.column("pair_id").to_pylist()),
@@ -155,10 +151,3 @@ def _read_again(
     kept = [pair_id for pair_id, is_there in zip(ids, there, strict=True) if is_there]
     chosen = pa.array(sources, pa.string()).filter(pa.array(there))
     return _Index(tuple(kept), np.array([rows[pair_id] for pair_id in kept], dtype=np.int64), chosen)
-
-
-def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
-    if manifest is not None and manifest.header.reading:
-        return manifest.reading
-    stored = info.settings.get("reading")
-    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})

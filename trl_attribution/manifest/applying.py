@@ -16,7 +16,7 @@ from trl_attribution.manifest.swapping import Turning
 from trl_attribution.manifest.tally import SourceChange, SourceTally
 from trl_attribution.manifest.watching import WatchedRows
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
-from trl_attribution.pairs.rows import Row, RowSource
+from trl_attribution.pairs.rows import Row, RowSource, open_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -168,19 +168,19 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         raise ManifestError(
             f"a {manifest.header.action} manifest cannot be undone, its rows are gone: go back to the original dataset"
         )
-    reader = PairReader(dataset, reading)
-    source = reader.source
-    reader.source = watched = WatchedRows(source)
+    source = open_rows(dataset, reading.split)
+    watched = WatchedRows(source)
+    reader = PairReader(watched, reading)
     scan, tally, inspector = (
         _Scan(manifest, options.undo),
         SourceTally(),
         ColumnInspector(reading, options.columns),
     )
-    for pair in reader:
+    for row, pair in reader.rows_and_pairs():
         code = scan.add(pair)
         tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
-        if code == FLIP and watched.last is not None:
-            inspector.see(watched.last, pair)
+        if code == FLIP:
+            inspector.see(row, pair)
     if scan.missing and not options.allow_missing:
         raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), options.undo))
     rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, options.undo)

@@ -1,4 +1,4 @@
-"""A dataset read in passing: the row behind the latest pair, and where each file of a folder begins."""
+"""A dataset read in passing: where each file of a folder begins."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class WatchedRows:
-    """The rows of ``source``, with a note of the latest one and of the row that each file begins with."""
+    """The rows of ``source``, with a note of the row that each file begins with."""
 
     source: RowSource
-    last: Row | None = None
     _starts: list[int] = field(default_factory=lambda: [0])
 
     @property
@@ -62,6 +61,5 @@ class WatchedRows:
         for part in self.parts:
             self._starts.append(index)
             for row in part:
-                self.last = replace(row, index=index)
+                yield replace(row, index=index)
                 index += 1
-                yield self.last

@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,20 @@ class PairReader:
         self.reading = reading or Reading()
         self.source: RowSource = open_rows(dataset, self.reading.split)
         self.skipped: list[SkippedRow] = []
-        head = list(islice(self.source, _PEEK_ROWS))
+        opened = iter(self.source)
+        head = list(islice(opened, _PEEK_ROWS))
         if not head:
             raise DataError(f"{self.source.name}: holds no rows. Give a dataset with at least one preference pair.")
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
         self._check_columns()
         self.form: Form | None = self._first_form(head)
         self._check_overlooked_prompt(head[0])
+        self._begun: Iterator[Row] | None = chain(head, opened)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows of the source; the first time without reading those again that were looked at when it was opened."""
+        begun, self._begun = self._begun, None
+        return iter(self.source) if begun is None else begun
 
     @property
     def format(self) -> str:
@@ -69,7 +76,11 @@ class PairReader:
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
 
     def __iter__(self) -> Iterator[Pair]:
-        """Yield the good rows as pairs.
+        """Yield the good rows as pairs; as :meth:`rows_and_pairs`."""
+        return (pair for _, pair in self.rows_and_pairs())
+
+    def rows_and_pairs(self) -> Iterator[tuple[Row, Pair]]:
+        """Yield the good rows, each with its pair.
 
         Raises:
             DataError: bad rows with ``on_bad_row="error"``, or not one good row.
@@ -78,7 +89,7 @@ class PairReader:
         faults = _Faults()
         refuse = self.reading.on_bad_row == "error"
         good = 0
-        for row in self.source:
+        for row in self.rows():
             try:
                 pair = self.read(row)
             except RowFault as fault:
@@ -88,7 +99,7 @@ class PairReader:
                 continue
             good += 1
             if not (refuse and faults.count):
-                yield pair
+                yield row, pair
         if faults.count and (refuse or not good):
             raise DataError(faults.message(self.source.name, good + faults.count, skippable=good > 0))
 

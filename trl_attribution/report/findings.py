@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
@@ -148,17 +149,13 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
         ManifestError: its manifest cannot be read.
         SettingsError: a probe was given that the audit did not use.
     """
-    place = Path(folder)
-    info = AuditInfo.load(place)
+    saved = SavedAudit.open(folder)
+    place, info, manifest = saved.folder, saved.info, saved.manifest
     extras = read_extras(place, info, None if discovery is None else Path(discovery))
     known = _known_probes(info, probes, extras.probes)
     if not info.probes:
-        return Findings(place, info, None, False, 0, (), (), _nothing(), extras, known, _reading(info, None))
-    table = ScoreTable.open(place / "scores.parquet")
-    manifest_path = place / "manifest.filter.jsonl"
-    manifest = Manifest.load(manifest_path) if manifest_path.exists() else None
-    if manifest is not None and manifest.header.dataset_fingerprint != info.dataset["fingerprint"]:
-        raise StoreError(f"{manifest_path} is about another dataset than {place}/audit.json. Run the audit again.")
+        return Findings(place, info, None, False, 0, (), (), _nothing(), extras, known, saved.reading)
+    table = saved.table()
     columns = _flag_columns(table, manifest, known)
     scored = _Scored.read(table, columns)
     chosen = scored.by_default() if manifest is None else scored.of_manifest(manifest)
@@ -175,7 +172,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
         listed=listed,
         extras=extras,
         known_probes=known,
-        reading=_reading(info, manifest),
+        reading=saved.reading,
     )
 
 
@@ -361,13 +358,6 @@ def _own_column(choices: Sequence[Column], layer: int | None) -> Column:
 def _rule(manifest: Manifest) -> Rule:
     known = {name: value for name, value in manifest.header.rule.items() if name in Rule.__dataclass_fields__}
     return Rule(**known)
-
-
-def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
-    if manifest is not None and manifest.header.reading:
-        return manifest.reading
-    stored = info.settings.get("reading")
-    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})
 
 
 def _known_probes(info: AuditInfo, given: Sequence[Probe], found: Sequence[Probe]) -> tuple[Probe, ...]:

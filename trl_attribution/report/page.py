@@ -24,7 +24,7 @@ from trl_attribution.report.answer import answer_of, enrichment_text
 from trl_attribution.report.clusters import discovery_data, discovery_views
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
-from trl_attribution.report.texts import pairs_at_rows
+from trl_attribution.report.texts import ListedPairs
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
@@ -86,7 +86,7 @@ class Report:
 
 def write_report(
     folder: str | Path,
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | None = None,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | ListedPairs | None = None,
     *,
     probes: Sequence[Probe] = (),
     output: str | Path | None = None,
@@ -97,8 +97,8 @@ def write_report(
 
     Args:
         folder: a finished audit.
-        dataset: the audited dataset, for the texts; by default the file that was audited if it is still there. A
-            text is shown only where it has the id of the pair, so another dataset shows nothing wrong.
+        dataset: the audited dataset, or its pairs, for the texts; by default the file that was audited if it is
+            still there. A text is shown only where it has the id of the pair, so another dataset shows nothing wrong.
         probes: the audit's probes, for how they were built.
         output: where to write; by default ``report.html`` in ``folder``.
         config: how many texts to carry.
@@ -121,7 +121,7 @@ def write_report(
 
 def find_texts(
     found: Findings,
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | None,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | ListedPairs | None,
     config: ReportConfig,
 ) -> tuple[PageTexts, tuple[str, ...]]:
     """The texts of the listed pairs, and sentences on what is not there.
@@ -138,7 +138,8 @@ def find_texts(
     count = min(config.texts, len(listed))
     wanted = dict(zip(listed.pair_ids[:count], listed.rows[:count].tolist(), strict=True))
     try:
-        texts = page_texts(listed, pairs_at_rows(given, found.reading, wanted), config)
+        pairs = given if isinstance(given, ListedPairs) else ListedPairs(given, found.reading)
+        texts = page_texts(listed, pairs.at(wanted), config)
     except DataError:
         if dataset is not None:
             raise

@@ -47,6 +47,35 @@ class PairText:
         return sum(len(one.text) for one in (*self.prompt, *self.chosen, *self.rejected))
 
 
+class ListedPairs:
+    """Pairs of a dataset by id and row; what was read is kept, so that page and terminal read it together.
+
+    Args:
+        dataset: what was audited.
+        reading: how it was read.
+    """
+
+    def __init__(
+        self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading
+    ) -> None:
+        self._dataset = dataset
+        self._reading = reading
+        self._found: dict[str, Pair] = {}
+        self._asked: set[str] = set()
+
+    def at(self, rows: Mapping[str, int]) -> dict[str, Pair]:
+        """The pairs with the given ids, which stood at the given rows, as far as the dataset still holds them.
+
+        Raises:
+            DataError: the dataset cannot be read.
+        """
+        new = {pair_id: row for pair_id, row in rows.items() if pair_id not in self._asked}
+        if new:
+            self._found |= pairs_at_rows(self._dataset, self._reading, new)
+            self._asked |= new.keys()
+        return {pair_id: self._found[pair_id] for pair_id in rows if pair_id in self._found}
+
+
 def pairs_by_id(
     dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, pair_ids: Iterable[str]
 ) -> dict[str, Pair]:
@@ -72,7 +101,7 @@ def pairs_at_rows(
     wanted = {row: pair_id for pair_id, row in rows.items()}
     found: dict[str, Pair] = {}
     last = max(wanted, default=-1)
-    for row in reader.source:
+    for row in reader.rows():
         if row.index > last:
             break
         if row.index in wanted:

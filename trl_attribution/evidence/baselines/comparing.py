@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
@@ -20,7 +21,7 @@ from trl_attribution.evidence.baselines.saved import SavedScores, pairs_digest
 from trl_attribution.evidence.baselines.truth import Truth, TruthConfig, read_truth
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import PairReader, Reading
-from trl_attribution.scoring import Column, ScoreTable
+from trl_attribution.scoring import Column
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.text import printable
 
@@ -50,21 +51,18 @@ class Audited:
             StoreError: there is none, or it has no scores.
             SettingsError: no scores of that probe and layer, or several and none named; the choices are listed.
         """
-        place = Path(folder)
-        info = AuditInfo.load(place)
-        table = ScoreTable.open(place / "scores.parquet")
-        manifest = _manifest(place)
+        saved = SavedAudit.open(folder)
+        table, manifest = saved.table(), saved.manifest
         column = _chosen(table.columns, manifest, probe, layer)
         rows = table.read(column, ["pair_id", "score", "row"])
-        stored = info.settings.get("reading")
         return cls(
-            place,
-            info,
+            saved.folder,
+            saved.info,
             column,
             tuple(rows["pair_id"].to_pylist()),
             rows["score"].to_numpy().astype(np.float64),
             rows["row"].to_numpy(),
-            Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]}),
+            saved.reading,
             len(manifest.decisions) if manifest is not None else None,
         )
 
@@ -177,11 +175,6 @@ def compare(
     if known is not None:
         rows.sort(key=lambda row: -(row.quality.average_precision if row.quality else 0.0))
     return Comparison(reader.source.name, len(audited.pair_ids), chosen_k, known, tuple(rows))
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    path = folder / "manifest.filter.jsonl"
-    return Manifest.load(path) if path.exists() else None
 
 
 def _chosen(columns: Sequence[Column], manifest: Manifest | None, probe: str | None, layer: int | None) -> Column:

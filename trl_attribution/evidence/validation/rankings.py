@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.config import AuditConfig
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.foreign import scores_by_pair
 from trl_attribution.evidence.validation.plan import Plan, RankingPlan
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
-from trl_attribution.scoring import ScoreTable
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.text import printable
 
@@ -122,13 +121,13 @@ def _probe(name: str, wanted: RankingPlan, loaded: LoadedModel, encoding: Encodi
 
 
 def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, fingerprint: str) -> Ranking:
-    info = AuditInfo.load(folder)
+    saved = SavedAudit.open(folder)
+    info, table = saved.info, saved.table()
     where = f"rankings.{name}: the audit {printable(folder)}"
     if info.dataset["fingerprint"] != fingerprint:
         raise SettingsError(f"{where} is of another dataset ({printable(info.dataset['name'])}). Audit this one.")
     if info.model["fingerprint"]["weights"] != loaded.fingerprint.to_json()["weights"]:
         raise SettingsError(f"{where} was made with another model ({printable(info.model['name'])}). Audit with M0.")
-    table = ScoreTable.open(folder / "scores.parquet")
     columns = [
         column
         for column in table.columns

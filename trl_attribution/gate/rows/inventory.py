@@ -93,7 +93,7 @@ def take_inventory(
         DataError: bad rows where they are errors (the first ten are listed), or not one row is a pair.
     """
     rows = _Rows()
-    for count, row in enumerate(reader.source, start=1):
+    for count, row in enumerate(reader.rows(), start=1):
         wanted = examine is None or examine(row)
         try:
             rows.add(reader.read(row), wanted)
@@ -113,7 +113,7 @@ def rows_again(reader: PairReader, wanted: Mapping[int, str]) -> Iterator[tuple[
         DataError: a row is gone, or no longer holds the pair whose id is the value.
     """
     remaining = len(wanted)
-    for row in reader.source if wanted else ():
+    for row in reader.rows() if wanted else ():
         if row.index not in wanted:
             continue
         try:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.census import encoded_pairs
+from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.audit.config import AuditConfig
 from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.policy.file import PolicyFile
@@ -266,25 +268,27 @@ class _Computation:
         """Compute the pairs of the ``wanted`` rows; returns those that no tokens can be made of."""
         self._cache.store(self.settings)
         unusable: list[tuple[int, BadRow]] = []
-        shard: list[EncodedPair] = []
-        done = 0
-        tokenizer, encoding = self._auditor.model.tokenizer, self._auditor.config.encoding
-        pairs = (pair for _, pair in _rows(inventory, wanted))
+        shards = in_shards(self._encoded(inventory, wanted, unusable), SHARD_PAIRS)
         with self._shared(), self._engine.in_step():
-            for pair, encoded in encoded_pairs(pairs, tokenizer, encoding):
-                if isinstance(encoded, RowFault):
-                    sentence = f"column '{encoded.field}' {printable(encoded.detail, 400)}"
-                    position = wanted[pair.row]
-                    examined = bool(inventory.examined[position])
-                    unusable.append((position, BadRow(pair.row, pair.location, encoded.reason, sentence, examined)))
-                    continue
-                shard.append(encoded)
-                if len(shard) == SHARD_PAIRS:
-                    done += self._store(shard, done, on_progress)
-                    shard = []
-            if shard:
-                self._store(shard, done, on_progress)
+            compute_shards(self._engine, shards, self._keep, on_progress)
         return unusable
+
+    def _encoded(
+        self, inventory: Inventory, wanted: dict[int, int], unusable: list[tuple[int, BadRow]]
+    ) -> Iterator[EncodedPair]:
+        """The tokens of the ``wanted`` rows; those that have none are added to ``unusable``."""
+        pairs = (pair for _, pair in _rows(inventory, wanted))
+        for pair, encoded in encoded_pairs(pairs, self._auditor.model.tokenizer, self._auditor.config.encoding):
+            if not isinstance(encoded, RowFault):
+                yield encoded
+                continue
+            sentence = f"column '{encoded.field}' {printable(encoded.detail, 400)}"
+            position = wanted[pair.row]
+            examined = bool(inventory.examined[position])
+            unusable.append((position, BadRow(pair.row, pair.location, encoded.reason, sentence, examined)))
+
+    def _keep(self, pair_ids: list[str], pair: Tensor, context: Tensor) -> None:
+        self._shards += self._cache.add(self.settings, pair_ids, pair, context)
 
     @contextmanager
     def _shared(self) -> Iterator[None]:
@@ -293,13 +297,6 @@ class _Computation:
             yield
         finally:
             self._cache.share(self.settings, self._shards)
-
-    def _store(self, shard: list[EncodedPair], done: int, on_progress: Callable[[int], None]) -> int:
-        found = self._engine.pair_vectors(shard, lambda part, whole: on_progress(done + len(shard) * part // whole))
-        ids = [pair.pair_id for pair in shard]
-        self._shards += self._cache.add(self.settings, ids, found.pair, found.context)
-        on_progress(done + len(shard))
-        return len(shard)
 
 
 def _rows(inventory: Inventory, wanted: dict[int, int]) -> Iterator[tuple[Row, Pair]]:

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.files import (
     SUPPORTED,
-    CsvRows,
     FolderRows,
-    JsonLinesRows,
-    ParquetRows,
     file_kind,
     open_file,
 )
@@ -26,7 +23,6 @@ from trl_attribution.utils.text import is_hub_id, printable
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-_SOURCES = (DatasetRows, SequenceRows, JsonLinesRows, CsvRows, ParquetRows, FolderRows)
 _SPLIT_WORD = re.compile(r"(?:^|[-_./\\])(train|test|validation|valid|val|dev|eval)(?=[-_./\\]|$)")
 
 
@@ -71,7 +67,7 @@ def open_rows(
     """
     if isinstance(dataset, str | Path):
         return _open_named(str(dataset), split)
-    if isinstance(dataset, _SOURCES):
+    if isinstance(dataset, RowSource):
         return dataset
     if isinstance(dataset, Sequence):
         return _open_sequence(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -28,6 +28,7 @@ class Row:
     """The format that ``raw`` is in."""
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """A dataset that can be read from the start any number of times, in constant memory."""
 

@@ -1,0 +1,123 @@
+"""The one ending of an audit: vectors are scored, ``audit.json`` is written, what is stale goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trl_attribution.audit.census import Census, PairIndex, dataset_info
+from trl_attribution.audit.config import AskedScore
+from trl_attribution.audit.folder import Audit, AuditInfo, remove_results, versions
+from trl_attribution.pairs import PairReader
+from trl_attribution.probes import Probe
+from trl_attribution.scoring import Scores, score_view, write_scores
+from trl_attribution.store import VectorStore
+
+PairsScored = Callable[[int, int], None]
+"""Called with the pairs scored so far, over all passes, and their total."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+    def rounded(self) -> dict[str, float]:
+        """The seconds as files show them."""
+        return {stage: round(taken, 3) for stage, taken in self.seconds.items()}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of one audit, and how they came to be."""
+
+    store: VectorStore
+    index: PairIndex
+    """The pairs to score; the store has vectors of all of them, and perhaps of others."""
+    computed: int
+    """How many were made by this audit."""
+    path: str | None
+    """How they were made: ``packed``, ``plain``, or where a training run showed them; None where none had to be."""
+    path_reason: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is known of an audit, in a run or outside of one, once its vectors are there."""
+
+    folder: Path
+    reader: PairReader
+    census: Census
+    vectors: Vectors
+    probes: Sequence[Probe]
+    score: AskedScore
+    layers: tuple[int, ...]
+    model: Mapping[str, Any]
+    """M0 as ``audit.json`` describes it."""
+    settings: Mapping[str, Any]
+    training: Mapping[str, Any] | None = None
+    """How the vectors were read while training."""
+
+
+def finish(ending: Ending, watch: Stopwatch, cost: Mapping[str, Any], on_progress: PairsScored | None = None) -> Audit:
+    """Score and write; ``cost`` is what is to be said beside the seconds of ``watch``."""
+    remove_results(ending.folder)
+    scores = None
+    if ending.probes:
+        with watch.timed("scores"):
+            scores = _score(ending, on_progress)
+    info = _info(ending, {"seconds": watch.rounded(), **cost})
+    info.save(ending.folder)
+    return Audit(
+        folder=ending.folder,
+        info=info,
+        store=ending.vectors.store,
+        index=ending.vectors.index,
+        scores=scores,
+        probes=tuple(ending.probes),
+        reading=replace(ending.reader.reading, format=ending.reader.format),
+        skipped=tuple(ending.census.skipped),
+        source=ending.reader.source,
+    )
+
+
+def _score(ending: Ending, on_progress: PairsScored | None) -> Scores:
+    index = ending.vectors.index
+    view = ending.vectors.store.select(index.pair_ids)
+    scores = score_view(view, ending.probes, ending.score, ending.layers, ending.folder, progress=on_progress)
+    write_scores(ending.folder / "scores.parquet", scores, index.sources, index.rows)
+    return scores
+
+
+def _info(ending: Ending, cost: Mapping[str, Any]) -> AuditInfo:
+    vectors, pairs = ending.vectors, len(ending.vectors.index)
+    inside = vectors.store.path == ending.folder / "vectors"
+    return AuditInfo(
+        dataset=dataset_info(ending.reader, ending.census, pairs),
+        model=ending.model,
+        probes={probe.name: probe.fingerprint for probe in ending.probes},
+        settings=ending.settings,
+        vectors={
+            "store": "vectors" if inside else str(vectors.store.path),
+            "settings": vectors.store.settings.as_dict(),
+            "computed": vectors.computed,
+            "reused": pairs - vectors.computed,
+            "path": vectors.path,
+            "path_reason": vectors.path_reason,
+        },
+        cost=cost,
+        versions=versions(),
+        training=ending.training,
+    )

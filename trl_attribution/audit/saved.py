@@ -1,0 +1,70 @@
+"""The one way to open a finished audit: what its folder says, and where its scores and vectors lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.errors import StoreError
+from trl_attribution.manifest import Manifest
+from trl_attribution.pairs import Reading
+from trl_attribution.scoring import ScoreTable
+from trl_attribution.store import VectorStore
+
+
+@dataclass(frozen=True)
+class SavedAudit:
+    """A finished audit on disk; scores and vectors are opened when they are asked for."""
+
+    folder: Path
+    info: AuditInfo
+    manifest: Manifest | None
+    """Its filter manifest; None where none was written."""
+    reading: Reading
+    """How its dataset was read."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open the audit in ``folder``.
+
+        Raises:
+            StoreError: there is no finished audit, it is of a newer version, or its manifest is about another dataset.
+            ManifestError: its manifest cannot be read.
+        """
+        place = Path(folder)
+        info = AuditInfo.load(place)
+        path = place / "manifest.filter.jsonl"
+        manifest = Manifest.load(path) if path.exists() else None
+        if manifest is not None and manifest.header.dataset_fingerprint != info.dataset["fingerprint"]:
+            raise StoreError(f"{path} is about another dataset than {place}/audit.json. Run the audit again.")
+        return cls(place, info, manifest, _reading(info, manifest))
+
+    @property
+    def scores_path(self) -> Path:
+        """Where the scores lie, if there are any."""
+        return self.folder / "scores.parquet"
+
+    def table(self) -> ScoreTable:
+        """Its scores.
+
+        Raises:
+            StoreError: it has none, or they are broken.
+        """
+        return ScoreTable.open(self.scores_path)
+
+    def store(self) -> VectorStore:
+        """Its vectors, also while another job adds to them.
+
+        Raises:
+            StoreError: they are gone or broken.
+        """
+        return VectorStore.open(self.folder / self.info.vectors["store"], repeats=True)
+
+
+def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
+    if manifest is not None and manifest.header.reading:
+        return manifest.reading
+    stored = info.settings.get("reading")
+    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})
