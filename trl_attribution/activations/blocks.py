@@ -64,7 +64,8 @@ def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlock
     that text goes through: a vision tower may be as deep as the decoder.
 
     Raises:
-        ModelError: the model is no decoder, nothing fits, or ``path`` names no list of modules; the message lists the candidates.
+        ModelError: the model is no decoder, nothing fits, or ``path`` names no list of modules; the message lists the
+            candidates.
     """
     lists = {
         name: module

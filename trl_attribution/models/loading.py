@@ -101,13 +101,12 @@ def load_model(
         identity = fingerprint(model, tokenizer)
         if adapter is not None:
             keeps = adapted(model, adapter)
-            identity = with_adapter(identity, keeps)
+            identity = with_adapter(identity, model)
     except OutOfStepError:
         raise
     except Exception as error:  # whatever a loader makes of broken files
         raise ModelError(explain(name, error)) from error
-    told = str(name) if adapter is None else f"{name} + {adapter}"
-    return LoadedModel(model, tokenizer, told, identity, keeps)
+    return LoadedModel(model, tokenizer, str(name), identity, keeps)
 
 
 def _whole_model(source: str, options: dict[str, Any]) -> PreTrainedModel:

