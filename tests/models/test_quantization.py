@@ -123,7 +123,9 @@ def test_a_qlora_run_takes_the_probe_of_the_quantized_m0_and_gives_the_vectors_o
     cosines = torch.nn.functional.cosine_similarity(of_run.layer(2), of_audit.layer(2), dim=-1)
     assert float(cosines.min()) > 0.999
     assert offline.info.settings["quantization"] == "4bit"
-    with pytest.raises(ProbeError, match=r"(?s)weights and quantization differ.*load_in_4bit.*model none.*--quantization"):
+    with pytest.raises(
+        ProbeError, match=r"(?s)weights and quantization differ.*load_in_4bit.*model none.*--quantization"
+    ):
         _ = DataAuditor(str(checkpoint), probes=[probe]).model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trl_attribution.errors import ModelError
-from trl_attribution.models.text_part import text_part
+from trl_attribution.models.text_part import refuse_encoder_decoder, text_part
 from trl_attribution.utils.distributed import numel
 
 
@@ -67,6 +67,7 @@ def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlock
         ModelError: the model is no decoder, nothing fits, or ``path`` names no list of modules; the message lists the
             candidates.
     """
+    refuse_encoder_decoder(model.config)
     lists = {
         name: module
         for name, module in model.named_modules()

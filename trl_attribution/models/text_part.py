@@ -29,13 +29,8 @@ class TextPart:
 
 
 def text_part(model: PreTrainedModel) -> TextPart:
-    """The outermost module of ``model`` that was built from the text part of its config.
-
-    Raises:
-        ModelError: an encoder reads the prompt.
-    """
+    """The outermost module of ``model`` that was built from the text part of its config."""
     config = model.config.get_text_config()
-    refuse_encoder_decoder(model.config)
     found = ("", model) if config is model.config else next(_built_from(model, config), ("", model))
     return TextPart(*found, config)
 
