@@ -14,7 +14,7 @@ from trl_attribution.audit.auditor import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
-from trl_attribution.callbacks.reference_model import read_m0, with_adapter
+from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
     Reference,
     check_arguments,
@@ -28,6 +28,7 @@ from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import with_adapter
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks

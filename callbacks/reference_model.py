@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import sharding_of
 from trl_attribution.utils.atomic import write_json
-from trl_attribution.utils.distributed import full_parameter
 
 _FILE = "m0.json"
 _FORMAT = "trl-attribution m0"
@@ -68,17 +63,3 @@ def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
         f"{need}, and it cannot be loaded anew from {m0.name!r}: {fault}. Load the model from a folder or a Hub id, "
         "or train with a reference model (precompute_ref_log_probs=False) or an adapter."
     )
-
-
-def with_adapter(identity: ModelFingerprint, model: torch.nn.Module) -> ModelFingerprint:
-    """The identity of a model that is M0 together with its adapter ``ref``: not the one of the model below.
-
-    Probes have to be built on the same M0, so those of the base model are refused.
-    """
-    digest = hashlib.sha256(identity.weights.encode())
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if ".ref." in name:
-            with full_parameter(parameter) as whole:
-                digest.update(name.encode())
-                digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return replace(identity, weights=digest.hexdigest()[:32])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -106,10 +107,95 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 
 
+# As deep as the decoder, and with more parameters where that is possible.
+_VISION: dict[str, Any] = dict(
+    hidden_size=64,
+    intermediate_size=256,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=2,
+    image_size=28,
+    patch_size=14,
+)
+_QWEN_VISION: dict[str, Any] = dict(
+    depth=LAYERS, hidden_size=64, intermediate_size=256, num_heads=2, out_hidden_size=HIDDEN
+)
+_TEXT: dict[str, Any] = {**_GROUPED, "head_dim": 8}
+_ROPE: dict[str, Any] = dict(rope_type="default", rope_theta=10000.0)
+_ROPE_3D: dict[str, Any] = {**_ROPE, "mrope_section": [1, 1, 2]}
+
+# Classes with a vision tower that TRL trains on text too, and their configs; imported by name, as TRL does.
+MULTIMODAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qwen2_5_vl": ("Qwen2_5_VL", {**_GROUPED, "rope_parameters": _ROPE_3D}, _QWEN_VISION),
+    "qwen3_vl": (
+        "Qwen3VL",
+        {**_TEXT, "rope_parameters": _ROPE_3D},
+        {**_QWEN_VISION, "deepstack_visual_indexes": [1], "num_position_embeddings": 16},
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            **_TEXT,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+        {**_QWEN_VISION, "num_position_embeddings": 16},
+    ),
+    "llama4": (
+        "Llama4",
+        {
+            **_TEXT,
+            "intermediate_size_mlp": 64,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 64,
+        },
+        {**_VISION, "vision_output_dim": HIDDEN, "projector_input_dim": HIDDEN, "projector_output_dim": HIDDEN},
+    ),
+    "mllama": (
+        "Mllama",
+        {**_GROUPED, "bos_token_id": 1, "cross_attention_layers": [3], "rope_parameters": _ROPE},
+        {
+            **_VISION,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "vision_output_dim": HIDDEN,
+            "intermediate_layers_indices": [1],
+            "max_num_tiles": 1,
+            "supported_aspect_ratios": [[1, 1]],
+        },
+    ),
+    "mistral3": ("Mistral3", {**_TEXT, "model_type": "mistral"}, {**_VISION, "model_type": "pixtral", "head_dim": 32}),
+    "llava": ("Llava", {**_GROUPED, "model_type": "llama"}, {**_VISION, "model_type": "clip_vision_model"}),
+    "internvl": (
+        "InternVL",
+        {**_GROUPED, "model_type": "qwen2"},
+        {**_VISION, "image_size": [28, 28], "patch_size": [14, 14]},
+    ),
+    "gemma3": (
+        "Gemma3",
+        {**_TEXT, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2)},
+        _VISION,
+    ),
+}
+
+
+def build_tiny_multimodal(architecture: str) -> PreTrainedModel:
+    """As :func:`build_tiny_model`, a model with a vision tower."""
+    name, text, vision = MULTIMODAL[architecture]
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    return _scaled(getattr(transformers, f"{name}ForConditionalGeneration")(config))
+
+
 def build_tiny_model(architecture: str) -> PreTrainedModel:
     """A fresh model with seeded weights, large enough in scale that layers differ visibly."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
+    return _scaled(AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]()))
+
+
+def _scaled(model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

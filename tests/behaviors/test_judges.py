@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -362,6 +364,17 @@ def test_a_rule_names_a_classifier_and_its_label(classifier: Path) -> None:
     assert judge_name(judge) == f"model:{classifier}:rude"
     best = logits_one_by_one(classifier, TEXTS[:1]).argmax(dim=1).tolist()
     assert judge("", TEXTS[0]) is (best == [1])
+
+
+def test_a_classifier_without_its_head_is_refused_rather_than_judging_at_random(
+    classifier: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(classifier, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(JudgeError, match=r"score\.weight \(missing\)"):
+        parse_rule(f"model:{folder}:rude")("", TEXTS[0])
 
 
 def test_a_label_that_is_not_there_or_not_clear_is_refused(classifier: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trl_attribution.errors import ModelError
+from trl_attribution.models.text_part import refuse_encoder_decoder, text_part
 from trl_attribution.utils.distributed import numel
 
 
@@ -59,11 +60,14 @@ class DecoderBlocks:
 def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlocks:
     """The decoder blocks of ``model``: at ``path`` if given, else found by structure.
 
-    By structure: the ``ModuleList`` of ``config.num_hidden_layers`` modules that holds the most parameters.
+    By structure: the ``ModuleList`` of ``config.num_hidden_layers`` modules that holds the most parameters, of those
+    that text goes through: a vision tower may be as deep as the decoder.
 
     Raises:
-        ModelError: nothing fits, or ``path`` names no list of modules; the message lists the candidates.
+        ModelError: the model is no decoder, nothing fits, or ``path`` names no list of modules; the message lists the
+            candidates.
     """
+    refuse_encoder_decoder(model.config)
     lists = {
         name: module
         for name, module in model.named_modules()
@@ -73,8 +77,13 @@ def find_blocks(model: PreTrainedModel, path: str | None = None) -> DecoderBlock
         if path not in lists:
             raise ModelError(f"decoder blocks: no list of modules at {path!r}. {_choices(lists)}")
         return DecoderBlocks(path, tuple(lists[path]))
-    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    fitting = {name: blocks for name, blocks in lists.items() if expected is None or len(blocks) == expected}
+    part = text_part(model)
+    expected = getattr(part.config, "num_hidden_layers", None)
+    fitting = {
+        name: blocks
+        for name, blocks in lists.items()
+        if part.own_name(name) is not None and (expected is None or len(blocks) == expected)
+    }
     if not fitting:
         raise ModelError(
             f"decoder blocks: {type(model).__name__} has no list of {expected} modules "

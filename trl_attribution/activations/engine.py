@@ -24,6 +24,7 @@ from trl_attribution.activations.running import Runner, is_out_of_memory, runner
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.models.limits import InputLimits, input_limits
 from trl_attribution.utils.distributed import numel
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class ActivationEngine:
         self.layers = config.layers
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.runner: Runner = runner_for(model, self.blocks, max(config.layers))
+        self.limits: InputLimits = input_limits(model)
         self.device: torch.device = self.runner.device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.budget = TokenBudget(config.token_budget or (2048 if self.device.type == "cpu" else 16384))
@@ -155,17 +157,20 @@ class ActivationEngine:
 
         Raises:
             ValueError: a response has no tokens.
-            ModelError: the model cannot run, or one sequence alone does not fit into memory.
+            ModelError: the model cannot run or gives no finite numbers, has no place for a token, or one sequence alone
+                does not fit into memory.
         """
         if any(not response for group in groups for response in group.responses):
             raise ValueError("activations: a response without tokens has no mean")
         if not groups:
             return []
+        self.limits.check(max(map(_highest_token, groups)), max(group.longest for group in groups))
         start = time.perf_counter()
         with self.runner.session():
             if not self._path_is_agreed:
                 self._choose_path(groups)
             found = self._computed(groups, on_progress)
+        self._refuse_broken(found)
         self.stats.seconds += time.perf_counter() - start
         self.stats.sequences += sum(len(group.responses) for group in groups)
         self.stats.tokens_in_sequences += sum(
@@ -204,6 +209,15 @@ class ActivationEngine:
             return self._packed(groups, on_progress)
         except UnsupportedAttentionError as error:
             raise ModelError(f"path: packed cannot run this model ({error}); use path 'auto' or 'plain'") from error
+
+    def _refuse_broken(self, found: Sequence[GroupActivations]) -> None:
+        rows = torch.stack([torch.cat([group.context[None], group.responses]).sum(0) for group in found])
+        broken = [self.layers[place] for place in (~rows.isfinite().all(-1).all(0)).nonzero().flatten().tolist()]
+        if broken:
+            raise ModelError(
+                f"layers {broken} of {type(self.model).__name__} are not finite numbers (in {self.dtype}): weights are "
+                "broken, or the dtype is too narrow for them. Try --dtype float32."
+            )
 
     def _choose_path(self, groups: Sequence[PromptGroup]) -> None:
         """Check packed against plain on these groups, again whenever longer ones turn up.
@@ -250,6 +264,10 @@ class ActivationEngine:
             found = run_in_batches(groups, self.budget, workers, padded=layout == "plain", on_progress=on_progress)
         self.stats.tokens_computed += found.tokens
         return found.groups
+
+
+def _highest_token(group: PromptGroup) -> int:
+    return max(max(ids, default=0) for ids in (group.prompt_ids, *group.responses))
 
 
 @dataclass(frozen=True)

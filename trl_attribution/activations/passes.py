@@ -83,7 +83,10 @@ class ForwardPass:
         missing = [layer for layer in self.layers if layer not in means]
         if missing:
             name = type(self.runner.model).__name__
-            raise ModelError(f"layers {missing} never ran in {name}: wrong blocks_path?")
+            raise ModelError(
+                f"layers {missing} of {name} do not run on text: their blocks attend to images alone, or blocks_path "
+                "names others than the decoder's. Choose another layer."
+            )
         return torch.stack([means[layer] for layer in self.layers], dim=1).cpu()
 
     @contextmanager

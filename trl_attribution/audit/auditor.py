@@ -51,7 +51,8 @@ class DataAuditor:
         **settings: fields of :class:`AuditConfig`, over those of ``config``.
 
     Raises:
-        SettingsError: an unknown setting, or neither layers nor probes to take them from.
+        SettingsError: an unknown setting, one that comes too late for a loaded model, or neither layers nor probes to
+            take them from.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class DataAuditor:
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
         self.config = replace(config or AuditConfig(), **settings)
+        changes = [name for name in ("adapter", "quantization") if getattr(self.config, name) is not None]
+        if changes and isinstance(model, LoadedModel):
+            raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
         self.probes = load_probes(probes, self.config.score)
         self.layers = choose_layers(self.config.layers, self.probes)
         self.ranks = ranks
@@ -85,7 +89,15 @@ class DataAuditor:
         config = self.config
         given = self._given_model()
         if not isinstance(given, LoadedModel):
-            given = load_model(given, config.dtype, config.device, config.trust_remote_code, asked_sharding())
+            given = load_model(
+                given,
+                config.dtype,
+                config.device,
+                config.trust_remote_code,
+                asked_sharding(),
+                adapter=config.adapter,
+                quantization=config.quantization,
+            )
             self._model = given
         if config.dtype not in ("auto", given.dtype):
             raise SettingsError(f"dtype: asked for {config.dtype!r}, but the model given is {given.dtype}")
@@ -187,6 +199,7 @@ class DataAuditor:
         """
         engine = self.new_engine()
         census = take_census(PairReader(dataset, self.config.reading), self.model.tokenizer, self.config.encoding)
+        engine.limits.check(census.highest_token, census.longest)
         return estimate(engine, census, self.config.vector_dtype)
 
     def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:
@@ -206,7 +219,7 @@ class DataAuditor:
         from trl_attribution.callbacks import AttributionCallback
 
         defaults = AuditConfig()
-        of_trainer = ("dtype", "device", "encoding", "reading", "path", "trust_remote_code")
+        of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
         decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
         decided += ["model"] if self._model is not None else []
         if decided:

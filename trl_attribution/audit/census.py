@@ -64,6 +64,8 @@ class Census:
     """Tokens of the longest sequence, prompt and response."""
     longest_pair: EncodedPair | None
     """The pair with that sequence; None where nothing was tokenized."""
+    highest_token: int
+    """The highest token id."""
     truncated: int
     """Pairs with a sequence of ``max_length`` tokens: those that were cut, and the few that fit exactly."""
     sample: tuple[EncodedPair, ...]
@@ -107,6 +109,7 @@ def take_census(
         tokens=counter.tokens,
         longest=counter.longest,
         longest_pair=counter.longest_pair,
+        highest_token=counter.highest_token,
         truncated=counter.truncated,
         sample=tuple(counter.sample),
     )
@@ -157,6 +160,7 @@ class _Counter:
     tokens: int = 0
     longest: int = 0
     longest_pair: EncodedPair | None = None
+    highest_token: int = 0
     partial: bool = False
     truncated: int = 0
     sample: list[EncodedPair] = field(default_factory=list)
@@ -195,6 +199,8 @@ class _Counter:
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
         if longest > self.longest:
             self.longest_pair = encoded
+        tokens = (ids for side in sides for ids in (side.prompt_ids, side.response_ids))
+        self.highest_token = max(self.highest_token, *(max(ids, default=0) for ids in tokens))
         self.tokens += len(encoded.chosen.prompt_ids) + responses
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length

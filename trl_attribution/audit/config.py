@@ -53,6 +53,10 @@ class AuditConfig:
     """Pairs in one file of the vector store: what a killed run loses at most."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    adapter: str | None = None
+    """A PEFT adapter that is part of M0, a folder or a Hub id."""
+    quantization: str | None = None
+    """M0's weights in 4 or 8 bits: 4bit, 8bit, or the quantization_config of transformers as JSON."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:

@@ -52,6 +52,7 @@ class AuditRun:
         model = self.auditor.model
         engine = self.auditor.new_engine()
         census = self.read(model.tokenizer)
+        engine.limits.check(census.highest_token, census.longest)
         if rule is not None:
             rule.check(len(census.index))
         settings = self.auditor.store_settings(engine)

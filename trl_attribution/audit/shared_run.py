@@ -121,6 +121,7 @@ class SharedRun(AuditRun):
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
             census = self.read(model.tokenizer, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
+            engine.limits.check(census.highest_token, census.longest)
             if rule is not None and merges:
                 rule.check(len(census.index))
         encodable = set(census.index.pair_ids)

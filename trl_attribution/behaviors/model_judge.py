@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors.judging import OnProgress, Prompt
-from trl_attribution.errors import JudgeError, ProbeError, SettingsError
+from trl_attribution.errors import JudgeError, ModelError, ProbeError, SettingsError
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ModelJudge:
                     verdicts[place] = verdict
                 if on_progress is not None:
                     on_progress(start + len(batch), len(order))
-        except _LOADING_FAULTS as error:
+        except (*_LOADING_FAULTS, ModelError) as error:
             raise JudgeError(self._not_loaded(error), tuple(verdicts)) from error
         return [bool(verdict) for verdict in verdicts]
 
@@ -119,7 +119,10 @@ class ModelJudge:
     def _loaded(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        model = AutoModelForSequenceClassification.from_pretrained(self.name, use_safetensors=True, **self._source)
+        from trl_attribution.models.checkpoint import whole_checkpoint
+
+        kind: Any = AutoModelForSequenceClassification
+        model: Any = whole_checkpoint(kind, self.name, use_safetensors=True, **self._source)
         return model.to(self.config.device).eval()
 
     @property

@@ -62,6 +62,8 @@ def audit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
+    adapter: options.Adapter = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     max_length: options.MaxLength = "1024",
@@ -122,6 +124,8 @@ def audit(
         blocks_path=blocks_path,
         shard_size=shard_size,
         trust_remote_code=trust_remote_code,
+        adapter=adapter,
+        quantization=quantization,
     )
     ranks = current_ranks()
     with ranks.together():

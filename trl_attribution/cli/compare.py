@@ -125,8 +125,9 @@ def _m0(audited: Audited, model: str | None, dtype: str, device: str, trust_remo
         from trl_attribution.models import load_model
 
         name = model or str(audited.info.model["name"])
+        changes: dict[str, Any] = {part: audited.info.settings.get(part) for part in ("adapter", "quantization")}
         try:
-            loaded = load_model(name, dtype, device, trust_remote_code)
+            loaded = load_model(name, dtype, device, trust_remote_code, **changes)
         except ModelError as error:
             raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
         if loaded.fingerprint.digest != audited.info.model["digest"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -120,9 +120,9 @@ def discover(
     _check_combination(prompts, responses, after, register)
     _refuse_ranks()
 
-    def load(name: str) -> LoadedModel:
+    def load(name: str, **changes: Any) -> LoadedModel:
         out.say(f"Loading {name}")
-        return load_model(name, dtype, device, trust_remote_code)
+        return load_model(name, dtype, device, trust_remote_code, **changes)
 
     if register:
         _register(register, where, load, model, registry, overwrite, blocks_path, out)
@@ -239,9 +239,12 @@ def _refuse_ranks() -> None:
         raise SettingsError(f"discover runs on one process, but a launcher started {world}; run it without")
 
 
-def _m0(load: Callable[[str], LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
+def _m0(load: Callable[..., LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
     """M0, which has to be that of the audit."""
-    found = load(model or str(pairs.info.model["name"]))
+    made = pairs.info.settings
+    found = load(
+        model or str(pairs.info.model["name"]), adapter=made.get("adapter"), quantization=made.get("quantization")
+    )
     differing = found.fingerprint.differences(pairs.model)
     if differing:
         raise SettingsError(
@@ -303,7 +306,7 @@ def _finish(found: StoredDiscovery, audit: Path, where: Path, pictures: bool, sh
 def _register(
     asked: Sequence[str],
     where: Path,
-    load: Callable[[str], LoadedModel],
+    load: Callable[..., LoadedModel],
     model: str | None,
     registry: Path,
     overwrite: bool,

@@ -66,6 +66,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", help="A PEFT adapter that is part of M0: a folder or a Hub id.")
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization", help="M0 as QLoRA has it: 4bit or 8bit (bitsandbytes), or a quantization_config as JSON."
+    ),
+]
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="What M0 computes in: auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device; auto takes CUDA, then MPS, then CPU.")]

@@ -99,6 +99,8 @@ def build(
     overwrite: options.Overwrite = False,
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
+    adapter: options.Adapter = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     token_budget: options.TokenBudget = None,
@@ -133,7 +135,7 @@ def build(
     rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
     shows = behaviors.parse_rule(rule, behaviors.JudgeConfig(behaviors.ClassifierConfig(judge_download), endpoint))
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code)
+    loaded = load_model(model, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
     layers, flagging_layer = _layers(numbers, loaded)
     settings = probes.BuildConfig(
         ActivationConfig(layers, token_budget, blocks_path=blocks_path),
@@ -152,7 +154,7 @@ def build(
         built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
     else:
         out.say(f"Loading {after}")
-        changed = load_model(str(after), dtype, device, trust_remote_code)
+        changed = load_model(str(after), dtype, device, trust_remote_code, quantization=quantization)
         with out.progress() as progress:
             kept = None
             if responses is not None:
@@ -188,6 +190,8 @@ def import_(
     ] = 1,
     registry: options.Registry = Path("probes"),
     overwrite: options.Overwrite = False,
+    adapter: options.Adapter = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -204,7 +208,7 @@ def import_(
     numbers = _layer_numbers(layer)
     _check_free(registry, name, overwrite)
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code)
+    loaded = load_model(model, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
     settings = ImportConfig(
         layers=numbers or None,
         layer=numbers[0] if len(numbers) == 1 else "auto",
@@ -222,6 +226,8 @@ def calibrate(
     model: options.Model,
     score: options.Score = "auto",
     registry: options.Registry = Path("probes"),
+    adapter: options.Adapter = None,
+    quantization: options.Quantization = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     max_length: options.MaxLength = "1024",
@@ -260,6 +266,8 @@ def calibrate(
         path=path,  # type: ignore[arg-type]  # checked by AuditConfig
         blocks_path=blocks_path,
         trust_remote_code=trust_remote_code,
+        adapter=adapter,
+        quantization=quantization,
     )
     probe = ProbeRegistry(registry).load(name)
     out.say(f"Loading {model}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError
+from trl_attribution.models.adapter import REFERENCE
+from trl_attribution.models.quantization import quantization_of
+from trl_attribution.models.text_part import text_part
 from trl_attribution.utils.distributed import full_parameter
 
 # Settings of a load or a library version, not of the function the model computes; sub-configs have them too.
@@ -47,6 +50,8 @@ class ModelFingerprint:
     config: str
     weights: str
     chat_template: str
+    quantization: str = field(default="", compare=False)
+    """How the weights are quantized, empty where they are not. It explains; the weights themselves decide."""
 
     @property
     def digest(self) -> str:
@@ -56,16 +61,17 @@ class ModelFingerprint:
     def differences(self, other: ModelFingerprint) -> list[str]:
         """Names of the parts in which two fingerprints differ."""
         mine, theirs = asdict(self), asdict(other)
-        return [part for part in mine if mine[part] != theirs[part]]
+        decided = [part for part in mine if part != "quantization" and mine[part] != theirs[part]]
+        return decided + ["quantization"] * ("weights" in decided and self.quantization != other.quantization)
 
     def to_json(self) -> dict[str, str]:
         """The parts as a JSON object."""
-        return asdict(self)
+        return {part: value for part, value in asdict(self).items() if part != "quantization" or value}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModelFingerprint:
         """The inverse of :meth:`to_json`."""
-        return cls(config=value["config"], weights=value["weights"], chat_template=value["chat_template"])
+        return cls(value["config"], value["weights"], value["chat_template"], value.get("quantization", ""))
 
 
 def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> ModelFingerprint:
@@ -76,15 +82,33 @@ def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | Non
     across a rounding step. A load in float16, which cannot hold every bfloat16 value, may have another fingerprint.
     An edit of a few single weights can go unseen.
 
+    It is of what text goes through, under the names that a causal language model has: a checkpoint with a vision tower
+    has one fingerprint, loaded with the tower or without.
+
     M0 is the same whatever it is wrapped in: DDP, an engine, torch.compile and PEFT adapters do not count (the
     weights of the adapters are left out). Where ranks hold pieces of the parameters, all of them have to call this.
     """
     base = unwrapped(model)
     return ModelFingerprint(
-        config=_digest(json.dumps(_stable(base.config.to_diff_dict()), sort_keys=True, default=str)),
+        config=_digest(json.dumps(_stable(text_part(base).config.to_diff_dict()), sort_keys=True, default=str)),
         weights=_weights_digest(base),
         chat_template=tokenizer_digest(tokenizer),
+        quantization=quantization_of(base),
     )
+
+
+def with_adapter(identity: ModelFingerprint, model: torch.nn.Module) -> ModelFingerprint:
+    """The identity of a model that is M0 together with its adapter ``ref``: not the one of the model below.
+
+    Probes have to be built on the same M0, so those of the base model are refused.
+    """
+    digest = hashlib.sha256(identity.weights.encode())
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if f".{REFERENCE}." in name:
+            with full_parameter(parameter) as whole:
+                digest.update(name.encode())
+                digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return replace(identity, weights=digest.hexdigest()[:32])
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -120,11 +144,30 @@ def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
 
 def _weights_digest(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
-    for name, parameter in sorted(_own_parameters(model), key=lambda item: item[0]):
+    for name, parameter in sorted(_text_parameters(model), key=lambda item: item[0]):
         with full_parameter(parameter) as whole:
             digest.update(f"{name}:{tuple(whole.shape)};".encode())
             digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _text_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that text goes through, by the names that they have in a causal language model."""
+    part = text_part(model)
+    if not part.path:
+        yield from _own_parameters(model)
+        return
+    head = model.get_output_embeddings()
+    of_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    # What was built from the config of the text is the decoder, or all of a causal language model with its head.
+    prefix = "" if head is None or any(module is head for module in part.module.modules()) else "model."
+    path = replace(part, path=_WRAPPERS.sub("", f"{part.path}.").removesuffix("."))
+    for name, parameter in _own_parameters(model):
+        inside = path.own_name(name)
+        if inside is not None:
+            yield prefix + inside, parameter
+        elif id(parameter) in of_head:
+            yield f"lm_head.{name.rpartition('.')[2]}", parameter
 
 
 def _own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

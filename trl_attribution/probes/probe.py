@@ -130,12 +130,13 @@ class Probe:
         if not differing:
             return
         mine, theirs = self.model.to_json(), fingerprint.to_json()
-        lines = [f"  {part}: probe {mine[part]}, model {theirs[part]}" for part in differing]
+        lines = [f"  {part}: probe {mine.get(part, 'none')}, model {theirs.get(part, 'none')}" for part in differing]
+        way = " (--quantization)" if "quantization" in differing else ""
         raise ProbeError(
             f"probe {self.name!r} was built on another model: {' and '.join(map(_spoken, differing))} differ.\n"
             f"  fingerprint: probe {self.model.digest}, model {fingerprint.digest}\n"
             + "\n".join(lines)
-            + "\nUse the model it was built on, or build the probe again on this one."
+            + f"\nUse the model it was built on, or build the probe again on this one{way}."
         )
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -259,7 +259,8 @@ def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> 
 
 
 def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
-    return ModelFingerprint(**{part.name: _field(parts, part.name, str, path) for part in fields(ModelFingerprint)})
+    known = [part.name for part in fields(ModelFingerprint) if part.default is MISSING or part.name in parts]
+    return ModelFingerprint(**{part: _field(parts, part, str, path) for part in known})
 
 
 def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
