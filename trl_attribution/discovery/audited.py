@@ -160,5 +160,4 @@ def _read_again(
 def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
     if manifest is not None and manifest.header.reading:
         return manifest.reading
-    stored = info.settings.get("reading")
-    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})
+    return info.reading

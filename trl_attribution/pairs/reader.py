@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,20 @@ class PairReader:
     def format(self) -> str:
         """``trl`` or ``anthropic``: what ``auto`` was resolved to."""
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
+
+    @property
+    def resolved(self) -> Reading:
+        """How the rows are read, what ``auto`` was resolved to in its place: to be stored with what is made of them."""
+        return replace(self.reading, format=self.format)
+
+    def ending_with(self, eos_token: str | None) -> Self:
+        """From here on, plain responses are read without the ``eos_token`` that TRL would put at their end.
+
+        Called wherever ids are made beside a tokenizer, in a run and offline, so that both give a pair the same one.
+        """
+        if self.form is not None and not self.form.conversational:
+            self.reading = replace(self.reading, eos_token=eos_token)
+        return self
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield the good rows as pairs.

@@ -366,8 +366,7 @@ def _rule(manifest: Manifest) -> Rule:
 def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
     if manifest is not None and manifest.header.reading:
         return manifest.reading
-    stored = info.settings.get("reading")
-    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})
+    return info.reading
 
 
 def _known_probes(info: AuditInfo, given: Sequence[Probe], found: Sequence[Probe]) -> tuple[Probe, ...]:

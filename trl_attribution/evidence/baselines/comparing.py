@@ -56,7 +56,6 @@ class Audited:
         manifest = _manifest(place)
         column = _chosen(table.columns, manifest, probe, layer)
         rows = table.read(column, ["pair_id", "score", "row"])
-        stored = info.settings.get("reading")
         return cls(
             place,
             info,
@@ -64,7 +63,7 @@ class Audited:
             tuple(rows["pair_id"].to_pylist()),
             rows["score"].to_numpy().astype(np.float64),
             rows["row"].to_numpy(),
-            Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]}),
+            info.reading,
             len(manifest.decisions) if manifest is not None else None,
         )
 
