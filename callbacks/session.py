@@ -122,7 +122,7 @@ class TrainingAudit:
         self._start = time.perf_counter()
         lookup = PairLookup()
         with self._timed("read"):
-            self.census: Census = take_census(reader, m0.tokenizer, encoding, on_encoded=lookup.add)
+            self.census: Census = take_census(reader, m0.encoder, encoding, on_encoded=lookup.add)
         config.rule.check(len(self.census.index))
         self.settings = StoreSettings(
             model_fingerprint=m0.fingerprint.digest,
@@ -257,8 +257,7 @@ class TrainingAudit:
                 scores = score_index(store, index, probes, self.config.asked_score, self.layers, self.folder)
         info = self._info(index, counts, probes, findings)
         info.save(self.folder)
-        reading = replace(self.reader.reading, format=self.reader.format)
-        audit = Audit(self.folder, info, store, index, scores, probes, reading, tuple(self.census.skipped))
+        audit = Audit(self.folder, info, store, index, scores, probes, self.reader.resolved, tuple(self.census.skipped))
         flagged = None if scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
@@ -364,7 +363,7 @@ class TrainingAudit:
             dtype = DTYPES[self.settings.compute_dtype]
             autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
             with autocast, engine.in_step(self.census.sample[:4]):
-                fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
+                fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)
 
     def _merged(self) -> list[VectorStore]:
         path = self.folder / "vectors"

@@ -186,7 +186,7 @@ class DataAuditor:
             ModelError, ProbeError: as for :meth:`audit`.
         """
         engine = self.new_engine()
-        census = take_census(PairReader(dataset, self.config.reading), self.model.tokenizer, self.config.encoding)
+        census = take_census(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         return estimate(engine, census, self.config.vector_dtype)
 
     def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,13 @@ from trl_attribution.audit.folder import (
     versions,
 )
 from trl_attribution.errors import DataError
-from trl_attribution.pairs import EncodedPair, PairReader, RowFault
+from trl_attribution.pairs import EncodedPair, Encoder, PairReader, RowFault
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Rule, Scores, score_view, write_scores
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from trl_attribution.audit.auditor import DataAuditor
 
@@ -62,7 +60,7 @@ class AuditRun:
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
-        census = self.read(model.tokenizer)
+        census = self.read(model.encoder)
         if rule is not None:
             rule.check(len(census.index))
         settings = self.auditor.store_settings(engine)
@@ -78,7 +76,7 @@ class AuditRun:
             self.compute(store, engine, blocks, census)
         return self.finish(store, census, self.model_info(), self.cost(engine), len(missing))
 
-    def read(self, tokenizer: PreTrainedTokenizerBase, choose: Choose | None = None) -> Census:
+    def read(self, tokenizer: Encoder, choose: Choose | None = None) -> Census:
         """Check and count the whole dataset, tokenizing all of it or what ``choose`` picks."""
         with self._timed("read"):
             total = self.reader.source.num_rows or 0
@@ -132,7 +130,7 @@ class AuditRun:
             index=census.index,
             scores=scores,
             probes=tuple(probes),
-            reading=replace(self.config.reading, format=self.reader.format),
+            reading=self.reader.resolved,
             skipped=tuple(census.skipped),
         )
 
@@ -174,7 +172,7 @@ class AuditRun:
         shard: list[EncodedPair] = []
         block = 0
         wanted = (pair for pair in self.reader if pair.pair_id in missing)
-        for pair, encoded in encoded_pairs(wanted, self.auditor.model.tokenizer, self.config.encoding):
+        for pair, encoded in encoded_pairs(wanted, self.auditor.model.encoder, self.config.encoding):
             # A repeat in the same tokenizer batch was let through before its first copy was taken out.
             if isinstance(encoded, RowFault) or pair.pair_id not in missing:
                 continue

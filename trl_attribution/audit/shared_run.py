@@ -76,7 +76,7 @@ class SharedRun(AuditRun):
             lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(),
             f"{self.folder}: the audit that the main rank has written there has not shown up here",
         )
-        return Audit.elsewhere(self.folder, self.config.reading)
+        return Audit.elsewhere(self.folder, self.reader.resolved)
 
     def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
         """Compute what ``share`` lacks into the parts of the audit folder; nothing is merged or scored."""
@@ -116,7 +116,7 @@ class SharedRun(AuditRun):
             engine = self.auditor.new_engine()
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
-            census = self.read(model.tokenizer, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
+            census = self.read(model.encoder, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
             if rule is not None and merges:
                 rule.check(len(census.index))
         encodable = set(census.index.pair_ids)

@@ -268,10 +268,10 @@ class _Computation:
         unusable: list[tuple[int, BadRow]] = []
         shard: list[EncodedPair] = []
         done = 0
-        tokenizer, encoding = self._auditor.model.tokenizer, self._auditor.config.encoding
+        encoder, encoding = self._auditor.model.encoder, self._auditor.config.encoding
         pairs = (pair for _, pair in _rows(inventory, wanted))
         with self._shared(), self._engine.in_step():
-            for pair, encoded in encoded_pairs(pairs, tokenizer, encoding):
+            for pair, encoded in encoded_pairs(pairs, encoder, encoding):
                 if isinstance(encoded, RowFault):
                     sentence = f"column '{encoded.field}' {printable(encoded.detail, 400)}"
                     position = wanted[pair.row]
