@@ -25,7 +25,7 @@ def prepared_rows(dataset: Dataset) -> DatasetRows:
 
     if not isinstance(dataset, MapDataset):
         raise SettingsError(
-            f"dataset: the trainer's is a {type(dataset).__name__}, whose rows have no fixed order or end, so it cannot "
+            f"dataset: the trainer's is a {type(dataset).__name__}, whose rows have no fixed order or end: they cannot "
             "be read again. Train on it all the same, and give the callback its rows as a list or a datasets.Dataset, "
             "AttributionCallback(trainer, dataset=rows, ...), or load it without streaming=True."
         )
