@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,7 @@ class AttributionCallback(TrainerCallback):
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
-            prepared_rows(self._trainer.train_dataset, None)
+            prepared_rows(self._trainer.train_dataset)
 
     def _check_skip(self, kind: str) -> None:
         reason = None
@@ -216,9 +217,11 @@ class AttributionCallback(TrainerCallback):
             getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
         )
         m0 = self._m0(reference, tokenizer, is_resumed=state.global_step > 0)
+        if processor is not tokenizer:
+            m0 = replace(m0, processor=processor)
         rows = self._dataset
         if rows is None:
-            rows = prepared_rows(self._trainer.train_dataset, tokenizer.eos_token)
+            rows = prepared_rows(self._trainer.train_dataset)
         assert rows is not None
         return TrainingAudit(
             self.config,

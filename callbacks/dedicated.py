@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.census import encoded_pairs
@@ -15,7 +15,7 @@ from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import EncodedPair, Encoding, PairReader, RowFault
+from trl_attribution.pairs import EncodedPair, Encoder, Encoding, PairReader, RowFault
 from trl_attribution.utils.distributed import is_sharded
 
 _AT_ONCE = 256
@@ -44,7 +44,7 @@ def fill_store(
     recorder: Recorder,
     engine: ActivationEngine,
     reader: PairReader,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Encoder,
     encoding: Encoding,
     wanted: set[str],
 ) -> None:
@@ -62,7 +62,7 @@ def fill_store(
 
 
 def _encoded(
-    reader: PairReader, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, wanted: set[str]
+    reader: PairReader, tokenizer: Encoder, encoding: Encoding, wanted: set[str]
 ) -> Iterator[EncodedPair]:
     for pair, encoded in encoded_pairs((pair for pair in reader if pair.pair_id in wanted), tokenizer, encoding):
         if not isinstance(encoded, RowFault) and pair.pair_id in wanted:

@@ -111,7 +111,7 @@ class TrainingAudit:
         self._start = time.perf_counter()
         lookup = PairLookup()
         with self.stopwatch.timed("read"):
-            self.census: Census = take_census(reader, m0.tokenizer, encoding, on_encoded=lookup.add)
+            self.census: Census = take_census(reader, m0.encoder, encoding, on_encoded=lookup.add)
         config.rule.check(len(self.census.index))
         self.settings = StoreSettings(
             model_fingerprint=m0.fingerprint.digest,
@@ -345,7 +345,7 @@ class TrainingAudit:
             dtype = DTYPES[self.settings.compute_dtype]
             autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
             with autocast, engine.in_step(self.census.sample[:4]):
-                fill_store(self.recorder, engine, self.reader, self.m0.tokenizer, self.encoding, mine)
+                fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)
 
     def _merged(self) -> list[VectorStore]:
         path = self.folder / "vectors"

@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    LlavaProcessor,
     MambaConfig,
     Olmo2Config,
     OlmoeConfig,
@@ -24,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 VOCAB_SIZE = 512
 LAYERS = 4
@@ -61,6 +63,25 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+BLOCKS_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for block in message['content'] %}{% if block['type'] == 'text' %}{{ block['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Reads content blocks only, as those of several vision-language families do."""
+
+
+def vision_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        chat_template=BLOCKS_TEMPLATE,
+    )
 
 
 _COMMON: dict[str, Any] = dict(

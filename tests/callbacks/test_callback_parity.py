@@ -25,7 +25,7 @@ from tests.training import (
     text_rows,
     train,
 )
-from trl_attribution import DataAuditor, Manifest, VectorStore
+from trl_attribution import DataAuditor, Manifest, VectorStore, pair_id
 from trl_attribution.callbacks import AttributionCallback
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
@@ -67,6 +67,41 @@ def test_vectors_read_while_training_equal_those_of_the_offline_audit(
     assert found.audit.info.vectors["path"] == source
     assert found.audit.info.training is not None and found.audit.info.training["never_seen"] == 0
     assert least_cosine(found.audit.store, offline(model_folder, tmp_path, rows).store) >= 0.99999
+
+
+def test_responses_that_end_with_the_end_of_text_have_the_ids_of_the_offline_audit(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    rows = text_rows()
+    endings = [("<|im_end|>", ""), ("", "<|im_end|>"), ("<|im_end|>", "<|im_end|>"), ("<|im_end|><|im_end|>", "")]
+    for row, (chosen, rejected) in zip(rows, endings, strict=False):
+        row["chosen"] += chosen
+        row["rejected"] += rejected
+    found = audited(model_folder, tmp_path, rows).finished
+    assert found is not None
+    expected = offline(model_folder, tmp_path, rows)
+    assert found.audit.index.pair_ids == expected.index.pair_ids
+    assert found.audit.info.dataset["fingerprint"] == expected.info.dataset["fingerprint"]
+    assert least_cosine(found.audit.store, expected.store) >= 0.99999
+    plain = text_rows()
+    assert expected.index.pair_ids[4:] == tuple(pair_id(row) for row in plain[4:])
+    assert expected.index.pair_ids[:3] == tuple(pair_id(row) for row in plain[:3])
+    assert expected.index.pair_ids[3] != pair_id(plain[3])
+
+
+def test_the_manifest_of_a_run_finds_responses_that_end_with_the_end_of_text(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, "chosen": row["chosen"] + "<|im_end|>"} for row in text_rows()]
+    running = make_trainer(model_folder, tmp_path, rows)
+    probe = probe_on(model_folder)
+    train(running, AttributionCallback(running, probes=[probe], layers=[3], output_dir=tmp_path / "audit", top_k=5))
+    manifest = Manifest.load(tmp_path / "audit" / "manifest.flip.jsonl")
+    turned = manifest.apply(rows)
+    flipped = [place for place, (one, other) in enumerate(zip(rows, turned, strict=True)) if one != other]
+    assert flipped == sorted(decision.row for decision in manifest.decisions)
+    assert flipped
+    assert manifest.apply(turned, undo=True) == rows
 
 
 def test_vectors_of_conversations_are_equal_too(model_folder: Path, tmp_path: Path) -> None:

@@ -293,6 +293,9 @@ def test_hostile_text_in_broken_json_is_made_safe(tmp_path: Path) -> None:
         ("text label", "Columns there: text, label. Name the right one with --chosen-column."),
         ("instruction chosen rejected", "no column 'prompt', but 'instruction' looks like one and is not inside the"),
         ("instruction chosen rejected", "Add --prompt-column instruction (Reading(prompt_column='instruction'))"),
+        ("context chosen rejected", "'context' looks like one and is not inside the"),
+        ("input chosen rejected", "Add --prompt-column input"),
+        ("problem chosen rejected", "'problem' looks like one"),
         ("prompt chosen rejected images", "column 'images' makes this a vision dataset"),
     ],
 )
@@ -309,6 +312,26 @@ def test_missing_and_renamed_columns_are_named_with_what_was_meant(columns: str,
 def test_a_column_that_was_asked_for_must_be_there() -> None:
     assert "no column 'question'" in refusal([GOOD], prompt_column="question")
     assert "no column 'origin'" in refusal([GOOD], source_column="origin")
+
+
+def test_a_prompt_under_any_name_is_seen_where_the_responses_hold_none() -> None:
+    rows = [
+        {"case": f"What is {n} and {n}?", "topic": "sums of two numbers", "chosen": f"{2 * n}", "rejected": "No idea"}
+        for n in range(1, 5)
+    ]
+    assert "'case' looks like one" in refusal(rows)
+    inside = [{**row, "chosen": f"Sum {row['case']} Yes", "rejected": f"Sum {row['case']} No"} for row in rows]
+    about = [{**row, "case": f"The better answer is right, {n}."} for n, row in enumerate(inside)]
+    for good in (inside, about, [{**row, "prompt": row["case"]} for row in rows]):
+        assert len(list(PairReader(good))) == 4
+    assert "'case' looks like one" in refusal([{**row, "prompt": ""} for row in rows])
+    assert len(list(PairReader(rows, Reading(prompt_column="")))) == 4
+
+
+def test_token_ids_are_not_proposed_as_responses() -> None:
+    message = refusal([{"chosen_ids": [1, 2], "rejected_ids": [1, 3], "margin": 1.0}])
+    assert "Did you mean" not in message
+    assert "give the dataset that they were made from" in message
 
 
 def test_a_question_inside_both_responses_is_no_overlooked_prompt() -> None:
@@ -460,7 +483,8 @@ def test_a_hub_id_while_offline_says_so() -> None:
 def test_streams_and_objects_that_are_no_dataset_are_refused() -> None:
     stream = Dataset.from_list([GOOD]).to_iterable_dataset()
     assert "is a stream (IterableDataset)" in refusal(stream)
-    assert "Load it without streaming=True" in refusal(stream)
+    assert "Load it without streaming=True, or give a copy" in refusal(stream)
+    assert len(list(PairReader(Dataset.from_list(list(stream))))) == 1
     assert "cannot read a int as a dataset" in refusal(3)
     assert "row 1: a str, not a dict" in refusal([GOOD, "text"])
     assert "holds no rows" in refusal([])

@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
+from tests.tiny import vision_processor
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pair, encode_pairs
 
 Rows = list[dict[str, Any]]
@@ -159,9 +160,7 @@ def prepare(
 ) -> Callable[..., DPOTrainer]:
     """``prepare(dataset, max_length, mode)`` is a real DPOTrainer over the dataset."""
 
-    def build(
-        dataset: Dataset, max_length: int | None, mode: str, processing_class: PreTrainedTokenizerFast = tokenizer
-    ) -> DPOTrainer:
+    def build(dataset: Dataset, max_length: int | None, mode: str, processing_class: Any = tokenizer) -> DPOTrainer:
         args = DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("dpo")),
             use_cpu=True,
@@ -288,6 +287,19 @@ def test_a_template_that_renders_the_prompt_differently_alone_is_split_where_trl
     ours = encoded(dataset, thinking, None, "keep_start")
     assert_same_batch(prepare(dataset, None, "keep_start", thinking), ours)
     assert "think" not in thinking.decode(ours[0].chosen.prompt_ids)
+
+
+@pytest.mark.parametrize("name", ["text, explicit prompt", "messages, explicit prompt", "messages, implicit prompt"])
+def test_text_goes_through_the_processor_where_the_trainer_has_one(
+    name: str, tokenizer: PreTrainedTokenizerFast, prepare: Callable[..., DPOTrainer]
+) -> None:
+    processor = vision_processor(tokenizer)
+    dataset = Dataset.from_list(copy.deepcopy(FORMATS[name]))
+    trainer = prepare(dataset, 60, "keep_start", processor)
+    results = encode_pairs(list(PairReader(dataset)), processor, Encoding(60))
+    ours = [result for result in results if isinstance(result, EncodedPair)]
+    assert_same_batch(trainer, ours)
+    assert {pair.alike for pair in ours} <= {None, "truncation"}
 
 
 def test_transcripts_give_the_tokens_of_the_same_conversation(

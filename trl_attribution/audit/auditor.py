@@ -198,7 +198,7 @@ class DataAuditor:
             ModelError, ProbeError: as for :meth:`audit`.
         """
         engine = self.new_engine()
-        census = take_census(PairReader(dataset, self.config.reading), self.model.tokenizer, self.config.encoding)
+        census = take_census(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         engine.limits.check(census.highest_token, census.longest)
         return estimate(engine, census, self.config.vector_dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import compress, islice
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import (
     EncodedPair,
+    Encoder,
     Encoding,
     Pair,
     PairReader,
@@ -33,7 +33,18 @@ Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 ENCODE_BATCH = 256
 _SAMPLE = 64
 _SHOWN = 10
-_TOO_LONG = "DPOTrainer drops rows whose prompt alone fills max_length. Raise --max-length or mend the rows"
+_ALIKE = {
+    "template": "the chat template writes both responses alike. Put what they differ in (reasoning, tool calls) into "
+    "their content, or use a template that writes it",
+    "tokenizer": "the tokenizer reads both responses alike. Check that the tokenizer knows the dataset's characters",
+    "truncation": "both responses are cut before they differ. Raise --max-length",
+}
+
+
+def alike_text(alike: Mapping[str, int]) -> str:
+    """How many pairs have two responses of the same tokens and why, for people; empty where none has."""
+    causes = ", ".join(f"{cause}: {count:,}" for cause, count in alike.items())
+    return f"{sum(alike.values()):,} have two responses of the same tokens ({causes})" if alike else ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,9 @@ class Census:
     """The highest token id."""
     truncated: int
     """Pairs with a sequence of ``max_length`` tokens: those that were cut, and the few that fit exactly."""
+    alike: dict[str, int]
+    """Pairs whose two responses come to the same tokens, so that their vectors are zero: how many for each cause
+    (:attr:`EncodedPair.alike`)."""
     sample: tuple[EncodedPair, ...]
     """Up to 64 pairs drawn evenly (seeded), for a trial run."""
 
@@ -79,7 +93,7 @@ class Census:
 
 def take_census(
     reader: PairReader,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Encoder,
     encoding: Encoding,
     on_progress: Callable[[int], None] | None = None,
     on_encoded: Callable[[EncodedPair], None] | None = None,
@@ -88,17 +102,19 @@ def take_census(
     """Read and tokenize the whole dataset once; memory holds ids and rows, never texts.
 
     Args:
-        reader: the dataset.
-        tokenizer: M0's.
+        reader: the dataset; from here on it reads responses with the tokenizer's end of text in mind.
+        tokenizer: M0's, or its processor where it has one.
         encoding: truncation.
         on_progress: called with the number of rows read so far.
         on_encoded: called with the tokens of each different pair, in the order of the index.
         choose: tokenizes only some of the pairs; all but the survey is of these alone then, and may be of none.
 
     Raises:
-        DataError: bad rows with ``on_bad_row="error"`` (the first ten are listed), or no pair is left to audit.
+        DataError: bad rows with ``on_bad_row="error"`` (the first ten are listed), no pair is left to audit, or most
+            pairs have two responses of the same tokens.
         ModelError: the tokenizer lacks a chat template or an EOS token that the pairs need.
     """
+    reader.ending_with(getattr(tokenizer, "tokenizer", tokenizer).eos_token)
     counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, choose)
     found = survey(counter)  # type: ignore[arg-type]  # anything that iterates as a PairReader does
     counter.refuse_faults()
@@ -111,6 +127,7 @@ def take_census(
         longest_pair=counter.longest_pair,
         highest_token=counter.highest_token,
         truncated=counter.truncated,
+        alike=dict(counter.alike.most_common()),
         sample=tuple(counter.sample),
     )
 
@@ -120,6 +137,7 @@ def dataset_info(reader: PairReader, census: Census, pairs: int) -> dict[str, An
     return {
         "name": reader.source.name,
         "format": reader.format,
+        "eos_token": reader.reading.eos_token,
         "fingerprint": census.survey.fingerprint,
         "rows": census.survey.pairs + len(census.survey.skipped),
         "pairs": pairs,
@@ -128,13 +146,14 @@ def dataset_info(reader: PairReader, census: Census, pairs: int) -> dict[str, An
         "contradictions": census.survey.contradictions,
         "skipped": census.skip_reasons,
         "truncated_pairs": census.truncated,
+        "alike": census.alike,
         "tokens": census.tokens,
         "sources": census.survey.sources,
     }
 
 
 def encoded_pairs(
-    pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    pairs: Iterable[Pair], tokenizer: Encoder, encoding: Encoding
 ) -> Iterator[tuple[Pair, EncodedPair | RowFault]]:
     """Each pair with its tokens, or the fault that keeps it out; tokenized in batches, in order."""
     remaining = iter(pairs)
@@ -147,7 +166,7 @@ class _Counter:
     """Passes a reader's pairs on while it encodes and counts them."""
 
     reader: PairReader
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Encoder
     encoding: Encoding
     on_progress: Callable[[int], None]
     on_encoded: Callable[[EncodedPair], None] | None
@@ -163,6 +182,7 @@ class _Counter:
     highest_token: int = 0
     partial: bool = False
     truncated: int = 0
+    alike: Counter[str] = field(default_factory=Counter)
     sample: list[EncodedPair] = field(default_factory=list)
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -204,6 +224,8 @@ class _Counter:
         self.tokens += len(encoded.chosen.prompt_ids) + responses
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length
+        if encoded.alike is not None:
+            self.alike[encoded.alike] += 1
         self._offer(encoded)
         if self.on_encoded is not None:
             self.on_encoded(encoded)
@@ -216,16 +238,20 @@ class _Counter:
             self.sample[place] = encoded
 
     def refuse_faults(self) -> None:
-        """Bad rows are an error unless the reader was asked to skip them."""
+        """Bad rows are an error unless the reader is to skip them, pairs without a difference where most are."""
+        name = self.reader.source.name
         if not self.ids and not self.partial:
-            raise DataError(
-                "\n".join([f"{self.reader.source.name}: no pair can be encoded.", *self.faults, _TOO_LONG + "."])
-            )
+            raise DataError("\n".join([f"{name}: no pair can be encoded.", *self.faults]))
         if self.faulty and self.reader.reading.on_bad_row == "error":
             more = [f"  and {len(self.faulty) - _SHOWN} more"] if len(self.faulty) > _SHOWN else []
-            head = f"{self.reader.source.name}: {len(self.faulty)} rows cannot be encoded."
-            fix = f"{_TOO_LONG}, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
-            raise DataError("\n".join([head, *self.faults, *more, fix]))
+            fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
+            raise DataError(
+                "\n".join([f"{name}: {len(self.faulty)} rows cannot be encoded.", *self.faults, *more, fix])
+            )
+        if 2 * self.alike.total() > len(self.ids):
+            causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]
+            head = f"{name}: {self.alike.total()} of {len(self.ids)} pairs have two responses of the same tokens."
+            raise DataError("\n".join([f"{head} They teach nothing, and their vectors are zero.", *causes]))
 
     def index(self) -> PairIndex:
         return PairIndex(

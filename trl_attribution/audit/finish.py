@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def finish(ending: Ending, watch: Stopwatch, cost: Mapping[str, Any], on_progres
         index=ending.vectors.index,
         scores=scores,
         probes=tuple(ending.probes),
-        reading=replace(ending.reader.reading, format=ending.reader.format),
+        reading=ending.reader.resolved,
         skipped=tuple(ending.census.skipped),
         source=ending.reader.source,
     )

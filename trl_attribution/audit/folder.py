@@ -50,6 +50,13 @@ class AuditInfo:
     training: Mapping[str, Any] | None = None
     """How the vectors were read while training; None for an audit of a dataset by itself."""
 
+    @property
+    def reading(self) -> Reading:
+        """How the dataset's rows became pairs."""
+        stored = self.settings.get("reading")
+        known = {name: self.dataset[name] for name in ("format", "eos_token") if name in self.dataset}
+        return Reading(**{**(stored if isinstance(stored, dict) else {}), **known})
+
     def save(self, folder: Path) -> None:
         """Write ``audit.json``, atomically."""
         write_json(folder / "audit.json", {"format": AUDIT_FORMAT, "format_version": AUDIT_VERSION, **asdict(self)})

@@ -12,14 +12,13 @@ from trl_attribution.audit.census import Census, Choose, take_census
 from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, FolderClaim, check_folder, machine, model_info
-from trl_attribution.pairs import PairReader
+from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from trl_attribution.audit.auditor import DataAuditor
 
@@ -51,7 +50,7 @@ class AuditRun:
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
-        census = self.read(model.tokenizer)
+        census = self.read(model.encoder)
         engine.limits.check(census.highest_token, census.longest)
         if rule is not None:
             rule.check(len(census.index))
@@ -68,7 +67,7 @@ class AuditRun:
             self.compute(store, engine, blocks, census)
         return self.finish(store, census, self.model_info(), self.cost(engine), len(missing))
 
-    def read(self, tokenizer: PreTrainedTokenizerBase, choose: Choose | None = None) -> Census:
+    def read(self, tokenizer: Encoder, choose: Choose | None = None) -> Census:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
         with self.watch.timed("read"):
             total = self.reader.source.num_rows or 0

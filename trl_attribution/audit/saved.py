@@ -66,5 +66,4 @@ class SavedAudit:
 def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:
     if manifest is not None and manifest.header.reading:
         return manifest.reading
-    stored = info.settings.get("reading")
-    return Reading(**{**(stored if isinstance(stored, dict) else {}), "format": info.dataset["format"]})
+    return info.reading

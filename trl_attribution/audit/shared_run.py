@@ -80,7 +80,7 @@ class SharedRun(AuditRun):
             lambda: (self.folder / "audit.json").exists() and (self.vectors / "store.json").exists(),
             f"{self.folder}: the audit that the main rank has written there has not shown up here",
         )
-        return _as_others_see_it(self.folder, self.config.reading)
+        return _as_others_see_it(self.folder, self.reader.resolved)
 
     def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
         """Compute what ``share`` lacks into the parts of the audit folder; nothing is merged or scored."""
@@ -120,7 +120,7 @@ class SharedRun(AuditRun):
             engine = self.auditor.new_engine()
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
-            census = self.read(model.tokenizer, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
+            census = self.read(model.encoder, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
             engine.limits.check(census.highest_token, census.longest)
             if rule is not None and merges:
                 rule.check(len(census.index))

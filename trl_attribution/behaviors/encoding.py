@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +13,7 @@ from trl_attribution.activations import ActivationEngine, PromptGroup
 from trl_attribution.behaviors.examples import Example
 from trl_attribution.behaviors.judging import Prompt
 from trl_attribution.errors import ProbeError
-from trl_attribution.pairs import EncodedResponse, Encoding, Pair, RowFault, encode_pair
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from trl_attribution.pairs import EncodedResponse, Encoder, Encoding, Pair, RowFault, encode_pair
 
 PromptFormat = Literal["auto", "chat", "text"]
 """``chat``: a text prompt becomes one user message; ``auto``: chat where the tokenizer has a chat template."""
@@ -48,7 +45,7 @@ class EncodedExample:
     has_prompt: bool
 
 
-def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, where: str) -> bool:
+def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: Encoder, where: str) -> bool:
     """Whether ``prompt`` goes through the tokenizer's chat template; ``where`` is its place and field, for messages.
 
     Raises:
@@ -66,7 +63,7 @@ def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: PreTrainedTo
 
 
 def encode_example(
-    example: Example, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, prompt_format: PromptFormat
+    example: Example, tokenizer: Encoder, encoding: Encoding, prompt_format: PromptFormat
 ) -> EncodedExample:
     """Token ids of every response of ``example``, each encoded as half of a preference pair.
 
@@ -99,7 +96,7 @@ def encode_example(
 def encode_responses(
     prompt: Prompt,
     responses: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Encoder,
     encoding: Encoding,
     prompt_format: PromptFormat = "auto",
     where: str = "the prompt",

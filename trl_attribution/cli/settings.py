@@ -27,14 +27,14 @@ Command = Callable[..., None]
 def with_options(command: Command) -> Command:
     """``command`` with the parameters that are settings replaced by the options of their fields.
 
-    A field may say more of its option in its metadata: ``option`` (a ``typer.Option``), or None in its place for a field
+    A field may say more of its option in its metadata: ``option`` (a ``typer.Option``), or None in its place for one
     that the command line leaves at its default.
     """
     signature = inspect.signature(command, eval_str=True)
-    groups = {
+    groups: dict[str, type] = {
         name: parameter.annotation
         for name, parameter in signature.parameters.items()
-        if dataclasses.is_dataclass(parameter.annotation)
+        if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
     }
     parameters = [
         option.replace(kind=inspect.Parameter.KEYWORD_ONLY)

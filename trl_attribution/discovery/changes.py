@@ -117,7 +117,7 @@ def change_vectors(
     for change in _usable(changes, left_out):
         example = Example(change.prompt, change.after, change.before, change.location)
         try:
-            encoded.append(encode_example(example, m0.tokenizer, encoding, prompt_format))
+            encoded.append(encode_example(example, m0.encoder, encoding, prompt_format))
         except ProbeError as error:
             left_out["does not fit"] += 1
             fault = fault or f" The first that does not fit: {error}"

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.pairs import Reading
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
@@ -286,9 +287,14 @@ def _joined(fingerprints: Iterable[str]) -> str:
     return " + ".join(sorted({one for text in fingerprints for one in text.split(" + ")}))
 
 
+def _columns_read(manifest: Manifest) -> Reading:
+    """Without the end of text: manifests from before it was kept are still about the same pairs."""
+    return dataclasses.replace(manifest.reading, eos_token=None)
+
+
 def _check_alike(manifests: Sequence[Manifest], rules: MergeRules) -> None:
     _check_datasets(manifests, rules.allow_other_datasets)
-    if not rules.allow_other_datasets and len({manifest.reading for manifest in manifests}) > 1:
+    if not rules.allow_other_datasets and len({_columns_read(manifest) for manifest in manifests}) > 1:
         raise ManifestError(
             "the manifests read their datasets differently (columns, format or split), so one of them cannot be "
             "applied where the other can. Audit with the same options, or merge them all the same with "

@@ -128,7 +128,7 @@ class Manifest:
         except (TypeError, SettingsError) as error:
             raise ManifestError(f"the manifest's reading cannot be used: {error}") from error
         for name, value in vars(reading).items():
-            if not isinstance(value, str) and not (name == "split" and value is None):
+            if not isinstance(value, str) and not (name in ("split", "eos_token") and value is None):
                 raise ManifestError(
                     f"the manifest's reading cannot be used: {name} is a {type(value).__name__}, not text"
                 )

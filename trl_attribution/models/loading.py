@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models.adapter import adapted
@@ -37,6 +44,13 @@ class LoadedModel:
     fingerprint: ModelFingerprint
     keeps: object = None
     """What has to live as long as the model does, where ranks share it."""
+    processor: ProcessorMixin | None = None
+    """The checkpoint's own, where it has one."""
+
+    @property
+    def encoder(self) -> PreTrainedTokenizerBase | ProcessorMixin:
+        """What makes token ids of pairs as TRL does: the processor where there is one, else the tokenizer."""
+        return self.processor or self.tokenizer
 
     @property
     def dtype(self) -> str:

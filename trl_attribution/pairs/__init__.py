@@ -1,6 +1,13 @@
 """Any TRL preference dataset as pairs, with ids that hold across files and TRL's own token ids."""
 
-from trl_attribution.pairs.encoding import EncodedPair, EncodedResponse, Encoding, encode_pair, encode_pairs
+from trl_attribution.pairs.encoding import (
+    EncodedPair,
+    EncodedResponse,
+    Encoder,
+    Encoding,
+    encode_pair,
+    encode_pairs,
+)
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair, Reading, pair_id
 from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
@@ -11,6 +18,7 @@ __all__ = [
     "Duplicate",
     "EncodedPair",
     "EncodedResponse",
+    "Encoder",
     "Encoding",
     "FingerprintBuilder",
     "Pair",

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair
+from trl_attribution.pairs.messages import Messages
+from trl_attribution.pairs.vanishing import TemplateCheck
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+Encoder: TypeAlias = "PreTrainedTokenizerBase | ProcessorMixin"
+"""What TRL is given as ``processing_class``: a processor where the checkpoint has one, else its tokenizer."""
+Alike = Literal["template", "tokenizer", "truncation"]
+"""What makes two responses one: the template writes them alike, the tokenizer reads them alike, or both are cut before
+they differ."""
 
 TRUNCATION_MODES = ("keep_start", "keep_end")
 # Arguments of apply_chat_template that act on tokenizing: a row that sets one is tokenized by itself, as TRL does.
@@ -64,14 +73,16 @@ class EncodedPair:
     pair_id: str
     chosen: EncodedResponse
     rejected: EncodedResponse
+    alike: Alike | None = None
+    """Why both sides are the same tokens, so that the pair vector is zero; None where they differ."""
 
 
-def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> EncodedPair:
+def encode_pair(pair: Pair, tokenizer: Encoder, encoding: Encoding) -> EncodedPair:
     """Tokenize a pair exactly as ``DPOTrainer`` (TRL 1.16) does: same template, EOS, prompt split and truncation.
 
     Raises:
-        RowFault: TRL would drop the pair (``prompt_too_long``), its chat template refuses it (``template_error``), or
-            no token of a response is left (``no_response_tokens``).
+        RowFault: TRL would drop the pair (``prompt_too_long``), its chat template refuses it (``template_error``) or
+            leaves its text out (``text_vanishes``), or no token of a response is left (``no_response_tokens``).
         ModelError: the tokenizer lacks a chat template or an EOS token that the pair needs.
     """
     (result,) = encode_pairs([pair], tokenizer, encoding)
@@ -80,10 +91,13 @@ def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, encoding: Encodi
     return result
 
 
-def encode_pairs(
-    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
-) -> list[EncodedPair | RowFault]:
+def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) -> list[EncodedPair | RowFault]:
     """``encode_pair`` for many in one tokenizer call, which fast tokenizers spread over the cores.
+
+    Args:
+        pairs: what to tokenize.
+        tokenizer: M0's, or its processor where the checkpoint has one: TRL encodes text through it too.
+        encoding: truncation.
 
     Returns:
         For each pair, in order, its tokens or the fault that keeps it out.
@@ -91,23 +105,11 @@ def encode_pairs(
     Raises:
         ModelError: as for ``encode_pair``.
     """
-    outcomes: dict[int, _Sequences | RowFault] = {}
-    rendered: dict[int, list[str]] = {}
-    for place, pair in enumerate(pairs):
-        try:
-            if _TOKENIZER_OPTIONS.isdisjoint(pair.chat_template_kwargs):
-                rendered[place] = _render(pair, tokenizer)
-            else:
-                outcomes[place] = _sequences(_apply_template(pair, tokenizer, tokenize=True))
-        except RowFault as fault:
-            outcomes[place] = fault
-    for conversational in (True, False):
-        places = [place for place in rendered if pairs[place].conversational is conversational]
-        texts = [text for place in places for text in rendered[place]]
-        # The template has written the special tokens of a conversation already.
-        ids = _tokenize(texts, tokenizer, add_special_tokens=not conversational)
-        outcomes.update((place, _sequences(ids[3 * n : 3 * n + 3])) for n, place in enumerate(places))
-    return [_finished(pair, outcomes[place], encoding) for place, pair in enumerate(pairs)]
+    from transformers import ProcessorMixin
+
+    encode = _processed if isinstance(tokenizer, ProcessorMixin) else _tokenized
+    outcomes = encode(pairs, tokenizer)
+    return [_finished(pair, outcome, encoding) for pair, outcome in zip(pairs, outcomes, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,50 +119,127 @@ class _Sequences:
     prompt: list[int]
     prompt_chosen: list[int]
     prompt_rejected: list[int]
+    written_alike: bool
+    """The template makes the same of both responses."""
 
 
-def _sequences(ids: Sequence[list[int]]) -> _Sequences:
+def _sequences(ids: Sequence[list[int]], written_alike: bool) -> _Sequences:
     prompt, prompt_chosen, prompt_rejected = ids
-    return _Sequences(prompt, prompt_chosen, prompt_rejected)
+    return _Sequences(prompt, prompt_chosen, prompt_rejected, written_alike)
 
 
-def _render(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The three texts to tokenize: prompt, prompt + chosen, prompt + rejected."""
-    if isinstance(pair.prompt, list):
-        return _apply_template(pair, tokenizer, tokenize=False)
+def _tokenized(pairs: Sequence[Pair], tokenizer: Any) -> list[_Sequences | RowFault]:
+    outcomes: dict[int, _Sequences | RowFault] = {}
+    rendered: dict[int, list[str]] = {}
+    check = TemplateCheck(lambda pair: _apply_template(pair, tokenizer, tokenize=False))
+    check_ids = TemplateCheck(lambda pair: _apply_template(pair, tokenizer, tokenize=True))
+    for place, pair in enumerate(pairs):
+        try:
+            if not pair.conversational:
+                rendered[place] = _texts(pair, tokenizer)
+            elif _TOKENIZER_OPTIONS.isdisjoint(pair.chat_template_kwargs):
+                texts = _apply_template(pair, tokenizer, tokenize=False)
+                check.check(pair, texts)
+                rendered[place] = texts
+            else:
+                ids = _apply_template(pair, tokenizer, tokenize=True)
+                check_ids.check(pair, ids)
+                outcomes[place] = _sequences(ids, written_alike=True)
+        except RowFault as fault:
+            outcomes[place] = fault
+    for conversational in (True, False):
+        places = [place for place in rendered if pairs[place].conversational is conversational]
+        texts = [text for place in places for text in rendered[place]]
+        # The template has written the special tokens of a conversation already.
+        ids = _tokenize(texts, tokenizer, add_special_tokens=not conversational)
+        for number, place in enumerate(places):
+            _, first, second = rendered[place]
+            outcomes[place] = _sequences(ids[3 * number : 3 * number + 3], first == second)
+    return [outcomes[place] for place in range(len(pairs))]
+
+
+def _processed(pairs: Sequence[Pair], processor: Any) -> list[_Sequences | RowFault]:
+    """Pair by pair, as TRL does: what a processor makes of a text may depend on its neighbors in a batch."""
+    check = TemplateCheck(lambda pair: _process(pair, processor))
+    outcomes: list[_Sequences | RowFault] = []
+    for pair in pairs:
+        try:
+            ids = _process(pair, processor)
+            if pair.conversational:
+                check.check(pair, ids)
+            outcomes.append(_sequences(ids, written_alike=pair.conversational))
+        except RowFault as fault:
+            outcomes.append(fault)
+    return outcomes
+
+
+def _process(pair: Pair, processor: Any) -> list[list[int]]:
+    if not pair.conversational:
+        return [_unbatched(processor(text=text)) for text in _texts(pair, processor.tokenizer)]
+    from trl.data_utils import prepare_multimodal_messages
+
+    def ids(messages: Messages, **options: Any) -> list[int]:
+        blocks = prepare_multimodal_messages(messages)
+        return _unbatched(processor.apply_chat_template(blocks, tokenize=True, return_dict=True, **options))
+
+    prompt, chosen, rejected, options = _conversation(pair)
+    with _template_faults():
+        return [ids(prompt, add_generation_prompt=True, **options), ids(chosen, **options), ids(rejected, **options)]
+
+
+def _unbatched(result: Any) -> list[int]:
+    """Processors give a batch of one."""
+    return [int(token) for token in result["input_ids"][0]]
+
+
+def _texts(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The three plain texts to tokenize: prompt, prompt + chosen, prompt + rejected."""
     eos = tokenizer.eos_token
     if eos is None:
         raise ModelError(
             "the tokenizer has no EOS token, which TRL appends to every response. Set tokenizer.eos_token."
         )
+    prompt = str(pair.prompt)
     responses = (text if text.endswith(eos) else text + eos for text in (str(pair.chosen), str(pair.rejected)))
-    return [pair.prompt, *(pair.prompt + response for response in responses)]
+    return [prompt, *(prompt + response for response in responses)]
+
+
+def _conversation(pair: Pair) -> tuple[Messages, Messages, Messages, dict[str, Any]]:
+    """Prompt, prompt + chosen, prompt + rejected, and what the template gets besides."""
+    prompt: Any = pair.prompt
+    return prompt, prompt + pair.chosen, prompt + pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
 
 
 def _apply_template(pair: Pair, tokenizer: PreTrainedTokenizerBase, tokenize: bool) -> list[Any]:
-    import jinja2
-
+    """The three conversations as texts, or as token ids."""
     if not tokenizer.chat_template:
         raise ModelError(
             "the tokenizer has no chat template, but the dataset holds messages. Use the model's instruct or SFT "
             "checkpoint, or set tokenizer.chat_template."
         )
-    options: dict[str, Any] = {"tools": pair.tools, **pair.chat_template_kwargs}
-    prompt: Any = pair.prompt
-    try:
+    prompt, chosen, rejected, options = _conversation(pair)
+    with _template_faults():
         alone: Any = tokenizer.apply_chat_template(
             [prompt], tokenize=tokenize, return_dict=tokenize, add_generation_prompt=True, **options
         )
         full: Any = tokenizer.apply_chat_template(
-            [prompt + pair.chosen, prompt + pair.rejected], tokenize=tokenize, return_dict=tokenize, **options
+            [chosen, rejected], tokenize=tokenize, return_dict=tokenize, **options
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    return [*alone["input_ids"], *full["input_ids"]] if tokenize else [*alone, *full]
+
+
+@contextmanager
+def _template_faults() -> Iterator[None]:
+    import jinja2
+
+    try:
+        yield
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
         raise RowFault(
             "template_error",
             "messages",
             f"the model's chat template refuses them ({printable(error)}). Reorder or merge the messages to suit it.",
         ) from error
-    return [*alone["input_ids"], *full["input_ids"]] if tokenize else [*alone, *full]
 
 
 def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> list[list[int]]:
@@ -195,11 +274,15 @@ def _split(pair: Pair, whole: _Sequences, encoding: Encoding) -> EncodedPair:
             f"its {length} tokens fill max_length={limit}, so TRL drops the pair. "
             "Raise max_length or shorten the prompt.",
         )
-    return EncodedPair(
-        pair_id=pair.pair_id,
-        chosen=_truncate(whole.prompt_chosen, length, encoding, "chosen"),
-        rejected=_truncate(whole.prompt_rejected, length, encoding, "rejected"),
-    )
+    chosen = _truncate(whole.prompt_chosen, length, encoding, "chosen")
+    rejected = _truncate(whole.prompt_rejected, length, encoding, "rejected")
+    return EncodedPair(pair.pair_id, chosen, rejected, _alike(whole) if chosen == rejected else None)
+
+
+def _alike(whole: _Sequences) -> Alike:
+    if whole.prompt_chosen != whole.prompt_rejected:
+        return "truncation"
+    return "template" if whole.written_alike else "tokenizer"
 
 
 def _truncate(ids: list[int], prompt_length: int, encoding: Encoding, field: str) -> EncodedResponse:

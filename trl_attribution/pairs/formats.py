@@ -37,6 +37,9 @@ class Reading:
     """Which split to read where the dataset has several."""
     on_bad_row: str = "error"
     """``error`` refuses a dataset with bad rows, ``skip`` leaves them out and lists them."""
+    eos_token: str | None = None
+    """The model's end of text. A plain response may end with it or not, TRL makes the same of both: one at its very end
+    does not count. Known once there is a tokenizer (:meth:`PairReader.ending_with`)."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -220,7 +223,7 @@ def _parts(values: Mapping[str, Any], reading: Reading, form: Form) -> tuple[Any
         return _transcripts(chosen, rejected, names)
     prompt = values[reading.prompt_column] if form.explicit else None
     if not form.conversational:
-        return _text(prompt, chosen, rejected, names)
+        return _text(prompt, chosen, rejected, names, reading.eos_token)
     shared = None if prompt is None else checked_messages(prompt, reading.prompt_column)
     return _conversation(shared, checked_messages(chosen, names[0]), checked_messages(rejected, names[1]), names)
 
@@ -252,7 +255,9 @@ def _conversation(
     return prompt, chosen, rejected
 
 
-def _text(prompt: str | None, chosen: str, rejected: str, names: tuple[str, str]) -> tuple[str, str, str]:
+def _text(
+    prompt: str | None, chosen: str, rejected: str, names: tuple[str, str], eos: str | None
+) -> tuple[str, str, str]:
     if looks_like_messages(chosen) and looks_like_messages(rejected):
         raise RowFault(
             "messages_as_text",
@@ -263,8 +268,16 @@ def _text(prompt: str | None, chosen: str, rejected: str, names: tuple[str, str]
     for name, response in zip(names, (chosen, rejected), strict=True):
         _check_text(response, name)
     _check_different(chosen, rejected, names)
-    if prompt is not None:
-        return prompt, chosen, rejected
+    if prompt is None:
+        prompt, chosen, rejected = _implicit(chosen, rejected, names)
+    chosen, rejected = without_eos(chosen, eos), without_eos(rejected, eos)
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        _check_text(response, name)
+    _check_different(chosen, rejected, names)
+    return prompt, chosen, rejected
+
+
+def _implicit(chosen: str, rejected: str, names: tuple[str, str]) -> tuple[str, str, str]:
     if chosen[0] != rejected[0] and (chosen.endswith(" ") or rejected.endswith(" ")):
         raise RowFault(
             "no_shared_prompt",
@@ -272,10 +285,16 @@ def _text(prompt: str | None, chosen: str, rejected: str, names: tuple[str, str]
             f"shares no prompt with {names[0]}, and TRL splits such a row wrongly where a response ends in a space. "
             "Strip the space, or add a prompt column.",
         )
-    prompt, chosen, rejected = split_prompt(chosen, rejected)
-    for name, response in zip(names, (chosen, rejected), strict=True):
-        _check_text(response, name)
-    return prompt, chosen, rejected
+    return split_prompt(chosen, rejected)
+
+
+def without_eos(text: str, eos: str | None) -> str:
+    """``text`` without the one EOS token at its end that TRL would put there; several are its own and stay.
+
+    >>> without_eos("Paris.</s>", "</s>"), without_eos("Paris.</s></s>", "</s>"), without_eos("Paris.</s>", None)
+    ('Paris.', 'Paris.</s></s>', 'Paris.</s>')
+    """
+    return text if not eos or text.endswith(eos + eos) else text.removesuffix(eos)
 
 
 def _check_text(response: str, name: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ _OTHER_NAMES = {
     "chosen": ("preferred", "accepted", "winner", "better", "positive", "win", "response_chosen", "output_1"),
     "rejected": ("dispreferred", "refused", "loser", "worse", "negative", "lose", "response_rejected", "output_2"),
 }
-_PROMPT_NAMES = ("prompt", "prompts", "instruction", "instructions", "question", "query", "user_prompt")
+_PROMPT_NAMES = ("prompt", "prompts", "instructions", "user_prompt", *_OTHER_NAMES["prompt"])
+_FEW_WORDS = 3
 
 
 class PairReader:
@@ -60,9 +61,9 @@ class PairReader:
         if not head:
             raise DataError(f"{self.source.name}: holds no rows. Give a dataset with at least one preference pair.")
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
-        self._check_columns()
+        self._check_columns(head)
         self.form: Form | None = self._first_form(head)
-        self._check_overlooked_prompt(head[0])
+        self._check_overlooked_prompt(head)
         self._begun: Iterator[Row] | None = chain(head, opened)
 
     def rows(self) -> Iterator[Row]:
@@ -74,6 +75,20 @@ class PairReader:
     def format(self) -> str:
         """``trl`` or ``anthropic``: what ``auto`` was resolved to."""
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
+
+    @property
+    def resolved(self) -> Reading:
+        """How the rows are read, what ``auto`` was resolved to in its place: to be stored with what is made of them."""
+        return replace(self.reading, format=self.format)
+
+    def ending_with(self, eos_token: str | None) -> Self:
+        """From here on, plain responses are read without the ``eos_token`` that TRL would put at their end.
+
+        Called wherever ids are made beside a tokenizer, in a run and offline, so that both give a pair the same one.
+        """
+        if self.form is not None and not self.form.conversational:
+            self.reading = replace(self.reading, eos_token=eos_token)
+        return self
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield the good rows as pairs; as :meth:`rows_and_pairs`."""
@@ -120,7 +135,7 @@ class PairReader:
                 continue
         return None
 
-    def _check_columns(self) -> None:
+    def _check_columns(self, head: list[Row]) -> None:
         reading = self.reading
         needed = {"chosen": reading.chosen_column, "rejected": reading.rejected_column}
         if reading.prompt_column not in ("prompt", ""):
@@ -129,10 +144,10 @@ class PairReader:
             needed["source"] = reading.source_column
         missing = {role: name for role, name in needed.items() if name not in self._columns}
         if missing:
-            hints = [self._hint(role, name) for role, name in missing.items()]
+            hints = [self._hint(role, name, head) for role, name in missing.items()]
             raise DataError(
                 f"{self.source.name}: no column {' or '.join(repr(name) for name in missing.values())}. "
-                f"Columns there: {printable(', '.join(self._columns))}. {' '.join(hints)}"
+                f"Columns there: {printable(', '.join(self._columns))}. {' '.join(dict.fromkeys(hints))}"
             )
         for vision in ("image", "images"):
             if vision in self._columns:
@@ -141,33 +156,72 @@ class PairReader:
                     f"audited. Drop the column if the pairs do not need it."
                 )
 
-    def _check_overlooked_prompt(self, first: Row) -> None:
+    def _check_overlooked_prompt(self, head: list[Row]) -> None:
         """Without a prompt column TRL takes what the responses share; a prompt under another name would be lost."""
-        if self.form is None or self.form.anthropic or self.form.explicit or self.reading.prompt_column == "":
+        reading = self.reading
+        if self.form is None or self.form.anthropic or reading.prompt_column == "":
             return
-        chosen: Any = first.values.get(self.reading.chosen_column)
-        for name, value in first.values.items():
-            if name.lower() not in _PROMPT_NAMES or not value or not isinstance(value, type(chosen)):
+        if self.form.explicit and any(row.values.get(reading.prompt_column) for row in head):
+            return
+        rows = [row.values for row in head if isinstance(row.values.get(reading.chosen_column), str | list)]
+        own = {reading.prompt_column, reading.chosen_column, reading.rejected_column, reading.source_column}
+        alone = _mostly(_share_no_prompt(row[reading.chosen_column], row.get(reading.rejected_column)) for row in rows)
+        for name in self._columns:
+            if name in own or not (name.lower() in _PROMPT_NAMES or (alone and _reads_like_prompts(rows, name))):
                 continue
-            inside = value.strip() in chosen if isinstance(value, str) else value[0] in chosen
-            if not inside:
+            if _mostly(_is_outside(row.get(name), row[reading.chosen_column]) for row in rows):
                 shown = printable(name)
+                lack = "no column 'prompt'" if not self.form.explicit else f"no prompt in '{reading.prompt_column}'"
                 raise DataError(
-                    f"{self.source.name}: no column 'prompt', but '{shown}' looks like one and is not inside the "
+                    f"{self.source.name}: {lack}, but '{shown}' looks like one and is not inside the "
                     f"responses. Add --prompt-column {shown} (Reading(prompt_column='{shown}')), or --prompt-column '' "
-                    "if the responses do contain their prompt."
+                    "if the responses do contain their prompt or have none."
                 )
 
-    def _hint(self, role: str, name: str) -> str:
-        lowered = {column.lower(): column for column in self._columns}
+    def _hint(self, role: str, name: str, head: list[Row]) -> str:
+        texts = [column for column in self._columns if role == "source" or not _holds_ids(head, column)]
+        lowered = {column.lower(): column for column in texts}
         close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
         close += [other for other in _OTHER_NAMES.get(role, ()) if other in lowered]
         close += [column for column in lowered if role in column]
         option = f"--{role}-column"
+        if not close and len(texts) < len(self._columns):
+            return "Token ids are no text: give the dataset that they were made from, with the texts of its responses."
         if not close:
             return f"Name the right one with {option}."
         found = printable(lowered[close[0]])
         return f"Did you mean '{found}'? Then add {option} {found} (Reading({role}_column='{found}'))."
+
+
+def _mostly(tests: Iterable[bool]) -> bool:
+    found = list(tests)
+    return 2 * sum(found) > len(found)
+
+
+def _share_no_prompt(chosen: Any, rejected: Any) -> bool:
+    """Whether two texts begin too differently to hold one prompt."""
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        return False
+    words = zip(chosen.split(), rejected.split(), strict=False)
+    return len(list(takewhile(lambda both: both[0] == both[1], words))) < _FEW_WORDS
+
+
+def _reads_like_prompts(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column holds sentences that mostly differ from row to row."""
+    texts = [value for row in rows if isinstance(value := row.get(name), str) and len(value.split()) >= _FEW_WORDS]
+    return 2 * len(texts) > len(rows) and 2 * len(set(texts)) > len(rows)
+
+
+def _is_outside(prompt: Any, response: Any) -> bool:
+    """Whether what may be a prompt is of the response's kind and not in it."""
+    if not prompt or not isinstance(prompt, str | list) or isinstance(prompt, str) != isinstance(response, str):
+        return False
+    return (prompt.strip() if isinstance(prompt, str) else prompt[0]) not in response
+
+
+def _holds_ids(head: list[Row], column: str) -> bool:
+    value = next((value for row in head if (value := row.values.get(column)) is not None), None)
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
 @dataclass

@@ -164,9 +164,7 @@ def build_from_examples(
     """
     check_name(name)
     engine = ActivationEngine(loaded.model, config.activations)
-    encoded = [
-        encode_example(one, loaded.tokenizer, config.encoding, config.prompt_format) for one in examples.examples
-    ]
+    encoded = [encode_example(one, loaded.encoder, config.encoding, config.prompt_format) for one in examples.examples]
     activations = example_activations(engine, encoded)
     prompt_vectors = torch.stack([one.direction for one in activations])
     counts = {

@@ -152,6 +152,6 @@ def _labels(reader: PairReader, pairs: Sequence[Pair], column: str) -> list[int]
 
 def _encoded(pair: Pair, loaded: LoadedModel, config: BuildConfig) -> EncodedPair:
     try:
-        return encode_pair(pair, loaded.tokenizer, config.encoding)
+        return encode_pair(pair, loaded.encoder, config.encoding)
     except RowFault as fault:
         raise ProbeError(f"{pair.location}: field `{fault.field}`: {fault.detail}") from fault

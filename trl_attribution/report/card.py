@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from trl_attribution.audit.census import alike_text
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
@@ -185,6 +186,8 @@ def _limits(found: Findings, kind: CardKind) -> Iterator[str]:
         yield f"Rows left out of the audit: {reasons}."
     if dataset["truncated_pairs"]:
         yield f"{dataset['truncated_pairs']:,} pairs reach the longest sequence that was read, and may be cut."
+    if dataset.get("alike"):
+        yield f"Pairs without a direction: {alike_text(dataset['alike'])}."
     if found.extras.validation is None:
         yield "No model was retrained without the flagged pairs to see what they cause."
     if kind == "model" and found.info.training is None:

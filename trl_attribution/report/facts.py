@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trl_attribution.audit.census import alike_text
 from trl_attribution.probes import CosineTable, Probe, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
@@ -134,6 +135,7 @@ def _dataset_facts(dataset: Mapping[str, Any]) -> list[Fact]:
         ("also flipped", f"{dataset['contradictions']:,} pairs stand there the other way round too"),
         ("left out", skipped or "none"),
         ("maybe cut", f"{dataset['truncated_pairs']:,} pairs reach max_length"),
+        ("zero vectors", alike_text(dataset.get("alike", {})) or "none"),
         ("tokens", f"{dataset['tokens']:,}"),
         ("fingerprint", str(dataset["fingerprint"])),
     ]

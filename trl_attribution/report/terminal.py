@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trl_attribution.audit.census import alike_text
 from trl_attribution.audit.estimate import Estimate
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.pairs import Pair
@@ -207,6 +208,8 @@ def _pairs_line(dataset: Mapping[str, Any]) -> str:
         parts.append(f"{dataset['contradictions']:,} pairs also stand there the other way round")
     if dataset["truncated_pairs"]:
         parts.append(f"{dataset['truncated_pairs']:,} reach max_length and may be cut")
+    if dataset.get("alike"):  # audits of older versions have not counted them
+        parts.append(alike_text(dataset["alike"]))
     return "; ".join(parts)
 
 

@@ -241,7 +241,7 @@ class Validator:
 
         TRL would drop others without a word, and the steps would not fit. An audit counts them as its dataset's.
         """
-        reader = PairReader(self.plan.dataset, _reading(self.plan))
+        reader = PairReader(self.plan.dataset, _reading(self.plan)).ending_with(self.loaded.tokenizer.eos_token)
         encoded = list(encoded_pairs(reader, self.loaded.tokenizer, self.encoding))
         faults = Counter(found.reason for _, found in encoded if isinstance(found, RowFault))
         faults.update(row.reason for row in reader.skipped)

@@ -278,7 +278,7 @@ class _Computation:
     ) -> Iterator[EncodedPair]:
         """The tokens of the ``wanted`` rows; those that have none are added to ``unusable``."""
         pairs = (pair for _, pair in _rows(inventory, wanted))
-        for pair, encoded in encoded_pairs(pairs, self._auditor.model.tokenizer, self._auditor.config.encoding):
+        for pair, encoded in encoded_pairs(pairs, self._auditor.model.encoder, self._auditor.config.encoding):
             if not isinstance(encoded, RowFault):
                 yield encoded
                 continue

@@ -81,7 +81,7 @@ def open_rows(
     if isinstance(dataset, IterableDataset | IterableDatasetDict):
         raise DataError(
             "the dataset is a stream (IterableDataset), which cannot be audited: its rows have no fixed order or end. "
-            "Load it without streaming=True, or write it to JSONL or Parquet first."
+            "Load it without streaming=True, or give a copy that has both: Dataset.from_list(list(stream))."
         )
     raise DataError(
         f"cannot read a {type(dataset).__name__} as a dataset. "
