@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _POLICY = Path("gate.yaml")
 _JUDGE = "check"
 
-Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one.")]
+Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one."), paths.POLICY]
 Download = Annotated[bool, typer.Option("--download", help="Fetch probes that the policy names by hf://owner/repo.")]
 
 
@@ -50,7 +50,9 @@ gate_app = typer.Typer(
 @verb
 def check(
     dataset: Annotated[
-        str, typer.Argument(help="A JSONL / Parquet / CSV file (gzip too), a folder of such files, or a Hub id.")
+        str,
+        typer.Argument(help="A JSONL / Parquet / CSV file (gzip too), a folder of such files, or a Hub id."),
+        paths.DATASET,
     ],
     policy: Policy = _POLICY,
     base_ref: Annotated[
@@ -65,6 +67,7 @@ def check(
         typer.Option(
             "--output", "-o", metavar="FOLDER", help="Write verdict, reports, manifests and the cleaned dataset there."
         ),
+        paths.A_FOLDER,
     ] = None,
     clean: Annotated[
         str, typer.Option("--clean", help="What the cleaned dataset has done to offending pairs: filter or flip.")
@@ -116,7 +119,7 @@ def check(
 @gate_app.command()
 @verb
 def init(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write.")] = _POLICY,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write."), paths.A_FILE] = _POLICY,
     probes: Annotated[Path, typer.Option("--probes", help="Registry whose probes get rules and pins.")] = Path(
         "probes"
     ),
@@ -144,14 +147,17 @@ def init(
 @gate_app.command()
 @verb
 def baseline(
-    dataset: Annotated[str, typer.Argument(help="The dataset that is trusted, as for `gate`.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset that is trusted, as for `gate`."), paths.DATASET],
     policy: Policy = _POLICY,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The baseline to write; default: the one the policy names.")
+        Path | None,
+        typer.Option("--output", "-o", help="The baseline to write; default: the one the policy names."),
+        paths.A_FILE,
     ] = None,
     known_bad: Annotated[
         Path | None,
         typer.Option("--known-bad", help="Pairs known to be bad: a dataset of them, or a manifest of the audited one."),
+        paths.DATASET,
     ] = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -199,7 +205,7 @@ def baseline(
 @gate_app.command()
 @verb
 def show(
-    verdict: Annotated[Path, typer.Argument(help="verdict.json of an earlier run.")],
+    verdict: Annotated[Path, typer.Argument(help="verdict.json of an earlier run."), paths.Given("verdict", folder=False)],
     format: Annotated[  # noqa: A002  # the option's name
         str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
     ] = "text",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trl_attribution.cli import paths
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
 
@@ -65,8 +66,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors o
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")]
-Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes.")]
+Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
+Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
+OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
 Dtype = Annotated[str, typer.Option("--dtype", help="What M0 computes in: auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device; auto takes CUDA, then MPS, then CPU.")]
 MaxLength = Annotated[
@@ -115,7 +117,7 @@ RuleForPrompts = Annotated[
     str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
 ]
 KeptResponses = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
+    Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL)."), paths.A_FILE
 ]
 JudgeKeyEnv = Annotated[str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")]
 JudgeCalls = Annotated[int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")]

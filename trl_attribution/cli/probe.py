@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -45,18 +45,28 @@ def build(
     name: Name,
     model: options.Model,
     behavior: Annotated[
-        Path | None, typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses.")
+        Path | None,
+        typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses."),
+        paths.PROMPTS,
     ] = None,
     contrast: Annotated[
-        Path | None, typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional.")
+        Path | None,
+        typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
+        paths.PROMPTS,
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not.")
+        str | None,
+        typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not."),
+        paths.DATASET,
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer.")
+        Path | None,
+        typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer."),
+        paths.PROMPTS,
     ] = None,
-    after: Annotated[str | None, typer.Option("--after", help="M1, the model after training, with --prompts.")] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", help="M1, the model after training, with --prompts."), paths.MODEL
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +85,7 @@ def build(
     responses: Annotated[
         Path | None,
         typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
+        paths.A_FOLDER,
     ] = None,
     four_condition: Annotated[
         bool,
@@ -95,7 +106,7 @@ def build(
     on_bad_row: options.OnBadRow = "error",
     prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
-    registry: options.Registry = Path("probes"),
+    registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
@@ -177,7 +188,9 @@ def build(
 @verb
 def import_(
     name: Name,
-    file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors.")],
+    file: Annotated[
+        Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors."), paths.VECTOR
+    ],
     model: options.Model,
     layer: Layers = None,
     away: Annotated[
@@ -186,7 +199,7 @@ def import_(
     block_offset: Annotated[
         int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
     ] = 1,
-    registry: options.Registry = Path("probes"),
+    registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -218,7 +231,9 @@ def import_(
 @verb
 def calibrate(
     name: Name,
-    reference: Annotated[str, typer.Argument(help="Preference pairs known to be clean, in any dataset format.")],
+    reference: Annotated[
+        str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
+    ],
     model: options.Model,
     score: options.Score = "auto",
     registry: options.Registry = Path("probes"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from trl_attribution.probes import Probe
     from trl_attribution.report.findings import Findings
 
-AuditFolder = Annotated[Path, typer.Argument(help="A finished audit's folder.", show_default=False)]
+AuditFolder = Annotated[Path, typer.Argument(help="A finished audit's folder.", show_default=False), paths.AUDIT]
 Dataset = Annotated[
     str | None,
     typer.Option("--dataset", help="The audited dataset, for the texts; default: the audited file if still there."),
+    paths.DATASET,
 ]
 Probes = Annotated[
-    Path | None, typer.Option("--probes", help="The audit's registry: how its probes were built, and their nulls.")
+    Path | None,
+    typer.Option("--probes", help="The audit's registry: how its probes were built, and their nulls."),
+    paths.REGISTRY,
 ]
 Discovery = Annotated[
     Path | None,
     typer.Option("--discovery", help="What `discover --output` wrote, to be shown too; default: AUDIT/discovery."),
+    paths.DISCOVERY,
 ]
 
 
@@ -41,6 +45,7 @@ def report(
         typer.Option(
             "--output", "-o", help="Where to write; default: report.html in the audit folder, a card to the terminal."
         ),
+        paths.A_FILE,
     ] = None,
     card: Annotated[
         str | None,

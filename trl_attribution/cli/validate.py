@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 @verb
 @undecided()
 def validate(
-    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there.")],
+    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page."), paths.PLAN],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there."), paths.A_FOLDER
+    ],
     cells: Annotated[
         str | None,
         typer.Option("--cells", metavar="I/N", help="Run only the I-th of N shares of the cells; see --merge."),
@@ -30,10 +32,12 @@ def validate(
     from_: Annotated[
         list[Path] | None,
         typer.Option("--from", help="With --merge, a folder of another machine's cells; can be repeated."),
+        paths.RESULTS,
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.svg", help="Draw the rates too, as SVG or PNG (needs matplotlib)."),
+        paths.A_FILE,
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the plan and list its cells; load no model, write nothing.")

@@ -1,7 +1,10 @@
-"""Paths as users write them."""
+"""Paths as users write them: expanded, looked for, and near names for those that are not there."""
 
 from __future__ import annotations
 
+import difflib
+import errno
+import os
 from pathlib import Path
 
 from trl_attribution.errors import AttributionError, SettingsError
@@ -12,13 +15,41 @@ def local_path(name: str | Path, error: type[AttributionError] = SettingsError) 
     """``name`` as a path, its ``~`` or ``~user`` replaced by that user's home folder.
 
     Raises:
-        AttributionError: nobody here has such a home folder; of class ``error``.
+        AttributionError: nobody here has such a home folder, or no file can have such a name; of class ``error``.
     """
     try:
-        return Path(name).expanduser()
+        path = Path(name).expanduser()
     except RuntimeError:
         user = printable(str(name).partition("/")[0])
         raise error(
             f"{printable(name)}: {user} has no home folder on this machine. Write the path out, or ./{user} if that is "
             "the name of a file."
         ) from None
+    try:
+        path.lstat()
+    except ValueError as fault:  # a null byte
+        raise error(f"{printable(name)}: no file can have this name ({fault}). Check the path.") from None
+    except OSError as fault:
+        # What Path.exists() does not take for "no", and every later look would raise again.
+        if fault.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
+            raise error(f"{printable(name)}: {str(fault.strerror).lower()}. Check the path.") from None
+    return path
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at ``path``, whatever the path; a link to nothing is not."""
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists() raises for long names and closed folders
+
+
+def what_to_check(path: Path) -> str:
+    """What to do about a path with nothing at it: names beside it that are near, or where it was looked for."""
+    if path.is_symlink():
+        return f"It is a link to nothing: {printable(os.readlink(path))}."  # noqa: PTH115  # as it stands there
+    try:
+        beside = os.listdir(path.parent)  # noqa: PTH208
+    except OSError:
+        return f"Check the path (current folder: {Path.cwd()})."
+    near = difflib.get_close_matches(path.name, beside, n=2, cutoff=0.7)
+    if near:
+        return f"Did you mean {' or '.join(printable(path.parent / name) for name in near)}?"
+    return f"Check the path (current folder: {Path.cwd()})."
