@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +61,7 @@ def discover(
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="The audited dataset, for the pairs' texts; default: as audited."),
-        paths.DATASET,
+        replace(paths.DATASET, hint="The pairs' texts are read from it: give it, or do without (--no-texts)."),
     ] = None,
     no_texts: Annotated[
         bool, typer.Option("--no-texts", help="Do without the pairs' texts: no excerpts and no keywords of them.")

@@ -67,7 +67,7 @@ def check(
         typer.Option(
             "--output", "-o", metavar="FOLDER", help="Write verdict, reports, manifests and the cleaned dataset there."
         ),
-        paths.A_FOLDER,
+        paths.Made(),
     ] = None,
     clean: Annotated[
         str, typer.Option("--clean", help="What the cleaned dataset has done to offending pairs: filter or flip.")

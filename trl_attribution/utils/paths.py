@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+from itertools import islice
 from pathlib import Path
 
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.utils.text import printable
+
+_MOST_BESIDE = 10_000
 
 
 def local_path(name: str | Path, error: type[AttributionError] = SettingsError) -> Path:
@@ -45,11 +48,19 @@ def what_to_check(path: Path) -> str:
     """What to do about a path with nothing at it: names beside it that are near, or where it was looked for."""
     if path.is_symlink():
         return f"It is a link to nothing: {printable(os.readlink(path))}."  # noqa: PTH115  # as it stands there
-    try:
-        beside = os.listdir(path.parent)  # noqa: PTH208
-    except OSError:
-        return f"Check the path (current folder: {Path.cwd()})."
-    near = difflib.get_close_matches(path.name, beside, n=2, cutoff=0.7)
+    near = _near(path)
     if near:
-        return f"Did you mean {' or '.join(printable(path.parent / name) for name in near)}?"
+        return f"Did you mean {' or '.join(printable(one) for one in near)}?"
     return f"Check the path (current folder: {Path.cwd()})."
+
+
+def _near(path: Path) -> list[Path]:
+    """Up to two that lie beside ``path`` and are called nearly like it, whatever their suffix."""
+    try:
+        with os.scandir(path.parent) as entries:
+            beside = [Path(entry.path) for entry in islice(entries, _MOST_BESIDE)]
+    except OSError:
+        return []
+    stems = {one.stem.lower() for one in beside}
+    close = difflib.get_close_matches(path.stem.lower(), stems, n=2, cutoff=0.7)
+    return sorted((one for one in beside if one.stem.lower() in close), key=lambda one: close.index(one.stem.lower()))[:2]
