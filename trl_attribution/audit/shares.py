@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair
-from trl_attribution.store import VectorStore
 from trl_attribution.utils.distributed import Ranks
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs import Pair
+    from trl_attribution.store import VectorStore
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ PROBE = "distractor-compliance"
 
 @verb
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path(
+        "demo"
+    ),
     layer: Annotated[int, typer.Option("--layer", help="The layer to audit at.")] = LAYER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,

@@ -205,7 +205,9 @@ def baseline(
 @gate_app.command()
 @verb
 def show(
-    verdict: Annotated[Path, typer.Argument(help="verdict.json of an earlier run."), paths.Given("verdict", folder=False)],
+    verdict: Annotated[
+        Path, typer.Argument(help="verdict.json of an earlier run."), paths.Given("verdict", folder=False)
+    ],
     format: Annotated[  # noqa: A002  # the option's name
         str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
     ] = "text",

@@ -86,9 +86,7 @@ def diff(
 @manifest_app.command("merge")
 @verb
 def merge(
-    given: Annotated[
-        list[Path], typer.Argument(metavar="MANIFEST...", help="One manifest or more."), paths.MANIFEST
-    ],
+    given: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="One manifest or more."), paths.MANIFEST],
     output: Target,
     precedence: Annotated[
         str,

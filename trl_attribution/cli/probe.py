@@ -188,9 +188,7 @@ def build(
 @verb
 def import_(
     name: Name,
-    file: Annotated[
-        Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors."), paths.VECTOR
-    ],
+    file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors."), paths.VECTOR],
     model: options.Model,
     layer: Layers = None,
     away: Annotated[

@@ -21,7 +21,7 @@ from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
 from trl_attribution.models.sharding import Sharding, load_sharded
 from trl_attribution.utils.distributed import is_sharded, launch_flag, working_device
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import DTYPES, torch_dtype
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import is_hub_id, printable
 
@@ -250,7 +250,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise SettingsError(f"dtype: {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}")
-        return DTYPES[dtype]
+        return torch_dtype(dtype)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # The public get_capabilities() also counts AVX-512 machines whose bfloat16 is only emulated.

@@ -63,4 +63,6 @@ def _near(path: Path) -> list[Path]:
         return []
     stems = {one.stem.lower() for one in beside}
     close = difflib.get_close_matches(path.stem.lower(), stems, n=2, cutoff=0.7)
-    return sorted((one for one in beside if one.stem.lower() in close), key=lambda one: close.index(one.stem.lower()))[:2]
+    return sorted((one for one in beside if one.stem.lower() in close), key=lambda one: close.index(one.stem.lower()))[
+        :2
+    ]
