@@ -120,9 +120,9 @@ def check(
 @verb
 def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write."), paths.A_FILE] = _POLICY,
-    probes: Annotated[Path, typer.Option("--probes", help="Registry whose probes get rules and pins.")] = Path(
-        "probes"
-    ),
+    probes: Annotated[
+        Path, typer.Option("--probes", help="Registry whose probes get rules and pins."), paths.A_FOLDER
+    ] = Path("probes"),
     model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb

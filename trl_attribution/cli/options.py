@@ -11,6 +11,7 @@ import typer
 from trl_attribution.cli import paths
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable, whole_number
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -131,9 +132,10 @@ def parse_max_length(text: str) -> int | None:
     """
     if text.lower() == "none":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise SettingsError(f"--max-length: {text!r} is neither a positive whole number nor none")
-    return int(text)
+    number = whole_number(text)
+    if number is None or number < 1:
+        raise SettingsError(f"--max-length: {printable(text, 40)!r} is neither a positive whole number nor none")
+    return number
 
 
 def check_apart(output: Path | None, *inputs: str | Path | None) -> None:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
+from trl_attribution.errors import (
+    AttributionError,
+    DataError,
+    ManifestError,
+    ModelError,
+    ProbeError,
+    SettingsError,
+    StoreError,
+)
 from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.utils.paths import is_there, local_path, what_to_check
 from trl_attribution.utils.text import is_hub_id, printable
@@ -28,12 +36,14 @@ class Given:
     """What it is on the Hub, where a Hub id can be given in its place."""
     folder: bool | None = None
     """Whether it has to be a folder, or has to be a file; None where it may be either."""
+    holds: str = ""
+    """A file that makes a folder one."""
     lacking: str = "cannot read the {what} {path}: no such file or folder"
     """What is said where nothing is there."""
     hint: str = ""
     """How to come by one."""
 
-    def check(self, option: str, value: str | Path) -> None:
+    def check(self, _option: str, value: str | Path) -> None:
         """Raise ``error`` unless it is there, or is a Hub id that may be."""
         path = local_path(value, self.error)
         shown = printable(value, 300)
@@ -49,6 +59,9 @@ class Given:
                 f"cannot read the {self.what} {shown}: it is a {kinds[0]}, and a {self.what} is a {kinds[1]}."
                 f"{self.hint and ' ' + self.hint}"
             )
+        if self.holds and not is_there(path / self.holds):
+            said = self.lacking.partition(":")[0].format(what=self.what, path=shown)
+            raise self.error(f"{said}: it has no {self.holds}. {self.hint}")
         if not os.access(path, os.R_OK):
             raise self.error(f"cannot read the {self.what} {shown}: permission denied. Check its permissions.")
 
@@ -97,26 +110,31 @@ class Made:
 MODEL = Given("model", ModelError, hub="model")
 DATASET = Given("dataset", DataError, hub="dataset")
 PROMPTS = Given("prompts", DataError, hub="dataset")
-MANIFEST = Given("manifest", folder=False, hint="An audit writes manifest.filter.jsonl and manifest.flip.jsonl.")
+MANIFEST = Given(
+    "manifest", ManifestError, folder=False, hint="An audit writes manifest.filter.jsonl and manifest.flip.jsonl."
+)
 AUDIT = Given(
     "audit",
+    StoreError,
     folder=True,
+    holds="audit.json",
     lacking="there is no finished audit at {path}: no such file or folder",
     hint="Give the folder that `trl-attribution audit -o` wrote.",
 )
 REGISTRY = Given(
     "probe registry",
+    ProbeError,
     folder=True,
     lacking="no probe registry at {path}: no such folder",
     hint="`trl-attribution probe build NAME --registry FOLDER` makes one.",
 )
-DISCOVERY = Given("discovery", folder=True, lacking="there is no discovery in {path}: no such folder")
-DECISIONS = Given("decisions", folder=False, hint="`trl-attribution review` writes them.")
+DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
+DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")
 SOURCES = Given("sources", DataError, hub="dataset")
 POLICY = Given("policy", folder=False, hint="`trl-attribution gate init` writes one.")
 PLAN = Given("plan", folder=False)
-RESULTS = Given("results", folder=True)
-VECTOR = Given("direction", folder=False, lacking="no file {path} to import a probe from")
+RESULTS = Given("results", DataError, folder=True)
+VECTOR = Given("direction", ProbeError, folder=False, lacking="no file {path} to import a probe from")
 A_FILE = Made(folder=False)
 A_FOLDER = Made(folder=True)
 
@@ -128,9 +146,9 @@ def check_paths(command: Callable[..., object], given: Mapping[str, Any]) -> Non
         AttributionError: one is not there, is another kind of thing, or cannot be written; of the class its input has.
     """
     asked = list(_marked(command, given))
-    _refuse_swapped([(mark, Path(value)) for mark, _, value in asked if isinstance(mark, Given)])
     for mark, name, value in asked:
         mark.check(f"--{name.strip('_').replace('_', '-')}", value)
+    _refuse_swapped([(mark, local_path(value)) for mark, _, value in asked if isinstance(mark, Given)])
 
 
 def _marked(command: Callable[..., object], given: Mapping[str, Any]) -> Iterator[tuple[Given | Made, str, str | Path]]:

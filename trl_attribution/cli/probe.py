@@ -11,6 +11,7 @@ import typer
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -324,7 +325,6 @@ def show(
 def _own_rule(prompts: Path) -> str:
     """The rule that the rows of ``prompts`` name; empty where none does."""
     from trl_attribution.pairs.rows import open_rows
-    from trl_attribution.utils.text import printable
 
     rules: dict[str, str] = {}
     for row in open_rows(str(prompts)):
@@ -379,9 +379,10 @@ def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, .
 
 def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
     """The layers that were asked for by number; none for ``auto``."""
-    wrong = [text for text in asked or [] if text != "auto" and not text.isdecimal()]
+    numbers = {text: whole_number(text) for text in asked or [] if text != "auto"}
+    wrong = [text for text, number in numbers.items() if number is None]
     if wrong:
-        raise SettingsError(f"--layer: {wrong[0]!r} is neither a layer number nor auto")
+        raise SettingsError(f"--layer: {printable(wrong[0], 40)!r} is neither a layer number nor auto")
     if not asked or asked == ["auto"]:
         return ()
     if "auto" in asked:

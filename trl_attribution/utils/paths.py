@@ -12,6 +12,8 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.utils.text import printable
 
 _MOST_BESIDE = 10_000
+_LONGEST_NAME = 255
+"""Bytes, on every file system in use."""
 
 
 def local_path(name: str | Path, error: type[AttributionError] = SettingsError) -> Path:
@@ -28,6 +30,8 @@ def local_path(name: str | Path, error: type[AttributionError] = SettingsError) 
             f"{printable(name)}: {user} has no home folder on this machine. Write the path out, or ./{user} if that is "
             "the name of a file."
         ) from None
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        raise error(f"{printable(name)}: file name too long. Check the path.")
     try:
         path.lstat()
     except ValueError as fault:  # a null byte
