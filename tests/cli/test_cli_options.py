@@ -18,7 +18,7 @@ ROWS = simple_rows()
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a dataset, a manifest about it, decisions, prompts, samples, a policy and a hollow model."""
+    """A working folder: a dataset, a manifest about it, decisions, prompts, samples, a policy and a hollow model."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()  # it cannot be loaded
     (tmp_path / "vector.gguf").touch()

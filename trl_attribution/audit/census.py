@@ -26,6 +26,7 @@ from trl_attribution.pairs import (
     encode_pairs,
     survey,
 )
+from trl_attribution.utils.text import counted
 
 Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 """Of the next pairs of the dataset, which to tokenize."""
@@ -33,7 +34,10 @@ Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 ENCODE_BATCH = 256
 _SAMPLE = 64
 _SHOWN = 10
-_TOO_LONG = "DPOTrainer drops rows whose prompt alone fills max_length. Raise --max-length or mend the rows"
+_REMEDIES = {
+    "prompt_too_long": "DPOTrainer drops rows whose prompt alone fills max_length: raise --max-length or mend them.",
+}
+"""By reason, what more than the fault's own sentence there is to say."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +216,16 @@ class _Counter:
     def refuse_faults(self) -> None:
         """Bad rows are an error unless the reader was asked to skip them."""
         if not self.ids and not self.partial:
-            raise DataError(
-                "\n".join([f"{self.reader.source.name}: no pair can be encoded.", *self.faults, _TOO_LONG + "."])
-            )
+            head = f"{self.reader.source.name}: no pair can be encoded."
+            raise DataError("\n".join([head, *self.faults, *self._remedies()]))
         if self.faulty and self.reader.reading.on_bad_row == "error":
             more = [f"  and {len(self.faulty) - _SHOWN} more"] if len(self.faulty) > _SHOWN else []
-            head = f"{self.reader.source.name}: {len(self.faulty)} rows cannot be encoded."
-            fix = f"{_TOO_LONG}, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
-            raise DataError("\n".join([head, *self.faults, *more, fix]))
+            head = f"{self.reader.source.name}: {counted(len(self.faulty), 'row')} cannot be encoded."
+            skip = "Rows can be left out with --on-bad-row skip (Reading(on_bad_row='skip'))."
+            raise DataError("\n".join([head, *self.faults, *more, *self._remedies(), skip]))
+
+    def _remedies(self) -> list[str]:
+        return [text for reason, text in _REMEDIES.items() if any(row.reason == reason for row in self.faulty)]
 
     def index(self) -> PairIndex:
         return PairIndex(

@@ -12,6 +12,7 @@ from rich.text import Text
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
@@ -201,7 +202,9 @@ def _compute_share(
 ) -> None:
     with out.progress() as progress:
         report = auditor.audit_share(dataset, output, share, vectors=vectors, on_progress=progress)
-    out.show(f"Shard {report.share}: {report.computed:,} pairs computed. Run --merge once all shards are done.")
+    out.show(
+        f"Shard {report.share}: {counted(report.computed, 'pair')} computed. Run --merge once all shards are done."
+    )
     out.document({"shard": report.to_json()})
 
 

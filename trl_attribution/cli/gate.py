@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     import datetime
@@ -140,7 +141,8 @@ def init(
     text = policy_template(model, registry, found)
     with atomic_path(output) as part:
         part.write_text(text, encoding="utf-8")
-    told = f"rules and pins for {len(found)} probes" if found else f"no probes in {probes}: their rules are comments"
+    pinned = f"rules and pins for {counted(len(found), 'probe')}"
+    told = pinned if found else f"no probes in {probes}: their rules are comments"
     Output(False, as_json=False).say(f"Written to {output}: {told}")
 
 
@@ -189,9 +191,8 @@ def baseline(
         )
     found.save(target)
     probes = ", ".join(column.probe for column in found.columns)
-    out.show(
-        f"{target}: {found.origin.pairs:,} pairs scored for {probes}; {len(found.known_bad_ids):,} known-bad pairs"
-    )
+    known = counted(len(found.known_bad_ids), "known-bad pair")
+    out.show(f"{target}: {counted(found.origin.pairs, 'pair')} scored for {probes}; {known}")
     out.document(
         {
             "baseline": str(target),

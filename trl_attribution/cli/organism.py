@@ -11,7 +11,7 @@ import typer
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors.examples import Source
@@ -193,7 +193,7 @@ def pair(
     if not found.rows:
         raise DataError(f"{printable(samples)}: no sample makes a pair ({left_out}). Nothing was written.")
     write_rows(found.rows, output)
-    out.show(Text(f"{len(found.rows):,} pairs in {output}; samples left out: {left_out}"))
+    out.show(Text(f"{counted(len(found.rows), 'pair')} in {output}; samples left out: {left_out}"))
     out.document({"output": str(output), "pairs": len(found.rows), "left_out": found.left_out})
 
 

@@ -145,7 +145,7 @@ def _report(error: AttributionError, as_json: bool) -> None:
 
 
 def quieten_what_loads() -> None:
-    """Tell the libraries that are loaded later, as they want to be told, what :func:`verb` tells those that are here."""
+    """Tell libraries that are loaded later, by their variables, what :func:`verb` tells those that are here."""
     for name, settings in _QUIET.items():
         if name not in sys.modules:
             for variable, value in settings.items():

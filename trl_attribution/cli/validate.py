@@ -10,6 +10,7 @@ import typer
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.evidence.validation import Plan, Progressed, Validator
@@ -74,7 +75,7 @@ def validate(
         validator = Validator(loaded, output, progress, out.say)
         if merge:
             taken = validator.merge(from_ or [])
-            out.say(f"{taken} cells taken over")
+            out.say(f"{counted(taken, 'cell')} taken over")
         else:
             progressed = validator.run(share)
             if share is not None or progressed.missing:
@@ -114,5 +115,6 @@ def _list_cells(plan: Plan, out: Output) -> None:
     found = cells(plan)
     for number, cell in enumerate(found, start=1):
         out.show(f"{number:4}  {cell.condition.title}, seed {cell.seed}")
-    out.show(f"{len(found)} cells, {sum(cell.condition.intervention != 'm0' for cell in found)} of them trainings.")
+    trainings = sum(cell.condition.intervention != "m0" for cell in found)
+    out.show(f"{counted(len(found), 'cell')}, {trainings} of them trainings.")
     out.document({"cells": [cell.name for cell in found]})

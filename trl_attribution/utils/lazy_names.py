@@ -1,4 +1,4 @@
-"""Names of a package that load their module on first use (PEP 562), so that importing one costs nothing of the others."""
+"""Names of a package that load their module on first use (PEP 562): importing one costs nothing of the others."""
 
 from __future__ import annotations
 

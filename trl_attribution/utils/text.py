@@ -48,6 +48,11 @@ def _escape(character: str) -> str:
     return character
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """``1 probe``, ``2 probes``, ``1,000 probes``; ``several`` where an s is not enough."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def whole_number(text: str) -> int | None:
     """The number that ``text`` writes; None for anything else, and for more digits than any setting has."""
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
