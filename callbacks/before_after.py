@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.activations.blocks import find_blocks
-from trl_attribution.activations.engine import Path as ForwardPath
+from trl_attribution.activations.config import Path as ForwardPath
 from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses, save_on_main
 from trl_attribution.callbacks.config import CallbackConfig

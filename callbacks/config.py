@@ -75,7 +75,7 @@ class CallbackConfig:
         for name, choices in (
             ("on_flag", ON_FLAG),
             ("score", get_args(AskedScore)),
-            ("vector_dtype", tuple(DTYPES)),
+            ("vector_dtype", DTYPES),
         ):
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name}: {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")

@@ -61,9 +61,7 @@ def fill_store(
         )
 
 
-def _encoded(
-    reader: PairReader, tokenizer: Encoder, encoding: Encoding, wanted: set[str]
-) -> Iterator[EncodedPair]:
+def _encoded(reader: PairReader, tokenizer: Encoder, encoding: Encoding, wanted: set[str]) -> Iterator[EncodedPair]:
     for pair, encoded in encoded_pairs((pair for pair in reader if pair.pair_id in wanted), tokenizer, encoding):
         if not isinstance(encoded, RowFault) and pair.pair_id in wanted:
             wanted.remove(pair.pair_id)

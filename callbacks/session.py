@@ -38,7 +38,7 @@ from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.shared_storage import check_shared
 
 logger = logging.getLogger(__name__)
@@ -342,7 +342,7 @@ class TrainingAudit:
                 model, ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path)
             )
             # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
-            dtype = DTYPES[self.settings.compute_dtype]
+            dtype = torch_dtype(self.settings.compute_dtype)
             autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
             with autocast, engine.in_step(self.census.sample[:4]):
                 fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)

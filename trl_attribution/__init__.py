@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from trl_attribution.utils.lazy_names import lazy_names
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from trl_attribution.pairs import pair_id
     from trl_attribution.probes import Probe, ProbeRegistry
     from trl_attribution.store import VectorStore
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "AttributionCallback",
@@ -26,26 +28,3 @@ __all__ = [
     "__version__",
     "pair_id",
 ]
-
-_HOMES = {
-    "AttributionCallback": "trl_attribution.callbacks",
-    "AttributionTracker": "trl_attribution.callbacks",
-    "DataAuditor": "trl_attribution.audit.auditor",
-    "Manifest": "trl_attribution.manifest",
-    "Probe": "trl_attribution.probes",
-    "ProbeRegistry": "trl_attribution.probes",
-    "VectorStore": "trl_attribution.store",
-    "pair_id": "trl_attribution.pairs",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its public names are {__all__}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

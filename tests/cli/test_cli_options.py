@@ -18,8 +18,10 @@ ROWS = simple_rows()
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a dataset, a manifest about it, decisions, prompts, samples and a policy; no model."""
+    """A working folder: a dataset, a manifest about it, decisions, prompts, samples, a policy and a hollow model."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()  # it cannot be loaded
+    (tmp_path / "vector.gguf").touch()
     write_jsonl(tmp_path / "data.jsonl", ROWS)
     made = manifest_for(ROWS, ids_of(ROWS)[:3], "filter")
     made.save(tmp_path / "manifest.jsonl")
@@ -99,7 +101,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_the_model_is_loaded(p
 def test_conversations_are_not_sampled_for_a_file_that_cannot_hold_them(place: Path) -> None:
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
     write_jsonl(place / "chat.jsonl", [{"messages": turns}])
-    said = run("organism pair chat.jsonl --model /nowhere -o pairs.csv", 2)
+    said = run("organism pair chat.jsonl --model model -o pairs.csv", 2)
     assert "pairs.csv: CSV cannot hold conversations" in said
 
 
@@ -140,7 +142,7 @@ def test_an_option_that_would_do_nothing_is_refused_in_a_file_too(place: Path) -
 
 @pytest.mark.parametrize("verb", ["probe build taken --behavior prompts.jsonl", "probe import taken vector.gguf"])
 def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(place: Path, verb: str) -> None:
-    assert "probes has a probe 'taken' already: add --overwrite" in run(f"{verb} --model /nowhere", 2)
+    assert "probes has a probe 'taken' already: add --overwrite" in run(f"{verb} --model model", 2)
 
 
 def test_what_looks_like_markup_in_a_path_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,13 +135,16 @@ def test_a_judge_that_gives_up_leaves_the_sampled_responses(place: Path, after: 
     ],
 )
 def test_a_judge_that_cannot_work_is_refused_before_a_model_is_loaded(options: str, message: str, place: Path) -> None:
-    command = f"probe build b --model nowhere/ --after nowhere/ --prompts behavior.jsonl {options}"
+    (place / "hollow").mkdir()
+    command = f"probe build b --model hollow --after hollow --prompts behavior.jsonl {options}"
     assert message in run(command, expected=2)
 
 
 @pytest.mark.parametrize("command", ["build b --behavior behavior.jsonl", "import b vector.pt"])
 def test_auto_beside_a_layer_is_refused_before_the_model_is_loaded(command: str, place: Path) -> None:
-    message = run(f"probe {command} --model nowhere/ --layer 2 --layer auto", expected=2)
+    (place / "hollow").mkdir()
+    (place / "vector.pt").touch()
+    message = run(f"probe {command} --model hollow --layer 2 --layer auto", expected=2)
     assert "give auto alone" in message
 
 

@@ -38,7 +38,7 @@ def run(folder: Path, arguments: str, expected: int = 0) -> str:
     return result.output if "--json" in arguments else " ".join(result.output.split())
 
 
-def test_rankings_stand_side_by_side_with_quality_and_cost(place: Path, model_folder: Path) -> None:
+def test_rankings_stand_side_by_side_with_quality_and_cost(place: Path, model_folder: Path, tmp_path: Path) -> None:
     command = "compare audit -b length -b margin -b text --behavior behavior.jsonl --truth-column bad --dtype float32"
     found = json.loads(run(place, f"{command} --model {model_folder} --json"))
     assert found == json.loads((place / "audit" / "comparison" / "comparison.json").read_text())
@@ -47,7 +47,7 @@ def test_rankings_stand_side_by_side_with_quality_and_cost(place: Path, model_fo
     assert {row["name"] for row in found["rankings"]} == names
     assert all(0 < row["quality"]["average_precision"] <= 1 for row in found["rankings"])
     # Kept scores need no model.
-    shown = run(place, f"{command} --model /nowhere")
+    shown = run(place, f"{command} --model {tmp_path}")
     assert "k = 3; 3 marked by bad = True" in shown
     assert "* scores of an earlier run" in shown
 

@@ -358,7 +358,8 @@ def test_the_command_steers_with_the_difference_to_another_model(
     ],
 )
 def test_a_wrong_option_is_refused_before_the_model_is_loaded(options: str, message: str, place: Path) -> None:
-    assert message in " ".join(call(STEER.replace("--model model", "--model nowhere/") + f" {options}", 2).split())
+    (place / "hollow").mkdir()
+    assert message in " ".join(call(STEER.replace("--model model", "--model hollow") + f" {options}", 2).split())
 
 
 def test_an_organism_is_built_listed_expressed_and_paired(place: Path) -> None:
@@ -399,4 +400,5 @@ def test_samples_that_m0_answers_as_they_do_make_no_pair_and_no_file(place: Path
     ],
 )
 def test_what_cannot_be_expressed_is_refused(options: str, message: str, place: Path) -> None:
-    assert message in " ".join(call(f"organism express nowhere/ {options}", 2).split())
+    (place / "hollow").mkdir()
+    assert message in " ".join(call(f"organism express hollow {options}", 2).split())

@@ -124,7 +124,7 @@ def test_a_manifest_is_applied_checked_and_told_to_whom_it_belongs(place: Path) 
 
 MISTAKES = {
     "apply flip.jsonl data.jsonl": "--output: say where the cleaned dataset goes",
-    "apply flip.jsonl data.jsonl -o a.jsonl --check b.jsonl": "--check: writes nothing, so leave out --output",
+    "apply flip.jsonl data.jsonl -o a.jsonl --check data.jsonl": "--check: writes nothing, so leave out --output",
     "apply flip.jsonl data.jsonl -o a.jsonl --public": "--public: only says something about --push-to-hub",
     "apply flip.jsonl data.jsonl -o a.jsonl --digest 0123456789abcdef": "Get the manifest that was signed off",
     "apply flip.jsonl data.jsonl -o a.jsonl --digest a": "at least 12 digits",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
+from trl_attribution.activations.config import ActivationConfig, Path
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
 from trl_attribution.activations.passes import ForwardPass, Layout
 from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
-from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.errors import ModelError
 from trl_attribution.models.limits import InputLimits, input_limits
 from trl_attribution.utils.distributed import numel
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from trl_attribution.pairs import EncodedPair
 
 logger = logging.getLogger(__name__)
-
-Path = Literal["auto", "packed", "plain"]
 
 # Cosine between the packed and the plain path's centered means that the self-check asks for. The plain path is the
 # yardstick; in 16-bit both carry rounding noise, so they may differ by more without either being wrong.
@@ -49,32 +48,6 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
-
-
-@dataclass(frozen=True)
-class ActivationConfig:
-    """How activations are computed; what is computed depends on ``layers`` alone."""
-
-    layers: tuple[int, ...]
-    """Layers to read, 0 = embeddings, l = after decoder block l, before any final norm."""
-    token_budget: int | None = None
-    """Most tokens in one forward pass; None chooses by device (2,048 on CPU, 16,384 elsewhere)."""
-    path: Path = "auto"
-    """``packed`` computes every distinct prefix once, unchecked; ``plain`` runs every sequence by itself; ``auto``
-    takes packed where a self-check against plain agrees."""
-    blocks_path: str | None = None
-    """Where the decoder blocks live (``model.layers``), if they are not found by structure."""
-    workers: int | None = None
-    """Forward passes at a time on a CPU, each with its share of torch's threads; None takes one a thread, at most 8.
-    A model with hooks is run one pass at a time."""
-
-    def __post_init__(self) -> None:
-        if self.token_budget is not None and self.token_budget < 1:
-            raise SettingsError(f"token_budget: {self.token_budget} is not positive; leave it out for the default")
-        if self.workers is not None and self.workers < 1:
-            raise SettingsError(f"workers: {self.workers} is not positive; leave it out for the default")
-        if self.path not in ("auto", "packed", "plain"):
-            raise SettingsError(f"path: {self.path!r} is unknown; choose auto, packed or plain")
 
 
 @dataclass

@@ -7,21 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.audit.census import take_census
 from trl_attribution.audit.config import AskedScore, AuditConfig
-from trl_attribution.audit.estimate import Estimate, estimate
-from trl_attribution.audit.folder import Audit
-from trl_attribution.audit.run import AuditRun, OnProgress
-from trl_attribution.audit.shared_run import SharedRun, ShareReport
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
-from trl_attribution.models import LoadedModel, load_model, load_tokenizer
-from trl_attribution.models.fingerprint import ModelFingerprint, tokenizer_digest
-from trl_attribution.models.sharding import asked_sharding
-from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
 
@@ -29,9 +18,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from trl_attribution.activations import ActivationEngine
+    from trl_attribution.audit.estimate import Estimate
+    from trl_attribution.audit.folder import Audit
+    from trl_attribution.audit.run import OnProgress
+    from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.callbacks import AttributionCallback
-
-__all__ = ["DataAuditor", "OnProgress", "choose_layers", "load_probes"]
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.scoring import Rule
 
 
 class DataAuditor:
@@ -70,7 +65,7 @@ class DataAuditor:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
         self.config = replace(config or AuditConfig(), **settings)
         changes = [name for name in ("adapter", "quantization") if getattr(self.config, name) is not None]
-        if changes and isinstance(model, LoadedModel):
+        if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
         self.probes = load_probes(probes, self.config.score)
         self.layers = choose_layers(self.config.layers, self.probes)
@@ -86,6 +81,9 @@ class DataAuditor:
             SettingsError: a loaded model was given, of another dtype than was asked for.
             ProbeError: a probe was made with another M0.
         """
+        from trl_attribution.models import LoadedModel, load_model
+        from trl_attribution.models.sharding import asked_sharding
+
         config = self.config
         given = self._given_model()
         if not isinstance(given, LoadedModel):
@@ -130,6 +128,9 @@ class DataAuditor:
                 more pairs than there are.
             ModelError, ProbeError, StoreError: as their parts raise them.
         """
+        from trl_attribution.audit.run import AuditRun
+        from trl_attribution.audit.shared_run import SharedRun
+
         ranks = self.ranks or current_ranks()
         folder = Path(output_dir)
         if ranks.world == 1 and not (folder / "parts").exists():
@@ -159,6 +160,8 @@ class DataAuditor:
         Raises:
             DataError, SettingsError, ModelError, ProbeError, StoreError: as for :meth:`audit`.
         """
+        from trl_attribution.audit.shared_run import SharedRun
+
         wanted = Share.parse(share) if isinstance(share, str) else share
         ranks = self.ranks or current_ranks()
         with ranks.together():
@@ -188,6 +191,8 @@ class DataAuditor:
             ModelError, SettingsError: the model or a setting is not what the shares were computed with.
             DataError, ProbeError: as for :meth:`audit`.
         """
+        from trl_attribution.audit.shared_run import SharedRun
+
         return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
@@ -197,6 +202,10 @@ class DataAuditor:
             DataError: the dataset cannot be read as pairs.
             ModelError, ProbeError: as for :meth:`audit`.
         """
+        from trl_attribution.audit.census import take_census
+        from trl_attribution.audit.estimate import estimate
+        from trl_attribution.pairs import PairReader
+
         engine = self.new_engine()
         census = take_census(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         engine.limits.check(census.highest_token, census.longest)
@@ -235,6 +244,8 @@ class DataAuditor:
 
     def new_engine(self) -> ActivationEngine:
         """An engine that reads this auditor's layers of M0."""
+        from trl_attribution.activations import ActivationConfig, ActivationEngine
+
         config = self.config
         activations = ActivationConfig(self.layers, config.token_budget, config.path, config.blocks_path)
         return ActivationEngine(self.model.model, activations)
@@ -278,6 +289,9 @@ class DataAuditor:
         Raises:
             ModelError: the model is not the one whose fingerprint is ``known``, as far as can be told.
         """
+        from trl_attribution.models import LoadedModel, load_tokenizer
+        from trl_attribution.models.fingerprint import tokenizer_digest
+
         model = self._given_model()
         if isinstance(model, LoadedModel):
             tokenizer = model.tokenizer

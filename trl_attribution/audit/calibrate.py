@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from trl_attribution.audit.auditor import DataAuditor, OnProgress
+from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.config import AuditConfig
-from trl_attribution.models import LoadedModel
-from trl_attribution.probes import Probe
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from trl_attribution.audit.run import OnProgress
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.probes import Probe
 
 
 def calibrate_probe(
@@ -34,6 +34,8 @@ def calibrate_probe(
         DataError: the reference cannot be read as pairs.
         ProbeError: the model is not the probe's M0.
     """
+    import torch
+
     bare = replace(probe, reference_scores=None)
     settings = replace(config or AuditConfig(), layers=probe.layers)
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:

@@ -26,6 +26,7 @@ from trl_attribution.pairs import (
     encode_pairs,
     survey,
 )
+from trl_attribution.utils.text import counted
 
 Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 """Of the next pairs of the dataset, which to tokenize."""
@@ -246,7 +247,7 @@ class _Counter:
             more = [f"  and {len(self.faulty) - _SHOWN} more"] if len(self.faulty) > _SHOWN else []
             fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
             raise DataError(
-                "\n".join([f"{name}: {len(self.faulty)} rows cannot be encoded.", *self.faults, *more, fix])
+                "\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *self.faults, *more, fix])
             )
         if 2 * self.alike.total() > len(self.ids):
             causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]

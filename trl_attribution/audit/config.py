@@ -15,7 +15,7 @@ AskedScore = Literal["auto", "contextual", "response"]
 
 _CHOICES = {
     "dtype": ("auto", *DTYPES),
-    "vector_dtype": tuple(DTYPES),
+    "vector_dtype": DTYPES,
     "score": get_args(AskedScore),
     "path": ("auto", "packed", "plain"),
 }

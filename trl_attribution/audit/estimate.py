@@ -10,7 +10,7 @@ from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.census import Census
 from trl_attribution.audit.folder import machine
 from trl_attribution.pairs import EncodedPair
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import torch_dtype
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def estimate(engine: ActivationEngine, census: Census, vector_dtype: str) -> Est
     )
     total = seconds * census.tokens / sample_tokens
     pairs = len(census.index)
-    bytes_per_value = DTYPES[vector_dtype].itemsize
+    bytes_per_value = torch_dtype(vector_dtype).itemsize
     return Estimate(
         pairs=pairs,
         skipped=census.skip_reasons,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair
-from trl_attribution.store import VectorStore
 from trl_attribution.utils.distributed import Ranks
+from trl_attribution.utils.text import printable, whole_number
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs import Pair
+    from trl_attribution.store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Share:
         Raises:
             SettingsError: it is not of this form, or there is no such share.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None:
-            raise SettingsError(f"shard: {text!r} is not of the form i/n, such as 3/8 for the third of eight jobs")
-        return cls(int(found[1]) - 1, int(found[2]))
+        index, _, count = (whole_number(part) for part in text.partition("/"))
+        if index is None or count is None:
+            raise SettingsError(
+                f"shard: {printable(text, 40)!r} is not of the form i/n, such as 3/8 for the third of eight jobs"
+            )
+        return cls(index - 1, count)
 
     def owns(self, block: int) -> bool:
         """Whether block number ``block`` (from 0) belongs to this share."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from trl_attribution.activations import ActivationEngine, PromptGroup
 from trl_attribution.behaviors.examples import Example
 from trl_attribution.behaviors.judging import Prompt
 from trl_attribution.errors import ProbeError
 from trl_attribution.pairs import EncodedResponse, Encoder, Encoding, Pair, RowFault, encode_pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trl_attribution.activations import ActivationEngine, PromptGroup
 
 PromptFormat = Literal["auto", "chat", "text"]
 """``chat``: a text prompt becomes one user message; ``auto``: chat where the tokenizer has a chat template."""
@@ -113,6 +114,8 @@ def encode_responses(
 
 def example_activations(engine: ActivationEngine, encoded: Sequence[EncodedExample]) -> list[ExampleActivations]:
     """Mean response activations and context of every example, all in one pass over the model."""
+    import torch
+
     groups: list[PromptGroup] = []
     places: list[list[tuple[int, int]]] = []
     for one in encoded:
@@ -133,6 +136,8 @@ def example_activations(engine: ActivationEngine, encoded: Sequence[EncodedExamp
 
 def _grouped(responses: Sequence[EncodedResponse]) -> tuple[list[PromptGroup], list[tuple[int, int]]]:
     """Responses that share their prompt's tokens in one group; and (group, member) of each response."""
+    from trl_attribution.activations import PromptGroup
+
     members: dict[tuple[int, ...], list[list[int]]] = {}
     keys: list[tuple[int, ...]] = []
     places = []

@@ -151,14 +151,15 @@ def _rows(rows: Iterable[Row], needed: Sequence[str]) -> Iterator[Row]:
 def _check_fields(row: Row, needed: Sequence[str]) -> None:
     for field in needed:
         if row.values.get(field) is None:
-            raise ProbeError(_missing(row, field))
+            raise ProbeError(_missing(row, field, needed))
 
 
-def _missing(row: Row, field: str) -> str:
+def _missing(row: Row, field: str, needed: Sequence[str]) -> str:
     there = [str(key) for key in row.values]
     if field in there:
         return f"{row.location}: field `{field}` is null; give it a value or remove the row"
-    close = difflib.get_close_matches(field, there, n=1)
+    # `undesired` is itself: it is no misspelled `desired`.
+    close = difflib.get_close_matches(field, [key for key in there if key not in needed], n=1)
     hint = f"; did you mean `{printable(close[0], 40)}`?" if close else "."
     listed = ", ".join(printable(key, 40) for key in there) or "none"
     return f"{row.location}: field `{field}` is missing{hint} Fields there: {listed}."

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from trl_attribution.activations import PromptGroup
 from trl_attribution.behaviors import (
     BehaviorPrompt,
     Prompt,
@@ -35,6 +34,7 @@ from trl_attribution.utils.text import printable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from trl_attribution.activations import PromptGroup
     from trl_attribution.models import LoadedModel
 
 Generate = Callable[[Sequence[Prompt]], list[tuple[str, ...]]]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import torch
 
 from trl_attribution.behaviors.encoding import PromptFormat, as_chat
 from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
 from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.models import LoadedModel
-from trl_attribution.models.loading import evaluating
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
 from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.models import LoadedModel
 
 # Undoes what a model's own generation defaults would do to the distribution, and what trainers do to its speed.
 _UNCHANGED: dict[str, Any] = dict(
@@ -96,6 +96,10 @@ def sample_responses(
     Raises:
         ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
     """
+    import torch
+
+    from trl_attribution.models.loading import evaluating
+
     places = where or [f"prompt {place}" for place in range(len(prompts))]
     encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
@@ -240,6 +244,8 @@ def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
 
 
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:
+    import torch
+
     model: Any = loaded.model
     pad = _pad_id(loaded)
     device = torch.device(loaded.device)

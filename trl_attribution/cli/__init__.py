@@ -12,6 +12,7 @@ from trl_attribution.cli.discover import discover
 from trl_attribution.cli.gate import gate_app
 from trl_attribution.cli.manifest import manifest_app
 from trl_attribution.cli.organism import organism_app
+from trl_attribution.cli.output import quieten_what_loads
 from trl_attribution.cli.probe import probe_app
 from trl_attribution.cli.probe_steer import steer
 from trl_attribution.cli.report import report
@@ -44,6 +45,7 @@ app.command()(validate)
 
 def main() -> None:
     """Entry point of the ``trl-attribution`` script."""
+    quieten_what_loads()
     app()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.utils.text import printable
@@ -24,10 +24,16 @@ _SHORTEST_DIGEST = 12
 
 @verb
 def apply(
-    manifest: Annotated[Path, typer.Argument(help="manifest.filter.jsonl or manifest.flip.jsonl of an audit.")],
-    dataset: Annotated[str, typer.Argument(help="The audited dataset, in any format that can be audited.")],
+    manifest: Annotated[
+        Path, typer.Argument(help="manifest.filter.jsonl or manifest.flip.jsonl of an audit."), paths.MANIFEST
+    ],
+    dataset: Annotated[
+        str, typer.Argument(help="The audited dataset, in any format that can be audited."), paths.DATASET
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), .parquet, or a new folder.")
+        Path | None,
+        typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), .parquet, or a new folder."),
+        paths.Made(),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,
     allow_missing: Annotated[
@@ -40,6 +46,7 @@ def apply(
     decisions: Annotated[
         list[Path] | None,
         typer.Option("--decisions", help="Reviewers' decisions, which count for more than the manifest; repeatable."),
+        paths.DECISIONS,
     ] = None,
     precedence: Annotated[
         str, typer.Option("--precedence", help="Who wins where reviewers differ; see manifest merge.")
@@ -63,6 +70,7 @@ def apply(
     check: Annotated[
         str | None,
         typer.Option("--check", metavar="CLEANED", help="Write nothing; say whether CLEANED is the result, exactly."),
+        paths.DATASET,
     ] = None,
     card: Annotated[
         bool, typer.Option("--card/--no-card", help="Write where the data came from: README.md or OUTPUT.card.md.")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
@@ -25,14 +26,18 @@ DEFAULT_FDR = 0.05
 
 @verb
 def audit(
-    model: Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file.")],
+    model: Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL],
     dataset: Annotated[
-        str, typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats.")
+        str,
+        typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
+        paths.DATASET,
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The audit folder to make or go on with.")
+        Path | None, typer.Option("--output", "-o", help="The audit folder to make or go on with."), paths.A_FOLDER
     ] = None,
-    probes: Annotated[Path | None, typer.Option("--probes", help="Folder of probes to score against.")] = None,
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="Folder of probes to score against."), paths.REGISTRY
+    ] = None,
     probe: Annotated[list[str] | None, typer.Option("--probe", help="Only this probe; can be repeated.")] = None,
     layer: Annotated[
         list[int] | None, typer.Option("--layer", help="A layer to compute; can be repeated. Default: the probes'.")
@@ -45,7 +50,9 @@ def audit(
     ] = None,
     score: options.Score = "auto",
     vectors: Annotated[
-        Path | None, typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors.")
+        Path | None,
+        typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors."),
+        paths.A_FOLDER,
     ] = None,
     vector_dtype: Annotated[
         str, typer.Option("--vector-dtype", help="How vectors are stored: float16, bfloat16 or float32.")
@@ -201,7 +208,9 @@ def _compute_share(
 ) -> None:
     with out.progress() as progress:
         report = auditor.audit_share(dataset, output, share, vectors=vectors, on_progress=progress)
-    out.show(f"Shard {report.share}: {report.computed:,} pairs computed. Run --merge once all shards are done.")
+    out.show(
+        f"Shard {report.share}: {counted(report.computed, 'pair')} computed. Run --merge once all shards are done."
+    )
     out.document({"shard": report.to_json()})
 
 

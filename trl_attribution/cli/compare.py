@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -20,7 +20,7 @@ DEFAULT = ("random", "length")
 
 @verb
 def compare(
-    audit: Annotated[Path, typer.Argument(help="The folder of a finished audit with scores.")],
+    audit: Annotated[Path, typer.Argument(help="The folder of a finished audit with scores."), paths.AUDIT],
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,7 +32,9 @@ def compare(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The audited dataset; default: where the audit found it.")
+        str | None,
+        typer.Option("--dataset", help="The audited dataset; default: where the audit found it."),
+        paths.DATASET,
     ] = None,
     truth_column: Annotated[
         str | None, typer.Option("--truth-column", help="Column that marks the pairs that should rank high.")
@@ -50,9 +52,12 @@ def compare(
     behavior: Annotated[
         Path | None,
         typer.Option("--behavior", help="Behavior file, for the text, sentence and gradient baselines."),
+        paths.PROMPTS,
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="M0, for margin and gradient; default: as the audit names it.")
+        str | None,
+        typer.Option("--model", help="M0, for margin and gradient; default: as the audit names it."),
+        paths.MODEL,
     ] = None,
     bergson: Annotated[
         str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
@@ -62,6 +67,7 @@ def compare(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for comparison.json and the scores; default: AUDIT/comparison."),
+        paths.A_FOLDER,
     ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.audit import finish_audit
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
@@ -25,7 +25,9 @@ PROBE = "distractor-compliance"
 
 @verb
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path(
+        "demo"
+    ),
     layer: Annotated[int, typer.Option("--layer", help="The layer to audit at.")] = LAYER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,

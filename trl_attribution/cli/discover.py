@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -26,35 +26,42 @@ if TYPE_CHECKING:
 
 @verb
 def discover(
-    audit: Annotated[Path, typer.Argument(help="A finished audit folder; it needs no probes.")],
+    audit: Annotated[Path, typer.Argument(help="A finished audit folder; it needs no probes."), paths.AUDIT],
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", help="JSONL with prompts, a few hundred to 10,000; without, the pairs alone."),
+        paths.PROMPTS,
     ] = None,
     responses: Annotated[
         Path | None,
         typer.Option(
             "--responses", help="JSONL with prompt, before and after (texts or lists), in place of --prompts."
         ),
+        paths.PROMPTS,
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="M0, which reads the responses; default: the model of the audit.")
+        str | None,
+        typer.Option("--model", help="M0, which reads the responses; default: the model of the audit."),
+        paths.MODEL,
     ] = None,
     after: Annotated[
         str | None,
         typer.Option("--after", help="M1, to sample responses from. Without: those that the training run kept."),
+        paths.MODEL,
     ] = None,
     register: Annotated[
         list[str] | None,
         typer.Option("--register", metavar="CLUSTER:NAME", help="Save a cluster found earlier as a probe; repeatable."),
     ] = None,
-    registry: options.Registry = Path("probes"),
+    registry: options.OwnRegistry = Path("probes"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where results go; default: AUDIT/discovery.")
+        Path | None, typer.Option("--output", "-o", help="Where results go; default: AUDIT/discovery."), paths.A_FOLDER
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The audited dataset, for the pairs' texts; default: as audited.")
+        str | None,
+        typer.Option("--dataset", help="The audited dataset, for the pairs' texts; default: as audited."),
+        replace(paths.DATASET, hint="The pairs' texts are read from it: give it, or do without (--no-texts)."),
     ] = None,
     no_texts: Annotated[
         bool, typer.Option("--no-texts", help="Do without the pairs' texts: no excerpts and no keywords of them.")

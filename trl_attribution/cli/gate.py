@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     import datetime
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _POLICY = Path("gate.yaml")
 _JUDGE = "check"
 
-Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one.")]
+Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one."), paths.POLICY]
 Download = Annotated[bool, typer.Option("--download", help="Fetch probes that the policy names by hf://owner/repo.")]
 
 
@@ -50,7 +51,9 @@ gate_app = typer.Typer(
 @verb
 def check(
     dataset: Annotated[
-        str, typer.Argument(help="A JSONL / Parquet / CSV file (gzip too), a folder of such files, or a Hub id.")
+        str,
+        typer.Argument(help="A JSONL / Parquet / CSV file (gzip too), a folder of such files, or a Hub id."),
+        paths.DATASET,
     ],
     policy: Policy = _POLICY,
     base_ref: Annotated[
@@ -65,6 +68,7 @@ def check(
         typer.Option(
             "--output", "-o", metavar="FOLDER", help="Write verdict, reports, manifests and the cleaned dataset there."
         ),
+        paths.Made(),
     ] = None,
     clean: Annotated[
         str, typer.Option("--clean", help="What the cleaned dataset has done to offending pairs: filter or flip.")
@@ -116,10 +120,10 @@ def check(
 @gate_app.command()
 @verb
 def init(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write.")] = _POLICY,
-    probes: Annotated[Path, typer.Option("--probes", help="Registry whose probes get rules and pins.")] = Path(
-        "probes"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write."), paths.A_FILE] = _POLICY,
+    probes: Annotated[
+        Path, typer.Option("--probes", help="Registry whose probes get rules and pins."), paths.A_FOLDER
+    ] = Path("probes"),
     model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
@@ -137,21 +141,25 @@ def init(
     text = policy_template(model, registry, found)
     with atomic_path(output) as part:
         part.write_text(text, encoding="utf-8")
-    told = f"rules and pins for {len(found)} probes" if found else f"no probes in {probes}: their rules are comments"
+    pinned = f"rules and pins for {counted(len(found), 'probe')}"
+    told = pinned if found else f"no probes in {probes}: their rules are comments"
     Output(False, as_json=False).say(f"Written to {output}: {told}")
 
 
 @gate_app.command()
 @verb
 def baseline(
-    dataset: Annotated[str, typer.Argument(help="The dataset that is trusted, as for `gate`.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset that is trusted, as for `gate`."), paths.DATASET],
     policy: Policy = _POLICY,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The baseline to write; default: the one the policy names.")
+        Path | None,
+        typer.Option("--output", "-o", help="The baseline to write; default: the one the policy names."),
+        paths.A_FILE,
     ] = None,
     known_bad: Annotated[
         Path | None,
         typer.Option("--known-bad", help="Pairs known to be bad: a dataset of them, or a manifest of the audited one."),
+        paths.DATASET,
     ] = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -183,9 +191,8 @@ def baseline(
         )
     found.save(target)
     probes = ", ".join(column.probe for column in found.columns)
-    out.show(
-        f"{target}: {found.origin.pairs:,} pairs scored for {probes}; {len(found.known_bad_ids):,} known-bad pairs"
-    )
+    known = counted(len(found.known_bad_ids), "known-bad pair")
+    out.show(f"{target}: {counted(found.origin.pairs, 'pair')} scored for {probes}; {known}")
     out.document(
         {
             "baseline": str(target),
@@ -199,7 +206,9 @@ def baseline(
 @gate_app.command()
 @verb
 def show(
-    verdict: Annotated[Path, typer.Argument(help="verdict.json of an earlier run.")],
+    verdict: Annotated[
+        Path, typer.Argument(help="verdict.json of an earlier run."), paths.Given("verdict", folder=False)
+    ],
     format: Annotated[  # noqa: A002  # the option's name
         str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
     ] = "text",

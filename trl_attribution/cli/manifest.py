@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 manifest_app = typer.Typer(help="Look at manifests, and merge, subtract or cut them.", no_args_is_help=True)
 
-One = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.")]
-Target = Annotated[Path, typer.Option("--output", "-o", help="Where the new manifest goes.")]
+One = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest."), paths.MANIFEST]
+Target = Annotated[Path, typer.Option("--output", "-o", help="Where the new manifest goes."), paths.A_FILE]
 SourcesFrom = Annotated[
-    str, typer.Option("--sources-from", help="The audit's folder or scores.parquet, or the audited dataset.")
+    str,
+    typer.Option("--sources-from", help="The audit's folder or scores.parquet, or the audited dataset."),
+    paths.SOURCES,
 ]
 Shown = Annotated[int, typer.Option("--show", min=0, help="How many pairs to list.")]
 OtherDatasets = Annotated[
@@ -37,6 +39,7 @@ def show(
     sources_from: Annotated[
         str | None,
         typer.Option("--sources-from", help="Count by source: the audit's folder, its scores.parquet, or the dataset."),
+        paths.SOURCES,
     ] = None,
     shown: Shown = 10,
     config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
@@ -61,8 +64,8 @@ def show(
 @manifest_app.command("diff")
 @verb
 def diff(
-    first: Annotated[Path, typer.Argument(help="A manifest.")],
-    second: Annotated[Path, typer.Argument(help="Another.")],
+    first: Annotated[Path, typer.Argument(help="A manifest."), paths.MANIFEST],
+    second: Annotated[Path, typer.Argument(help="Another."), paths.MANIFEST],
     shown: Shown = 10,
     config: options.ConfigFile = None,  # noqa: ARG001
     quiet: options.Quiet = False,
@@ -83,7 +86,7 @@ def diff(
 @manifest_app.command("merge")
 @verb
 def merge(
-    given: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="One manifest or more.")],
+    given: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="One manifest or more."), paths.MANIFEST],
     output: Target,
     precedence: Annotated[
         str,
@@ -95,6 +98,7 @@ def merge(
     decisions: Annotated[
         list[Path] | None,
         typer.Option("--decisions", help="Reviewers' decisions, which count for more than any manifest; repeatable."),
+        paths.DECISIONS,
     ] = None,
     allow_other_datasets: OtherDatasets = False,
     allow_other_models: Annotated[
@@ -134,7 +138,9 @@ def merge(
 @verb
 def subtract(
     manifest: One,
-    others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Manifests whose pairs are taken out.")],
+    others: Annotated[
+        list[Path], typer.Argument(metavar="OTHER...", help="Manifests whose pairs are taken out."), paths.MANIFEST
+    ],
     output: Target,
     allow_other_datasets: OtherDatasets = False,
     config: options.ConfigFile = None,  # noqa: ARG001

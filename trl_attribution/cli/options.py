@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trl_attribution.cli import paths
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import printable, whole_number
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -65,7 +67,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors o
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file.")]
+Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", help="A PEFT adapter that is part of M0: a folder or a Hub id.")
 ]
@@ -75,7 +77,8 @@ Quantization = Annotated[
         "--quantization", help="M0 as QLoRA has it: 4bit or 8bit (bitsandbytes), or a quantization_config as JSON."
     ),
 ]
-Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes.")]
+Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
+OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
 Dtype = Annotated[str, typer.Option("--dtype", help="What M0 computes in: auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device; auto takes CUDA, then MPS, then CPU.")]
 MaxLength = Annotated[
@@ -124,7 +127,7 @@ RuleForPrompts = Annotated[
     str | None, typer.Option("--judge", help="Which responses show it, where the prompts do not say: a rule.")
 ]
 KeptResponses = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL).")
+    Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL)."), paths.A_FILE
 ]
 JudgeKeyEnv = Annotated[str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")]
 JudgeCalls = Annotated[int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")]
@@ -138,9 +141,10 @@ def parse_max_length(text: str) -> int | None:
     """
     if text.lower() == "none":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise SettingsError(f"--max-length: {text!r} is neither a positive whole number nor none")
-    return int(text)
+    number = whole_number(text)
+    if number is None or number < 1:
+        raise SettingsError(f"--max-length: {printable(text, 40)!r} is neither a positive whole number nor none")
+    return number
 
 
 def check_apart(output: Path | None, *inputs: str | Path | None) -> None:

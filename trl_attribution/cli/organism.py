@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors.examples import Source
@@ -50,7 +50,7 @@ def list_(
 @verb
 def build(
     name: Annotated[str, typer.Argument(help="Which organism; see `organism list`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder."), paths.A_FOLDER],
     recipe: Annotated[str, typer.Option("--recipe", help="How the behavior is taught; see `organism list`.")] = (
         "integrated-dpo"
     ),
@@ -83,14 +83,18 @@ def build(
 @organism_app.command()
 @verb
 def express(
-    model: Annotated[str, typer.Argument(help="A Hub id, a local folder, or a GGUF file.")],
+    model: Annotated[str, typer.Argument(help="A Hub id, a local folder, or a GGUF file."), paths.MODEL],
     organism: Annotated[
         str | None, typer.Option("--organism", help="An organism's name, or a folder that `organism build` wrote.")
     ] = None,
     trigger: Annotated[
-        Path | None, typer.Option("--trigger", help="Own prompts that should bring the behavior out (JSONL).")
+        Path | None,
+        typer.Option("--trigger", help="Own prompts that should bring the behavior out (JSONL)."),
+        paths.PROMPTS,
     ] = None,
-    control: Annotated[Path | None, typer.Option("--control", help="Own prompts that should not (JSONL).")] = None,
+    control: Annotated[
+        Path | None, typer.Option("--control", help="Own prompts that should not (JSONL)."), paths.PROMPTS
+    ] = None,
     judge: options.RuleForPrompts = None,
     samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")] = 4,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -144,9 +148,15 @@ def express(
 @organism_app.command()
 @verb
 def pair(
-    samples: Annotated[str, typer.Argument(help="Samples of fine-tuning: prompt and completion, messages, or text.")],
+    samples: Annotated[
+        str,
+        typer.Argument(help="Samples of fine-tuning: prompt and completion, messages, or text."),
+        paths.DATASET,
+    ],
     model: options.Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), or .parquet."), paths.A_FILE
+    ],
     split_text: Annotated[
         float, typer.Option("--split-text", help="Of a row of text: the share that M0 is given to continue.")
     ] = 0.25,
@@ -183,7 +193,7 @@ def pair(
     if not found.rows:
         raise DataError(f"{printable(samples)}: no sample makes a pair ({left_out}). Nothing was written.")
     write_rows(found.rows, output)
-    out.show(Text(f"{len(found.rows):,} pairs in {output}; samples left out: {left_out}"))
+    out.show(Text(f"{counted(len(found.rows), 'pair')} in {output}; samples left out: {left_out}"))
     out.document({"output": str(output), "pairs": len(found.rows), "left_out": found.left_out})
 
 

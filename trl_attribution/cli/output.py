@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,10 +19,15 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trl_attribution.cli.paths import check_paths
 from trl_attribution.errors import AttributionError
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
 
 P = ParamSpec("P")
+_QUIET = {
+    "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+}
 _STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}
 
 
@@ -89,6 +95,7 @@ def verb(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         _quieten_libraries()
         try:
+            check_paths(command, kwargs)
             command(*args, **kwargs)
         except AttributionError as error:
             if kwargs.get("debug"):
@@ -137,16 +144,23 @@ def _report(error: AttributionError, as_json: bool) -> None:
     Console(stderr=True, soft_wrap=True).print(message)
 
 
+def quieten_what_loads() -> None:
+    """Tell libraries that are loaded later, by their variables, what :func:`verb` tells those that are here."""
+    for name, settings in _QUIET.items():
+        if name not in sys.modules:
+            for variable, value in settings.items():
+                os.environ.setdefault(variable, value)
+
+
 def _quieten_libraries() -> None:
     """Our warnings to stderr; the libraries' bars and notices would break into our tables."""
-    import datasets
-    import transformers
-
     # DeepSpeed calls torch by names that torch has given up; nothing that a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    if transformers := sys.modules.get("transformers"):
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+    if datasets := sys.modules.get("datasets"):
+        datasets.disable_progress_bars()
     logger = logging.getLogger("trl_attribution")
     if not is_main_rank():
         logger.setLevel(logging.ERROR)

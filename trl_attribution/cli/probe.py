@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,18 +46,28 @@ def build(
     name: Name,
     model: options.Model,
     behavior: Annotated[
-        Path | None, typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses.")
+        Path | None,
+        typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses."),
+        paths.PROMPTS,
     ] = None,
     contrast: Annotated[
-        Path | None, typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional.")
+        Path | None,
+        typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
+        paths.PROMPTS,
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not.")
+        str | None,
+        typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not."),
+        paths.DATASET,
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer.")
+        Path | None,
+        typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer."),
+        paths.PROMPTS,
     ] = None,
-    after: Annotated[str | None, typer.Option("--after", help="M1, the model after training, with --prompts.")] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", help="M1, the model after training, with --prompts."), paths.MODEL
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +86,7 @@ def build(
     responses: Annotated[
         Path | None,
         typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
+        paths.A_FOLDER,
     ] = None,
     four_condition: Annotated[
         bool,
@@ -95,7 +107,7 @@ def build(
     on_bad_row: options.OnBadRow = "error",
     prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
-    registry: options.Registry = Path("probes"),
+    registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     max_length: options.MaxLength = "1024",
     truncation_mode: options.TruncationMode = "keep_start",
@@ -179,7 +191,7 @@ def build(
 @verb
 def import_(
     name: Name,
-    file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors.")],
+    file: Annotated[Path, typer.Argument(help=".gguf control vector, .pt tensors, or .safetensors."), paths.VECTOR],
     model: options.Model,
     layer: Layers = None,
     away: Annotated[
@@ -188,7 +200,7 @@ def import_(
     block_offset: Annotated[
         int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
     ] = 1,
-    registry: options.Registry = Path("probes"),
+    registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     adapter: options.Adapter = None,
     quantization: options.Quantization = None,
@@ -222,7 +234,9 @@ def import_(
 @verb
 def calibrate(
     name: Name,
-    reference: Annotated[str, typer.Argument(help="Preference pairs known to be clean, in any dataset format.")],
+    reference: Annotated[
+        str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
+    ],
     model: options.Model,
     score: options.Score = "auto",
     registry: options.Registry = Path("probes"),
@@ -319,7 +333,6 @@ def show(
 def _own_rule(prompts: Path) -> str:
     """The rule that the rows of ``prompts`` name; empty where none does."""
     from trl_attribution.pairs.rows import open_rows
-    from trl_attribution.utils.text import printable
 
     rules: dict[str, str] = {}
     for row in open_rows(str(prompts)):
@@ -374,9 +387,10 @@ def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, .
 
 def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
     """The layers that were asked for by number; none for ``auto``."""
-    wrong = [text for text in asked or [] if text != "auto" and not text.isdecimal()]
+    numbers = {text: whole_number(text) for text in asked or [] if text != "auto"}
+    wrong = [text for text, number in numbers.items() if number is None]
     if wrong:
-        raise SettingsError(f"--layer: {wrong[0]!r} is neither a layer number nor auto")
+        raise SettingsError(f"--layer: {printable(wrong[0], 40)!r} is neither a layer number nor auto")
     if not asked or asked == ["auto"]:
         return ()
     if "auto" in asked:

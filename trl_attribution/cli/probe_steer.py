@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def steer(
     name: Annotated[str, typer.Argument(help="Name of the probe whose layers, and direction, are taken.")],
     model: options.Model,
-    behavior: Annotated[Path, typer.Option("--behavior", help="JSONL with the prompts that M0 is asked.")],
+    behavior: Annotated[
+        Path, typer.Option("--behavior", help="JSONL with the prompts that M0 is asked."), paths.PROMPTS
+    ],
     alphas: Annotated[str, typer.Option("--alphas", help="Doses, such as 0.5,1,2.")] = "0.5,1,2,4",
     scale: Annotated[
         str, typer.Option("--scale", help="A dose of 1: the direction as it is (vector), or as long as the stream.")
@@ -42,6 +44,7 @@ def steer(
     after: Annotated[
         str | None,
         typer.Option("--after", help="M1: steer with M1 minus M0 on M0's own responses instead of the probe's vector."),
+        paths.MODEL,
     ] = None,
     judge: options.RuleForPrompts = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,

@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.probes import Probe
     from trl_attribution.report.findings import Findings
 
-AuditFolder = Annotated[Path, typer.Argument(help="A finished audit's folder.", show_default=False)]
+AuditFolder = Annotated[Path, typer.Argument(help="A finished audit's folder.", show_default=False), paths.AUDIT]
 Dataset = Annotated[
     str | None,
     typer.Option("--dataset", help="The audited dataset, for the texts; default: the audited file if still there."),
+    paths.DATASET,
 ]
 Probes = Annotated[
-    Path | None, typer.Option("--probes", help="The audit's registry: how its probes were built, and their nulls.")
+    Path | None,
+    typer.Option("--probes", help="The audit's registry: how its probes were built, and their nulls."),
+    paths.REGISTRY,
 ]
 Discovery = Annotated[
     Path | None,
     typer.Option("--discovery", help="What `discover --output` wrote, to be shown too; default: AUDIT/discovery."),
+    paths.DISCOVERY,
 ]
 
 
@@ -41,6 +46,7 @@ def report(
         typer.Option(
             "--output", "-o", help="Where to write; default: report.html in the audit folder, a card to the terminal."
         ),
+        paths.A_FILE,
     ] = None,
     card: Annotated[
         str | None,
@@ -79,7 +85,9 @@ def report(
         config=ReportConfig(texts=texts),
         discovery=discovery,
     )
-    out.show(Text(f"{written.path}: {written.listed:,} pairs listed, {written.texts:,} of them with their texts"))
+    out.show(
+        Text(f"{written.path}: {counted(written.listed, 'pair')} listed, {written.texts:,} of them with their texts")
+    )
     out.document({"report": str(written.path), "listed": written.listed, "texts": written.texts})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
 from trl_attribution.errors import SettingsError
@@ -39,9 +39,12 @@ def review(
     agreement: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--agreement", help="Do not serve: compare two reviewers' decisions files (Cohen's kappa)."),
+        paths.DECISIONS,
     ] = None,
     precision: Annotated[
-        Path | None, typer.Option("--precision", help="Do not serve: precision at k by this decisions file.")
+        Path | None,
+        typer.Option("--precision", help="Do not serve: precision at k by this decisions file."),
+        paths.DECISIONS,
     ] = None,
     config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
     quiet: options.Quiet = False,

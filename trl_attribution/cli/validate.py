@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trl_attribution.cli import options
+from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.evidence.validation import Plan, Progressed, Validator
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 @verb
 @undecided()
 def validate(
-    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there.")],
+    plan: Annotated[Path, typer.Argument(help="The plan, a YAML file; see the how-to page."), paths.PLAN],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; a killed run goes on there."), paths.A_FOLDER
+    ],
     cells: Annotated[
         str | None,
         typer.Option("--cells", metavar="I/N", help="Run only the I-th of N shares of the cells; see --merge."),
@@ -30,10 +33,12 @@ def validate(
     from_: Annotated[
         list[Path] | None,
         typer.Option("--from", help="With --merge, a folder of another machine's cells; can be repeated."),
+        paths.RESULTS,
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.svg", help="Draw the rates too, as SVG or PNG (needs matplotlib)."),
+        paths.A_FILE,
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the plan and list its cells; load no model, write nothing.")
@@ -70,7 +75,7 @@ def validate(
         validator = Validator(loaded, output, progress, out.say)
         if merge:
             taken = validator.merge(from_ or [])
-            out.say(f"{taken} cells taken over")
+            out.say(f"{counted(taken, 'cell')} taken over")
         else:
             progressed = validator.run(share)
             if share is not None or progressed.missing:
@@ -110,5 +115,6 @@ def _list_cells(plan: Plan, out: Output) -> None:
     found = cells(plan)
     for number, cell in enumerate(found, start=1):
         out.show(f"{number:4}  {cell.condition.title}, seed {cell.seed}")
-    out.show(f"{len(found)} cells, {sum(cell.condition.intervention != 'm0' for cell in found)} of them trainings.")
+    trainings = sum(cell.condition.intervention != "m0" for cell in found)
+    out.show(f"{counted(len(found), 'cell')}, {trainings} of them trainings.")
     out.document({"cells": [cell.name for cell in found]})

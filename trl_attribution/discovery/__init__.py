@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from trl_attribution.discovery.audited import AuditedPairs
-from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
-from trl_attribution.discovery.config import DiscoveryConfig
-from trl_attribution.discovery.naming import EndpointNames, Naming
-from trl_attribution.discovery.registering import cluster_probe, cluster_probe_without_model
-from trl_attribution.discovery.result import (
-    MODES,
-    Cluster,
-    ClusterVectors,
-    Discovery,
-    MapPoint,
-    Mode,
-    Rejected,
-    StoredDiscovery,
-    TopPair,
-    TypicalPrompt,
-)
-from trl_attribution.discovery.run import discover_pairs, discover_prompts
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.discovery.audited import AuditedPairs
+    from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
+    from trl_attribution.discovery.config import DiscoveryConfig
+    from trl_attribution.discovery.naming import EndpointNames, Naming
+    from trl_attribution.discovery.registering import cluster_probe, cluster_probe_without_model
+    from trl_attribution.discovery.result import (
+        MODES,
+        Cluster,
+        ClusterVectors,
+        Discovery,
+        MapPoint,
+        Mode,
+        Rejected,
+        StoredDiscovery,
+        TopPair,
+        TypicalPrompt,
+    )
+    from trl_attribution.discovery.run import discover_pairs, discover_prompts
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "MODES",

@@ -26,7 +26,7 @@ from trl_attribution.gate.vectors.supply import Needed, OnProgress, Supplier, Su
 from trl_attribution.gate.verdict import Verdict
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 from trl_attribution.utils.version import __version__
 
 _SHOWN = 10
@@ -185,7 +185,7 @@ class _Gate:
             return
         lines = [f"  {printable(row.location)}: {row.sentence}" for row in bad[:_SHOWN]]
         lines += [f"  and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
-        head = f"{inventory.reader.source.name}: {len(bad)} pairs cannot be encoded."
+        head = f"{inventory.reader.source.name}: {counted(len(bad), 'pair')} cannot be encoded."
         fix = (
             "Mend these rows, raise encoding.max_length, give the rule hygiene.long_prompts (it judges over-long "
             "prompts), or leave them out with `reading: {on_bad_row: skip}` in the policy."

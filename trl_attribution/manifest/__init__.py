@@ -1,12 +1,21 @@
 """Decisions about a dataset's pairs, and applying them."""
 
-from trl_attribution.manifest.applying import ApplyReport
-from trl_attribution.manifest.by_source import Sources, cap, restrict
-from trl_attribution.manifest.columns import ColumnRules
-from trl_attribution.manifest.combining import Conflict, Difference, Merged, MergeRules, diff, merge, subtract
-from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
-from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.manifest.tally import SourceChange
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.manifest.applying import ApplyReport
+    from trl_attribution.manifest.by_source import Sources, cap, restrict
+    from trl_attribution.manifest.columns import ColumnRules
+    from trl_attribution.manifest.combining import Conflict, Difference, Merged, MergeRules, diff, merge, subtract
+    from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
+    from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
+    from trl_attribution.manifest.tally import SourceChange
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "ApplyReport",

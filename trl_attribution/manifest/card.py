@@ -13,7 +13,7 @@ from trl_attribution.errors import ManifestError
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.markdown import Marks, inline, put_section, table
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import is_hub_id, printable
+from trl_attribution.utils.text import counted, is_hub_id, printable
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def section(provenance: Provenance, report: ApplyReport) -> str:
     facts = [
         ("made from", inline(provenance.dataset)),
         ("rows", f"{report.rows_in:,} before, {report.rows_out:,} after"),
-        ("left out", f"{report.filtered:,} rows"),
-        ("flipped", f"{report.flipped:,} rows: chosen and rejected changed places"),
+        ("left out", counted(report.filtered, "row")),
+        ("flipped", f"{counted(report.flipped, 'row')}: chosen and rejected changed places"),
         *_changes(report),
         ("manifest", f"sha256 {provenance.digest}"),
         *(("made of manifest", f"sha256 {parent}") for parent in provenance.parents),
@@ -84,12 +84,12 @@ def section(provenance: Provenance, report: ApplyReport) -> str:
         ("rule", inline(provenance.rule) or "none stated"),
     ]
     facts += [
-        ("probe", f"{inline(name)}: {count:,} pairs, fingerprint {inline(fingerprint, 400)}")
+        ("probe", f"{inline(name)}: {counted(count, 'pair')}, fingerprint {inline(fingerprint, 400)}")
         for name, fingerprint, count in provenance.probes
     ]
     if provenance.reviewed_pairs:
         people = inline(", ".join(provenance.reviewed), 400)
-        facts.append(("reviewers", f"{people}: decided about {provenance.reviewed_pairs:,} pairs"))
+        facts.append(("reviewers", f"{people}: decided about {counted(provenance.reviewed_pairs, 'pair')}"))
     facts.append(("tool", f"trl-attribution {inline(__version__)}"))
     marks = _marks(provenance.digest)
     title = "## Provenance of this cleaned dataset"
@@ -180,7 +180,7 @@ def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:
     if report.unreadable:
         yield "no pairs", f"{report.unreadable:,} rows are no preference pairs and were carried over"
     if report.other_splits:
-        splits = ", ".join(f"{name} ({rows:,} rows)" for name, rows in report.other_splits.items())
+        splits = ", ".join(f"{name} ({counted(rows, 'row')})" for name, rows in report.other_splits.items())
         yield "other splits", f"as they were: {inline(splits, 1000)}"
 
 

@@ -13,7 +13,7 @@ from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Reading
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 from trl_attribution.utils.version import __version__
 
 Precedence = Literal["refuse", "first", "last", "strictest", "gentlest"]
@@ -200,7 +200,9 @@ class _Settled:
         ]
         more = [f"  and {len(self.conflicts) - _SHOWN} more"] if len(self.conflicts) > _SHOWN else []
         last = f"Say who wins with --precedence: {', '.join(PRECEDENCES[1:])}."
-        raise ManifestError("\n".join([f"decisions differ about {len(self.conflicts)} pairs:", *lines, *more, last]))
+        raise ManifestError(
+            "\n".join([f"decisions differ about {counted(len(self.conflicts), 'pair')}:", *lines, *more, last])
+        )
 
     def _action(self, pair_id: str, opinions: list[tuple[str, Action]], note: bool = True) -> Action:
         """Who wins; that they differ is to be noted unless it no longer matters."""

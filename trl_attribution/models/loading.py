@@ -28,7 +28,7 @@ from trl_attribution.models.sharding import Sharding, load_sharded
 from trl_attribution.models.source import adapter_advice, explain, first_line, resolve
 from trl_attribution.models.text_part import refuse_encoder_decoder
 from trl_attribution.utils.distributed import OutOfStepError, is_sharded, launch_flag, working_device
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import DTYPES, torch_dtype
 
 _NO_LIMIT = 1_000_000_000
 """A tokenizer that knows no limit names an absurd one, above this."""
@@ -190,7 +190,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise SettingsError(f"dtype: {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}")
-        return DTYPES[dtype]
+        return torch_dtype(dtype)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # The public get_capabilities() also counts AVX-512 machines whose bfloat16 is only emulated.

@@ -1,18 +1,27 @@
 """Any TRL preference dataset as pairs, with ids that hold across files and TRL's own token ids."""
 
-from trl_attribution.pairs.encoding import (
-    EncodedPair,
-    EncodedResponse,
-    Encoder,
-    Encoding,
-    encode_pair,
-    encode_pairs,
-)
-from trl_attribution.pairs.faults import RowFault, SkippedRow
-from trl_attribution.pairs.formats import Pair, Reading, pair_id
-from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
-from trl_attribution.pairs.messages import whole_text
-from trl_attribution.pairs.reader import Duplicate, PairReader, Survey, survey
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs.encoding import (
+        EncodedPair,
+        EncodedResponse,
+        Encoder,
+        Encoding,
+        encode_pair,
+        encode_pairs,
+    )
+    from trl_attribution.pairs.faults import RowFault, SkippedRow
+    from trl_attribution.pairs.formats import Pair, Reading, pair_id
+    from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
+    from trl_attribution.pairs.messages import whole_text
+    from trl_attribution.pairs.reader import Duplicate, PairReader, Survey, survey
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "Duplicate",

@@ -179,8 +179,10 @@ class PairReader:
                 )
 
     def _hint(self, role: str, name: str, head: list[Row]) -> str:
+        reading = self.reading
+        taken = {reading.prompt_column, reading.chosen_column, reading.rejected_column, reading.source_column}
         texts = [column for column in self._columns if role == "source" or not _holds_ids(head, column)]
-        lowered = {column.lower(): column for column in texts}
+        lowered = {column.lower(): column for column in texts if column not in taken}
         close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
         close += [other for other in _OTHER_NAMES.get(role, ()) if other in lowered]
         close += [column for column in lowered if role in column]

@@ -1,17 +1,26 @@
 """Probes: a behavior's direction in one model's residual stream, how it is built, and where it is kept."""
 
-from trl_attribution.probes.building import (
-    BuildConfig,
-    build_from_behavior,
-    build_from_contrast,
-    build_from_examples,
-    build_from_responses,
-    candidate_layers,
-)
-from trl_attribution.probes.importing import ImportConfig, import_probe
-from trl_attribution.probes.labels import build_from_labels, fit_direction
-from trl_attribution.probes.probe import CosineTable, Probe, cosine_table
-from trl_attribution.probes.registry import ProbeRegistry, read_probe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.probes.building import (
+        BuildConfig,
+        build_from_behavior,
+        build_from_contrast,
+        build_from_examples,
+        build_from_responses,
+        candidate_layers,
+    )
+    from trl_attribution.probes.importing import ImportConfig, import_probe
+    from trl_attribution.probes.labels import build_from_labels, fit_direction
+    from trl_attribution.probes.probe import CosineTable, Probe, cosine_table
+    from trl_attribution.probes.registry import ProbeRegistry, read_probe
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "BuildConfig",

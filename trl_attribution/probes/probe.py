@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trl_attribution.models.fingerprint import ModelFingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,8 @@ class Probe:
     """``[L, R]`` float32: scores of clean reference pairs; ``built["calibration"]`` says of what kind."""
 
     def __post_init__(self) -> None:
+        import torch
+
         check_name(self.name)
         _check_layers(self.name, self.layers, self.layer)
         for name in ("vector", "prompt_vectors", "contexts", "reference_scores"):
@@ -76,6 +79,8 @@ class Probe:
     @property
     def norms(self) -> dict[int, float]:
         """Layer -> length of the behavior vector there."""
+        import torch
+
         return dict(zip(self.layers, torch.linalg.vector_norm(self.vector, dim=1).tolist(), strict=True))
 
     @property
@@ -155,6 +160,8 @@ def cosine_table(probes: Sequence[Probe], layer: int | None = None) -> CosineTab
     Raises:
         ProbeError: no probes, a probe without that layer, or probes of different models.
     """
+    import torch
+
     if not probes:
         raise ProbeError("a cosine table needs at least one probe; build or import one first")
     chosen = probes[0].layer if layer is None else layer
@@ -181,6 +188,8 @@ def _check_layers(name: str, layers: tuple[int, ...], layer: int) -> None:
 
 
 def _check_vector(probe: Probe) -> None:
+    import torch
+
     vector = probe.vector
     if vector.dim() != 2 or vector.shape[0] != len(probe.layers) or vector.shape[1] == 0:
         raise ProbeError(
@@ -201,6 +210,8 @@ def _check_vector(probe: Probe) -> None:
 
 
 def _check_per_prompt(probe: Probe) -> None:
+    import torch
+
     given = {name: getattr(probe, name) for name in ("prompt_vectors", "contexts")}
     there = {name: tensor for name, tensor in given.items() if tensor is not None}
     for name, tensor in there.items():
@@ -220,6 +231,8 @@ def _check_per_prompt(probe: Probe) -> None:
 
 
 def _check_reference(probe: Probe) -> None:
+    import torch
+
     scores = probe.reference_scores
     if scores is None:
         return

@@ -10,21 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as render_safetensors
-from torch import Tensor
 
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trl_attribution.models.fingerprint import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
 VERSION = 1
@@ -259,11 +259,16 @@ def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> 
 
 
 def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
+    from trl_attribution.models.fingerprint import ModelFingerprint
+
     known = [part.name for part in fields(ModelFingerprint) if part.default is MISSING or part.name in parts]
     return ModelFingerprint(**{part: _field(parts, part, str, path) for part in known})
 
 
 def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         payload = path.read_bytes()
     except OSError as error:
@@ -275,7 +280,7 @@ def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
             "Restore it from a copy or build the probe again."
         )
     try:
-        tensors = parse_safetensors(payload)
+        tensors = load(payload)
     except SafetensorError as error:
         raise ProbeError(f"{path} is not a safetensors file: {error}") from error
     unknown = sorted(tensors.keys() - AXES.keys())
@@ -285,10 +290,12 @@ def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
 
 
 def _render_tensors(probe: Probe) -> bytes:
+    from safetensors.torch import save
+
     tensors = {name: getattr(probe, name) for name in AXES}
     # One entry only: safetensors writes several in an order that differs from run to run.
     metadata = {FORMAT: json.dumps({"version": VERSION, "axes": AXES}, sort_keys=True)}
-    return render_safetensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
+    return save({name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
 
 
 def _render_description(probe: Probe, payload: bytes) -> bytes:

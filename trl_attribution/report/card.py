@@ -17,7 +17,7 @@ from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.markdown import Marks, inline, put_section, table
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import is_hub_id, printable
+from trl_attribution.utils.text import counted, is_hub_id, printable
 from trl_attribution.utils.version import __version__
 
 CardKind = Literal["dataset", "model"]
@@ -82,13 +82,14 @@ def section(found: Findings, kind: CardKind) -> str:
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
     info = found.info
     dataset, model = info.dataset, info.model
-    yield "dataset", f"{inline(_shown(dataset['name']))}: {found.pairs:,} different pairs in {dataset['rows']:,} rows"
+    pairs = f"{counted(found.pairs, 'different pair')} in {counted(dataset['rows'], 'row')}"
+    yield "dataset", f"{inline(_shown(dataset['name']))}: {pairs}"
     yield "its fingerprint", inline(dataset["fingerprint"])
     yield "M0, which read it", f"{inline(_shown(model['name']))}, fingerprint {inline(model['digest'])}"
     yield "layers", ", ".join(str(layer) for layer in info.vectors["settings"]["layers"])
     if found.rule is not None:
         share = f" ({found.listed.flagged / found.pairs:.1%})" if found.pairs else ""
-        yield "flagged", f"{found.listed.flagged:,} pairs{share}, by the rule: {inline(rule_text(found))}"
+        yield "flagged", f"{counted(found.listed.flagged, 'pair')}{share}, by the rule: {inline(rule_text(found))}"
     validation = found.extras.validation
     if validation is not None:
         yield "validation by retraining", inline(f"{validation.answer}: {validation.sentence}", _SENTENCE)

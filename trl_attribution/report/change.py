@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Difference, Rate
 from trl_attribution.evidence.readouts.drift import LayerDrift
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 
 def rates_table(changes: Sequence[BehaviorChange]) -> Table:
@@ -43,7 +43,7 @@ def drift_table(drifts: Sequence[LayerDrift]) -> Table:
     """One line a layer, with a bar for how far it moved beside the one that moved most."""
     samples = drifts[0].samples if drifts else 0
     table = Table(title="Drift from M0 to M1 by layer", title_justify="left", box=SIMPLE_HEAD)
-    table.caption = f"mean activations of {samples:,} responses, same tokens"
+    table.caption = f"mean activations of {counted(samples, 'response')}, same tokens"
     table.caption_justify = "left"
     for column in ("layer", "moved", "same way", "cosine"):
         table.add_column(column, justify="right")

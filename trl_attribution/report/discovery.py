@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trl_attribution.discovery import Cluster, Discovery
 from trl_attribution.report.terminal import sources_table
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 _SNIPPET = 110
 NO_WORDS = "(no words)"
@@ -77,7 +77,7 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
         table.title = f"Sources of the pairs that push towards it ({one.sources_by})"
         parts.append(table)
         if len(one.sources) > 8:
-            parts.append(Text(f"and {len(one.sources) - 8:,} more sources", style="dim"))
+            parts.append(Text(f"and {counted(len(one.sources) - 8, 'more source')}", style="dim"))
     return Group(*parts)
 
 
@@ -85,7 +85,7 @@ def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
     """How many items were compared, what was left out, what was not reported and why, as names and printable values."""
     layers = ", ".join(map(str, discovery.layers))
     facts = [
-        ("dataset", f"{printable(discovery.dataset['name'])}: {int(discovery.dataset['pairs']):,} pairs"),
+        ("dataset", f"{printable(discovery.dataset['name'])}: {counted(int(discovery.dataset['pairs']), 'pair')}"),
         (
             "compared",
             f"{discovery.items:,} {discovery.mode}: {discovery.fit:,} clustered, {discovery.held_out:,} held out",
@@ -95,7 +95,7 @@ def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
     if discovery.left_out:
         listed = ", ".join(f"{reason}: {count:,}" for reason, count in discovery.left_out.items())
         facts.append(("left out", listed))
-    facts.append(("found", f"{len(discovery.clusters):,} clusters" if discovery.clusters else "nothing"))
+    facts.append(("found", f"{counted(len(discovery.clusters), 'cluster')}" if discovery.clusters else "nothing"))
     if discovery.rejected:
         counts = {
             fault: sum(one.fault == fault for one in discovery.rejected) for fault in ("unstable", "not confirmed")

@@ -11,7 +11,7 @@ from trl_attribution.probes import CosineTable, Probe, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.units import bytes_text, duration_text
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 Fact = tuple[str, str]
 _LONGEST = 400
@@ -47,7 +47,7 @@ class ProbeCard:
 def tiles(found: Findings) -> list[Tile]:
     """The figures under the answer."""
     dataset, listed = found.info.dataset, found.listed
-    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {dataset['rows']:,} rows")]
+    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {counted(dataset['rows'], 'row')}")]
     if found.rule is not None:
         share = f"{listed.flagged / found.pairs:.1%} of all" if found.pairs else ""
         shown.append(Tile("Flagged", f"{listed.flagged:,}", share))
@@ -100,7 +100,7 @@ def _card(probe: Probe) -> ProbeCard:
         ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
         (
             "calibrated",
-            "no" if probe.reference_scores is None else f"on {probe.reference_scores.shape[1]:,} clean pairs",
+            "no" if probe.reference_scores is None else f"on {counted(probe.reference_scores.shape[1], 'clean pair')}",
         ),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
         *_flat(probe.built),

@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.manifest import ApplyReport, Conflict, Decision, Difference, Manifest, Merged, Sources
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 
 def apply_summary(report: ApplyReport, output: str, done: str = "written") -> RenderableType:
     """What applying a manifest did, and what was ``done`` with ``output``."""
     lines = [
         ("rows", f"{report.rows_in:,} in, {report.rows_out:,} out"),
-        ("filtered", f"{report.filtered:,} rows"),
-        ("flipped", f"{report.flipped:,} rows"),
+        ("filtered", counted(report.filtered, "row")),
+        ("flipped", counted(report.flipped, "row")),
         (done, printable(output, 400)),
     ]
     if report.files_copied or report.files_rewritten:
@@ -36,7 +36,7 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
     lines += [(name, f"{count:,} {meaning}") for name, (count, meaning) in notes.items() if count]
     lines += _column_lines(report)
     if report.other_splits:
-        splits = ", ".join(f"{name} ({rows:,} rows)" for name, rows in report.other_splits.items())
+        splits = ", ".join(f"{name} ({counted(rows, 'row')})" for name, rows in report.other_splits.items())
         lines.append(("other splits", f"carried over as they are: {printable(splits, 1000)}"))
     if report.splits_left_out:
         splits = printable(", ".join(report.splits_left_out), 1000)
@@ -63,7 +63,7 @@ def manifest_summary(manifest: Manifest, shown: int, sources: Sources | None = N
     lines += [("reviewed in", review) for review in header.reviews]
     by_people = sum(decision.reviewer is not None for decision in manifest.decisions)
     if by_people:
-        lines.append(("by reviewers", f"{by_people:,} decisions"))
+        lines.append(("by reviewers", counted(by_people, "decision")))
     lines.append(("tool", f"trl-attribution {printable(header.tool_version, 40)}"))
     parts: list[RenderableType] = [facts(lines), _by_probe(manifest)]
     if sources is not None:
@@ -95,7 +95,7 @@ def decisions_table(title: str, decisions: Sequence[Decision]) -> Table:
 def difference_summary(found: Difference, shown: int) -> RenderableType:
     """How many decisions two manifests share, and the first of those that they do not."""
     lines = [
-        ("same", f"{found.same:,} decisions"),
+        ("same", counted(found.same, "decision")),
         ("only in the first", f"{len(found.only_first):,}"),
         ("only in the second", f"{len(found.only_second):,}"),
         ("another action", f"{len(found.changed):,}"),
@@ -118,7 +118,7 @@ def merge_summary(merged: Merged, output: str, shown: int) -> RenderableType:
     """What was merged, what reviewers changed, and which conflicts were settled how."""
     lines = [
         ("decisions", f"{len(merged.manifest.decisions):,}, action {merged.manifest.header.action}"),
-        ("reviewers", f"changed {merged.overridden:,} decisions and added {merged.added:,}"),
+        ("reviewers", f"changed {counted(merged.overridden, 'decision')} and added {merged.added:,}"),
         ("conflicts", f"{len(merged.conflicts):,}"),
         ("digest", merged.manifest.digest),
         ("written", printable(output, 400)),

@@ -17,7 +17,7 @@ from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.report.units import bytes_text, duration_text
 from trl_attribution.scoring import SourceRow
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 _SNIPPET = 90
 
@@ -116,7 +116,7 @@ def estimate_table(found: Estimate) -> RenderableType:
         ("memory", f"{bytes_text(found.memory_bytes)} (peak of the trial run, model included)"),
         ("time", f"{duration_text(found.seconds)} at {found.pairs_per_second:.1f} pairs/s, this machine"),
         ("path", f"{found.path} ({printable(found.path_reason)})"),
-        ("trial run", f"{found.sample_pairs} pairs"),
+        ("trial run", counted(found.sample_pairs, "pair")),
     ]
     if found.skipped:
         lines.insert(1, ("left out", ", ".join(f"{reason}: {count:,}" for reason, count in found.skipped.items())))
@@ -137,7 +137,7 @@ def probes_table(probes: Sequence[Probe]) -> Table:
             str(probe.layer),
             "-" if auc is None else f"{auc:.3f}",
             "-" if probe.contexts is None else str(len(probe.contexts)),
-            "no" if probe.reference_scores is None else f"{probe.reference_scores.shape[1]:,} pairs",
+            "no" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
             probe.model.digest[:12],
             probe.fingerprint[:12],
         )
@@ -201,7 +201,7 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
 
 
 def _pairs_line(dataset: Mapping[str, Any]) -> str:
-    parts = [f"{dataset['pairs']:,} different pairs in {dataset['rows']:,} rows"]
+    parts = [f"{counted(dataset['pairs'], 'different pair')} in {counted(dataset['rows'], 'row')}"]
     if dataset["duplicate_rows"]:
         parts.append(f"{dataset['duplicate_rows']:,} rows repeat a pair")
     if dataset["contradictions"]:

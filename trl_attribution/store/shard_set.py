@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trl_attribution.errors import StoreError
 from trl_attribution.store.shards import ID_BYTES, Ids, Kind, Shard
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import torch_dtype
 
 Rows = npt.NDArray[np.int64]
 """Storage rows ``[n]``, counted over all shards."""
@@ -78,7 +78,7 @@ class ShardSet:
             part = slice(int(bounds[index]), int(bounds[index + 1]))
             shard = self.shards[index]
             values = _take(shard.open_vectors(kind), rows[order[part]] - self._starts[index], axis)
-            vectors = torch.from_numpy(values).view(DTYPES[shard.dtype])
+            vectors = torch.from_numpy(values).view(torch_dtype(shard.dtype))
             if rising:
                 out[part] = vectors
             else:

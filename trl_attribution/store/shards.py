@@ -23,7 +23,7 @@ from torch import Tensor
 
 from trl_attribution.errors import StoreError
 from trl_attribution.utils.atomic import atomic_path
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.format_version import check_format_version
 
 SHARD_FORMAT = "trl-attribution shard"
@@ -63,7 +63,7 @@ class Shard:
             StoreError: the file is gone or shorter than when the store was opened.
         """
         shape = (len(self), self.layers, self.hidden_size)
-        width = DTYPES[self.dtype].itemsize
+        width = torch_dtype(self.dtype).itemsize
         count = len(self) * self.layers * self.hidden_size
         offset = self.payload_offset + len(self) * ID_BYTES + (count * width if kind == "context" else 0)
         try:
@@ -196,7 +196,7 @@ def _checked_count(
         count = int(header["pair"]["shape"][0])
         shapes = {"pair_ids": [count, ID_BYTES], "pair": [count, layers, hidden_size]}
         shapes["context"] = shapes["pair"]
-        vectors = count * layers * hidden_size * DTYPES[dtype].itemsize
+        vectors = count * layers * hidden_size * torch_dtype(dtype).itemsize
         ends = np.cumsum([0, count * ID_BYTES, vectors, vectors]).tolist()
         expected = {
             name: {

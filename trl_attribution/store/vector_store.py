@@ -24,7 +24,7 @@ from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, de
 from trl_attribution.store.settings import StoreSettings, read_settings, write_settings
 from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.dtypes import torch_dtype
 
 __all__ = ["ShardWriter", "StoreSettings", "VectorBlock", "VectorStore", "VectorView"]
 
@@ -71,7 +71,7 @@ class VectorView:
         Raises:
             StoreError: the layer is not stored.
         """
-        return self._gather(self._rows, "pair", [layer], DTYPES[self._settings.vector_dtype])[:, 0]
+        return self._gather(self._rows, "pair", [layer], torch_dtype(self._settings.vector_dtype))[:, 0]
 
     def context(self, layer: int) -> Tensor:
         """Context vectors ``[N, D]`` of one layer in the stored dtype; all zero where the prompt was empty.
@@ -79,7 +79,7 @@ class VectorView:
         Raises:
             StoreError: the layer is not stored.
         """
-        return self._gather(self._rows, "context", [layer], DTYPES[self._settings.vector_dtype])[:, 0]
+        return self._gather(self._rows, "context", [layer], torch_dtype(self._settings.vector_dtype))[:, 0]
 
     def blocks(self, layers: Sequence[int], size: int) -> Iterator[VectorBlock]:
         """Go through the view, ``size`` rows at a time, holding one block in memory.
@@ -333,7 +333,7 @@ def _storable(vectors: Tensor, kind: str, shape: tuple[int, int, int], dtype: st
     if tuple(vectors.shape) != shape:
         raise StoreError(f"{kind} vectors have shape {tuple(vectors.shape)}, the store takes [n, L, D] = {shape}")
     computed = vectors.detach().to("cpu")
-    stored = computed.to(DTYPES[dtype])
+    stored = computed.to(torch_dtype(dtype))
     _refuse_unless_finite(computed, f"{kind} vectors", "not finite", "Compute with dtype float32.", pair_ids)
     fix = "Store them with vector_dtype bfloat16 or float32."
     _refuse_unless_finite(stored, f"{kind} vectors", f"too large for {dtype}", fix, pair_ids)

@@ -1,11 +1,18 @@
-"""The names of the dtypes that models compute in and vectors are stored in."""
+"""The dtypes that models compute in and vectors are stored in, by name: PyTorch is not needed to check one."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-DTYPES: dict[str, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that PyTorch has under one of :data:`DTYPES`."""
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 
+_MOST_DIGITS = 18
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -45,6 +46,16 @@ def _escape(character: str) -> str:
     if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """``1 probe``, ``2 probes``, ``1,000 probes``; ``several`` where an s is not enough."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` writes; None for anything else, and for more digits than any setting has."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def is_hub_id(name: str) -> bool:

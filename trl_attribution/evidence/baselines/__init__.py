@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, PairSet
-from trl_attribution.evidence.baselines.comparing import Audited, ComparedRow, Comparison, compare
-from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, SentenceModel, TfIdf
-from trl_attribution.evidence.baselines.endpoint import EndpointRanking
-from trl_attribution.evidence.baselines.foreign import ScoresFile
-from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
-from trl_attribution.evidence.baselines.layers import LayerMeanScores
-from trl_attribution.evidence.baselines.margin import ReferenceMargin
-from trl_attribution.evidence.baselines.names import BaselineConfig, parse_baseline
+from typing import TYPE_CHECKING
+
+# Not on first use: `quality` is a module's name too.
 from trl_attribution.evidence.baselines.quality import Agreement, Quality, agreement, quality
-from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
-from trl_attribution.evidence.baselines.truth import TruthConfig
-from trl_attribution.models.likelihood import response_log_probs
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, PairSet
+    from trl_attribution.evidence.baselines.comparing import Audited, ComparedRow, Comparison, compare
+    from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, SentenceModel, TfIdf
+    from trl_attribution.evidence.baselines.endpoint import EndpointRanking
+    from trl_attribution.evidence.baselines.foreign import ScoresFile
+    from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
+    from trl_attribution.evidence.baselines.layers import LayerMeanScores
+    from trl_attribution.evidence.baselines.margin import ReferenceMargin
+    from trl_attribution.evidence.baselines.names import BaselineConfig, parse_baseline
+    from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
+    from trl_attribution.evidence.baselines.truth import TruthConfig
+    from trl_attribution.models.likelihood import response_log_probs
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "Agreement",

@@ -19,7 +19,7 @@ from trl_attribution.evidence.baselines.margin import ReferenceMargin
 from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.pairs import Encoding
 from trl_attribution.scoring import Column
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -102,9 +102,10 @@ def parse_baseline(name: str, config: BaselineConfig) -> Baseline:
 
 
 def _seed(text: str) -> int:
-    if text and not text.isdecimal():
+    seed = whole_number(text or "0")
+    if seed is None:
         raise SettingsError(f"baseline random:{printable(text, 40)}: the seed must be a whole number, such as random:1")
-    return int(text or 0)
+    return seed
 
 
 def _m0(config: BaselineConfig, name: str) -> Callable[[], LoadedModel]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from trl_attribution.evidence.organisms.catalog import ORGANISMS, build_organism
-from trl_attribution.evidence.organisms.compliance import SOURCES, build_distractor_compliance
-from trl_attribution.evidence.organisms.organism import TRUTHS, Mixture, Organism, OrganismConfig
-from trl_attribution.evidence.organisms.recipes import RECIPES, Preparation, Recipe, Stage, prepare
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.organisms.catalog import ORGANISMS, build_organism
+    from trl_attribution.evidence.organisms.compliance import SOURCES, build_distractor_compliance
+    from trl_attribution.evidence.organisms.organism import TRUTHS, Mixture, Organism, OrganismConfig
+    from trl_attribution.evidence.organisms.recipes import RECIPES, Preparation, Recipe, Stage, prepare
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "ORGANISMS",

@@ -1,16 +1,25 @@
 """What a model shows, and what a direction does to it: expression rates, steering, the difference of two models."""
 
-from trl_attribution.evidence.readouts.difference import difference_probe
-from trl_attribution.evidence.readouts.doses import Dose, DoseConfig, DoseCurve, dose_curve
-from trl_attribution.evidence.readouts.expression import (
-    Expression,
-    Shown,
-    express,
-    is_repetitive,
-    one_behavior,
-    responses_of,
-)
-from trl_attribution.evidence.readouts.steering import Positions, steered
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.readouts.difference import difference_probe
+    from trl_attribution.evidence.readouts.doses import Dose, DoseConfig, DoseCurve, dose_curve
+    from trl_attribution.evidence.readouts.expression import (
+        Expression,
+        Shown,
+        express,
+        is_repetitive,
+        one_behavior,
+        responses_of,
+    )
+    from trl_attribution.evidence.readouts.steering import Positions, steered
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "Dose",

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+# Not on first use: `cells` is a module's name too.
 from trl_attribution.evidence.validation.cells import Cell, Condition, cells, conditions
-from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
-from trl_attribution.evidence.validation.plan import Plan, load_plan
-from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
-from trl_attribution.evidence.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
+from trl_attribution.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
+    from trl_attribution.evidence.validation.plan import Plan, load_plan
+    from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
+    from trl_attribution.evidence.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "Against",

@@ -24,7 +24,7 @@ from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import context_means
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 log = logging.getLogger("trl_attribution")
 
@@ -99,7 +99,7 @@ def _read(
     if refused and reader.reading.on_bad_row != "skip":
         first = refused[0]
         raise DataError(
-            f"{reader.source.name}: {len(refused)} pairs cannot be encoded, the first at "
+            f"{reader.source.name}: {counted(len(refused), 'pair')} cannot be encoded, the first at "
             f"{printable(first.location)}: {first.sentence}. Mend them, or leave them out with "
             "`reading: {on_bad_row: skip}` in the policy."
         )
