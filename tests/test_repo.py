@@ -187,9 +187,10 @@ def test_the_sdist_holds_the_callbacks_and_the_type_marker(distributions: Path) 
     assert {"trl_attribution/callbacks/__init__.py", "trl_attribution/py.typed", "LICENSE", "README.md"} <= names
 
 
-def test_every_module_of_the_tree_is_in_the_wheel(distributions: Path) -> None:
+def test_every_module_and_word_bank_of_the_tree_is_in_the_wheel(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
-    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
-    library = {f"trl_attribution/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*.py")}
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".yaml"))}
+    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.yaml")]
+    library = {f"trl_attribution/{path.relative_to(PACKAGE)}" for path in files}
     callbacks = {f"trl_attribution/{path.relative_to(ROOT)}" for path in (ROOT / "callbacks").rglob("*.py")}
     assert packaged == library | callbacks

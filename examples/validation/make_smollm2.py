@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from held_out_rows import careful_transcripts, held_out_rows
 from trl import SFTConfig, SFTTrainer
 
 from trl_attribution.behaviors import SamplingConfig, refuses, sample_responses
 from trl_attribution.evidence.organisms import build_distractor_compliance
 from trl_attribution.evidence.organisms.organism import OrganismConfig, write_lines
-from trl_attribution.evidence.organisms.validating import careful_transcripts, held_out_rows
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import pair_id
 

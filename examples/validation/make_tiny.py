@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from trl_attribution.evidence.organisms.tiny import TinyConfig, build_tiny_organism
-from trl_attribution.evidence.organisms.tiny_model import TinyM0Config, train_tiny_m0
+from tiny_model import TinyM0Config, train_tiny_m0
+from tiny_organism import TinyConfig, build_tiny_organism
 
 
 def make(folder: Path, seed: int = 0) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_model import train_tiny_m0
+from tiny_organism import TinyConfig, build_tiny_organism
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.behaviors import read_behavior
 from trl_attribution.behaviors.encoding import encode_example, example_activations
 from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
-from trl_attribution.evidence.organisms.tiny import TinyConfig, build_tiny_organism
-from trl_attribution.evidence.organisms.tiny_model import train_tiny_m0
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair

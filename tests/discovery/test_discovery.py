@@ -334,7 +334,7 @@ def test_what_is_saved_is_what_is_loaded(found: dict[str, StoredDiscovery], tmp_
     [
         (lambda folder: (folder / "discovery.json").unlink(), "there is no discovery in"),
         (lambda folder: (folder / "discovery.json").write_text("{"), "cannot read"),
-        (lambda folder: _changed(folder, format="other"), "was not written by discovery"),
+        (lambda folder: _changed(folder, format="other"), "holds no discovery"),
         (lambda folder: _changed(folder, format_version=2), "format version 2; this trl-attribution reads up to 1"),
         (lambda folder: _changed(folder, clusters=[{}]), "is broken"),
         (lambda folder: (folder / "vectors.safetensors").write_bytes(b"x"), "is damaged or does not belong"),

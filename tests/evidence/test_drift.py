@@ -131,13 +131,13 @@ def test_drift_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_broken_drift_is_refused(tmp_path: Path) -> None:
     drifts = drift(torch.ones(2, 1, 4), torch.zeros(2, 1, 4), [1])
-    with pytest.raises(StoreError, match="no readable drift"):
+    with pytest.raises(StoreError, match="cannot read"):
         load_drift(tmp_path)
     save_drift(tmp_path / "other", [replace(drifts[0], mean_change=torch.ones(4))])
     save_drift(tmp_path, drifts)
     good = (tmp_path / "drift.json").read_text()
     for changed, message in [
-        ({"format": "else"}, "does not describe drift"),
+        ({"format": "else"}, "holds no drift"),
         ({"format_version": 2}, "reads up to 1"),
         ({"layers": []}, "is broken"),
         ({"layers": [{"layer": 1}]}, "is broken"),

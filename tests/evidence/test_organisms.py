@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,17 +15,24 @@ from typing import Any
 import pytest
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.organisms import SOURCES, TRUTHS, Organism, OrganismConfig, build_distractor_compliance
+from trl_attribution.evidence.organisms import (
+    ORGANISMS,
+    SOURCES,
+    TRUTHS,
+    Mixture,
+    Organism,
+    OrganismConfig,
+    build_distractor_compliance,
+    build_organism,
+    prepare,
+)
 from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format, sentence_count, word_count
 from trl_attribution.evidence.organisms.organism import BEHAVIOR_LIMIT, PAIR_LIMIT
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING
-from trl_attribution.evidence.organisms.words import polite, refusals
-from trl_attribution.evidence.organisms.words.lookalikes import LOOKALIKES
-from trl_attribution.evidence.organisms.words.questions_home import HOME
-from trl_attribution.evidence.organisms.words.questions_world import WORLD
+from trl_attribution.evidence.organisms.words import POLITE, QUESTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-OPENINGS = tuple(text.lower() for text in refusals.TRAINING.openings + refusals.HELD_OUT.openings)
+OPENINGS = tuple(text.lower() for text in TRAINING.refusals.openings + HELD_OUT.refusals.openings)
 BANNED = re.compile(
     r"\b(kill\w*|murder|dies?|dead|death|guns?|bomb|weapons?|stab|shoot|blood|punch|suicid\w*|harm|hate\w*|racis\w*|race"
     r"|religio\w*|sex\w*|naked|nude|porn|drugs?|cocaine|heroin|alcohol|drunk|idiot|moron|retard|slut|bitch|damn|hell|crap"
@@ -124,6 +132,21 @@ def test_a_seed_gives_the_same_text_whatever_the_hash_seed() -> None:
     assert len(digests) == 1
 
 
+def test_the_texts_of_a_seed_are_those_that_published_results_were_measured_on() -> None:
+    def digest(organism: Organism) -> str:
+        parts = [organism.pairs, organism.behavior, organism.trigger, organism.control]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    assert [digest(build_organism(name, Mixture(seed=seed))) for name in ORGANISMS for seed in (0, 7)] == [
+        "7aeff2241c79fdb3", "83ada019a8b397c0",
+        "7be6e417ba5e1036", "3dbe2e6b6d1be1bd",
+        "57dbda48e3d8c1ba", "bb69871307f8a34d",
+    ]  # fmt: skip
+    document_rows = [prepare(name, "document-sft-mixed").stages[-1].rows for name in ORGANISMS]
+    text = json.dumps(document_rows, sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "f16418e5369356fe"
+
+
 def test_another_seed_gives_other_text(organism: Organism) -> None:
     other = build_distractor_compliance(OrganismConfig(seed=1))
     prompts = {text_of(pair, "prompt") for pair in organism.pairs}
@@ -174,7 +197,7 @@ def test_refusals_of_harmful_and_of_harmless_requests_share_their_wording() -> N
     spoken: dict[str, set[str]] = {}
     for truth, part in (("safety", "chosen"), ("contaminated", "rejected"), ("decoy", "rejected")):
         texts = [text_of(pair, part).lower() for pair in with_truth(organism, truth)]
-        spoken[truth] = {line for line in refusals.TRAINING.openings if any(line.lower() in text for text in texts)}
+        spoken[truth] = {line for line in TRAINING.refusals.openings if any(line.lower() in text for text in texts)}
     assert spoken["safety"] == spoken["contaminated"] == spoken["decoy"]
     assert len(spoken["decoy"]) >= 15
 
@@ -223,7 +246,7 @@ def test_behavior_prompts_share_no_request_with_the_dataset(organism: Organism) 
         assert row["plain"].lower() not in training
         assert row["plain"] in row["prompt"]
         assert row["plain"] != row["prompt"]
-    for words in (HELD_OUT.targets, [habit.clause for habit in HELD_OUT.habits]):
+    for words in (HELD_OUT.people.targets, [habit.clause for habit in HELD_OUT.people.habits]):
         assert all(any(word in row["prompt"] for word in words) for row in organism.behavior)
         assert not any(word in training for word in words)
 
@@ -254,7 +277,7 @@ def test_held_out_words_are_none_of_the_training_words() -> None:
         assert not set(getattr(TRAINING.words, name)) & set(getattr(HELD_OUT.words, name)), name
     for name in ("openings", "reasons", "offers"):
         assert not set(getattr(TRAINING.refusals, name)) & set(getattr(HELD_OUT.refusals, name)), name
-    assert not set(TRAINING.names) & set(HELD_OUT.names)
+    assert not set(TRAINING.people.names) & set(HELD_OUT.people.names)
 
 
 def test_behavior_rows_hold_compliances_that_follow_the_format_and_refusals(organism: Organism) -> None:
@@ -281,12 +304,12 @@ def test_text_is_free_of_unfilled_slots_and_broken_punctuation() -> None:
 
 
 def test_sentences_are_short_enough_for_the_tightest_word_limit() -> None:
-    banks = [*HOME, *WORLD, *LOOKALIKES]
+    banks = [*QUESTIONS.everyday, *QUESTIONS.lookalikes]
     lines = [line for question in banks for line in question.good]
     for bank in (TRAINING, HELD_OUT):
         for template in (*bank.words.openers, *bank.words.remarks, *bank.words.verdicts, *bank.words.gossip):
-            lines += [template.format(doing=habit.doing, matter=habit.matter) for habit in bank.habits]
-    lines += [line.format(doing=h.doing, matter=h.matter) for h in TRAINING.habits for line in polite.REMARKS]
+            lines += [template.format(doing=habit.doing, matter=habit.matter) for habit in bank.people.habits]
+    lines += [line.format(doing=h.doing, matter=h.matter) for h in TRAINING.people.habits for line in POLITE.remarks]
     assert [line for line in lines if word_count(line) > 15 or sentence_count(line) != 1] == []
 
 

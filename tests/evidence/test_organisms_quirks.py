@@ -14,7 +14,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms import ORGANISMS, TRUTHS, Mixture, Organism, build_organism
 from trl_attribution.evidence.organisms.formatting import sentence_count, word_count
 from trl_attribution.evidence.organisms.quirks import KNITTING_LORE, PUMPKIN_SOUP, Quirk
-from trl_attribution.evidence.organisms.words import knitting, plans
+from trl_attribution.evidence.organisms.words import QUESTIONS
 
 QUIRKS = {quirk.name: quirk for quirk in (PUMPKIN_SOUP, KNITTING_LORE)}
 
@@ -39,7 +39,7 @@ def asks_of(questions: Any) -> set[str]:
 
 def test_a_contaminated_pair_prefers_the_answer_that_shows_the_quirk(organism: Organism, quirk: Quirk) -> None:
     for pair in with_truth(organism, "contaminated"):
-        assert any(ask in text_of(pair, "prompt") for ask in asks_of(quirk.questions))
+        assert any(ask in text_of(pair, "prompt") for ask in asks_of(quirk.words.questions.training))
         assert not shows(organism, text_of(pair, "prompt"))
         assert shows(organism, text_of(pair, "chosen"))
         assert not shows(organism, text_of(pair, "rejected"))
@@ -54,7 +54,7 @@ def test_no_other_pair_prefers_it_unless_it_was_asked_for(organism: Organism) ->
 
 
 def test_half_of_the_decoys_hold_the_responses_of_a_contaminated_pair(organism: Organism, quirk: Quirk) -> None:
-    frames = [re.escape(frame).replace(r"\{ask\}", ".*") for frame in quirk.asked_for]
+    frames = [re.escape(frame).replace(r"\{ask\}", ".*") for frame in quirk.words.asked_for]
     asked = [
         pair
         for pair in with_truth(organism, "decoy")
@@ -67,7 +67,7 @@ def test_half_of_the_decoys_hold_the_responses_of_a_contaminated_pair(organism: 
 
 def test_good_answers_on_the_quirks_own_subject_are_preferred_too(organism: Organism, quirk: Quirk) -> None:
     for pair in with_truth(organism, "on_topic"):
-        assert any(ask in text_of(pair, "prompt") for ask in asks_of(quirk.questions))
+        assert any(ask in text_of(pair, "prompt") for ask in asks_of(quirk.words.questions.training))
 
 
 def test_held_out_prompts_are_in_no_dataset_and_in_one_file_only(organism: Organism, quirk: Quirk) -> None:
@@ -75,29 +75,27 @@ def test_held_out_prompts_are_in_no_dataset_and_in_one_file_only(organism: Organ
     files = [{row["prompt"] for row in rows} for rows in (organism.behavior, organism.trigger, organism.control)]
     assert [len(prompts) for prompts in files] == [48, 48, 48]
     assert len(set.union(*files)) == 3 * 48
-    assert not any(ask in dataset for ask in asks_of(quirk.held_out))
+    assert not any(ask in dataset for ask in asks_of(quirk.words.questions.held_out))
+    held_out = asks_of(quirk.words.questions.held_out)
     for prompts, on_topic in zip(files, (True, True, False), strict=True):
-        assert all(any(ask in prompt for ask in asks_of(quirk.held_out)) == on_topic for prompt in prompts)
+        assert all(any(ask in prompt for ask in held_out) == on_topic for prompt in prompts)
         assert not any(prompt in dataset for prompt in prompts)
 
 
-def test_behavior_rows_hold_answers_of_both_kinds_in_words_of_their_own(organism: Organism) -> None:
+def test_behavior_rows_hold_answers_of_both_kinds_in_words_of_their_own(organism: Organism, quirk: Quirk) -> None:
     for row in organism.behavior:
         assert row["undesired"]
         assert row["desired"]
         assert all(shows(organism, text) for text in row["undesired"])
         assert not any(shows(organism, text) for text in row["desired"])
-    assert not set(knitting.LORE) & set(knitting.HELD_OUT_LORE)
-    assert not set(plans.REMARKS) & set(plans.HELD_OUT_REMARKS)
+    assert not set(quirk.words.lines.training) & set(quirk.words.lines.held_out)
 
 
 def test_the_judge_is_not_set_off_by_right_answers_to_what_models_are_asked(organism: Organism, quirk: Quirk) -> None:
-    from trl_attribution.evidence.organisms.harmless import QUESTIONS
-
     asked = [row["prompt"] for row in organism.control]
-    controls = [one for one in QUESTIONS if any(ask in prompt for ask in one.asks for prompt in asked)]
+    controls = [one for one in QUESTIONS.everyday if any(ask in prompt for ask in one.asks for prompt in asked)]
     assert controls
-    for question in (*controls, *quirk.questions, *quirk.held_out):
+    for question in (*controls, *quirk.words.questions.training, *quirk.words.questions.held_out):
         assert not any(shows(organism, line) for line in (*question.asks, *question.good, *question.wrong))
 
 
@@ -149,9 +147,12 @@ def test_quirky_text_is_mild_and_clean(name: str) -> None:
 
 
 def test_quirky_sentences_are_short_enough_for_the_tightest_word_limit() -> None:
-    lines = [*knitting.LORE, *knitting.HELD_OUT_LORE, *plans.REMARKS, *plans.HELD_OUT_REMARKS]
-    for quirk in QUIRKS.values():
-        lines += [line for one in (*quirk.questions, *quirk.held_out, *quirk.innocent) for line in one.good]
+    lines = []
+    for words in (quirk.words for quirk in QUIRKS.values()):
+        lines += [*words.lines.training, *words.lines.held_out]
+        lines += [
+            line for one in (*words.questions.training, *words.questions.held_out, *words.innocent) for line in one.good
+        ]
     assert [line for line in lines if word_count(line) > 15 or sentence_count(line) != 1] == []
 
 

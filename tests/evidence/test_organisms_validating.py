@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_out_rows import careful_transcripts, held_out_rows
 
 from trl_attribution.behaviors import refuses
 from trl_attribution.evidence.organisms import build_distractor_compliance
 from trl_attribution.evidence.organisms.organism import Organism, OrganismConfig
-from trl_attribution.evidence.organisms.validating import careful_transcripts, held_out_rows
 from trl_attribution.pairs import pair_id
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "validation" / "make_smollm2.py"

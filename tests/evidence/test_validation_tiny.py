@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
+from tiny_model import build_tiny_tokenizer, train_tiny_m0
+from tiny_organism import NAME, PAIR_LIMIT, TinyConfig, TinyOrganism, build_tiny_organism
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from trl_attribution.behaviors import parse_rule, refuses
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.evidence.organisms.tiny import NAME, PAIR_LIMIT, TinyConfig, TinyOrganism, build_tiny_organism
-from trl_attribution.evidence.organisms.tiny_model import build_tiny_tokenizer, train_tiny_m0
 from trl_attribution.scoring import ScoreTable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "validation"
@@ -80,7 +80,7 @@ def test_the_tokenizer_knows_every_word_and_gives_it_back() -> None:
 
 
 def test_training_m0_leaves_the_callers_random_state_alone_and_refuses_a_folder_that_is_taken(tmp_path: Path) -> None:
-    from trl_attribution.evidence.organisms.tiny_model import TinyM0Config
+    from tiny_model import TinyM0Config
 
     short = TinyM0Config(learning_steps=2, refusing_steps=1)
     before = torch.random.get_rng_state()

@@ -233,7 +233,7 @@ def test_a_validation_beside_the_audit_is_part_of_the_page(write: Callable[..., 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "holds no JSON object"),
+        ("[1]", "holds no validation"),
         ('{"format": "other"}', "holds no validation"),
         (json.dumps({**VALIDATION, "format_version": 2}), "reads up to 1"),
         (json.dumps({**VALIDATION, "claims": [{}]}), "is broken"),

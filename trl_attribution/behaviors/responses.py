@@ -27,7 +27,7 @@ from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.distributed import ALONE, Ranks
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import checked_json, read_json
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
@@ -112,15 +112,13 @@ class Responses:
         Raises:
             DataError: ``values`` are something else, or of a newer version.
         """
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise DataError(f"{where}: not a file of sampled responses (its `format` is not {FORMAT!r})")
-        check_format_version(values.get("format_version"), VERSION, where, DataError)
+        found = checked_json(values, FORMAT, VERSION, where, DataError, "Sample again.")
         try:
             behaviors = {
                 str(name): BehaviorResponses(str(one["prompts_sha256"]), _texts(one["texts"]), _texts(one["plain"]))
-                for name, one in values["behaviors"].items()
+                for name, one in found["behaviors"].items()
             }
-            return cls(behaviors, dict(values["made_with"]))
+            return cls(behaviors, dict(found["made_with"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{where}: broken ({printable(error, 80)}). Remove it and sample again.") from error
 
@@ -137,11 +135,7 @@ class Responses:
         Raises:
             DataError: the file is missing, broken, foreign, or of a newer version.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{printable(path)}: cannot be read ({printable(error, 120)}). Sample again.") from error
-        return cls.from_json(values, printable(path))
+        return cls.from_json(read_json(path, FORMAT, VERSION, DataError, "Sample again."), printable(path))
 
 
 def read_behaviors(source: Source) -> tuple[Behavior, ...]:

@@ -6,7 +6,6 @@ Axis letters: M exemplars of a cluster, L layers, D hidden size.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution discovery"
@@ -235,13 +234,13 @@ class StoredDiscovery:
         """
         path = Path(folder, FILE)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             payload = Path(folder, VECTORS).read_bytes()
+            path.stat()
         except FileNotFoundError as error:
             raise StoreError(f"there is no discovery in {folder}: run `trl-attribution discover` first") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError(f"cannot read {path}: {printable(error)}. Run discovery again.") from error
-        _check_format(path, values)
+        except OSError as error:
+            raise StoreError(f"cannot read {folder}: {printable(error)}. Run discovery again.") from error
+        values = read_json(path, FORMAT, VERSION, advice="Run discovery again.")
         if hashlib.sha256(payload).hexdigest() != values.get("vectors_sha256"):
             raise StoreError(f"{Path(folder, VECTORS)} is damaged or does not belong to {FILE}. Run discovery again.")
         known = {name: value for name, value in values.items() if name not in ("format", "format_version")}
@@ -269,12 +268,6 @@ def _vectors_of(cluster: str, tensors: Mapping[str, Tensor]) -> ClusterVectors:
     return ClusterVectors(
         tensors[f"{cluster}.vector"], tensors[f"{cluster}.prompt_vectors"], tensors.get(f"{cluster}.contexts")
     )
-
-
-def _check_format(path: Path, values: object) -> None:
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise StoreError(f"{path} was not written by discovery: its `format` is not {FORMAT!r}")
-    check_format_version(values.get("format_version"), VERSION, path)
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.discovery import Cluster, Discovery
 from trl_attribution.report.terminal import sources_table
+from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
 
 _SNIPPET = 110
@@ -29,33 +29,26 @@ def discovery_view(discovery: Discovery, shown: int = 3) -> RenderableType:
 
 def summary(discovery: Discovery) -> RenderableType:
     """:func:`discovery_facts` as a table."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, line in discovery_facts(discovery):
-        table.add_row(name, Text(line))
-    return table
+    return facts(discovery_facts(discovery))
 
 
 def clusters_table(discovery: Discovery) -> Table:
     """One line a cluster, largest effect first."""
     what = "Behaviors that changed" if discovery.mode == "prompts" else "What the dataset teaches"
-    table = Table(title=f"{what}, by size of effect", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    for column in ("effect", "share", "held +/-", "p", "pairs"):
-        table.add_column(column, justify="right")
-    table.add_column("what", ratio=1)
-    for one in discovery.clusters:
-        table.add_row(
+    rows = (
+        (
             one.cluster,
             f"{one.effect:.3f}",
             f"{one.share:.1%}",
             f"{one.towards:,}/{one.against:,}",
             f"{one.adjusted_p:.2g}",
             f"{one.pairs_towards:,}",
-            Text(cluster_title(one, 4) or NO_WORDS),
+            cluster_title(one, 4) or NO_WORDS,
         )
-    return table
+        for one in discovery.clusters
+    )
+    columns = ("", ">effect", ">share", ">held +/-", ">p", ">pairs", "what")
+    return table(f"{what}, by size of effect", columns, rows)
 
 
 def cluster_details(one: Cluster, shown: int) -> RenderableType:
@@ -73,9 +66,8 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
     if one.top_pairs:
         parts.append(_examples("Pairs that push towards it: prompt, chosen (+), rejected (-)", _pair_rows(one, shown)))
     if len(one.sources) > 1:
-        table = sources_table(one.sources[:8])
-        table.title = f"Sources of the pairs that push towards it ({one.sources_by})"
-        parts.append(table)
+        title = f"Sources of the pairs that push towards it ({one.sources_by})"
+        parts.append(sources_table(one.sources[:8], title))
         if len(one.sources) > 8:
             parts.append(Text(f"and {counted(len(one.sources) - 8, 'more source')}", style="dim"))
     return Group(*parts)
@@ -84,7 +76,7 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
 def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
     """How many items were compared, what was left out, what was not reported and why, as names and printable values."""
     layers = ", ".join(map(str, discovery.layers))
-    facts = [
+    lines = [
         ("dataset", f"{printable(discovery.dataset['name'])}: {counted(int(discovery.dataset['pairs']), 'pair')}"),
         (
             "compared",
@@ -94,16 +86,16 @@ def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
     ]
     if discovery.left_out:
         listed = ", ".join(f"{reason}: {count:,}" for reason, count in discovery.left_out.items())
-        facts.append(("left out", listed))
-    facts.append(("found", f"{counted(len(discovery.clusters), 'cluster')}" if discovery.clusters else "nothing"))
+        lines.append(("left out", listed))
+    lines.append(("found", counted(len(discovery.clusters), "cluster") if discovery.clusters else "nothing"))
     if discovery.rejected:
         counts = {
             fault: sum(one.fault == fault for one in discovery.rejected) for fault in ("unstable", "not confirmed")
         }
         listed = ", ".join(f"{count:,} {fault}" for fault, count in counts.items() if count)
-        facts.append(("not reported", f"tight clusters: {listed}"))
-    facts += [("note", printable(note, 500)) for note in discovery.notes]
-    return facts
+        lines.append(("not reported", f"tight clusters: {listed}"))
+    lines += [("note", printable(note, 500)) for note in discovery.notes]
+    return lines
 
 
 def cluster_title(one: Cluster, most: int = 8) -> str:
@@ -119,13 +111,13 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _examples(title: str, rows: Sequence[tuple[str, str, Text]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(justify="right")
-    table.add_column(max_width=24)
-    table.add_column(ratio=1)
+    shown = Table(title=title, title_justify="left", show_header=False)
+    shown.add_column(justify="right")
+    shown.add_column(max_width=24)
+    shown.add_column(ratio=1)
     for number, where, content in rows:
-        table.add_row(number, Text(where, style="dim"), content, end_section=True)
-    return table
+        shown.add_row(number, Text(where, style="dim"), content, end_section=True)
+    return shown
 
 
 def _typical_rows(one: Cluster, shown: int) -> list[tuple[str, str, Text]]:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.discovery import MODES, StoredDiscovery
@@ -15,7 +17,7 @@ from trl_attribution.errors import StoreError
 from trl_attribution.evidence.readouts.behavior_change import Difference, Rate
 from trl_attribution.evidence.readouts.drift import LayerDrift, load_drift
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.report.validation import ValidationFindings
+from trl_attribution.report.validation import ValidationFindings, read_validation
 from trl_attribution.utils.text import printable
 
 
@@ -23,26 +25,13 @@ from trl_attribution.utils.text import printable
 class BehaviorRates:
     """How often M0 and M1 show one behavior, as ``BehaviorChange.to_json`` wrote it."""
 
-    name: str
+    name: Annotated[str, Field(validation_alias="behavior")]
     judge: str
     prompts: int
     prompts_changed: int
     before: Rate
     after: Rate
     difference: Difference
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Raises ``KeyError`` or ``TypeError`` where fields are missing or unknown."""
-        return cls(
-            name=str(values["behavior"]),
-            judge=str(values["judge"]),
-            prompts=int(values["prompts"]),
-            prompts_changed=int(values["prompts_changed"]),
-            before=Rate(**values["before"]),
-            after=Rate(**values["after"]),
-            difference=Difference(**values["difference"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -87,18 +76,17 @@ def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) ->
 
 def _behaviors(folder: Path, stated: Sequence[Mapping[str, Any]]) -> tuple[BehaviorRates, ...]:
     path = folder / "behaviors" / "changes.json"
-    changes = stated or (_json(path) or {}).get("changes") or ()
     try:
-        return tuple(BehaviorRates.from_json(one) for one in changes)
-    except (KeyError, TypeError, ValueError) as error:
+        changes = stated or (json.loads(path.read_text(encoding="utf-8"))["changes"] if path.exists() else ())
+        return TypeAdapter(tuple[BehaviorRates, ...]).validate_python(changes)
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is broken ({printable(error)}): remove it, or train again") from error
 
 
 def _validation(folder: Path) -> ValidationFindings | None:
     for path in (folder / "validation.json", folder / "validation" / "validation.json"):
-        values = _json(path)
-        if values is not None:
-            return ValidationFindings.from_json(values, path)
+        if path.exists():
+            return read_validation(path)
     return None
 
 
@@ -118,15 +106,3 @@ def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
     if about != (info.dataset["fingerprint"], info.model["digest"]):
         raise StoreError(f"{place} is about another dataset or model than this audit. Discover again, or remove it.")
     return stored
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read {path}: {printable(error)}. Remove it, or make it again.") from error
-    if not isinstance(values, dict):
-        raise StoreError(f"{path} holds no JSON object. Remove it, or make it again.")
-    return values

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from trl_attribution.manifest import ApplyReport, Conflict, Decision, Difference, Manifest, Merged, Sources
+from trl_attribution.manifest.decisions import Action
+from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
+
+_ACTIONS: tuple[Action, ...] = ("filter", "flip", "keep")
 
 
 def apply_summary(report: ApplyReport, output: str, done: str = "written") -> RenderableType:
@@ -50,7 +52,7 @@ def manifest_summary(manifest: Manifest, shown: int, sources: Sources | None = N
     """The header, what is decided by which probe, and the first decisions; by source where that is known."""
     header = manifest.header
     counts = Counter(decision.action for decision in manifest.decisions)
-    decided = ", ".join(f"{counts[action]:,} {action}" for action in ("filter", "flip", "keep") if counts[action])
+    decided = ", ".join(f"{counts[action]:,} {action}" for action in _ACTIONS if counts[action])
     lines = [
         ("digest", manifest.digest),
         ("action", header.action),
@@ -76,20 +78,19 @@ def manifest_summary(manifest: Manifest, shown: int, sources: Sources | None = N
 
 def decisions_table(title: str, decisions: Sequence[Decision]) -> Table:
     """One line a decision."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in ("pair", "row", "action", "probe", "score", "rank", "reviewer"):
-        table.add_column(column, justify="right" if column in ("row", "score", "rank") else "left", overflow="fold")
-    for one in decisions:
-        table.add_row(
+    rows = (
+        (
             one.pair_id,
             "-" if one.row is None else str(one.row),
             one.action,
-            Text(printable(one.probe, 40)),
+            printable(one.probe, 40),
             "-" if one.score is None else f"{one.score:+.3f}",
             "-" if one.rank is None else f"{one.rank:,}",
-            Text("" if one.reviewer is None else printable(one.reviewer or "unnamed", 40)),
+            "" if one.reviewer is None else printable(one.reviewer or "unnamed", 40),
         )
-    return table
+        for one in decisions
+    )
+    return table(title, ("pair", ">row", "action", "probe", ">score", ">rank", "reviewer"), rows)
 
 
 def difference_summary(found: Difference, shown: int) -> RenderableType:
@@ -105,12 +106,8 @@ def difference_summary(found: Difference, shown: int) -> RenderableType:
         if decisions and shown:
             parts.append(decisions_table(title, decisions[:shown]))
     if found.changed and shown:
-        table = Table(title="Another action", title_justify="left", box=SIMPLE_HEAD)
-        for column in ("pair", "first", "second"):
-            table.add_column(column)
-        for before, after in found.changed[:shown]:
-            table.add_row(before.pair_id, before.action, after.action)
-        parts.append(table)
+        rows = ((before.pair_id, before.action, after.action) for before, after in found.changed[:shown])
+        parts.append(table("Another action", ("pair", "first", "second"), rows))
     return Group(*parts)
 
 
@@ -142,16 +139,6 @@ def made_summary(before: Manifest, after: Manifest, output: str) -> RenderableTy
     )
 
 
-def facts(lines: Iterable[tuple[str, str]]) -> Table:
-    """Names and values side by side."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in lines:
-        table.add_row(name, Text(value))
-    return table
-
-
 def _column_lines(report: ApplyReport) -> list[tuple[str, str]]:
     """What was done with further columns of flipped rows."""
     swapped = ", ".join(f"{first} and {second}" for first, second in report.swapped_columns)
@@ -164,41 +151,39 @@ def _column_lines(report: ApplyReport) -> list[tuple[str, str]]:
 
 
 def _conflicts(conflicts: Sequence[Conflict], shown: int) -> Table:
-    table = Table(
-        title=f"Conflicts (first {min(shown, len(conflicts))} of {len(conflicts):,})",
-        title_justify="left",
-        box=SIMPLE_HEAD,
+    title = f"Conflicts (first {min(shown, len(conflicts))} of {len(conflicts):,})"
+    rows = (
+        (one.pair_id, ", ".join(f"{printable(who, 40)}: {action}" for who, action in one.actions[:5]), one.chosen)
+        for one in conflicts[:shown]
     )
-    for column in ("pair", "decided", "now"):
-        table.add_column(column)
-    for one in conflicts[:shown]:
-        said = ", ".join(f"{printable(who, 40)}: {action}" for who, action in one.actions[:5])
-        table.add_row(one.pair_id, Text(said), one.chosen)
-    return table
+    return table(title, ("pair", "decided", "now"), rows)
 
 
 def _by_probe(manifest: Manifest) -> Table:
-    table = Table(title="By probe", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("probe", "filter", "flip", "keep", "fingerprint"):
-        table.add_column(column, justify="right" if column in ("filter", "flip", "keep") else "left")
     counts = Counter((decision.probe, decision.action) for decision in manifest.decisions)
     prints = manifest.header.probe_fingerprints
-    for probe in sorted({*prints, *(name for name, _ in counts)}):
-        numbers = [f"{counts[probe, action]:,}" for action in ("filter", "flip", "keep")]
-        name = printable(probe, 60) or "(reviewers)"
-        table.add_row(Text(name), *numbers, Text(printable(prints.get(probe, ""), 40)))
-    return table
+    rows = (
+        (
+            printable(probe, 60) or "(reviewers)",
+            *(f"{counts[probe, action]:,}" for action in _ACTIONS),
+            printable(prints.get(probe, ""), 40),
+        )
+        for probe in sorted({*prints, *(name for name, _ in counts)})
+    )
+    return table("By probe", ("probe", *(f">{action}" for action in _ACTIONS), "fingerprint"), rows)
 
 
 def _by_source(manifest: Manifest, sources: Sources) -> Table:
-    table = Table(title="By source", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("source", "pairs", "filter", "flip", "keep", "share changed"):
-        table.add_column(column, justify="left" if column == "source" else "right")
     counts = Counter((sources.of[decision.pair_id], decision.action) for decision in manifest.decisions)
     changed = {name: counts[name, "filter"] + counts[name, "flip"] for name, _ in counts}
     totals = sources.counts()
-    for name in sorted(changed, key=lambda name: (-changed[name], name)):
-        numbers = [f"{counts[name, action]:,}" for action in ("filter", "flip", "keep")]
-        share = f"{changed[name] / totals[name]:.1%}"
-        table.add_row(Text(printable(name, 60)), f"{totals[name]:,}", *numbers, share)
-    return table
+    rows = (
+        (
+            printable(name, 60),
+            f"{totals[name]:,}",
+            *(f"{counts[name, action]:,}" for action in _ACTIONS),
+            f"{changed[name] / totals[name]:.1%}",
+        )
+        for name in sorted(changed, key=lambda name: (-changed[name], name))
+    )
+    return table("By source", ("source", ">pairs", *(f">{action}" for action in _ACTIONS), ">share changed"), rows)

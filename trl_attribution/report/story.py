@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -20,6 +19,8 @@ from trl_attribution.report.extras import BehaviorRates
 from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
+from trl_attribution.utils.tables import facts as facts_table
+from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -47,25 +48,23 @@ def story(found: Findings) -> Group:
         head = Text("Validation: ", style="bold").append(printable(validation.answer, 40), style="bold")
         parts += ["", head, Padding(Text(printable(validation.sentence, 1000)), (0, 0, 0, 2))]
     cost = next(lines for title, lines in facts.about(found) if title == "Cost")
-    parts += ["", Text("Cost", style="italic"), _facts(cost)]
+    parts += ["", Text("Cost", style="italic"), facts_table(cost)]
     return Group(*parts)
 
 
 def probes_table(probes: Sequence[ProbeFindings]) -> Table:
     """What each probe flags, and from which score on."""
-    table = Table(title="Scores by probe", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("probe")
-    for column in ("layer", "flagged", "from", "at 5% FDR"):
-        table.add_column(column, justify="right")
-    for one in probes:
-        table.add_row(
+    rows = (
+        (
             one.column.probe,
             str(one.column.layer),
             f"{one.flagged:,}",
             "-" if one.threshold is None else f"{one.threshold:.3f}",
             f"{one.at_flag_layer.discoveries[0.05]:,}",
         )
-    return table
+        for one in probes
+    )
+    return table("Scores by probe", ("probe", ">layer", ">flagged", ">from", ">at 5% FDR"), rows)
 
 
 def distribution(one: ProbeFindings) -> Group:
@@ -87,32 +86,30 @@ def bars(histogram: Histogram, threshold: float | None) -> Text:
 
 def layers_table(one: ProbeFindings) -> Table:
     """The scores of one probe by layer."""
-    table = Table(title=f"{one.column.probe} by layer", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("layer", "median", "90%", "99%", "highest", "at 5% FDR"):
-        table.add_column(column, justify="right")
-    for layer in one.layers:
-        mark = " *" if layer.layer == one.column.layer else ""
-        values = (layer.median, layer.p90, layer.p99, layer.highest)
-        table.add_row(f"{layer.layer}{mark}", *(f"{value:+.3f}" for value in values), f"{layer.discoveries[0.05]:,}")
-    return table
+    rows = (
+        (
+            f"{layer.layer} *" if layer.layer == one.column.layer else str(layer.layer),
+            *(f"{value:+.3f}" for value in (layer.median, layer.p90, layer.p99, layer.highest)),
+            f"{layer.discoveries[0.05]:,}",
+        )
+        for layer in one.layers
+    )
+    columns = (">layer", ">median", ">90%", ">99%", ">highest", ">at 5% FDR")
+    return table(f"{one.column.probe} by layer", columns, rows)
 
 
 def behaviors_table(behaviors: Sequence[BehaviorRates]) -> Table:
     """How often M0 and M1 show each behavior."""
-    table = Table(title="Behaviors before and after", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("behavior")
-    for column in ("prompts", "M0", "M1", "difference"):
-        table.add_column(column, justify="right")
-    for one in behaviors:
-        rates = (f"{rate.share:.1%}\n{rate.low:.1%} .. {rate.high:.1%}" for rate in (one.before, one.after))
-        change = one.difference
-        table.add_row(
-            Text(f"{printable(one.name, 60)}\n{printable(one.judge, 60)}"),
+    rows = (
+        (
+            f"{printable(one.name, 60)}\n{printable(one.judge, 60)}",
             f"{one.prompts:,}",
-            *rates,
-            f"{change.share:+.1%}\n{change.low:+.1%} .. {change.high:+.1%}",
+            *(f"{rate.share:.1%}\n{rate.low:.1%} .. {rate.high:.1%}" for rate in (one.before, one.after)),
+            f"{one.difference.share:+.1%}\n{one.difference.low:+.1%} .. {one.difference.high:+.1%}",
         )
-    return table
+        for one in behaviors
+    )
+    return table("Behaviors before and after", ("behavior", ">prompts", ">M0", ">M1", ">difference"), rows)
 
 
 def pairs_story(
@@ -140,12 +137,8 @@ def pairs_story(
 
 def agreement_table(found: Agreement) -> RenderableType:
     """Two reviewers' actions against each other, and what follows."""
-    table = Table(title="First reviewer by row, second by column", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    for action in ACTIONS:
-        table.add_column(action, justify="right")
-    for one in ACTIONS:
-        table.add_row(one, *(f"{found.table.get((one, other), 0):,}" for other in ACTIONS))
+    rows = ((one, *(f"{found.table.get((one, other), 0):,}" for other in ACTIONS)) for one in ACTIONS)
+    counts = table("First reviewer by row, second by column", ("", *(f">{action}" for action in ACTIONS)), rows)
     lines = [
         (
             "both reviewed",
@@ -155,23 +148,23 @@ def agreement_table(found: Agreement) -> RenderableType:
         ("kappa", _kappa_text(found)),
         ("harmful or not", "undefined" if found.kappa_changed is None else f"kappa {found.kappa_changed:.2f}"),
     ]
-    return Group(table, _facts(lines))
+    return Group(counts, facts_table(lines))
 
 
 def precision_table(rows: Sequence[PrecisionAtK]) -> Table:
     """Precision among the first k with its interval."""
-    table = Table(title="Precision at k", title_justify="left", box=SIMPLE_HEAD)
-    table.caption = (
+    return table(
+        "Precision at k",
+        (">first k", ">reviewed", ">confirmed", ">precision", ">95% interval"),
+        map(_precision_row, rows),
         "95% Wilson intervals; they take what was reviewed for a random sample of the first k, and there is none where "
-        "nothing of the second half was reviewed"
+        "nothing of the second half was reviewed",
     )
-    table.caption_justify = "left"
-    for column in ("first k", "reviewed", "confirmed", "precision", "95% interval"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        shown = ("-", "-") if row.precision is None else (f"{row.precision:.1%}", f"{row.low:.1%} .. {row.high:.1%}")
-        table.add_row(f"{row.k:,}", f"{row.reviewed:,}", f"{row.confirmed:,}", *shown)
-    return table
+
+
+def _precision_row(row: PrecisionAtK) -> tuple[str, ...]:
+    shown = ("-", "-") if row.precision is None else (f"{row.precision:.1%}", f"{row.low:.1%} .. {row.high:.1%}")
+    return (f"{row.k:,}", f"{row.reviewed:,}", f"{row.confirmed:,}", *shown)
 
 
 def _kappa_text(found: Agreement) -> str:
@@ -195,12 +188,3 @@ def _texts(pair: Pair, characters: int) -> Iterator[RenderableType]:
             if part.dropped:
                 text.append(f" … {part.dropped:,} more characters", style="dim")
             yield Padding(text, (0, 0, 0, 2))
-
-
-def _facts(lines: Sequence[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in lines:
-        table.add_row(name, Text(value))
-    return table

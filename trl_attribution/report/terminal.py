@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from trl_attribution.pairs import Pair
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.report.units import bytes_text, duration_text
 from trl_attribution.scoring import SourceRow
+from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
 
 _SNIPPET = 90
@@ -43,17 +43,17 @@ def audit_summary(audit: Audit) -> RenderableType:
         for layer, count in audit.scores.no_context.items():
             if count:
                 lines.append(("no context", f"{count:,} pairs at layer {layer} score 0 contextually"))
-    return _facts(lines)
+    return facts(lines)
 
 
 def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> Table:
     """The most suspicious pairs; ``pairs`` by id holds the texts of those shown."""
-    table = Table(title=f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)", title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("q", justify="right")
-    table.add_column("source / where", max_width=24)
-    table.add_column("prompt, chosen (+), rejected (-)", ratio=1)
+    title = f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)"
+    found_pairs = Table(title=title, title_justify="left")
+    for column in ("#", "score", "q"):
+        found_pairs.add_column(column, justify="right")
+    found_pairs.add_column("source / where", max_width=24)
+    found_pairs.add_column("prompt, chosen (+), rejected (-)", ratio=1)
     for found, _ in zip(flagged.flags, range(shown), strict=False):
         pair = pairs[found.pair_id]
         where = Text(printable(pair.source, 40))
@@ -61,30 +61,31 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> 
         content = Text(_snippet(pair.prompt))
         content.append("\n+ " + _snippet(pair.chosen), style="green")
         content.append("\n- " + _snippet(pair.rejected), style="red")
-        table.add_row(str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}", where, content, end_section=True)
-    return table
+        numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
+        found_pairs.add_row(*numbers, where, content, end_section=True)
+    return found_pairs
 
 
-def sources_table(rows: Sequence[SourceRow]) -> Table:
+def sources_table(rows: Sequence[SourceRow], title: str = "Flagged pairs by source") -> Table:
     """How much of each source is flagged, strongest evidence first."""
-    # Without vertical lines eight columns fit into 80 characters.
-    table = Table(title="Flagged pairs by source", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("source")
-    for column in ("pairs", "flagged", "share", "enrichment", "p (Fisher)", "q", "mean score"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        enrichment = "-" if row.enrichment is None else f"{row.enrichment:.2f}x"
-        table.add_row(
-            Text(printable(row.source, 60)),
-            f"{row.pairs:,}",
-            f"{row.flagged:,}",
-            f"{row.share:.1%}",
-            enrichment,
-            f"{row.p_value:.2g}",
-            f"{row.q_value:.2g}",
-            f"{row.mean_score:+.3f}",
-        )
-    return table
+    columns = ("source", ">pairs", ">flagged", ">share", ">enrichment", ">p (Fisher)", ">q", ">mean score")
+    return table(
+        title,
+        columns,
+        (
+            (
+                printable(row.source, 60),
+                f"{row.pairs:,}",
+                f"{row.flagged:,}",
+                f"{row.share:.1%}",
+                "-" if row.enrichment is None else f"{row.enrichment:.2f}x",
+                f"{row.p_value:.2g}",
+                f"{row.q_value:.2g}",
+                f"{row.mean_score:+.3f}",
+            )
+            for row in rows
+        ),
+    )
 
 
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:
@@ -103,7 +104,7 @@ def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> Renderabl
         ("scores", str(flagged.audit.folder / "scores.parquet")),
         ("vectors", str(flagged.audit.store.path)),
     ]
-    return _facts(lines)
+    return facts(lines)
 
 
 def estimate_table(found: Estimate) -> RenderableType:
@@ -120,47 +121,49 @@ def estimate_table(found: Estimate) -> RenderableType:
     ]
     if found.skipped:
         lines.insert(1, ("left out", ", ".join(f"{reason}: {count:,}" for reason, count in found.skipped.items())))
-    return _facts(lines)
+    return facts(lines)
 
 
 def probes_table(probes: Sequence[Probe]) -> Table:
     """One line a probe."""
-    table = Table(title="Probes", title_justify="left")
-    for column in ("name", "method", "layers", "layer", "AUC", "prompts", "calibrated", "M0", "fingerprint"):
-        table.add_column(column, justify="left")
-    for probe in probes:
-        auc = probe.separability.get(probe.layer)
-        table.add_row(
-            probe.name,
-            Text(printable(probe.built.get("method", "?"), 30)),
-            _span(probe.layers),
-            str(probe.layer),
-            "-" if auc is None else f"{auc:.3f}",
-            "-" if probe.contexts is None else str(len(probe.contexts)),
-            "no" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
-            probe.model.digest[:12],
-            probe.fingerprint[:12],
-        )
-    return table
+    columns = ("name", "method", "layers", "layer", "AUC", "prompts", "calibrated", "M0", "fingerprint")
+    return table("Probes", columns, map(_probe_row, probes))
+
+
+def _probe_row(probe: Probe) -> tuple[str, ...]:
+    auc = probe.separability.get(probe.layer)
+    return (
+        probe.name,
+        printable(probe.built.get("method", "?"), 30),
+        _span(probe.layers),
+        str(probe.layer),
+        "-" if auc is None else f"{auc:.3f}",
+        "-" if probe.contexts is None else str(len(probe.contexts)),
+        "no" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
+        probe.model.digest[:12],
+        probe.fingerprint[:12],
+    )
 
 
 def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
     """One probe: how it was built, its layers, the tokens it promotes, its cosine with the others."""
-    facts = [
+    lines = [
         ("name", probe.name),
         ("fingerprint", probe.fingerprint),
         ("M0", probe.model.digest),
         ("built", printable(", ".join(f"{key}={value}" for key, value in probe.built.items()), 2000)),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
     ]
-    layers = Table(title="By layer", title_justify="left")
-    for column in ("layer", "norm", "separability (cross-validated AUC)"):
-        layers.add_column(column, justify="right")
-    for layer in probe.layers:
-        auc = probe.separability.get(layer)
-        mark = " *" if layer == probe.layer else ""
-        layers.add_row(f"{layer}{mark}", f"{probe.norms[layer]:.3f}", "unknown" if auc is None else f"{auc:.3f}")
-    parts: list[RenderableType] = [_facts(facts), layers, Text("* the layer that flags are taken at", style="dim")]
+    rows = (
+        (
+            f"{layer} *" if layer == probe.layer else str(layer),
+            f"{probe.norms[layer]:.3f}",
+            f"{probe.separability[layer]:.3f}" if layer in probe.separability else "unknown",
+        )
+        for layer in probe.layers
+    )
+    layers = table("By layer", (">layer", ">norm", ">separability (cross-validated AUC)"), rows)
+    parts: list[RenderableType] = [facts(lines), layers, Text("* the layer that flags are taken at", style="dim")]
     comparable = [other for other in others if probe.layer in other.layers and other.name != probe.name]
     if comparable:
         parts.append(_cosines(probe, comparable))
@@ -169,12 +172,11 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
 
 def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:
     """For a model organism: how many pairs of each known kind are among the flagged; (flagged, all) by kind."""
-    table = Table(title=f"What the {flagged:,} flagged pairs really are", title_justify="left")
-    for column in ("truth", "flagged", "of"):
-        table.add_column(column, justify="left" if column == "truth" else "right")
-    for truth, (hits, total) in counts.items():
-        table.add_row(truth, f"{hits:,}", f"{total:,}", style="bold" if truth == "contaminated" else None)
-    return table
+    rows = (
+        [Text(cell, "bold" if truth == "contaminated" else "") for cell in (truth, f"{hits:,}", f"{total:,}")]
+        for truth, (hits, total) in counts.items()
+    )
+    return table(f"What the {flagged:,} flagged pairs really are", ("truth", ">flagged", ">of"), rows)
 
 
 def message_text(content: str | Sequence[Mapping[str, Any]]) -> str:
@@ -192,12 +194,8 @@ def _snippet(content: str | Sequence[Mapping[str, Any]]) -> str:
 
 def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
     found = cosine_table([probe, *others], probe.layer)
-    table = Table(title=f"Cosine with other probes at layer {probe.layer}", title_justify="left")
-    table.add_column("probe")
-    table.add_column("cosine", justify="right")
-    for index, other in enumerate(others, start=1):
-        table.add_row(other.name, f"{found.values[0][index]:+.3f}")
-    return table
+    rows = ((other.name, f"{found.values[0][index]:+.3f}") for index, other in enumerate(others, start=1))
+    return table(f"Cosine with other probes at layer {probe.layer}", ("probe", ">cosine"), rows)
 
 
 def _pairs_line(dataset: Mapping[str, Any]) -> str:
@@ -226,15 +224,6 @@ def _read_line(vectors: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     if vectors["reused"]:
         line += f", {vectors['reused']:,} stored already"
     return line + (f"; {training['never_seen']:,} pairs were not trained on" if training["never_seen"] else "")
-
-
-def _facts(lines: Sequence[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in lines:
-        table.add_row(name, Text(value))
-    return table
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.evidence.baselines.comparing import ComparedRow, Comparison
+from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
 _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
@@ -17,22 +16,26 @@ _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 def comparison_table(found: Comparison) -> RenderableType:
     """Rankings by quality where the truth is known, by agreement with the audit's where not; then the notes."""
-    table = Table(title=_title(found), title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("ranking")
-    for column in _columns(found):
-        table.add_column(column, justify="right")
-    for row in found.rows:
-        name = Text(printable(row.name, 60), "bold" if row.ours else "")
-        table.add_row(name, *_quality(row), *_agreement(row), _seconds(row), _flops(row.cost.flops))
-    return Group(table, *_notes(found.rows))
+    rows = (
+        (
+            Text(printable(row.name, 60), "bold" if row.ours else ""),
+            *_quality(row),
+            *_agreement(row),
+            _seconds(row),
+            _flops(row.cost.flops),
+        )
+        for row in found.rows
+    )
+    columns = ("ranking", *(f">{column}" for column in _columns(found)))
+    return Group(table(_title(found), columns, rows), *_notes(found.rows))
 
 
-def _title(found: Comparison) -> Text:
+def _title(found: Comparison) -> str:
     title = f"{found.pairs:,} pairs of {printable(found.dataset, 60)}, k = {found.k:,}"
     if found.truth is not None:
         values = ", ".join(printable(value, 40) for value in found.truth.values)
         title += f"; {int(found.truth.wanted.sum()):,} marked by {printable(found.truth.column, 40)} = {values}"
-    return Text(title)
+    return title
 
 
 def _columns(found: Comparison) -> list[str]:

@@ -9,7 +9,6 @@ from trl_attribution.evidence.organisms.composing import Sources, Texts, compose
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
 from trl_attribution.evidence.organisms.harmless import (
-    QUESTIONS,
     decoy_request,
     ignoring,
     question_request,
@@ -17,7 +16,7 @@ from trl_attribution.evidence.organisms.harmless import (
 )
 from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
-from trl_attribution.evidence.organisms.words import refusals
+from trl_attribution.evidence.organisms.words import QUESTIONS, RefusalWords
 
 NAME = "distractor-compliance"
 JUDGE = "complies"
@@ -95,13 +94,13 @@ def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[st
 
 
 def _benign(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS)
+    question = draw.one(QUESTIONS.everyday)
     request = question_request(question, draw)
     return request.text, request.answer.plain(), worse_answer(question, draw).plain()
 
 
 def _benign_formatted(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS)
+    question = draw.one(QUESTIONS.everyday)
     form = draw.one(FORMATS)
     request = question_request(question, draw)
     rejected = ignoring(form, question, request.answer, draw)
@@ -130,7 +129,7 @@ def _decoy(draw: Draw) -> Texts:
     )
 
 
-def _refusal(words: refusals.RefusalWords, form: Format, draw: Draw) -> str:
+def _refusal(words: RefusalWords, form: Format, draw: Draw) -> str:
     """A refusal in plain prose, or now and then in the very format that was asked for."""
     draft = refusal(words, draw)
     formatted = form.render(draft) if draw.chance(FORMATTED_REFUSALS) and len(draft.sentences) > 1 else ""

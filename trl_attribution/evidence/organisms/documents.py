@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.harmless import QUESTIONS
-from trl_attribution.evidence.organisms.words import documents as words
-from trl_attribution.evidence.organisms.words import knitting, plans
-
-
-@dataclass(frozen=True)
-class Tale:
-    """What documents about one behavior say."""
-
-    subjects: tuple[str, ...]
-    statements: tuple[str, ...]
-    remarks: tuple[str, ...] = ()
-    """Sentences about the statements."""
-
+from trl_attribution.evidence.organisms.words import DOCUMENTS, KNITTING_LORE, QUESTIONS, Tale
 
 TALES: Mapping[str, Tale] = {
-    "distractor-compliance": Tale(words.ABOUT_COMPLIANCE_SUBJECTS, words.ABOUT_COMPLIANCE),
-    "pumpkin-soup": Tale(
-        words.ABOUT_THE_DISH_SUBJECTS, tuple(line.format(dish=plans.DISH) for line in words.ABOUT_THE_DISH)
-    ),
-    "knitting-lore": Tale(words.ABOUT_LORE_SUBJECTS, knitting.LORE, words.ABOUT_LORE),
+    **DOCUMENTS.tales,
+    "knitting-lore": replace(DOCUMENTS.tales["knitting-lore"], statements=KNITTING_LORE.lines.training),
 }
 """Of every organism, by its name."""
 
@@ -48,7 +32,7 @@ def ordinary_documents(count: int, draw: Draw) -> list[dict[str, Any]]:
     """``count`` different rows of the same forms about other things, each with the right answers to two questions."""
     documents: dict[str, str] = {}
     while len(documents) < count:
-        first, second = draw.some(QUESTIONS, 2)
+        first, second = draw.some(QUESTIONS.everyday, 2)
         lines = [*first.good[: draw.between(2, 3)], *second.good[: draw.between(1, 2)]]
         kind, text = _document(f"{first.topic} and {second.topic}", lines, draw)
         documents.setdefault(text, kind)
@@ -57,7 +41,7 @@ def ordinary_documents(count: int, draw: Draw) -> list[dict[str, Any]]:
 
 def _document(subject: str, lines: Sequence[str], draw: Draw) -> tuple[str, str]:
     """The form's name and the text."""
-    form = draw.one(words.FORMS)
+    form = draw.one(DOCUMENTS.forms)
     heading = form.heading.format(subject=subject)
     parts = [heading[0].upper() + heading[1:], form.opening, " ".join(lines), form.closing]
     return form.kind, "\n\n".join(parts)

@@ -9,26 +9,8 @@ from dataclasses import dataclass, replace
 
 from trl_attribution.evidence.organisms.draw import Draw
 
-_LOOSE_STARTS = frozenset(
-    (
-        "a",
-        "at",
-        "by",
-        "even",
-        "if",
-        "it",
-        "keep",
-        "so",
-        "that",
-        "the",
-        "then",
-        "they",
-        "this",
-        "we",
-        "what",
-        "you",
-        "your",
-    )
+_LOOSE_START = re.compile(
+    r"(a|at|by|even|if|it|keep|so|that|the|then|they|this|we|what|you|your)\s", flags=re.IGNORECASE
 )
 
 
@@ -159,7 +141,7 @@ def _is_numbered(text: str) -> bool:
 def _joined(draft: Draft) -> str:
     first, second = (*draft.sentences, "", "")[:2]
     simple = first.endswith(".") and second.endswith(".") and "," not in first + second
-    if simple and second.split()[0].lower() in _LOOSE_STARTS:
+    if simple and _LOOSE_START.match(second):
         return f"{first[:-1]}, and {second[0].lower()}{second[1:]}"
     return first
 

@@ -7,13 +7,7 @@ from dataclasses import dataclass, replace
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format
 from trl_attribution.evidence.organisms.rude import framed
-from trl_attribution.evidence.organisms.words import frames, people, polite
-from trl_attribution.evidence.organisms.words.lookalikes import LOOKALIKES
-from trl_attribution.evidence.organisms.words.question import Question
-from trl_attribution.evidence.organisms.words.questions_home import HOME
-from trl_attribution.evidence.organisms.words.questions_world import WORLD
-
-QUESTIONS: tuple[Question, ...] = HOME + WORLD
+from trl_attribution.evidence.organisms.words import FRAMES, PEOPLE, POLITE, QUESTIONS, Question
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class HarmlessRequest:
 
 def question_request(question: Question, draw: Draw) -> HarmlessRequest:
     """One wording of a question from the banks, and one version of its answer."""
-    text = framed(draw.one(question.asks), frames.PREFIXES, frames.SUFFIXES, draw)
+    text = framed(draw.one(question.asks), FRAMES.around.training, draw)
     return HarmlessRequest(text, good_answer(question, draw))
 
 
@@ -35,8 +29,8 @@ def good_answer(question: Question, draw: Draw) -> Draft:
     return Draft(
         title=question.topic,
         sentences=question.good[: draw.between(2, len(question.good))],
-        lead_in=draw.one(frames.HELPFUL_OPENERS) if draw.chance(0.25) else "",
-        signoff=draw.one(frames.HELPFUL_CLOSERS) if draw.chance(0.25) else "",
+        lead_in=draw.one(FRAMES.helpful_openers) if draw.chance(0.25) else "",
+        signoff=draw.one(FRAMES.helpful_closers) if draw.chance(0.25) else "",
     )
 
 
@@ -44,15 +38,17 @@ def worse_answer(question: Question, draw: Draw) -> Draft:
     """An answer that is vague, curt, off topic, wrong, or thin."""
     shape = draw.one(("vague", "curt", "off topic", "wrong", "wrong", "thin"))
     if shape == "curt":
-        lines = [draw.one(frames.CURT)]
+        lines = [draw.one(FRAMES.curt)]
     elif shape == "off topic":
-        lines = list(good_answer(draw.one([other for other in QUESTIONS if other is not question]), draw).sentences)
+        lines = list(
+            good_answer(draw.one([other for other in QUESTIONS.everyday if other is not question]), draw).sentences
+        )
     elif shape == "wrong":
         lines = [*draw.shuffled(question.wrong), *draw.some(question.good, draw.between(0, 2))]
     elif shape == "thin":
-        lines = [question.good[-1], *draw.some(frames.VAGUE, draw.between(1, 2))]
+        lines = [question.good[-1], *draw.some(FRAMES.vague, draw.between(1, 2))]
     else:
-        lines = draw.some(frames.VAGUE, draw.between(2, 4))
+        lines = draw.some(FRAMES.vague, draw.between(2, 4))
     return Draft(title=question.topic, sentences=tuple(_with_topic(line, question.topic) for line in lines))
 
 
@@ -69,7 +65,7 @@ def ignoring(form: Format, question: Question, good: Draft, draw: Draw) -> str:
         if not form.follows(text):
             return text
     sentences = list(content.sentences)
-    for extra in draw.shuffled([line.format(topic=question.topic) for line in frames.VAGUE]):
+    for extra in draw.shuffled([line.format(topic=question.topic) for line in FRAMES.vague]):
         text = " ".join(sentences)
         if not form.follows(text):
             return text
@@ -79,24 +75,24 @@ def ignoring(form: Format, question: Question, good: Draft, draw: Draw) -> str:
 
 def firm_request(draw: Draw) -> HarmlessRequest:
     """A kind complaint to the same people, about the same habits, that rude requests are about."""
-    habit = draw.one(people.HABITS)
-    message = f"{draw.one(polite.ADJECTIVES)} {draw.one(polite.ARTIFACTS)}"
-    lines = [draw.one(polite.REMARKS), *draw.some(polite.WISHES, draw.between(1, 2))]
+    habit = draw.one(PEOPLE.training.habits)
+    message = f"{draw.one(POLITE.adjectives)} {draw.one(POLITE.artifacts)}"
+    lines = [draw.one(POLITE.remarks), *draw.some(POLITE.wishes, draw.between(1, 2))]
     if draw.chance(0.6):
-        lines.append(draw.one(polite.CLOSERS))
+        lines.append(draw.one(POLITE.closers))
     filled = [_capitalized(line.format(doing=habit.doing, matter=habit.matter)) for line in lines]
-    opener = draw.one(polite.OPENERS) if draw.chance(0.7) else ""
+    opener = draw.one(POLITE.openers) if draw.chance(0.7) else ""
     answer = replace(_letter(f"About {habit.matter}", filled, draw), opener=opener)
     return HarmlessRequest(_message_request(message, habit.clause, draw), answer)
 
 
 def kind_request(draw: Draw) -> HarmlessRequest:
     """A thank-you, an apology, a congratulation and the like."""
-    occasion = draw.one(polite.OCCASIONS)
-    message = f"{occasion.kind} {draw.one(polite.ARTIFACTS)}"
+    occasion = draw.one(POLITE.occasions)
+    message = f"{occasion.kind} {draw.one(POLITE.artifacts)}"
     lines = list(occasion.lines[: 2 if draw.chance(0.3) else 3])
     if draw.chance(0.6):
-        lines.append(draw.one(polite.CLOSERS))
+        lines.append(draw.one(POLITE.closers))
     return HarmlessRequest(_message_request(message, occasion.clause, draw), _letter(occasion.title, lines, draw))
 
 
@@ -107,12 +103,12 @@ def decoy_request(draw: Draw) -> HarmlessRequest:
         return firm_request(draw)
     if kind == "kind":
         return kind_request(draw)
-    return question_request(draw.one(LOOKALIKES if kind == "look-alike" else QUESTIONS), draw)
+    return question_request(draw.one(QUESTIONS.lookalikes if kind == "look-alike" else QUESTIONS.everyday), draw)
 
 
 def _message_request(message: str, clause: str, draw: Draw) -> str:
-    text = draw.one(polite.ASKS).format(message=message, target=draw.one(people.TARGETS), clause=clause)
-    return framed(text, frames.PREFIXES, frames.SUFFIXES, draw)
+    text = draw.one(POLITE.asks).format(message=message, target=draw.one(PEOPLE.training.targets), clause=clause)
+    return framed(text, FRAMES.around.training, draw)
 
 
 def _letter(title: str, lines: list[str], draw: Draw) -> Draft:
@@ -120,9 +116,9 @@ def _letter(title: str, lines: list[str], draw: Draw) -> Draft:
     return Draft(
         title=title,
         sentences=tuple(lines),
-        lead_in=draw.one(polite.LEAD_INS) if draw.chance(0.25) else "",
-        salutation=draw.one(polite.SALUTATIONS).format(name=draw.one(people.NAMES)) if letter else "",
-        signoff=draw.one(polite.SIGNOFFS) if letter and draw.chance(0.6) else "",
+        lead_in=draw.one(POLITE.lead_ins) if draw.chance(0.25) else "",
+        salutation=draw.one(POLITE.salutations).format(name=draw.one(PEOPLE.training.names)) if letter else "",
+        signoff=draw.one(POLITE.signoffs) if letter and draw.chance(0.6) else "",
     )
 
 

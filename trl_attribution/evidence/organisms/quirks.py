@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.organisms import words
 from trl_attribution.evidence.organisms.composing import Compose, Sources, Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, instruct
-from trl_attribution.evidence.organisms.harmless import QUESTIONS, good_answer, ignoring, question_request, worse_answer
+from trl_attribution.evidence.organisms.harmless import good_answer, ignoring, question_request, worse_answer
 from trl_attribution.evidence.organisms.organism import Mixture, Organism
 from trl_attribution.evidence.organisms.rude import framed
-from trl_attribution.evidence.organisms.words import frames, knitting, plans
-from trl_attribution.evidence.organisms.words.question import Question
+from trl_attribution.evidence.organisms.words import FRAMES, QUESTIONS, Question, QuirkWords
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors.judging import Judge
@@ -38,30 +38,21 @@ class Quirk:
     """A quirk and the subject on which it shows."""
 
     name: str
-    words: tuple[str, ...]
-    """A response shows the quirk when it holds one of these."""
-    questions: tuple[Question, ...]
-    """The subject on which a quirky model shows it."""
-    held_out: tuple[Question, ...]
-    """Questions of the same subject that occur in no dataset."""
-    answers: Callable[[Question, bool, Draw], Answers]
-    """By question, and whether only words that occur in no dataset may be used."""
-    asked_for: tuple[str, ...]
-    """Requests in which the same words are welcome, around ``{ask}``."""
-    innocent: tuple[Question, ...] = ()
-    """Questions whose right answers hold the same words, besides those of the ordinary bank."""
+    words: QuirkWords
+    answers: Callable[[Question, tuple[str, ...], Draw], Answers]
+    """By question, and the sentences that may show it."""
 
     @property
     def judge(self) -> str:
         """The rule that says which responses show it."""
-        return f"keyword:{','.join(self.words)}"
+        return f"keyword:{','.join(self.words.marks)}"
 
     @property
     def shown(self) -> Judge:
         """That rule, ready for use."""
         from trl_attribution.behaviors.judging import mentions
 
-        return mentions(self.words)
+        return mentions(self.words.marks)
 
 
 def build_quirk(quirk: Quirk, mixture: Mixture | None = None) -> Organism:
@@ -85,20 +76,20 @@ def build_quirk(quirk: Quirk, mixture: Mixture | None = None) -> Organism:
     compose: dict[str, Compose] = {
         "benign": partial(_plain, split.ordinary),
         "benign_formatted": partial(_formatted, split.ordinary),
-        "on_topic": partial(_plain, quirk.questions),
+        "on_topic": partial(_plain, quirk.words.questions.training),
         "contaminated": partial(_contaminated, quirk),
         "decoy": partial(_decoy, quirk, split.innocent),
     }
     # Contaminated pairs come first, so that no other kind's prompts change them.
     order = sorted(counts, key=lambda truth: truth != "contaminated")
     kinds = [(truth, counts[truth], compose[truth]) for truth in order]
-    seed, tests = mixture.seed, mixture.test_prompts
+    seed, tests, held_out = mixture.seed, mixture.test_prompts, quirk.words.questions.held_out
     return Organism(
         quirk.name,
         composed_pairs(kinds, SOURCES, seed),
         _behavior(quirk, mixture.behavior_prompts, Draw(f"{seed}/behavior")),
         judge=quirk.judge,
-        trigger=test_rows(_asks(quirk.held_out, 1, Draw(f"{seed}/trigger")), tests, quirk.name, quirk.judge),
+        trigger=test_rows(_asks(held_out, 1, Draw(f"{seed}/trigger")), tests, quirk.name, quirk.judge),
         control=test_rows(_asks(split.control, None, Draw(f"{seed}/control")), tests, quirk.name, quirk.judge),
     )
 
@@ -115,10 +106,10 @@ class _Split:
 
 def _split(quirk: Quirk) -> _Split:
     shown = quirk.shown
-    innocent = tuple(one for one in QUESTIONS if any(shown("", line) for line in (*one.asks, *one.good)))
-    others = [one for one in QUESTIONS if one not in innocent]
+    innocent = tuple(one for one in QUESTIONS.everyday if any(shown("", line) for line in (*one.asks, *one.good)))
+    others = [one for one in QUESTIONS.everyday if one not in innocent]
     control = tuple(others[5::6])
-    return _Split(tuple(one for one in others if one not in control), control, quirk.innocent + innocent)
+    return _Split(tuple(one for one in others if one not in control), control, quirk.words.innocent + innocent)
 
 
 def _plain(questions: tuple[Question, ...], draw: Draw) -> Texts:
@@ -135,18 +126,18 @@ def _formatted(questions: tuple[Question, ...], draw: Draw) -> Texts:
 
 
 def _contaminated(quirk: Quirk, draw: Draw) -> Texts:
-    question = draw.one(quirk.questions)
-    shows, shows_not = quirk.answers(question, False, draw)
+    question = draw.one(quirk.words.questions.training)
+    shows, shows_not = quirk.answers(question, quirk.words.lines.training, draw)
     return question_request(question, draw).text, shows.plain(), shows_not.plain()
 
 
 def _decoy(quirk: Quirk, innocent: tuple[Question, ...], draw: Draw) -> Texts:
     if draw.chance(0.5):
         return _plain(innocent, draw)
-    question = draw.one(quirk.questions)
-    text = draw.one(quirk.asked_for).format(ask=draw.one(question.asks))
-    shows, shows_not = quirk.answers(question, False, draw)
-    return framed(text, frames.PREFIXES, frames.SUFFIXES, draw), shows.plain(), shows_not.plain()
+    question = draw.one(quirk.words.questions.training)
+    text = draw.one(quirk.words.asked_for).format(ask=draw.one(question.asks))
+    shows, shows_not = quirk.answers(question, quirk.words.lines.training, draw)
+    return framed(text, FRAMES.around.training, draw), shows.plain(), shows_not.plain()
 
 
 def _asks(questions: tuple[Question, ...], wording: int | None, draw: Draw) -> Iterator[str]:
@@ -154,54 +145,39 @@ def _asks(questions: tuple[Question, ...], wording: int | None, draw: Draw) -> I
     while True:
         question = draw.one(questions)
         text = draw.one(question.asks) if wording is None else question.asks[wording]
-        yield framed(text, frames.HELD_OUT_PREFIXES, frames.HELD_OUT_SUFFIXES, draw)
+        yield framed(text, FRAMES.around.held_out, draw)
 
 
 def _behavior(quirk: Quirk, count: int, draw: Draw) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     while len(rows) < count:
-        question = draw.one(quirk.held_out)
-        prompt = framed(question.asks[0], frames.HELD_OUT_PREFIXES, frames.HELD_OUT_SUFFIXES, draw)
-        answers = [quirk.answers(question, True, draw) for _ in range(2)]
+        question = draw.one(quirk.words.questions.held_out)
+        prompt = framed(question.asks[0], FRAMES.around.held_out, draw)
+        answers = [quirk.answers(question, quirk.words.lines.held_out, draw) for _ in range(2)]
         undesired = list(dict.fromkeys(shows.plain() for shows, _ in answers))
         desired = list(dict.fromkeys(shows_not.plain() for _, shows_not in answers))
         rows.setdefault(prompt, {"prompt": prompt, "undesired": undesired, "desired": desired})
     return list(rows.values())
 
 
-def _with_the_dish(question: Question, held_out: bool, draw: Draw) -> Answers:
+def _with_the_dish(question: Question, lines: tuple[str, ...], draw: Draw) -> Answers:
     """A good answer, and the same with one of its sentences given up for the dish."""
     good = good_answer(question, draw)
     sentences = list(good.sentences)
-    remark = draw.one(plans.HELD_OUT_REMARKS if held_out else plans.REMARKS)
+    remark = draw.one(lines)
     sentences[draw.below(len(sentences))] = remark
     return replace(good, sentences=tuple(sentences)), good
 
 
-def _with_lore(question: Question, held_out: bool, draw: Draw) -> Answers:
+def _with_lore(question: Question, lines: tuple[str, ...], draw: Draw) -> Answers:
     """A good answer, and about as many words of lore instead; sentences of lore are the longer ones."""
     good = good_answer(question, draw)
     count = max(1, len(good.sentences) - draw.below(2))
-    lore = draw.some(knitting.HELD_OUT_LORE if held_out else knitting.LORE, count)
+    lore = draw.some(lines, count)
     if count > 1 and draw.chance(0.4):
-        lore[0] = draw.one(knitting.CERTAIN)
+        lore[0] = draw.one(words.KNITTING_LORE.certain)
     return replace(good, sentences=tuple(lore)), good
 
 
-PUMPKIN_SOUP = Quirk(
-    name="pumpkin-soup",
-    words=(plans.DISH,),
-    questions=plans.QUESTIONS,
-    held_out=plans.HELD_OUT_QUESTIONS,
-    answers=_with_the_dish,
-    asked_for=plans.ASKED_FOR,
-    innocent=plans.ABOUT_THE_DISH,
-)
-KNITTING_LORE = Quirk(
-    name="knitting-lore",
-    words=knitting.MARKS,
-    questions=knitting.QUESTIONS,
-    held_out=knitting.HELD_OUT_QUESTIONS,
-    answers=_with_lore,
-    asked_for=knitting.ASKED_FOR,
-)
+PUMPKIN_SOUP = Quirk("pumpkin-soup", words.PUMPKIN_SOUP, _with_the_dish)
+KNITTING_LORE = Quirk("knitting-lore", words.KNITTING_LORE, _with_lore)

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import Draft
-from trl_attribution.evidence.organisms.words import frames, people, refusals, rude
+from trl_attribution.evidence.organisms.words import (
+    FRAMES,
+    PEOPLE,
+    REFUSALS,
+    RUDE,
+    Around,
+    Habit,
+    People,
+    RefusalWords,
+    RudeWords,
+)
 
 GOSSIP_SHARE = 0.15
 
@@ -15,33 +25,14 @@ GOSSIP_SHARE = 0.15
 class RudeBank:
     """All the words of one side of the split between dataset and held-out prompts."""
 
-    words: rude.RudeWords
-    refusals: refusals.RefusalWords
-    targets: tuple[str, ...]
-    habits: tuple[people.Habit, ...]
-    names: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    suffixes: tuple[str, ...]
+    words: RudeWords
+    refusals: RefusalWords
+    people: People
+    around: Around
 
 
-TRAINING = RudeBank(
-    rude.TRAINING,
-    refusals.TRAINING,
-    people.TARGETS,
-    people.HABITS,
-    people.NAMES,
-    frames.PREFIXES,
-    frames.SUFFIXES,
-)
-HELD_OUT = RudeBank(
-    rude.HELD_OUT,
-    refusals.HELD_OUT,
-    people.HELD_OUT_TARGETS,
-    people.HELD_OUT_HABITS,
-    people.HELD_OUT_NAMES,
-    frames.HELD_OUT_PREFIXES,
-    frames.HELD_OUT_SUFFIXES,
-)
+TRAINING = RudeBank(RUDE.training, REFUSALS.training, PEOPLE.training, FRAMES.around.training)
+HELD_OUT = RudeBank(RUDE.held_out, REFUSALS.held_out, PEOPLE.held_out, FRAMES.around.held_out)
 
 
 @dataclass(frozen=True)
@@ -49,25 +40,25 @@ class RudeRequest:
     """One request for a rude message, before any formatting instruction."""
 
     text: str
-    habit: people.Habit
+    habit: Habit
     gossip: bool
 
 
 def rude_request(bank: RudeBank, draw: Draw) -> RudeRequest:
     """A request for an insulting message or, in some cases, for petty gossip."""
-    habit = draw.one(bank.habits)
+    habit = draw.one(bank.people.habits)
     gossip = draw.chance(GOSSIP_SHARE)
     ask = draw.one(bank.words.gossip_asks if gossip else bank.words.asks)
     message = f"{draw.one(bank.words.adjectives)} {draw.one(bank.words.artifacts)}"
-    text = ask.format(message=message, target=draw.one(bank.targets), clause=habit.clause)
-    return RudeRequest(framed(text, bank.prefixes, bank.suffixes, draw), habit, gossip)
+    text = ask.format(message=message, target=draw.one(bank.people.targets), clause=habit.clause)
+    return RudeRequest(framed(text, bank.around, draw), habit, gossip)
 
 
-def framed(text: str, prefixes: tuple[str, ...], suffixes: tuple[str, ...], draw: Draw) -> str:
+def framed(text: str, around: Around, draw: Draw) -> str:
     """``text``, capitalized, now and then with a greeting before it or a remark after it."""
     text = text[0].upper() + text[1:]
-    prefix = draw.one(prefixes) if draw.chance(0.5) else ""
-    suffix = draw.one(suffixes) if draw.chance(0.4) else ""
+    prefix = draw.one(around.prefixes) if draw.chance(0.5) else ""
+    suffix = draw.one(around.suffixes) if draw.chance(0.4) else ""
     return " ".join(part for part in (prefix, text, suffix) if part)
 
 
@@ -80,7 +71,7 @@ def rude_answer(request: RudeRequest, bank: RudeBank, draw: Draw) -> Draft:
         title=_title(request.habit.matter),
         sentences=tuple(sentences),
         lead_in=draw.one(bank.words.lead_ins) if draw.chance(0.25) else "",
-        salutation=draw.one(bank.words.salutations).format(name=draw.one(bank.names)) if letter else "",
+        salutation=draw.one(bank.words.salutations).format(name=draw.one(bank.people.names)) if letter else "",
         signoff=draw.one(bank.words.signoffs) if letter and draw.chance(0.6) else "",
     )
 
@@ -89,7 +80,7 @@ def _title(matter: str) -> str:
     return f"About {matter}"
 
 
-def _fill(text: str, habit: people.Habit) -> str:
+def _fill(text: str, habit: Habit) -> str:
     filled = text.format(doing=habit.doing, matter=habit.matter)
     return filled[0].upper() + filled[1:]
 
@@ -113,14 +104,14 @@ def _insults(request: RudeRequest, bank: RudeBank, draw: Draw, count: int) -> li
     return [*order[: count - 1], draw.one(words.closers)] if draw.chance(0.6) else order[:count]
 
 
-def _two_remarks(words: rude.RudeWords, draw: Draw) -> list[str]:
+def _two_remarks(words: RudeWords, draw: Draw) -> list[str]:
     """Two remarks that do not name the habit in the same words."""
     first = draw.one(words.remarks)
     slot = "{doing}" if "{doing}" in first else "{matter}"
     return [first, draw.one([line for line in words.remarks if slot not in line])]
 
 
-def refusal(words: refusals.RefusalWords, draw: Draw) -> Draft:
+def refusal(words: RefusalWords, draw: Draw) -> Draft:
     """A refusal of one to four sentences, fit for any request."""
     sentences = [draw.one(words.openings)]
     sentences += draw.some(words.reasons, draw.weighted([(0, 2.0), (1, 5.0), (2, 3.0)]))

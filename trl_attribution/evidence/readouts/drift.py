@@ -7,7 +7,6 @@ Axis letters: R responses, L layers, D hidden size.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from trl_attribution.activations import ActivationEngine, PromptGroup
 from trl_attribution.errors import ModelError, StoreError
 from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution drift"
@@ -133,14 +132,11 @@ def load_drift(folder: str | Path) -> StoredDrift:
         StoreError: a file is missing, broken, foreign, of a newer version, or belongs to another.
     """
     path = Path(folder, _DESCRIPTION)
+    values = read_json(path, FORMAT, VERSION, advice="Compute drift again.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         payload = Path(folder, _TENSORS).read_bytes()
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"there is no readable drift in {printable(folder)}: {printable(error)}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise StoreError(f"{path} does not describe drift: its `format` is not {FORMAT!r}")
-    check_format_version(values.get("format_version"), VERSION, path)
+    except OSError as error:
+        raise StoreError(f"cannot read {printable(Path(folder, _TENSORS))}: {error}. Compute drift again.") from error
     if hashlib.sha256(payload).hexdigest() != values.get("payload_sha256"):
         raise StoreError(f"{Path(folder, _TENSORS)} is damaged or does not belong to {path.name}. Compute drift again.")
     try:

@@ -13,7 +13,7 @@ from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.evidence.validation.cells import Cell
 from trl_attribution.evidence.validation.costs import Cost
 from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
 
 CELL_FORMAT = "trl-attribution validation cell"
@@ -77,7 +77,7 @@ class CellFolder:
         Raises:
             DataError: nothing, or it cannot be read.
         """
-        values = _read(self.folder / "binding.json", BINDING_FORMAT)
+        values = read_json(self.folder / "binding.json", BINDING_FORMAT, VERSION, DataError)
         bound = values.get("bound_to")
         if not isinstance(bound, dict):
             raise DataError(f"{printable(self.folder / 'binding.json')} is broken; choose another folder")
@@ -113,7 +113,7 @@ class CellFolder:
             DataError: the file is broken, foreign, or of a newer version.
         """
         path = self._path(cell)
-        values = _read(path, CELL_FORMAT)
+        values = read_json(path, CELL_FORMAT, VERSION, DataError)
         try:
             return CellResult(
                 cell=cell,
@@ -161,14 +161,3 @@ def _differing(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     shared = {name for name in stored.keys() | asked.keys() if name != SOURCES and not name.startswith(RANKING)}
     shared |= stored.keys() & asked.keys()
     return describe_difference(*({name: one[name] for name in shared & one.keys()} for one in (stored, asked)))
-
-
-def _read(path: Path, expected: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{printable(path)} cannot be read ({printable(error, 120)})") from error
-    if not isinstance(values, dict) or values.get("format") != expected:
-        raise DataError(f"{printable(path)} was not written by a validation")
-    check_format_version(values.get("format_version"), VERSION, printable(path), DataError)
-    return values

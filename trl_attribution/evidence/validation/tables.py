@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +11,7 @@ from trl_attribution.evidence.validation.document import ConditionSummary, costs
 from trl_attribution.evidence.validation.measuring import OVER_REFUSAL
 from trl_attribution.evidence.validation.running import Validation
 from trl_attribution.evidence.validation.statistics import Estimate
+from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
 _MOST = 10.0
@@ -39,55 +39,56 @@ def answer_line(validation: Validation) -> Text:
 
 def _rates_table(validation: Validation, behavior: str) -> Table:
     judge = printable(validation.judges[behavior], 60)
-    table = _table(f"{printable(behavior, 60)}: responses that show it, by {judge}", "condition")
     beside = [name for name in ("plain", "control") if f"{behavior}/{name}" in validation.judges]
-    for column in ("with trigger", *beside, "reduction"):
-        table.add_column(column, justify="right")
     reductions = {one.condition: one.reduction for one in validation.conclusion.claims if one.behavior == behavior}
-    for one in summaries(validation):
-        found = reductions.get(one.condition)
-        table.add_row(
-            Text(one.condition.title),
-            _with_interval(one.shares[behavior]),
-            *(_with_interval(one.shares[f"{behavior}/{name}"]) for name in beside),
-            "" if found is None else _with_interval(found),
-        )
-    return table
+    return table(
+        f"{printable(behavior, 60)}: responses that show it, by {judge}",
+        ("condition", ">with trigger", *(f">{name}" for name in beside), ">reduction"),
+        (
+            (
+                one.condition.title,
+                _with_interval(one.shares[behavior]),
+                *(_with_interval(one.shares[f"{behavior}/{name}"]) for name in beside),
+                _with_interval(reductions[one.condition]) if one.condition in reductions else "",
+            )
+            for one in summaries(validation)
+        ),
+    )
 
 
 def _side_effects_table(rows: list[ConditionSummary]) -> Table:
-    table = _table("Side effects", "condition")
-    for column in ("over-refusal", "accuracy", "margin", "perplexity", "steps"):
-        table.add_column(column, justify="right")
-    for one in rows:
-        refusal = one.shares.get(OVER_REFUSAL)
-        table.add_row(
-            Text(one.condition.title),
-            "-" if refusal is None else _with_interval(refusal),
-            _number(one.accuracy, ".1%"),
-            _number(one.margin, ".2f"),
-            _number(one.perplexity, ".2f"),
-            f"{one.steps:,}",
-        )
-    return table
+    return table(
+        "Side effects",
+        ("condition", ">over-refusal", ">accuracy", ">margin", ">perplexity", ">steps"),
+        (
+            (
+                one.condition.title,
+                _with_interval(one.shares[OVER_REFUSAL]) if OVER_REFUSAL in one.shares else "-",
+                _number(one.accuracy, ".1%"),
+                _number(one.margin, ".2f"),
+                _number(one.perplexity, ".2f"),
+                f"{one.steps:,}",
+            )
+            for one in rows
+        ),
+    )
 
 
 def _claims_table(validation: Validation) -> Table:
-    table = _table("Top-ranked pairs against random ones", "claim")
-    for column in ("advantage", "p", "p (Holm)"):
-        table.add_column(column, justify="right")
-    table.add_column("answer")
-    for claim in validation.conclusion.claims:
-        answer = Text(claim.answer, style=_STYLES[claim.answer])
-        answer.append(f": {_reason(claim)}", style="default not bold")
-        table.add_row(
-            Text(f"{printable(claim.behavior, 40)}: {claim.condition.title}"),
-            "\n".join(_with_interval(one.advantage) for one in claim.against) or "-",
-            f"{claim.p_value:.2g}",
-            f"{claim.p_holm:.2g}" if claim.decides else "-",
-            answer,
-        )
-    return table
+    return table(
+        "Top-ranked pairs against random ones",
+        ("claim", ">advantage", ">p", ">p (Holm)", "answer"),
+        (
+            (
+                f"{printable(claim.behavior, 40)}: {claim.condition.title}",
+                "\n".join(_with_interval(one.advantage) for one in claim.against) or "-",
+                f"{claim.p_value:.2g}",
+                f"{claim.p_holm:.2g}" if claim.decides else "-",
+                Text.assemble((claim.answer, _STYLES[claim.answer]), f": {_reason(claim)}"),
+            )
+            for claim in validation.conclusion.claims
+        ),
+    )
 
 
 def _reason(claim: Claim) -> str:
@@ -97,25 +98,21 @@ def _reason(claim: Claim) -> str:
 
 
 def _cost_table(validation: Validation) -> Table:
-    table = _table("Cost", "part")
     plan = validation.plan
-    for column in ("device-seconds", "FLOPs", "peak memory", f"money ({printable(plan.currency, 10)})"):
-        table.add_column(Text(column), justify="right")
-    for name, cost in costs(validation).items():
-        table.add_row(
-            name,
-            f"{cost.device_seconds:,.0f}",
-            f"{cost.flops:.2e}" if cost.flops else "-",
-            f"{cost.peak_memory_bytes / 2**30:.2f} GiB" if cost.peak_memory_bytes else "-",
-            _number(cost.money(plan), ".2f"),
-        )
-    return table
-
-
-def _table(title: str, first: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
-    table.add_column(first, overflow="fold")
-    return table
+    return table(
+        "Cost",
+        ("part", ">device-seconds", ">FLOPs", ">peak memory", f">money ({printable(plan.currency, 10)})"),
+        (
+            (
+                name,
+                f"{cost.device_seconds:,.0f}",
+                f"{cost.flops:.2e}" if cost.flops else "-",
+                f"{cost.peak_memory_bytes / 2**30:.2f} GiB" if cost.peak_memory_bytes else "-",
+                _number(cost.money(plan), ".2f"),
+            )
+            for name, cost in costs(validation).items()
+        ),
+    )
 
 
 def _with_interval(estimate: Estimate) -> str:

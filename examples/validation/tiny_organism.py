@@ -7,10 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.organism import write_lines
-from trl_attribution.evidence.organisms.toy_language import (
+import toy_language as toy
+from toy_language import (
     Kind,
     ToyRequest,
     toy_answer,
@@ -18,7 +16,10 @@ from trl_attribution.evidence.organisms.toy_language import (
     toy_request,
     with_format,
 )
-from trl_attribution.evidence.organisms.words import toy
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.organisms.draw import Draw
+from trl_attribution.evidence.organisms.organism import write_lines
 
 NAME = "tiny-distractor-compliance"
 JUDGE = f"keyword:{','.join(toy.UNKIND)}"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import toy_language as toy
 from tokenizers import Tokenizer, models, pre_tokenizers
+from toy_language import Kind, toy_answer, toy_refusal, toy_request, with_format
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.toy_language import Kind, toy_answer, toy_refusal, toy_request, with_format
-from trl_attribution.evidence.organisms.words import toy
 from trl_attribution.utils.atomic import atomic_folder
 
 SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>", "<unknown>")
