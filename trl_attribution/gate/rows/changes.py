@@ -112,7 +112,8 @@ class NewRows:
             )
         for link in snapshot.links:
             here = self._target.joinpath(*link.path)
-            if not here.is_symlink() or not here.exists() or os.fsencode(os.readlink(here)) != link.content():
+            # Path.readlink() would not give the text as it is.
+            if not here.is_symlink() or not here.exists() or os.fsencode(os.readlink(here)) != link.content():  # noqa: PTH115
                 raise SettingsError(
                     f"--base-ref: {_shown(here)} is a link in {name}, but here it is not, or leads elsewhere or "
                     "nowhere, so its rows cannot be judged. Check out what it leads to, or commit the change."

@@ -86,7 +86,7 @@ class Repository:
         """
         top, linked = None, False
         for place in (target, *target.parents):
-            if (place / ".git").exists() and (top is None or linked or cls(place)._has_submodule(top)):
+            if (place / ".git").exists() and (top is None or linked or cls(place).has_submodule(top)):
                 top, linked = place, False
             linked = linked or place.is_symlink()
         if top is None:
@@ -188,7 +188,8 @@ class Repository:
                 else:
                     missing.append(f"{name} ({digest[:12]})")
 
-    def _has_submodule(self, inner: Path) -> bool:
+    def has_submodule(self, inner: Path) -> bool:
+        """Whether the folder ``inner`` is one, by HEAD or the index."""
         name = str(inner.relative_to(self.top))
         listed = [self.read("ls-files", "-z", "--stage", "--", name), self._try("ls-tree", "-z", "HEAD", name).stdout]
         return any(
