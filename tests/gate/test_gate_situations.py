@@ -2,7 +2,7 @@
 
 ``main`` holds two good pairs and a bad one, which nobody is to answer for again. Each situation brings in one more row,
 a bad one or a good one. 1 stops it, 2 says that the gate cannot decide, and 0 must never meet the bad one. Where the
-good row gets a 1 too, git's objects do not tell what was there: all rows are judged, and the bad one of ``main`` is found.
+good row gets a 1 too, git's objects do not tell what was there: all rows are judged, the bad one of ``main`` as well.
 """
 
 from __future__ import annotations

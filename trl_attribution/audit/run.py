@@ -19,6 +19,7 @@ from trl_attribution.audit.folder import (
     check_folder,
     machine,
     model_info,
+    noted_store,
     remove_results,
     versions,
 )
@@ -199,7 +200,7 @@ class AuditRun:
             probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
             settings=self.config.to_json(),
             vectors={
-                "store": "vectors" if self.vectors == self.folder / "vectors" else str(self.vectors),
+                "store": noted_store(self.folder, self.vectors),
                 "settings": store.settings.as_dict(),
                 "computed": computed,
                 "reused": len(census.index) - computed,

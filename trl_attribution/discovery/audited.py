@@ -63,7 +63,7 @@ class AuditedPairs:
         """
         place = Path(folder)
         info = AuditInfo.load(place)
-        store = VectorStore.open(place / info.vectors["store"], repeats=True)
+        store = info.open_store(place, repeats=True)
         manifest_path = place / "manifest.filter.jsonl"
         manifest = Manifest.load(manifest_path) if manifest_path.exists() else None
         reading = _reading(info, manifest)
