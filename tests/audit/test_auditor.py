@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -37,6 +38,8 @@ from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.discovery.audited import AuditedPairs
+from trl_attribution.errors import StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading, pair_id
 from trl_attribution.pairs.rows import open_rows
@@ -167,6 +170,37 @@ def test_a_second_dataset_computes_only_the_pairs_that_are_new(
     assert shared.store.pair_ids == ids_of([*first, *second[:4]])
     assert scores_of(tmp_path / "second") == pytest.approx(scores_of(tmp_path / "alone"), abs=2e-6)
     assert list(scores_of(tmp_path / "second")) == ids_of(second)
+
+
+def test_vectors_elsewhere_are_found_from_any_folder_and_not_mistaken_for_those_beside(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auditor = auditor_of(loaded, [probe])
+    auditor.audit(pair_rows(4, start=20), tmp_path / "other")
+    (tmp_path / "there" / "out").mkdir(parents=True)
+    shutil.copytree(tmp_path / "other" / "vectors", tmp_path / "there" / "out" / "vectors")
+    monkeypatch.chdir(tmp_path / "there")
+    auditor.audit(pair_rows(6), "out", vectors="vectors")
+    auditor.audit(pair_rows(6), "in", vectors="in/kept/vectors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = AuditedPairs.open("../there/out")
+    assert (read.store.path, read.store.pair_ids) == (tmp_path / "there" / "vectors", ids_of(pair_rows(6)))
+    (tmp_path / "there" / "in").rename(tmp_path / "moved")
+    assert AuditedPairs.open(tmp_path / "moved").store.path == tmp_path / "moved" / "kept" / "vectors"
+
+
+def test_other_vectors_in_the_place_of_an_audits_own_are_refused(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    auditor_of(loaded, [probe]).audit(pair_rows(4), tmp_path / "first")
+    auditor_of(loaded, [probe], vector_dtype="float16").audit(pair_rows(4), tmp_path / "second")
+    shutil.rmtree(tmp_path / "first" / "vectors")
+    with pytest.raises(StoreError, match=r"the vectors of the audit in .*first: .*there is no"):
+        AuditedPairs.open(tmp_path / "first")
+    (tmp_path / "second" / "vectors").rename(tmp_path / "first" / "vectors")
+    with pytest.raises(StoreError, match=r"does not hold the vectors of the audit in .*first: (.|\n)*vector_dtype"):
+        AuditedPairs.open(tmp_path / "first")
 
 
 def test_an_audit_run_again_computes_nothing(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_a_branch_that_adds_harmless_pairs_passes(repository: Repository) -> Non
     repository.git("checkout", "--quiet", "main", "--", "data")
     repository.git("rm", "--quiet", "-r", "--force", "data/preferences/sub")
     repository.write("data/preferences/a.jsonl", *lines([*BASE, harmless(20), harmless(21)]))
+    repository.commit()
     passed = gate("--base-ref", "main", "--format", "json")
     assert passed.exit_code == 0, passed.output
     assert verdict_of(passed).examined == 2

@@ -19,6 +19,7 @@ from trl_attribution.errors import AttributionError, DataError, ManifestError, S
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
 from trl_attribution.store import VectorStore
+from trl_attribution.utils import atomic
 
 SHARD = "main-000002.safetensors"
 
@@ -270,7 +271,8 @@ def test_a_path_that_cannot_hold_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full, Linux only")
-def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "part_of", lambda target: target.with_name(f"{target.name}.part"))
     store = filled(tmp_path, 10)
     before = contents(tmp_path)
     with store.writer() as writer:
@@ -464,7 +466,8 @@ def test_an_output_path_under_a_file_is_refused(tmp_path: Path, output: str) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full, Linux only")
-def test_a_full_disk_leaves_neither_manifest_nor_dataset(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_neither_manifest_nor_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "part_of", lambda target: target.with_name(f"{target.name}.part"))
     rows = simple_rows(2000)
     manifest = manifest_for(rows, ids_of(rows)[:1000], "flip")
     source = write_jsonl(tmp_path / "data.jsonl", rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 from trl_attribution.audit.census import Census, PairIndex, dataset_info
 from trl_attribution.audit.config import AskedScore
-from trl_attribution.audit.folder import Audit, AuditInfo, remove_results, versions
+from trl_attribution.audit.folder import Audit, AuditInfo, noted_store, remove_results, versions
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view, write_scores
@@ -103,14 +103,13 @@ def _score(ending: Ending, on_progress: PairsScored | None) -> Scores:
 
 def _info(ending: Ending, cost: Mapping[str, Any]) -> AuditInfo:
     vectors, pairs = ending.vectors, len(ending.vectors.index)
-    inside = vectors.store.path == ending.folder / "vectors"
     return AuditInfo(
         dataset=dataset_info(ending.reader, ending.census, pairs),
         model=ending.model,
         probes={probe.name: probe.fingerprint for probe in ending.probes},
         settings=ending.settings,
         vectors={
-            "store": "vectors" if inside else str(vectors.store.path),
+            "store": noted_store(ending.folder, vectors.store.path),
             "settings": vectors.store.settings.as_dict(),
             "computed": vectors.computed,
             "reused": pairs - vectors.computed,

@@ -57,6 +57,25 @@ class AuditInfo:
         known = {name: self.dataset[name] for name in ("format", "eos_token") if name in self.dataset}
         return Reading(**{**(stored if isinstance(stored, dict) else {}), **known})
 
+    def open_store(self, folder: str | Path, repeats: bool = False) -> VectorStore:
+        """The vectors of the audit in ``folder``; ``repeats`` as for :meth:`VectorStore.open`.
+
+        Raises:
+            StoreError: there are none, they are broken, or others lie in their place.
+        """
+        path = Path(folder, self.vectors["store"])
+        try:
+            store = VectorStore.open(path, repeats)
+        except StoreError as error:
+            raise StoreError(f"the vectors of the audit in {folder}: {error}") from error
+        made = dict(self.vectors["settings"])
+        if store.settings.as_dict() != made:
+            raise StoreError(
+                f"{path} does not hold the vectors of the audit in {folder}: they were made with other settings:\n"
+                f"{describe_difference(made, store.settings.as_dict())}\nRun the audit again."
+            )
+        return store
+
     def save(self, folder: Path) -> None:
         """Write ``audit.json``, atomically."""
         write_json(folder / "audit.json", {"format": AUDIT_FORMAT, "format_version": AUDIT_VERSION, **asdict(self)})
@@ -81,6 +100,15 @@ class AuditInfo:
             )
         except KeyError as error:
             raise StoreError(f"{path} is broken: it lacks {error}. Run the audit again.") from error
+
+
+def noted_store(folder: Path, vectors: Path) -> str:
+    """Where the ``vectors`` of the audit in ``folder`` lie, as ``audit.json`` says it to readers that work elsewhere.
+
+    Relative to the folder where they are inside of it, so that it can be moved as a whole; else absolute.
+    """
+    inside, outside = vectors.absolute(), folder.absolute()
+    return str(inside.relative_to(outside) if inside.is_relative_to(outside) else inside)
 
 
 def check_folder(folder: Path) -> None:

@@ -58,9 +58,9 @@ class SavedAudit:
         """Its vectors, also while another job adds to them.
 
         Raises:
-            StoreError: they are gone or broken.
+            StoreError: they are gone or broken, or others lie in their place.
         """
-        return VectorStore.open(self.folder / self.info.vectors["store"], repeats=True)
+        return self.info.open_store(self.folder, repeats=True)
 
 
 def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:

@@ -14,7 +14,7 @@ from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.gate.baseline.baseline import Baseline
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.probes import PolicyProbes, choose_layers, load_policy_probes
-from trl_attribution.gate.rows.changes import ChangedLines, changed_lines
+from trl_attribution.gate.rows.changes import NewRows
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, take_inventory
 from trl_attribution.gate.rows.places import Places, as_written
 from trl_attribution.gate.rules.drafts import AllowList, Draft, Offense
@@ -88,10 +88,11 @@ class _Gate:
 
     def run(self) -> GateRun:
         policy = self.policy
-        inventory, changes = self._read()
-        self.notes += changes.notes if changes is not None else ()
+        inventory = self._read()
         allow = AllowList(policy.allow, self.options.today, inventory)
-        everything = Docket(inventory, inventory.examined_positions, allow, "new pairs" if changes else "pairs")
+        everything = Docket(
+            inventory, inventory.examined_positions, allow, "pairs" if self.options.base_ref is None else "new pairs"
+        )
         supply, usable = None, everything.examined
         drafts: list[Draft] = []
         if policy.rules.need_vectors:
@@ -119,18 +120,19 @@ class _Gate:
         reading = replace(inventory.reader.reading, format=inventory.reader.format)
         return GateRun(verdict, inventory, tuple(_offenders(drafts)), reading)
 
-    def _read(self) -> tuple[Inventory, ChangedLines | None]:
-        policy, options = self.policy, self.options
-        changes = None if options.base_ref is None else changed_lines(self.dataset, options.base_ref)
-        reader = PairReader(self.dataset, Reading(**policy.reading.model_dump()))
+    def _read(self) -> Inventory:
+        reading, base_ref = Reading(**self.policy.reading.model_dump()), self.options.base_ref
+        new = None if base_ref is None else NewRows(self.dataset, base_ref, reading)
+        reader = PairReader(self.dataset, reading)
         total = reader.source.num_rows or 0
         inventory = take_inventory(
             reader,
-            None if changes is None else Places(reader.source).changed(changes),
-            tolerated_reasons(policy.rules.hygiene),
+            new,
+            tolerated_reasons(self.policy.rules.hygiene),
             lambda done: self.on_progress("read", done, total),
         )
-        return inventory, changes
+        self.notes += new.finish() if new is not None else ()
+        return inventory
 
     def _judge_vectors(self, docket: Docket) -> tuple[Supply | None, Integers, list[Draft]]:
         """The results of the rules about vectors, where these come from, and the pairs that could be judged."""

@@ -1,9 +1,14 @@
-"""Files and folders that appear whole or not at all: written as ``.part``, flushed to disk, renamed."""
+"""Files and folders that appear whole or not at all: written under a name of their own, flushed to disk, renamed."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,20 +17,26 @@ from typing import Any
 
 from trl_attribution.errors import AttributionError
 
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_PART = re.compile(rf".*\.{_MACHINE}-(\d+)-\d+\.part", re.DOTALL)
+_COUNT = itertools.count()
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield ``PATH.part`` to write to; on success flush it and rename it to ``path``.
+    """Yield a path that ends in ``.part`` to write to; on success flush it and rename it to ``path``.
 
-    On any exception the part file is removed and ``path`` is untouched. Missing parent folders are made.
+    The part is this writer's own: of several that write ``path`` at once each puts its whole content there, and the
+    last one's stays. On any exception it is removed and ``path`` is untouched. Missing parent folders are made.
 
     Raises:
         AttributionError: the disk is full or the folder cannot be written; the message names the path.
     """
     target = Path(path)
-    part = target.with_name(target.name + ".part")
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_away(target.parent.absolute())
         yield part
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -43,19 +54,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield the empty folder ``PATH.part`` to fill; on success flush all that is in it and rename it to ``path``.
+    """Yield an empty folder to fill; on success flush all that is in it and rename it to ``path``.
 
-    On any exception the part folder is removed and ``path`` is untouched. Missing parent folders are made; a folder
-    that is at ``path`` already, unless empty, is an error.
+    Its name ends in ``.part`` and is this writer's own. On any exception it is removed and ``path`` is untouched.
+    Missing parent folders are made; a folder that is at ``path`` already, unless empty, is an error.
 
     Raises:
         AttributionError: the disk is full or the folder cannot be written; the message names the path.
     """
     target = Path(path)
-    part = target.with_name(target.name + ".part")
+    part = part_of(target)
     try:
-        shutil.rmtree(part, ignore_errors=True)  # of a killed run
         part.mkdir(parents=True)
+        _clear_away(target.parent.absolute())
         yield part
         for folder, _, files in os.walk(part):
             for name in files:
@@ -68,6 +79,37 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def part_of(target: Path) -> Path:
+    """A name beside ``target`` that no other writer has: of no other machine, process or call."""
+    return target.with_name(f"{target.name}.{_MACHINE}-{os.getpid()}-{next(_COUNT)}.part")
+
+
+@functools.cache
+def _clear_away(folder: Path) -> None:
+    """Remove, once, what writers of this machine left in ``folder`` when they were killed."""
+    with suppress(OSError):  # what cannot be cleared away is in nobody's way
+        for path in folder.iterdir():
+            found = _PART.fullmatch(path.name)
+            if found is None or _is_alive(int(found[1])):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # where asking would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def write_json(path: str | Path, value: Any) -> None:

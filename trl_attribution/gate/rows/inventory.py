@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import DataError
+from trl_attribution.gate.rows.changes import identity
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
@@ -20,8 +21,8 @@ from trl_attribution.utils.text import printable
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Examine = Callable[[Row], bool]
-"""Whether a row is among those to be judged."""
+Examine = Callable[[bytes], bool]
+"""Whether a row, by its identity and in its turn, is among those to be judged."""
 
 _SHOWN = 10
 _REPORT_EVERY = 1000
@@ -94,10 +95,11 @@ def take_inventory(
     """
     rows = _Rows()
     for count, row in enumerate(reader.rows(), start=1):
-        wanted = examine is None or examine(row)
         try:
-            rows.add(reader.read(row), wanted)
+            pair = reader.read(row)
+            rows.add(pair, examine is None or examine(identity(row, pair)))
         except RowFault as fault:
+            wanted = examine is None or examine(identity(row, fault))
             sentence = f"column '{printable(fault.field, 60)}' {printable(fault.detail, 400)}"
             rows.bad.append(BadRow(row.index, row.location, fault.reason, sentence, wanted))
         if count % _REPORT_EVERY == 0:

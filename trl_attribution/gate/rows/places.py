@@ -1,19 +1,15 @@
-"""Where a row stands in files, and which rows a branch has changed."""
+"""Where a row stands in files."""
 
 from __future__ import annotations
 
-import bisect
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_attribution.errors import DataError
-from trl_attribution.gate.rows.changes import ChangedLines, Lines
-from trl_attribution.gate.rows.inventory import Examine
 from trl_attribution.gate.verdict import Place
-from trl_attribution.pairs.rows import Row, RowSource
+from trl_attribution.pairs.rows import RowSource
 from trl_attribution.pairs.rows.files import FolderRows
 from trl_attribution.utils.paths import local_path
 
@@ -41,44 +37,12 @@ class Places:
         file = None if spot.name is None else as_written(self._files[spot.name])
         return Place(file, spot.line, row)
 
-    def changed(self, changes: ChangedLines) -> Examine:
-        """Picks the rows that ``changes`` names."""
-        lines = {name: _Lookup.of(changes, path) for name, path in self._files.items()}
-
-        def examine(row: Row) -> bool:
-            spot = self._spot(row.location)
-            return spot.name is not None and lines[spot.name].holds(spot.line)
-
-        return examine
-
     def _spot(self, location: str) -> _Spot:
         found = _LINE.fullmatch(location)
         if found is not None and found[1] in self._files:
             return _Spot(found[1], int(found[2]))
         found = _ROW.fullmatch(location)
         return _Spot(found[1] if found is not None and found[1] in self._files else None, None)
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """The changed lines of one file: none, all, or by bisection those of its ranges."""
-
-    ranges: Lines | None
-    starts: tuple[int, ...]
-
-    @classmethod
-    def of(cls, changes: ChangedLines, file: Path) -> _Lookup:
-        path = Path(os.path.abspath(file))  # noqa: PTH100  # links stay what they are
-        ranges = changes.files.get(path, ())
-        return cls(ranges, tuple(part.start for part in ranges or ()))
-
-    def holds(self, line: int | None) -> bool:
-        if self.ranges is None:
-            return True
-        if line is None and self.ranges:
-            raise DataError("some lines of a file changed, and a row of it has no line number")
-        found = bisect.bisect_right(self.starts, line or 0) - 1
-        return found >= 0 and line in self.ranges[found]
 
 
 def as_written(path: str | Path) -> str:
