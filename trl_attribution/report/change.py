@@ -10,7 +10,7 @@ from rich.text import Text
 from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Difference, Rate
 from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.tables import table
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 
 def rates_table(changes: Sequence[BehaviorChange]) -> Table:
