@@ -120,14 +120,14 @@ def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
 
 def _weights_digest(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
-    for name, parameter in sorted(_own_parameters(model), key=lambda item: item[0]):
+    for name, parameter in sorted(own_parameters(model), key=lambda item: item[0]):
         with full_parameter(parameter) as whole:
             digest.update(f"{name}:{tuple(whole.shape)};".encode())
             digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
-def _own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The model's parameters by the names that they have without wrappers, adapters left out."""
     adapters = {
         f"{path}.{part}."
