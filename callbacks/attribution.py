@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,23 +14,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trl_attribution.audit.auditor import load_probes
 from trl_attribution.behaviors import Judge
+from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
     Reference,
     check_arguments,
-    policy_reference,
+    dedicated,
     precompute_reference,
     reference_of,
     trainer_kind,
 )
-from trl_attribution.callbacks.reward import m0_fingerprint
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
-from trl_attribution.models.fingerprint import with_adapter
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks
@@ -53,9 +53,9 @@ class AttributionCallback(TrainerCallback):
         >>> trainer.train()  # doctest: +SKIP
 
     Args:
-        trainer: the trainer. Without it (``DPOTrainer(..., callbacks=[AttributionCallback(...)])``) M0 is the policy as
-            training begins, ``dataset`` has to be given, and M0 passes over the dataset before the first step, unless
-            ``precompute_ref_log_probs`` lets it be read from TRL's own pass.
+        trainer: the trainer. Without it (``DPOTrainer(..., callbacks=[AttributionCallback(...)])``) ``dataset`` has to
+            be given, and M0 passes over the dataset before the first step, unless ``precompute_ref_log_probs`` lets it
+            be read from TRL's own pass.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
         dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
             ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
@@ -104,16 +104,17 @@ class AttributionCallback(TrainerCallback):
         if self._trainer is not None:
             return
         check_arguments(args)
-        if getattr(args, "precompute_ref_log_probs", False):
-            self._session = self._open(args, state, kwargs, precompute_reference(kwargs["model"]))
-            self._session.begin_precompute()
+        trainer = _calling_trainer(self)
+        # With FSDP, TRL loads a model for this pass alone and lets go of it.
+        if getattr(args, "precompute_ref_log_probs", False) and not trainer.is_fsdp_enabled:
+            self._read_precompute(trainer, args, state, kwargs)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start to read."""
         if self._session is None:
-            self._session = self._open(args, state, kwargs, self._reference(kwargs["model"]))
+            self._session = self._open(args, state, kwargs, self._reference())
         try:
             self._session.begin(is_resumed=state.global_step > 0)
         except BaseException:
@@ -131,6 +132,7 @@ class AttributionCallback(TrainerCallback):
         """A step is done: count, and where a log is due, add this window's metrics to it."""
         if self._session is not None:
             self._session.micro_batch_done()
+            self._session.step_done()
             self._log_window(state, control)
 
     def on_epoch_end(
@@ -168,10 +170,10 @@ class AttributionCallback(TrainerCallback):
         """Called when training fails: write what was read so far, for a resumed run, and :meth:`close`."""
         try:
             if self._session is not None:
-                self._session.save()
+                self._session.save_alone()
         except (AttributionError, RuntimeError, OSError) as error:
             # The run is ending with an error of its own, which must stay the one that is raised.
-            logger.error("the vectors read since the last checkpoint are lost: %s", error)
+            logger.error("the vectors read since the last checkpoint are not kept: %s", error)
         finally:
             self.close()
 
@@ -216,9 +218,14 @@ class AttributionCallback(TrainerCallback):
         encoding = Encoding(
             getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
         )
-        m0 = self._m0(reference, tokenizer, is_resumed=state.global_step > 0)
+        identity = self._identity(reference, tokenizer, is_resumed=state.global_step > 0)
+        model = reference.model
+        m0 = LoadedModel(model, tokenizer, str(model.config.name_or_path), identity.fingerprint)
         if processor is not tokenizer:
             m0 = replace(m0, processor=processor)
+        if not identity.is_in_memory:
+            reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
+            reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
         rows = self._dataset
         if rows is None:
             rows = prepared_rows(self._trainer.train_dataset)
@@ -235,22 +242,36 @@ class AttributionCallback(TrainerCallback):
             self._judge,
         )
 
-    def _reference(self, policy: Any) -> Reference:
+    def _reference(self) -> Reference:
         if self._trainer is not None:
             return reference_of(self._trainer)
-        return policy_reference(policy, "the callback was not given the trainer")
+        return dedicated(reference_of(_calling_trainer(self)), "the callback was not given the trainer")
 
-    def _m0(self, reference: Reference, tokenizer: Any, *, is_resumed: bool) -> LoadedModel:
-        model = reference.model
-        identity = None
-        if is_resumed and not reference.stays:
-            # The checkpoint's weights are in the policy already: which M0 it came from was noted when training began.
-            identity = read_m0(Path(self.config.output_dir))
-        if identity is None:
-            identity = m0_fingerprint(model, tokenizer, current_ranks())
-        if reference.source == "reference adapter":
-            identity = with_adapter(identity, model)
-        return LoadedModel(model, tokenizer, str(model.config.name_or_path), identity)
+    def _read_precompute(
+        self, trainer: Any, args: TrainingArguments, state: TrainerState, about: dict[str, Any]
+    ) -> None:
+        """Read the pass over the training data, which is the first; when it is over, ``trainer`` has its model still."""
+        precompute = trainer._precompute_ref_logps  # noqa: SLF001  # no event tells that the pass begins
+
+        def read_precompute(*details: Any) -> Any:
+            trainer._precompute_ref_logps = precompute  # noqa: SLF001
+            self._session = self._open(args, state, about, precompute_reference(trainer))
+            self._session.begin_precompute()
+            try:
+                found = precompute(*details)
+                self._session.end_precompute()
+            except BaseException:
+                self.close()
+                raise
+            return found
+
+        trainer._precompute_ref_logps = read_precompute  # noqa: SLF001
+
+    def _identity(self, reference: Reference, tokenizer: Any, *, is_resumed: bool) -> Identity:
+        noted = read_m0(Path(self.config.output_dir)) if is_resumed else None
+        if noted is not None and not reference.stays:  # the policy, which is another by now
+            return noted
+        return m0_identity(reference, tokenizer, current_ranks(), noted)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
         if not control.should_log or self._session is None:
@@ -311,6 +332,21 @@ def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callab
             raise
 
     return watched_train
+
+
+def _calling_trainer(callback: TrainerCallback) -> Any:
+    """The trainer that is telling ``callback`` of an event: no event names it, and M0 may be in no other place.
+
+    Raises:
+        SettingsError: no trainer is.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if callback in getattr(getattr(caller, "callback_handler", None), "callbacks", ()):
+            return caller
+        frame = frame.f_back
+    raise SettingsError("the callback sees no trainer: give it one (AttributionCallback(trainer, ...))")
 
 
 def _compute_dtype(args: TrainingArguments, m0: LoadedModel) -> str:

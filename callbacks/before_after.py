@@ -127,13 +127,17 @@ class BeforeAfter:
 
     def before(self, *, is_resumed: bool) -> None:
         """Sample M0's responses and read its activations, where the policy still is M0 and can be run."""
-        if self._is_shared or (is_resumed and not self._reference.stays):
+        if self._is_shared or not self._reference.is_m0 or (is_resumed and not self._reference.stays):
             return
         with self._reference.as_m0():
             if self._behaviors:
                 kept_responses(self._folder / "before.json", self._behaviors, self._m0, self._sampling)
             if self._groups and not self._reference.stays:
                 self._m0_means = self._means(self._reference.model)
+
+    def look_at(self, reference: Reference) -> None:
+        """M0 turned out to be elsewhere."""
+        self._reference = reference
 
     def after(self, policy: Any) -> Findings:
         """Sample the trained ``policy``, judge, and measure.

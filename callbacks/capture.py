@@ -7,7 +7,7 @@ D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +78,39 @@ class CapturedBatch:
     """[R, L, D] float32, at the prompt's last token; zeros where there is no prompt."""
 
 
+@dataclass(frozen=True)
+class SeenPass:
+    """A forward pass that was read, kept so that it can be run once more."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: tuple[str, bool, torch.dtype]
+    """Device, whether it was on, and its dtype."""
+    dtype: torch.dtype
+    """Of the residual stream."""
+    tokens: Tokens
+    batch: CapturedBatch
+    """What it showed."""
+
+    def one_pair(self) -> SeenPass:
+        """The pass over the first of its pairs alone (two sequences where it is half a batch); it showed the same."""
+        rows = len(self.tokens.input_ids)
+        kept = torch.tensor([0, rows // 2])
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dim() and len(value) == rows:
+                return value[kept.to(value.device)]
+            return value
+
+        return replace(
+            self,
+            args=tuple(cut(value) for value in self.args),
+            kwargs={name: cut(value) for name, value in self.kwargs.items()},
+            tokens=Tokens(*(cut(value) for value in vars(self.tokens).values())),
+            batch=CapturedBatch(*(cut(value) for value in vars(self.batch).values())),
+        )
+
+
 class ForwardCapture:
     """Hooks on one model that hand over each forward pass that ``describe`` wants read.
 
@@ -113,6 +146,10 @@ class ForwardCapture:
         self._take = take
         self._open: _Pass | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.last: SeenPass | None = None
+        """The pass that was read last."""
+        self.passes = 0
+        """How many were read."""
 
     def attach(self) -> None:
         """Put the hooks on the model; :meth:`detach` takes them off again."""
@@ -133,6 +170,19 @@ class ForwardCapture:
             handle.remove()
         self._handles, self._open = [], None
 
+    def again(self, seen: SeenPass, call: Callable[..., Any]) -> CapturedBatch:
+        """What ``seen`` shows when ``call`` runs the model over the same tokens now."""
+        found: list[CapturedBatch] = []
+        kept = self._describe, self._take, self.last, self.passes
+        self._describe, self._take = lambda _args, _kwargs: seen.tokens, found.append
+        device, is_enabled, dtype = seen.autocast
+        try:
+            with torch.no_grad(), torch.autocast(device, dtype, enabled=is_enabled):
+                call(*seen.args, **seen.kwargs)
+        finally:
+            self._describe, self._take, self.last, self.passes = kept
+        return found[0]
+
     def __enter__(self) -> Self:
         self.attach()
         return self
@@ -152,7 +202,7 @@ class ForwardCapture:
     def _before(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._open = None  # a pass that failed half-way never came to its end
         tokens = self._describe(args, kwargs)
-        self._open = None if tokens is None else _Pass(tokens)
+        self._open = None if tokens is None else _Pass(tokens, args, kwargs)
 
     @torch.no_grad()
     def _read(self, layer: int, stream: Tensor) -> None:
@@ -162,14 +212,22 @@ class ForwardCapture:
     def _after(self, _model: Any, _args: tuple[Any, ...], _output: Any) -> None:
         finished, self._open = self._open, None
         if finished is not None:
-            self._take(finished.close(self._layers))
+            self.last = finished.close(self._layers)
+            self.passes += 1
+            self._take(self.last.batch)
 
 
 class _Pass:
     """One forward pass under way."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._tokens = tokens
+        # Copies: a loop may write its next batch into the same memory.
+        self._args = tuple(_copy(value) for value in args)
+        self._kwargs = {name: _copy(value) for name, value in kwargs.items()}
+        device = tokens.input_ids.device.type
+        self._dtype = torch.float32
+        self._autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         self._means: dict[int, list[Tensor]] = {}
         self._contexts: dict[int, list[Tensor]] = {}
         first = tokens.response_mask.int().argmax(dim=1)
@@ -180,6 +238,7 @@ class _Pass:
 
     def read(self, layer: int, stream: Tensor) -> None:
         """Average the residual stream [R, T, D] of ``layer``."""
+        self._dtype = stream.dtype
         if stream.shape[:2] != self._tokens.response_mask.shape:
             raise CaptureError(
                 f"layer {layer} has a stream of shape {tuple(stream.shape)} for a batch of shape "
@@ -195,17 +254,22 @@ class _Pass:
             context.masked_fill(~self._has_prompt.to(stream.device)[:, None], 0)
         )
 
-    def close(self, layers: tuple[int, ...]) -> CapturedBatch:
+    def close(self, layers: tuple[int, ...]) -> SeenPass:
         times = {layer: len(self._means.get(layer, ())) for layer in layers}
         wrong = {layer: count for layer, count in times.items() if count != 1}
         if wrong:
             told = ", ".join(f"layer {layer} {count} times" for layer, count in wrong.items())
             raise CaptureError(f"one reference forward read {told}, not once: the model skips or repeats blocks")
         device = self._means[layers[-1]][0].device
-        return CapturedBatch(
+        batch = CapturedBatch(
             self._tokens.input_ids,
             self._tokens.attention_mask,
             self._tokens.response_mask,
             torch.stack([self._means[layer][0].to(device) for layer in layers], dim=1),
             torch.stack([self._contexts[layer][0].to(device) for layer in layers], dim=1),
         )
+        return SeenPass(self._args, self._kwargs, self._autocast, self._dtype, self._tokens, batch)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

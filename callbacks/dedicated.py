@@ -30,8 +30,8 @@ def m0_to_run(m0: LoadedModel, reference: Reference, pairs: int, *, is_resumed: 
     """
     if is_sharded(reference.model):
         why = "the trainer's model is in pieces (ZeRO-3, FSDP), and no pass can run through it before its first step"
-    elif is_resumed and not reference.stays:
-        why = "the model that training goes on with is no longer it"
+    elif not reference.is_m0 or (is_resumed and not reference.stays):
+        why = "the trainer's model is not M0 or no longer"
     else:
         with reference.as_m0():
             yield reference.model

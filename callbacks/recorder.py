@@ -15,7 +15,7 @@ from trl_attribution.callbacks.capture import CapturedBatch, CaptureError
 from trl_attribution.callbacks.pair_lookup import Digest, PairLookup, token_digest
 from trl_attribution.store import VectorStore
 
-# Of pair and context vectors that wait to be written; those that wait to be looked at take up to twice as much.
+# Of pair and context vectors in one shard; those that wait to be looked at take up to twice as much.
 _WRITE_BYTES = 8 * 2**20
 
 
@@ -68,9 +68,14 @@ class _Buffer:
     pair: list[Tensor] = field(default_factory=list)
     context: list[Tensor] = field(default_factory=list)
 
+    def split(self, pairs: int) -> tuple[_Buffer, _Buffer]:
+        """The first ``pairs`` and the others."""
+        parts = self.pair_ids, self.pair, self.context
+        return _Buffer(*(part[:pairs] for part in parts)), _Buffer(*(part[pairs:] for part in parts))
+
 
 class Recorder:
-    """Turns captured batches into pair vectors and writes each pair's once.
+    """Turns captured batches into pair vectors and writes each pair's once, when it is told to.
 
     Args:
         lookup: the dataset's pairs by their tokens.
@@ -86,7 +91,9 @@ class Recorder:
         self._lookup = lookup
         self._unreadable = unreadable
         self._unknown: set[Digest] = set()
-        self._known = set(store.pair_ids)
+        self._stored = list(store.pair_ids)
+        self._found = len(self._stored)
+        self._known = set(self._stored)
         self._writer = store.writer()
         row_bytes = 8 * len(store.layers) * store.hidden_size
         self._shard_size = max(1, min(shard_size, _WRITE_BYTES // row_bytes))
@@ -97,6 +104,11 @@ class Recorder:
     def waiting_rows(self) -> int:
         """Pairs of the batches that were not resolved yet."""
         return sum(len(batch.input_ids) for batch in self._waiting) // 2
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._waiting or self._buffer.pair_ids)
 
     def add(self, batch: CapturedBatch) -> None:
         """Keep ``batch`` on its device: looking at its tokens now would make the device wait."""
@@ -114,6 +126,12 @@ class Recorder:
         if len(self._buffer.pair_ids) >= self._shard_size:
             self._write()
 
+    def forget(self) -> None:
+        """Drop all that is not on disk: it was not M0's."""
+        self._waiting, self._buffer = [], _Buffer()
+        self._known = set(self._stored)
+        self.counts = replace(self.counts, captured=len(self._stored) - self._found)
+
     def resolve(self) -> Resolved:
         """All pairs seen since the last call; those not stored yet are kept for the next shard.
 
@@ -123,8 +141,6 @@ class Recorder:
         found = []
         while self._waiting:
             found.append(self._resolve(self._waiting.pop(0)))
-        if len(self._buffer.pair_ids) >= self._shard_size:
-            self._write()
         if not found:
             return Resolved([], [], torch.empty(0), torch.empty(0))
         return Resolved(
@@ -197,10 +213,11 @@ class Recorder:
             )
 
     def _write(self) -> None:
-        buffer = self._buffer
-        if buffer.pair_ids:
-            self._writer.add(buffer.pair_ids, torch.stack(buffer.pair), torch.stack(buffer.context))
-            self._buffer = _Buffer()
+        while self._buffer.pair_ids:
+            shard, rest = self._buffer.split(self._shard_size)
+            self._writer.add(shard.pair_ids, torch.stack(shard.pair), torch.stack(shard.context))
+            self._stored += shard.pair_ids
+            self._buffer = rest
 
 
 def _digests(batch: CapturedBatch) -> list[tuple[int, Digest | None, bool]]:

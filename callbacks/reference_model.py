@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from trl_attribution.callbacks.checkpoint import Identity
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import sharding_of
 from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.distributed import random_state_kept
 
 _FILE = "m0.json"
 _FORMAT = "trl-attribution m0"
 _VERSION = 1
 
 
-def write_m0(folder: Path, m0: LoadedModel) -> None:
-    """Note M0's name and fingerprint in the audit folder."""
-    header = {"format": _FORMAT, "format_version": _VERSION}
-    write_json(folder / _FILE, {**header, "name": m0.name, "fingerprint": m0.fingerprint.to_json()})
+def write_m0(folder: Path, m0: LoadedModel, *, is_in_memory: bool) -> None:
+    """Note in the audit folder which M0 a run began with, and whether the trainer's own model was it."""
+    about = {"name": m0.name, "fingerprint": m0.fingerprint.to_json(), "in_memory": is_in_memory}
+    write_json(folder / _FILE, {"format": _FORMAT, "format_version": _VERSION, **about})
 
 
-def read_m0(folder: Path) -> ModelFingerprint | None:
-    """The fingerprint of the M0 that a run began with, None where no run has begun.
+def read_m0(folder: Path) -> Identity | None:
+    """The M0 that a run began with, None where no run has begun.
 
     Raises:
         SettingsError: the file is broken, or a newer version wrote it.
@@ -33,7 +36,7 @@ def read_m0(folder: Path) -> ModelFingerprint | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != _FORMAT or values["format_version"] > _VERSION:
             raise SettingsError(f"{path} was written by something else or newer. Use another audit folder.")
-        return ModelFingerprint.from_json(values["fingerprint"])
+        return Identity(ModelFingerprint.from_json(values["fingerprint"]), bool(values.get("in_memory", True)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -53,13 +56,17 @@ def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
     """
     fault = None
     try:
-        found = load_model(m0.name, m0.dtype, device, sharding=sharding_of(m0.model), with_head=True)
-        if found.fingerprint == m0.fingerprint:
-            return found
-        fault = f"its fingerprint is {found.fingerprint.digest}, M0's is {m0.fingerprint.digest}"
+        with random_state_kept():
+            found = load_model(m0.name, m0.dtype, device, sharding=sharding_of(m0.model), with_head=True)
+        differences = [part for part in found.fingerprint.differences(m0.fingerprint) if part != "chat_template"]
+        if not differences:  # the tokenizer is the trainer's, whatever lies beside the model
+            return replace(found, tokenizer=m0.tokenizer, fingerprint=m0.fingerprint)
+        fault = (
+            f"its {' and '.join(differences)} differ from M0's ({found.fingerprint.digest}, {m0.fingerprint.digest})"
+        )
     except AttributionError as error:
         fault = str(error)
     raise SettingsError(
         f"{need}, and it cannot be loaded anew from {m0.name!r}: {fault}. Load the model from a folder or a Hub id, "
-        "or train with a reference model (precompute_ref_log_probs=False) or an adapter."
+        "or train with a reference model of its own (ref_model=..., precompute_ref_log_probs=False)."
     )

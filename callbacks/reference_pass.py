@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.models.fingerprint import unwrapped
+from trl_attribution.models.fingerprint import own_parameters, unwrapped
 
 Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
 _WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")
@@ -38,6 +38,14 @@ class Reference:
     """A context in which ``model`` computes what M0 does."""
     stays: bool
     """Whether ``model`` still is M0 after training."""
+    called: Callable[[], Any]
+    """What is called for ``model`` to run, with all that is wrapped around it by now."""
+    adapter: str | None = None
+    """The adapter that is part of M0: the frozen copy of one that is trained on, or the reference model's own."""
+    is_m0: bool = True
+    """Whether ``as_m0`` gives M0 at all; where it does not, M0 has to be loaded anew."""
+    suspects: Callable[[], list[str]] = list
+    """What else acts on the models while training, for a message."""
 
     @property
     def is_free(self) -> bool:
@@ -53,45 +61,78 @@ def reference_of(trainer: Any) -> Reference:
     """
     kind = trainer_kind(trainer)
     if kind in _WITHOUT_REFERENCE:
-        return policy_reference(trainer.model, f"{kind} runs no reference forward")
-    args = trainer.args
-    if getattr(trainer, "_is_vision_dataset", False):
-        raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
+        return _policy_reference(trainer.model, f"{kind} runs no reference forward")
     reason = None
-    if args.precompute_ref_log_probs:
+    if trainer.args.precompute_ref_log_probs:
         reason = "precompute_ref_log_probs runs M0 before training"
-    elif args.sync_ref_model:
-        reason = "sync_ref_model=True changes the reference model while training"
-    if reason is not None and trainer.ref_model is not None:  # as TRL does: a reference model that was given is M0
-        stays = not args.sync_ref_model
-        return Reference("dedicated pass", reason, unwrapped(trainer.ref_model), _never, _as_it_is, stays)
-    if reason is not None:
-        return policy_reference(trainer.model, reason)
-    if trainer.ref_model is not None:
-        model = unwrapped(trainer.ref_model)
-        policy = trainer.model
-        return Reference(
-            "reference model", "DPOTrainer keeps one", model, lambda: bool(policy.training), _as_it_is, True
-        )
-    return _adapter_reference(trainer.model)
-
-
-def policy_reference(model: Any, reason: str) -> Reference:
-    """The policy before its first step; an adapter is switched off (or replaced by its frozen copy)."""
-    if _is_peft(model):
-        return Reference(
-            "dedicated pass", reason, unwrapped(model), _never, lambda: _reference_adapter(model), stays=True
-        )
-    return Reference("dedicated pass", reason, unwrapped(model), _never, _as_it_is, stays=False)
-
-
-def precompute_reference(model: Any) -> Reference:
-    """The policy during the pass that ``DPOTrainer`` makes over its datasets with ``precompute_ref_log_probs``."""
-    return replace(
-        policy_reference(model, "precompute_ref_log_probs runs M0 before training"),
-        source="precompute pass",
-        is_training_pass=_always,
+    elif trainer.ref_model is not None and (holder := _holder(trainer)) is not None:
+        reason = f"{holder} holds the reference model, which it may change while training"
+    if trainer.ref_model is None:
+        found = _adapter_reference(trainer.model) if reason is None else _policy_reference(trainer.model, reason)
+        return replace(found, suspects=lambda: _others(trainer))
+    model, policy = unwrapped(trainer.ref_model), trainer.model
+    found = Reference(
+        "reference model",
+        "DPOTrainer keeps one",
+        model,
+        lambda: bool(policy.training),
+        _as_it_is,
+        True,
+        lambda: trainer.ref_model,
+        _active_adapter(trainer.ref_model),
+        suspects=lambda: _others(trainer),
     )
+    # A reference model that was given is M0 whatever the policy is, as it is for TRL.
+    return found if reason is None else replace(dedicated(found, reason), stays=_holder(trainer) is None)
+
+
+def precompute_reference(trainer: Any) -> Reference:
+    """M0 during the pass that ``DPOTrainer`` makes over its datasets with ``precompute_ref_log_probs``."""
+
+    def called() -> Any:
+        return trainer._precompute_engine or trainer.ref_model or trainer.model  # noqa: SLF001  # as TRL chooses
+
+    return replace(reference_of(trainer), source="precompute pass", is_training_pass=_always, called=called)
+
+
+def dedicated(reference: Reference, reason: str) -> Reference:
+    """The same M0, to be read in a pass of its own."""
+    return replace(reference, source="dedicated pass", reason=reason, is_training_pass=_never)
+
+
+def _policy_reference(model: Any, reason: str) -> Reference:
+    """The policy before its first step; an adapter is switched off (or replaced by its frozen copy)."""
+    found = Reference("dedicated pass", reason, unwrapped(model), _never, _as_it_is, False, lambda: model)
+    if not is_peft(model):
+        return found
+    return replace(
+        found,
+        as_m0=lambda: _reference_adapter(model),
+        stays=not trained_below(model),
+        adapter="ref" if "ref" in model.peft_config else None,
+    )
+
+
+def trained_below(model: Any) -> list[str]:
+    """Parameters of the model below an adapter that are trained along with it: without the adapter it is not M0."""
+    return [name for name, parameter in own_parameters(unwrapped(model)) if parameter.requires_grad]
+
+
+def _others(trainer: Any) -> list[str]:
+    """Callbacks that are neither transformers' nor ours."""
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    ours = __name__.partition(".")[0]
+    return [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in ("transformers", ours)]
+
+
+def _holder(trainer: Any) -> str | None:
+    """A callback of ``trainer`` that holds its reference model: nobody needs it there but to change it."""
+    model = unwrapped(trainer.ref_model)
+    for callback in trainer.callback_handler.callbacks:
+        for value in vars(callback).values():
+            if isinstance(value, torch.nn.Module) and any(module is model for module in value.modules()):
+                return type(callback).__name__
+    return None
 
 
 def loop_reference(model: Any, policy: Any) -> Reference:
@@ -106,19 +147,24 @@ def loop_reference(model: Any, policy: Any) -> Reference:
     Raises:
         SettingsError: M0 cannot be had from ``model``.
     """
-    model = _peeled(model)
-    if not _is_peft(model):
+    run, model = model, _peeled(model)
+    if not is_peft(model):
         if policy is not None and unwrapped(policy) is unwrapped(model):
             raise SettingsError(
                 "reference_model: it is the policy itself, which is M0 before the first step only. Give the frozen "
                 "copy that the loop runs for its reference, or train an adapter."
             )
-        return Reference("reference model", "the loop runs it", unwrapped(model), _always, _as_it_is, stays=True)
+        return Reference("reference model", "the loop runs it", unwrapped(model), _always, _as_it_is, True, lambda: run)
     layer = _adapted_layer(model)
     if layer is None:
         raise SettingsError(
             "the reference model has learned prompts, and nothing in it tells whether they are on. Give a reference "
             "model without adapter."
+        )
+    if trained := trained_below(model):
+        raise SettingsError(
+            f"reference_model: the adapter trains weights of the model below it ({_some(trained)}), which is not M0 "
+            "after the first step. Give a frozen reference model without adapter."
         )
     return Reference(
         "disabled adapter",
@@ -126,7 +172,8 @@ def loop_reference(model: Any, policy: Any) -> Reference:
         unwrapped(model),
         lambda: bool(layer.disable_adapters),
         lambda: _reference_adapter(model),
-        stays=True,
+        True,
+        lambda: run,
     )
 
 
@@ -134,11 +181,13 @@ def trainer_kind(trainer: Any) -> str:
     """Which of the supported trainers ``trainer`` is, subclasses included.
 
     Raises:
-        SettingsError: none of them.
+        SettingsError: none of them, or one that trains on images.
     """
     kind = _of_trl(trainer, SUPPORTED)
     if kind is None:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
+    if getattr(trainer, "_is_vision_dataset", False):
+        raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
     return kind
 
 
@@ -161,9 +210,13 @@ def _of_trl(value: Any, names: Sequence[str]) -> str | None:
 
 
 def _adapter_reference(model: Any) -> Reference:
+    if not is_peft(model):
+        return _policy_reference(model, "DPOTrainer keeps no reference model")
     layer = _adapted_layer(model)
     if layer is None:
-        return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
+        return _policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
+    if trained := trained_below(model):
+        return _policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
     has_copy = "ref" in model.peft_config
 
     def is_training_pass() -> bool:
@@ -176,8 +229,15 @@ def _adapter_reference(model: Any) -> Reference:
         unwrapped(model),
         is_training_pass,
         lambda: _reference_adapter(model),
-        stays=True,
+        True,
+        lambda: model,
+        "ref" if has_copy else None,
     )
+
+
+def _active_adapter(model: Any) -> str | None:
+    model = _peeled(model)
+    return str(model.active_adapter) if is_peft(model) else None
 
 
 def _adapted_layer(model: Any) -> Any:
@@ -219,7 +279,7 @@ def _always() -> bool:
 
 def _peeled(model: Any) -> Any:
     """``model`` without the wrappers of DDP, engines and torch.compile, which hide whether there is an adapter."""
-    while not _is_peft(model) and not isinstance(model, PreTrainedModel):
+    while not is_peft(model) and not isinstance(model, PreTrainedModel):
         inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
         if inner is None:
             return model
@@ -227,9 +287,14 @@ def _peeled(model: Any) -> Any:
     return model
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
 def _never() -> bool:
     return False
 
 
-def _is_peft(model: torch.nn.Module) -> bool:
+def is_peft(model: torch.nn.Module) -> bool:
+    """Whether ``model`` is PEFT's wrapper around another one."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")

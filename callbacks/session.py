@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder, machine, model_info
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
-from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, labeled
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Describe, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store, m0_to_run
 from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.callbacks.online_scores import Watch, Window
 from trl_attribution.callbacks.pair_lookup import PairLookup
+from trl_attribution.callbacks.proof import Fault, Proof
 from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved, added, without_copies
 from trl_attribution.callbacks.reference_model import write_m0
-from trl_attribution.callbacks.reference_pass import Reference
+from trl_attribution.callbacks.reference_pass import Reference, dedicated
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
@@ -37,7 +38,7 @@ from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
-from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
+from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.shared_storage import check_shared
 
@@ -128,6 +129,7 @@ class TrainingAudit:
         self.windows = 0
         self._passes = 0
         self._capture: ForwardCapture | None = None
+        self._proof: Proof | None = None
         self._main_rank = MainRank(self.folder / "parts", ranks)
         self._judge = judge
         self._is_shared = is_sharded(reference.model)
@@ -140,23 +142,25 @@ class TrainingAudit:
     def begin_precompute(self) -> None:
         """Read the pass that the trainer makes over its datasets before training; other datasets' rows are let by."""
         self.recorder.is_strict = False
-        self._attach()
+        self._attach_to_trainer()
+
+    def end_precompute(self) -> None:
+        """That pass is over: prove what it showed while the model that ran it is at hand."""
+        self.save(at_end=True)
+        self.detach()
 
     def begin(self, *, is_resumed: bool) -> None:
         """Look at M0, and start to read: by hooks on the reference forward, or by a pass of M0 over all pairs."""
+        self.save()  # the precompute pass, or an attempt that ran out of memory (auto_find_batch_size)
         self.detach()
-        self._passes = 0  # an attempt that ran out of memory may have begun already (auto_find_batch_size)
+        self._passes = 0
         self.look_before(is_resumed=is_resumed)
         if self.reference.is_free:
-            self._attach()
+            self._attach_to_trainer()
             return
-        self.save()
         self.watch.forget_window()
         self.recorder.is_strict = True
-        self.ranks.barrier()  # what is missing shows once every rank has written
-        with self.stopwatch.timed("dedicated_pass"):
-            self._run_dedicated(is_resumed=is_resumed)
-        self.release()  # nothing is read from here on
+        self._complete(is_resumed=is_resumed)
 
     def micro_batch_done(self) -> None:
         """Called after each micro-batch: exactly one reference forward has to have been read.
@@ -196,16 +200,45 @@ class TrainingAudit:
         self.windows += window is not None
         return window
 
-    def save(self) -> None:
-        """Bring everything seen so far to disk: called with each checkpoint, so that a resumed run lacks nothing."""
+    def step_done(self) -> None:
+        """Called after each step of the optimizer. A collective."""
+        if self._proof is not None and self._proof.step_done():
+            self.save()
+
+    def save(self, *, at_end: bool = False) -> None:
+        """Bring everything seen so far to disk, once it is proved to be M0's; where it is not, M0 is read by itself.
+
+        Called with each checkpoint too, so that a resumed run lacks nothing. A collective.
+
+        Raises:
+            SettingsError: M0 is gone.
+        """
         self.resolve()
+        fault = None if self._proof is None else self._proof.fault(self.ranks, at_end=at_end)
+        if fault is not None:
+            self._fall_back(fault)
+        self.recorder.write()
+
+    def save_alone(self) -> None:
+        """:meth:`save` on a rank that cannot wait for the others: the run is ending with an error.
+
+        Raises:
+            CaptureError: what was read since the last proof is not known to be M0's.
+        """
+        self.resolve()
+        if self._proof is not None and self.recorder.waits:
+            unproved = "ranks share the model" if self._is_shared else None
+            if unproved is None and (fault := self._proof.fault(ALONE)) is not None:
+                unproved = fault.reason
+            if unproved is not None:
+                raise CaptureError(f"it is not proved to be M0's: {unproved}")
         self.recorder.write()
 
     def detach(self) -> None:
         """Take the hooks off."""
         if self._capture is not None:
             self._capture.detach()
-            self._capture = None
+        self._capture = self._proof = None
 
     def release(self) -> None:
         """Take the hooks off and let go of the files; whatever happens to the run, this is called."""
@@ -218,7 +251,7 @@ class TrainingAudit:
         Raises:
             AttributionError: nothing was captured, a judge gives up, or the audit cannot be written; the parts stay.
         """
-        self.save()
+        self.save(at_end=True)
         self.release()
         counts = added(self.ranks.gather(self.recorder.counts.to_json()))
         findings = self._look_after(policy) if self._is_shared else None
@@ -291,15 +324,51 @@ class TrainingAudit:
         with self.stopwatch.timed("after"):
             return self._before_after.after(policy)
 
-    def _attach(self) -> None:
-        self._capture = ForwardCapture(
-            self.reference.model,
-            self.layers,
-            self.config.blocks_path,
-            labeled(self.reference.is_training_pass),
-            self._take,
-        )
-        self._capture.attach()
+    def attach(self, describe: Describe, take: Callable[[CapturedBatch], None]) -> None:
+        """Read the forward passes of M0 that ``describe`` wants, until :meth:`detach` or a proof fails."""
+        capture = ForwardCapture(self.reference.model, self.layers, self.config.blocks_path, describe, take)
+        self._proof = Proof(self.reference, capture)
+        capture.attach()
+        self._capture = capture
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether forward passes are read."""
+        return self._capture is not None
+
+    def _attach_to_trainer(self) -> None:
+        self.attach(labeled(self.reference.is_training_pass), self._take)
+
+    def _fall_back(self, fault: Fault) -> None:
+        """Drop what was read since the last proof, and compute what is not on disk in a pass of M0 itself.
+
+        Raises:
+            SettingsError: M0 is gone, or the run was to act on what it reads.
+        """
+        self.detach()
+        self.recorder.forget()
+        self.watch.forget_window()
+        if self.config.on_flag != "log":
+            raise SettingsError(
+                f"on_flag={self.config.on_flag!r} cannot act here: {fault.reason}. Use on_flag='log', or switch off "
+                "what makes the difference."
+            )
+        if self.ranks.is_main:
+            logger.warning("%s: vectors are read in a pass of M0 by itself instead", fault.reason)
+        self.reference = dedicated(self.reference, fault.reason)
+        if fault.has_moved:
+            self.reference = replace(self.reference, is_m0=False, stays=False)
+        if self._before_after is not None:
+            self._before_after.look_at(self.reference)
+        self._complete(is_resumed=False)
+
+    def _complete(self, *, is_resumed: bool) -> None:
+        """Compute what no rank has; nothing is read from here on."""
+        self.recorder.write()
+        self.ranks.barrier()  # what is missing shows once every rank has written
+        with self.stopwatch.timed("dedicated_pass"), random_state_kept():
+            self._run_dedicated(is_resumed=is_resumed)
+        self.release()
 
     def _take(self, batch: CapturedBatch) -> None:
         self._passes += 1
@@ -317,7 +386,7 @@ class TrainingAudit:
                 )
                 claim.write()
                 self._main_rank.clear()
-                write_m0(self.folder, self.m0)
+                write_m0(self.folder, self.m0, is_in_memory=self.reference.is_m0)
             except AttributionError as error:
                 fault = str(error)
         # Told to all ranks rather than raised on one: the others would wait for it.

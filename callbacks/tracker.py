@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_attribution.audit.auditor import load_probes
 from trl_attribution.behaviors import Judge
-from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, ForwardCapture, Tokens
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Tokens
+from trl_attribution.callbacks.checkpoint import m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.reference_pass import loop_reference
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
-from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks
@@ -106,7 +106,6 @@ class AttributionTracker:
         self._encoding = Encoding(max_length, truncation_mode)
         self._reading = reading or Reading(on_bad_row="skip")
         self._session: TrainingAudit | None = None
-        self._capture: ForwardCapture | None = None
         self._expected: Tokens | None = None
         self._seen: list[CapturedBatch] = []
         self._halves: dict[str, CapturedBatch] = {}
@@ -120,7 +119,13 @@ class AttributionTracker:
             AttributionError: the dataset, a probe or the folder does not fit; nothing was written then.
         """
         model = self._reference.model
-        m0 = LoadedModel(model, self._tokenizer, str(model.config.name_or_path), fingerprint(model, self._tokenizer))
+        identity = m0_identity(self._reference, self._tokenizer, current_ranks())
+        if not identity.is_in_memory:
+            raise SettingsError(
+                "reference_model: the adapter's initialization has changed the model below it, so that without the "
+                "adapter it is not M0. Give a frozen reference model without adapter."
+            )
+        m0 = LoadedModel(model, self._tokenizer, str(model.config.name_or_path), identity.fingerprint)
         self._session = TrainingAudit(
             self.config,
             self._probes,
@@ -134,10 +139,7 @@ class AttributionTracker:
         )
         try:
             self._session.look_before(is_resumed=False)
-            self._capture = ForwardCapture(
-                model, self._session.layers, self.config.blocks_path, self._describe, self._seen.append
-            )
-            self._capture.attach()
+            self._session.attach(self._describe, self._seen.append)
         except BaseException:
             self._release()
             raise
@@ -172,6 +174,11 @@ class AttributionTracker:
         Raises:
             CaptureError: none or several forwards ran, or one over other tokens; or the halves do not fit.
         """
+        if not self._halves:
+            self._running().step_done()  # the step before is over, so the model can be run without disturbing it
+        if not self._running().is_reading:  # what it showed was not M0's, which has been read by itself since
+            yield
+            return
         self._expect(Tokens(input_ids.detach(), attention_mask.detach(), completion_mask.detach() != 0), side)
         try:
             yield
@@ -266,17 +273,15 @@ class AttributionTracker:
 
     def _keep_what_was_read(self, session: TrainingAudit) -> None:
         try:
-            session.save()
+            session.save_alone()
         except (AttributionError, RuntimeError, OSError) as error:
             # The loop is ending with an error of its own, which must stay the one that is raised.
-            logger.error("the vectors read since the last tracker.save() are lost: %s", error)
+            logger.error("the vectors read since the last tracker.save() are not kept: %s", error)
 
     def _release(self) -> None:
-        if self._capture is not None:
-            self._capture.detach()
         if self._session is not None:
             self._session.release()
-        self._capture = self._session = self._expected = None
+        self._session = self._expected = None
         self._seen.clear()
         self._halves.clear()
 

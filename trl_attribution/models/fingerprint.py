@@ -155,14 +155,14 @@ def _text_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The parameters that text goes through, by the names that they have in a causal language model."""
     part = text_part(model)
     if not part.path:
-        yield from _own_parameters(model)
+        yield from own_parameters(model)
         return
     head = model.get_output_embeddings()
     of_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     # What was built from the config of the text is the decoder, or all of a causal language model with its head.
     prefix = "" if head is None or any(module is head for module in part.module.modules()) else "model."
     path = replace(part, path=_WRAPPERS.sub("", f"{part.path}.").removesuffix("."))
-    for name, parameter in _own_parameters(model):
+    for name, parameter in own_parameters(model):
         inside = path.own_name(name)
         if inside is not None:
             yield prefix + inside, parameter
@@ -170,7 +170,7 @@ def _text_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             yield f"lm_head.{name.rpartition('.')[2]}", parameter
 
 
-def _own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def own_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The model's parameters by the names that they have without wrappers, adapters left out."""
     adapters = {
         f"{path}.{part}."

@@ -68,6 +68,17 @@ def load_sharded(
     return _zero3(load, dtype, with_head) if sharding == "zero3" else _fsdp2(load, device, with_head)
 
 
+@contextmanager
+def whole_on_this_rank() -> Iterator[None]:
+    """Around a load amid a run whose ranks share a model: this rank loads the whole of another one by itself."""
+    from accelerate.utils import patch_environment
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    with _trainer_config_kept(), patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+        unset_hf_deepspeed_config()
+        yield
+
+
 def _zero3(load: Callable[[], PreTrainedModel], dtype: torch.dtype, with_head: bool) -> ShardedModel:
     import torch
     from transformers.integrations import HfDeepSpeedConfig

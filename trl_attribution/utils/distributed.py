@@ -211,6 +211,16 @@ def end_rank(status: int, *, after_main: bool = False) -> None:
     os._exit(status)
 
 
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Around work amid a training run, which goes on with the random numbers that it would have drawn."""
+    import torch
+
+    device = working_device()
+    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
+        yield
+
+
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether ranks hold pieces of the model's parameters (ZeRO-3, FSDP), so that they must run it in step."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
