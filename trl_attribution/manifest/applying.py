@@ -107,6 +107,7 @@ class _Scan:
         self._undo = undo
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
         self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
+        self.may_flip = FLIP in self._acts.values()
         self._found: set[str] = set()
         self.rows: list[int] = []
         self.codes = bytearray()
@@ -179,8 +180,12 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
     for pair in reader:
         code = scan.add(pair)
         tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
-        if code == FLIP and watched.last is not None:
-            inspector.see(watched.last, pair)
+        if watched.last is None or not scan.may_flip:
+            continue
+        if code == FLIP:
+            inspector.see(watched.last, pair, turned=options.undo)
+        else:
+            inspector.compare(watched.last, pair)
     if scan.missing and not options.allow_missing:
         raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), options.undo))
     rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, options.undo)
