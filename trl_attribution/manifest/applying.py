@@ -107,6 +107,7 @@ class _Scan:
         self._undo = undo
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
         self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
+        self.may_flip = FLIP in self._acts.values()
         self._found: set[str] = set()
         self.rows: list[int] = []
         self.codes = bytearray()
@@ -180,7 +181,9 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         code = scan.add(pair)
         tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
         if code == FLIP:
-            inspector.see(row, pair)
+            inspector.see(row, pair, turned=options.undo)
+        elif scan.may_flip:
+            inspector.compare(row, pair)
     if scan.missing and not options.allow_missing:
         raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), options.undo))
     rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, options.undo)

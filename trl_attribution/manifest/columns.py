@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.manifest.order import Leaves, OrderEvidence, leaves_of, words_of
 from trl_attribution.manifest.swapping import Turning, negated
 from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.rows import Row
@@ -33,8 +33,10 @@ _QUALIFIERS = frozenset(
     )
 )
 _GAPS = frozenset(("margin", "margins", "diff", "difference", "gap", "delta", "advantage"))
-_SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])")
+# Who won says nothing about a tie.
+_UNSIDED = frozenset(("tie", "ties", "both", "neither"))
 _SHOWN = 10
+_COMPARED = 1000
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,10 @@ class ColumnInspector:
     _nested: dict[str, str] = field(default_factory=dict)
     """Columns that hold objects with one-sided entries, and the first such entry."""
     rows: int = 0
+    compared: int = 0
 
-    def see(self, row: Row, pair: Pair) -> None:
-        """Note one row that will be flipped."""
+    def see(self, row: Row, pair: Pair, turned: bool = False) -> None:
+        """Note one row that will be flipped; ``turned`` where it was flipped before and this takes it back."""
         self.rows += 1
         for name, value in row.values.items():
             if name in self._own:
@@ -112,12 +115,27 @@ class ColumnInspector:
                 continue
             if name not in self._not_numbers and negated(value) is None:
                 self._not_numbers[name] = row.location
-            if self._copies.get(name, "") is not None:
-                self._copies[name] = _copied(value, row, pair, self.reading)
-            if isinstance(value, dict) and name not in self._nested:
-                entry = next(_one_sided_entries(value, self._sides), None)
-                if entry is not None:
-                    self._nested[name] = entry
+        leaves = self._further(row)
+        self._see_copies(row, pair)
+        for column, entry in _one_sided_entries(leaves, self._sides):
+            self._nested.setdefault(column, entry)
+        self._order.see(leaves, pair, turned)
+
+    def compare(self, row: Row, pair: Pair) -> None:
+        """Note one row that stays, for what its other columns do; the first ones are enough."""
+        if self.compared < _COMPARED:
+            self.compared += 1
+            self._see_copies(row, pair)
+            self._order.see(self._further(row), pair)
+
+    def _see_copies(self, row: Row, pair: Pair) -> None:
+        for name, value in row.values.items():
+            if name not in self._own and value is not None and self._copies.get(name, "") is not None:
+                found = _copied(value, row, pair, self.reading)
+                self._copies[name] = found if found == self._copies.get(name, found) else None
+
+    def _further(self, row: Row) -> Leaves:
+        return leaves_of({name: value for name, value in row.values.items() if name not in self._own})
 
     def turning(self, name: str, columns: Iterable[str] | None) -> Turning:
         """What to exchange and to negate in a flipped row.
@@ -151,13 +169,17 @@ class ColumnInspector:
         return Turning((own, *self.rules.swap, *swaps), (*self.rules.negate, *negations))
 
     @cached_property
+    def _order(self) -> OrderEvidence:
+        return OrderEvidence()
+
+    @cached_property
     def _own(self) -> tuple[str, ...]:
         return (self.reading.prompt_column, self.reading.chosen_column, self.reading.rejected_column)
 
     @cached_property
     def _sides(self) -> tuple[tuple[str, str], ...]:
         """The words for the two sides, those of the pair's own columns first."""
-        first, second = _words(self.reading.chosen_column), _words(self.reading.rejected_column)
+        first, second = words_of(self.reading.chosen_column), words_of(self.reading.rejected_column)
         apart = [pair for pair in zip(first, second, strict=False) if pair[0] != pair[1]]
         own = tuple(apart) if len(first) == len(second) and len(apart) == 1 else ()
         return tuple(dict.fromkeys((*own, *_SIDES)))
@@ -184,7 +206,8 @@ class ColumnInspector:
         for column in columns:
             if column not in said:
                 lines += [f"  {line}" for line in self._suspicion(column, by_words)]
-                said.add(_counterpart(column, by_words, self._sides))
+                told = self._order.telling(column)
+                said |= {_counterpart(column, by_words, self._sides), told and told.other}
         if lines:
             more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
             head = (
@@ -198,6 +221,7 @@ class ColumnInspector:
         leave = f"--leave-columns {shown} if it may stay as it is"
         copied = self._copies.get(column)
         other = _counterpart(column, by_words, self._sides)
+        told = self._order.telling(column)
         if copied:
             yield f"'{shown}' holds the same as {printable(copied, 80)}: {leave}"
         elif other is not None:
@@ -205,18 +229,26 @@ class ColumnInspector:
         elif _is_gap(column):
             where = self._not_numbers[column]
             yield f"'{shown}' is named like a difference of two scores but holds no number ({where}): {leave}"
-        elif _may_be_one_sided(column, self._sides):
+        elif told is not None and told.other in self._columns:
+            pair = f"{shown}:{printable(told.other, 80)}"
+            yield f"'{shown}' {told.how} ('{printable(told.other, 80)}' too): --swap-columns {pair}, or {leave}"
+        elif _may_be_one_sided(column, self._sides) and not self._is_cleared(column):
             yield f"'{shown}' is named like one response: --swap-columns {shown}:OTHER, or {leave}"
         elif _may_be_signed(column) and column not in self._not_numbers:
             yield f"'{shown}' is named like a difference between the responses: --negate-columns {shown}, or {leave}"
         elif column in self._nested:
             entry = printable(self._nested[column], 80)
             yield f"'{shown}' has the entry '{entry}' inside: move it to a column of its own, or {leave}"
+        elif told is not None:
+            yield f"'{shown}' {told.how}: mend it by hand or drop it, or {leave}"
+
+    def _is_cleared(self, column: str) -> bool:
+        return not _UNSIDED.isdisjoint(words_of(column)) or self._order.is_cleared(column)
 
 
 def _counterpart(column: str, by_words: Mapping[tuple[str, ...], str], sides: Iterable[tuple[str, str]]) -> str | None:
     """The column with the same name for the other side: ``score_rejected`` for ``chosen-score`` it is not."""
-    words = _words(column)
+    words = words_of(column)
     for first, second in sides:
         for here, there in ((first, second), (second, first)):
             other = by_words.get(tuple(there if word == here else word for word in words))
@@ -239,14 +271,14 @@ def _known_swaps(by_words: Mapping[tuple[str, ...], str], sides: Iterable[tuple[
 
 
 def _is_gap(column: str) -> bool:
-    words = set(_words(column))
+    words = set(words_of(column))
     sides = {"chosen", "rejected"}
     named = words & {"margin", "margins"} or (words & _GAPS and words & _MEASURES)
     return bool(named) and words <= _GAPS | _MEASURES | _QUALIFIERS | sides and len(words & sides) != 1
 
 
 def _may_be_signed(column: str) -> bool:
-    words = set(_words(column))
+    words = set(words_of(column))
     if not words or words & {"id", "ids", "index"}:
         return False
     return words <= _GAPS | {"ratio"} or "preference" in words or ("ratio" in words and bool(words & _MEASURES))
@@ -255,20 +287,15 @@ def _may_be_signed(column: str) -> bool:
 def _may_be_one_sided(column: str, sides: Iterable[tuple[str, str]]) -> bool:
     own = next(iter(sides))
     telling = _TELLING | {word for word in own if len(word) > 2}
-    return any(word in telling for word in _words(column))
+    return any(word in telling for word in words_of(column))
 
 
-def _one_sided_entries(value: Mapping[str, Any], sides: Iterable[tuple[str, str]], depth: int = 3) -> Iterator[str]:
-    """The first entry of an object, at any of a few depths, that is named like one response."""
-    for key, entry in value.items():
-        if _may_be_one_sided(str(key), sides):
-            yield str(key)
-            return
-        if isinstance(entry, dict) and depth:
-            found = next(_one_sided_entries(entry, sides, depth - 1), None)
-            if found is not None:
-                yield f"{key}.{found}"
-                return
+def _one_sided_entries(leaves: Leaves, sides: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Columns with an entry inside, at any depth, that is named like one response; and that entry."""
+    for column, *inside in leaves:
+        for depth, step in enumerate(inside, start=1):
+            if isinstance(step, str) and _may_be_one_sided(step, sides):
+                yield str(column), ".".join(map(str, inside[:depth]))
 
 
 def _copied(value: Any, row: Row, pair: Pair, reading: Reading) -> str | None:
@@ -280,8 +307,4 @@ def _copied(value: Any, row: Row, pair: Pair, reading: Reading) -> str | None:
 
 
 def _by_words(columns: Iterable[str]) -> dict[tuple[str, ...], str]:
-    return {_words(column): column for column in columns}
-
-
-def _words(name: str) -> tuple[str, ...]:
-    return tuple(word.lower() for word in _SPLIT.split(name) if word)
+    return {words_of(column): column for column in columns}

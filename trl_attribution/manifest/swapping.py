@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def negated(value: Any) -> Any:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return value if value == 0 or math.isnan(value) else -value
+        return value if value == 0 or value != value else -value
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return value if float(value) == 0 else _sign_turned(value)
     return value if value == "" else None
