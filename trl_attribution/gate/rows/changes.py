@@ -15,7 +15,9 @@ from typing import IO
 
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs.rows.files import file_kind
+from trl_attribution.pairs.rows.lines import has_an_object_a_line
 from trl_attribution.pairs.rows.opening import split_word
+from trl_attribution.pairs.rows.tables import is_packed
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
@@ -23,7 +25,6 @@ Lines = tuple[range, ...]
 """Line numbers counted from 1, as ascending ranges."""
 
 _REGULAR = {"100644", "100755"}
-_GZIP = b"\x1f\x8b"
 # Variables that git sets for the hooks it runs, or that point it at another repository or make patterns of paths.
 _NOT_INHERITED = {
     "GIT_DIR",
@@ -200,11 +201,10 @@ def _shown(path: Path) -> str:
 
 
 def _has_lines(file: Path) -> bool:
-    """Whether the reader's line numbers are those of the file's bytes; it unzips by content, whatever the name."""
-    if file_kind(file) != "jsonl" or file.suffix.lower() == ".gz":
+    """Whether the reader's line numbers are those of the file's bytes; it unpacks by content, whatever the name."""
+    if file_kind(file) != "jsonl" or is_packed(file):
         return False
-    with _opened(file) as handle:
-        return handle.read(2) != _GZIP
+    return has_an_object_a_line(file, str(file))
 
 
 @contextmanager
