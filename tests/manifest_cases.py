@@ -90,4 +90,4 @@ def write_jsonl(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def read_back(path: Path) -> list[Row]:
-    return [read.values for read in open_rows(path)]
+    return [read.stored for read in open_rows(path)]

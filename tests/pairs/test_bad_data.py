@@ -361,16 +361,17 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a JSON line that is an array": (
         write_bytes("data.jsonl", LINE + b"[1, 2]\n"),
-        ["data.jsonl:2: a JSON array, not an object", "jq -c '.[]'"],
+        ["data.jsonl:2: a JSON array, not an object", "Each line must be one JSON object"],
     ),
     "a JSON line that is a number": (
         write_bytes("data.jsonl", b"3\n"),
         ["data.jsonl:1: a JSON number, not an object", "Each line must be one JSON object"],
     ),
-    "one JSON array over many lines": (
-        write_bytes("data.json", b"[\n" + LINE + b"]\n"),
-        ["data.json:1: broken JSON", "one JSON array", "jq -c '.[]'"],
+    "two objects on one line": (
+        write_bytes("data.jsonl", LINE + LINE.strip() + LINE),
+        ["data.jsonl: datasets reads other rows than its lines hold", "Write each row on one line"],
     ),
+    "an array that is cut short": (write_bytes("data.json", b"[\n" + LINE), ["data.json:1: broken JSON"]),
     "JSON nested too deeply": (
         write_bytes("data.jsonl", b'{"a":' * 100_000 + b"\n"),
         ["data.jsonl:1: broken JSON (nested too deeply)"],
@@ -470,7 +471,7 @@ def test_a_split_of_something_that_has_none_is_refused(tmp_path: Path) -> None:
     assert "no split 'test'. Leave the split out" in refusal(tmp_path / "saved", split="test")
     (tmp_path / "folder").mkdir()
     write_rows([GOOD], tmp_path / "folder" / "data.jsonl")
-    assert "its file names carry no split" in refusal(tmp_path / "folder", split="test")
+    assert "no split 'test'. Splits there: train." in refusal(tmp_path / "folder", split="test")
 
 
 def test_a_hub_id_while_offline_says_so() -> None:

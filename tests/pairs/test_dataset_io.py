@@ -30,10 +30,14 @@ def values(dataset: Any, split: str | None = None) -> list[dict[str, Any]]:
     return [row.values for row in open_rows(dataset, split)]
 
 
+def stored(path: Path) -> list[dict[str, Any]]:
+    return [row.stored for row in open_rows(path)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
     assert write_rows(ROWS, tmp_path / name) == len(ROWS)
-    assert values(tmp_path / name) == ROWS
+    assert stored(tmp_path / name) == ROWS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +112,7 @@ def test_untouched_csv_lines_are_written_back_byte_for_byte(tmp_path: Path, endi
     write_rows(changed, output, like=source)
     assert output.read_bytes() == ending.join([header, lines[2], b'"n\rew",2', lines[0]]) + ending
     write_rows(source, tmp_path / "out.jsonl")
-    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()] == values(path)
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()] == stored(path)
     write_rows([], output, like=source)
     assert output.read_bytes() == header + ending
 
@@ -119,7 +123,7 @@ def test_rows_of_several_csv_files_are_brought_under_one_header(tmp_path: Path) 
     (tmp_path / "in" / "2.csv").write_bytes(b"b,a\n3,4\n")
     source = open_rows(tmp_path / "in")
     write_rows(source, tmp_path / "out.csv", like=source)
-    assert values(tmp_path / "out.csv") == [{"a": "1", "b": "2"}, {"a": "4", "b": "3"}]
+    assert stored(tmp_path / "out.csv") == [{"a": "1", "b": "2"}, {"a": "4", "b": "3"}]
 
 
 def test_a_file_can_be_replaced_by_rows_read_from_it(tmp_path: Path) -> None:
@@ -127,7 +131,7 @@ def test_a_file_can_be_replaced_by_rows_read_from_it(tmp_path: Path) -> None:
         write_rows(ROWS, tmp_path / name)
         source = open_rows(tmp_path / name)
         write_rows((row for row in source if row.index != 1), tmp_path / name, like=source)
-        assert values(tmp_path / name) == [ROWS[0], ROWS[2]]
+        assert stored(tmp_path / name) == [ROWS[0], ROWS[2]]
 
 
 @pytest.mark.parametrize("name", ["data.jsonl.gz", "data.parquet", "data.csv.gz"])
@@ -149,7 +153,7 @@ def test_a_failure_half_way_leaves_the_old_file_alone(name: str, tmp_path: Path)
     with pytest.raises(RuntimeError, match="the source broke"):
         write_rows(failing(), target)
     assert [path.name for path in tmp_path.iterdir()] == ([name] if target.suffix else [])
-    assert not target.suffix or values(target) == ROWS[:1]
+    assert not target.suffix or stored(target) == ROWS[:1]
 
 
 def test_messages_with_different_keys_are_not_filled_up_with_none(tmp_path: Path) -> None:
@@ -193,13 +197,13 @@ def test_a_folder_is_its_files_in_sorted_order(tmp_path: Path) -> None:
 
 def test_a_folder_with_splits_in_its_file_names_is_read_by_split(tmp_path: Path) -> None:
     for number, name in enumerate(
-        ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "test.parquet"]
+        ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"]
     ):
         write_rows([{"n": number}], tmp_path / name)
     assert values(tmp_path, "train") == [{"n": 0}, {"n": 1}]
     assert values(tmp_path, "test") == [{"n": 2}]
     assert open_rows(tmp_path, "train").num_rows == 2
-    with pytest.raises(DataError, match=r"several splits \(test, train\)"):
+    with pytest.raises(DataError, match=r"several splits \(train, test\)"):
         open_rows(tmp_path)
 
 
@@ -237,7 +241,10 @@ def test_a_plain_parquet_file_written_without_datasets_is_read(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz", "data.csv"])
 def test_reading_takes_the_same_memory_for_many_rows_as_for_few(name: str, tmp_path: Path) -> None:
     def peak(count: int) -> int:
-        write_rows(({"chosen": f"{number:05d}" + "x" * 2000} for number in range(count)), tmp_path / name)
+        write_rows(
+            ({"chosen": f"{number:05d}" + "x" * (200 if "csv" in name else 20_000)} for number in range(count)),
+            tmp_path / name,
+        )
         tracemalloc.start()
         try:
             assert sum(1 for _ in open_rows(tmp_path / name)) == count
@@ -245,8 +252,9 @@ def test_reading_takes_the_same_memory_for_many_rows_as_for_few(name: str, tmp_p
         finally:
             tracemalloc.stop()
 
-    peak(10)
-    assert peak(4000) < peak(100) + 200_000
+    # datasets reads 10 MB, or 10,000 rows of CSV, at a time.
+    size = 10_000 if "csv" in name else 1000
+    assert peak(4 * size) < 1.2 * peak(2 * size)
 
 
 def test_an_empty_output_is_an_empty_dataset_of_the_same_columns(tmp_path: Path) -> None:
@@ -272,7 +280,10 @@ def test_an_empty_output_is_an_empty_dataset_of_the_same_columns(tmp_path: Path)
         ),
         (lambda path: write_rows([{"a": "\ud800"}], path / "a.csv"), r"row 0 holds the lone surrogate .ud800"),
         (lambda path: write_rows([{"a": {1, 2}}], path / "a.jsonl"), r"row 0 cannot be written as JSON"),
-        (lambda path: write_rows([{"a": {1, 2}}], path / "a.parquet"), r"a set has no JSON form. Write it as text"),
+        (
+            lambda path: write_rows([{"a": {1, 2}}], path / "a.parquet"),
+            r"row 0 cannot be written as JSON .* Write it as text",
+        ),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_and_nothing_written(

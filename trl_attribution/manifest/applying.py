@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,11 +255,19 @@ def planned_rows(plan: Plan, part: int | None = None) -> Iterator[Row]:
             break
         action = actions[count - 1]
         if action == FLIP:
-            yield plan.turning.row(row)
+            yield _turned(plan.turning, row)
         elif action == KEEP:
             yield row
     if count != len(actions):
         raise ManifestError(f"{plan.source.name} changed while it was being read: apply the manifest again")
+
+
+def _turned(turning: Turning, row: Row) -> Row:
+    """The row turned as its file has it, from which text is written, and as it is typed, for typed columns."""
+    turned = turning.row(replace(row, values=row.stored))
+    if row.raw is None:
+        return turned
+    return replace(turned, values=turning.values(row.values, row.location), written=turned.values)
 
 
 def part_of(plan: Plan, part: int) -> tuple[RowSource, npt.NDArray[np.int8]]:

@@ -78,8 +78,10 @@ def _compare(expected: Iterator[Row], actual: RowSource, as_text: bool) -> None:
 
 
 def _compare_rows(wanted: Row, found: Row, number: int, as_text: bool) -> None:
-    for column in dict.fromkeys((*wanted.values, *found.values)):
-        before, after = wanted.values.get(column), found.values.get(column)
+    # What was written as text is compared as text has it: types would depend on the rows that are left.
+    before_row, after_row = (wanted.values, found.values) if found.raw is None else (wanted.stored, found.stored)
+    for column in dict.fromkeys((*before_row, *after_row)):
+        before, after = before_row.get(column), after_row.get(column)
         if as_text:
             before = "" if before is None else before if isinstance(before, str) else str(before)
         if not _equal(before, after):

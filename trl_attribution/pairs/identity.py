@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
 
 ID_LENGTH = 32
-_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _json_form(value: Any) -> str:
+    """Text for what typed columns hold and JSON does not know.
+
+    Raises:
+        TypeError: it is nothing of the kind.
+    """
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Decimal | datetime.timedelta):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_json_form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +47,8 @@ def content_ids(
     """The first 32 hex characters of the SHA-256 of the pair's canonical JSON.
 
     Canonical: sorted keys, no spaces, entries whose value is None left out at every depth (Arrow fills them in where
-    rows differ in their keys), empty tools and template arguments left out. Text is taken as it is, not normalized.
+    rows differ in their keys), empty tools and template arguments left out. Text is taken as it is, not normalized;
+    dates, decimals and bytes, which a message may hold where its column has types, are written as text.
 
     Raises:
         RowFault: a text holds a lone surrogate, or a value has no JSON form; its field is the argument at fault.

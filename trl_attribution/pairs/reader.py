@@ -60,6 +60,8 @@ class PairReader:
         head = list(islice(opened, _PEEK_ROWS))
         if not head:
             raise DataError(f"{self.source.name}: holds no rows. Give a dataset with at least one preference pair.")
+        names = (self.source.features or {}).get(self.reading.source_column)
+        self._source_names: list[str] = getattr(names, "names", [])
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
         self._check_columns(head)
         self.form: Form | None = self._first_form(head)
@@ -125,7 +127,14 @@ class PairReader:
             RowFault: it is none.
         """
         default = "unknown" if self.reading.source_column in self._columns else "all"
-        return read_pair(row.values, self.reading, self.form, row.index, row.location, default)
+        values = self._with_its_source_named(row.values) if self._source_names else row.values
+        return read_pair(values, self.reading, self.form, row.index, row.location, default)
+
+    def _with_its_source_named(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The source of a ``ClassLabel`` column by its name, which such a column stores apart from its rows."""
+        number = values.get(self.reading.source_column)
+        known = isinstance(number, int) and 0 <= number < len(self._source_names)
+        return {**values, self.reading.source_column: self._source_names[number] if known else None}
 
     def _first_form(self, head: list[Row]) -> Form | None:
         for row in head:

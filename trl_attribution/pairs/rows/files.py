@@ -1,187 +1,287 @@
-"""JSONL, CSV and Parquet files read row by row, with the line of every row and constant memory."""
+"""Files read as ``datasets`` reads them, each row with its line and its bytes, in batches that fit into memory."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-import sys
+import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.lines import (
+    Record,
+    csv_records,
+    has_an_object_a_line,
+    json_lines,
+    json_object,
+    reading_fault,
+)
 from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
-from trl_attribution.utils.text import json_fault, printable
+from trl_attribution.pairs.rows.tables import PACKED, Loader, file_loader
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Features
 
-SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
+T = TypeVar("T")
+
+KINDS = {"json": "jsonl", "csv": "csv", "parquet": "parquet", "arrow": "arrow"}
+"""What the builders of ``datasets`` read that are read here, and what it is called."""
+_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".jsonl": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".json": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {"batch_size": BATCH_ROWS}),
+    ".arrow": ("arrow", {}),
 }
-SUPPORTED = ".jsonl, .csv (each also with .gz), .parquet, a save_to_disk folder, or a folder of such files"
+SUPPORTED = (
+    ".jsonl, .json, .csv, .tsv (each also packed: .gz, .bz2, .xz, .zst, .lz4), .parquet, .arrow, a save_to_disk "
+    "folder, or a folder of such files"
+)
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def file_kind(path: Path) -> str | None:
-    """``jsonl``, ``csv`` or ``parquet`` by the file's suffix (``.gz`` after it allowed), None when unknown."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    last = suffixes[-2:-1] if zipped else suffixes[-1:]
-    kind = SUFFIXES.get(last[0]) if last else None
-    return None if zipped and kind == "parquet" else kind
+    """``jsonl``, ``csv``, ``parquet`` or ``arrow`` by the suffix, None when unknown; text files may be packed."""
+    packed = path.suffix.lower() in PACKED
+    builder = _BUILDERS.get(Path(path.stem).suffix.lower() if packed else path.suffix.lower())
+    if builder is None or (packed and builder[0] not in ("json", "csv")):
+        return None
+    return KINDS[builder[0]]
 
 
-def open_file(path: Path, name: str) -> RowSource:
+def open_file(path: Path, name: str) -> FileRows:
     """The rows of one file; ``name`` is what messages call it.
 
     Raises:
-        DataError: the suffix is unknown, or a Parquet file cannot be opened.
+        DataError: the suffix is unknown.
     """
     kind = file_kind(path)
-    if kind == "jsonl":
-        return JsonLinesRows(name, path)
-    if kind == "csv":
-        return CsvRows(name, path)
-    if kind == "parquet":
-        return ParquetRows(name, path)
-    raise DataError(f"{name}: unknown file type '{''.join(path.suffixes)}'. Supported: {SUPPORTED}.")
+    if kind is None:
+        raise DataError(f"{name}: unknown file type '{''.join(path.suffixes)}'. Supported: {SUPPORTED}.")
+    suffix = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
+    module, settings = _BUILDERS[suffix]
+    return FileRows(name, path, kind, file_loader(path, module, **settings))
 
 
 @dataclass(frozen=True)
-class JsonLinesRows:
-    """One JSON object a line; blank lines are passed over."""
+class FileRows:
+    """The rows of one file, their values as ``load_dataset`` gives them to a trainer.
+
+    A JSONL or CSV row also knows its line and the bytes it was read from.
+    """
 
     name: str
     path: Path
-    kind: str = "jsonl"
-    columns: list[str] | None = None
-    features: Features | None = None
-    num_rows: int | None = None
-
-    def __iter__(self) -> Iterator[Row]:
-        index = 0
-        with _binary(self.path, self.name) as handle:
-            for number, raw in enumerate(handle, start=1):
-                location = f"{self.name}:{number}"
-                text = _decoded(raw, location, first=number == 1)
-                if text.isspace() or not text:
-                    continue
-                yield Row(index, location, _json_object(text, location), raw)
-                index += 1
-
-
-@dataclass(frozen=True)
-class CsvRows:
-    """Comma-separated text with a header line; every value is text, and an empty cell is an empty text."""
-
-    name: str
-    path: Path
-    kind: str = "csv"
-    features: Features | None = None
-    num_rows: int | None = None
-
-    @cached_property
-    def columns(self) -> list[str] | None:
-        """Column names, or None where only the rows can tell."""
-        return self._header.cells
+    kind: str
+    loader: Loader
 
     @property
-    def raw_header(self) -> bytes:
-        """The header line as it stands in the file, with its newline."""
-        return self._header.raw
-
-    @cached_property
-    def _header(self) -> _CsvRecord:
-        with _csv_records(self.path, self.name) as records:
-            return next(records, _CsvRecord(1, [], b""))
-
-    def __iter__(self) -> Iterator[Row]:
-        index = 0
-        with _csv_records(self.path, self.name) as records:
-            header = next(records, _CsvRecord(1, [], b"")).cells
-            if len(set(header)) != len(header):
-                twice = next(name for name in header if header.count(name) > 1)
-                raise DataError(f"{self.name}:1: the header names '{printable(twice)}' twice. Rename one of them.")
-            for record in records:
-                if not record.cells:
-                    continue
-                location = f"{self.name}:{record.line}"
-                if len(record.cells) != len(header):
-                    raise DataError(
-                        f"{location}: {len(record.cells)} cells where the header has {len(header)}. "
-                        "Quote cells that hold commas, quotes or line breaks."
-                    )
-                yield Row(index, location, dict(zip(header, record.cells, strict=True)), record.raw, "csv")
-                index += 1
-
-
-@dataclass(frozen=True)
-class ParquetRows:
-    """A Parquet file, read in batches; column types that ``datasets`` noted in it are honored."""
-
-    name: str
-    path: Path
-    kind: str = "parquet"
-
-    @cached_property
     def columns(self) -> list[str] | None:
         """Column names, or None where only the rows can tell."""
-        return list(self._file().schema_arrow.names)
+        if self.features is None:
+            return self.header.cells or None if self.kind == "csv" else None
+        return list(self.features)
 
     @cached_property
     def features(self) -> Features | None:
-        """Column types, or None where the format has none."""
-        from datasets import Features
-
-        return Features.from_arrow_schema(self._file().schema_arrow)
+        """Column types, or None where there are no rows or ``datasets`` cannot load them."""
+        if self._unloadable is not None:
+            return None
+        return self._read(lambda: self.loader.features)
 
     @cached_property
     def num_rows(self) -> int | None:
         """Number of rows, or None where it is not known."""
-        return int(self._file().metadata.num_rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        import pyarrow as pa
-        from datasets import Dataset
-
-        index = 0
-        try:
-            for batch in self._file().iter_batches(batch_size=BATCH_ROWS):
-                # Through Dataset, so that columns which datasets stores encoded (Json) come back decoded.
-                for values in unzip(Dataset(pa.Table.from_batches([batch]))[:]):
-                    yield Row(index, f"{self.name} row {index}", values)
-                    index += 1
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(error, f" after row {index}") from error
-
-    def _file(self) -> Any:
-        import pyarrow as pa
+        if self.kind != "parquet" or getattr(self.loader.builder.config, "filters", None) is not None:
+            return None
         import pyarrow.parquet as pq
 
-        try:
-            return pq.ParquetFile(self.path)
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(error) from error
+        return int(self._read(lambda: pq.read_metadata(self.path).num_rows))
 
-    def _broken(self, error: Exception, where: str = "") -> DataError:
+    @property
+    def delimiter(self) -> str:
+        """What stands between the cells of a CSV file."""
+        return str(self.loader.builder.config.sep)
+
+    @cached_property
+    def header(self) -> Record:
+        """The header line of a CSV file."""
+        with csv_records(self.path, self.name, self.delimiter) as records:
+            return next(records, Record(1, b"", []))
+
+    def __iter__(self) -> Iterator[Row]:
+        if self._unloadable is not None:
+            yield from self._rows_as_written(self._unloadable)
+        elif self.kind == "csv":
+            yield from self._csv_rows()
+        elif self._has_lines:
+            yield from self._json_rows()
+        else:
+            for index, values in enumerate(self._values()):
+                yield Row(index, f"{self.name} row {index}", values)
+
+    @cached_property
+    def _has_lines(self) -> bool:
+        in_lines = self.kind == "jsonl" and getattr(self.loader.builder.config, "field", None) is None
+        return in_lines and has_an_object_a_line(self.path, self.name)
+
+    @cached_property
+    def _unloadable(self) -> Exception | None:
+        """Why ``datasets`` cannot load JSON lines that are each an object."""
+        if not self._has_lines:
+            return None
+        try:
+            self._read(lambda: self.loader.features)
+        except _UnloadableError as error:
+            return error
+        return None
+
+    def _json_rows(self) -> Iterator[Row]:
+        with json_lines(self.path, self.name) as lines:
+            for index, (record, values) in enumerate(self._matched(lines)):
+                location = f"{self.name}:{record.line}"
+                if any(value is None for value in values.values()):
+                    # Arrow fills in what a line lacks: only the line knows which keys it has.
+                    keys = json_object(record.raw, location).keys()
+                    for name in [name for name, value in values.items() if value is None and name not in keys]:
+                        del values[name]
+                yield Row(index, location, values, record.raw)
+
+    def _csv_rows(self) -> Iterator[Row]:
+        with csv_records(self.path, self.name, self.delimiter) as records:
+            header = next(records, Record(1, b"", [])).cells
+            for index, (record, values) in enumerate(self._matched(records)):
+                written = dict(zip(header, record.cells, strict=True))
+                yield Row(index, f"{self.name}:{record.line}", values, record.raw, "csv", written)
+
+    def _matched(self, records: Iterator[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Each record with its values; ``datasets`` reads them apart from the lines, so the two are counted."""
+        for values in self._values():
+            record = next(records, None)
+            if record is None:
+                raise self._mismatch()
+            yield record, values
+        if next(records, None) is not None:
+            raise self._mismatch()
+
+    def _mismatch(self) -> DataError:
         return DataError(
-            f"{self.name}: not a readable Parquet file{where} ({printable(error)}). "
-            "It may be cut short: copy or download it again."
+            f"{self.name}: datasets reads other rows than its lines hold. Write each row on one line (JSON) or under "
+            "the header with nothing else in the file (CSV)."
         )
+
+    def _values(self) -> Iterator[dict[str, Any]]:
+        from datasets import Dataset
+
+        tables = self.loader.tables(self.path)
+        while (table := self._read(lambda: next(tables, None))) is not None:
+            # Through Dataset, so that columns which datasets stores encoded (Json) come back decoded. Without a
+            # fingerprint it would make one, which takes longer than all the rest.
+            part = Dataset(table, fingerprint="rows")
+            for start in range(0, len(table), BATCH_ROWS):
+                yield from unzip(self._read(lambda part=part, start=start: part[start : start + BATCH_ROWS]))
+
+    def _rows_as_written(self, reason: Exception) -> Iterator[Row]:
+        """The lines by themselves, so that a row at fault can be named; any other fault is the file's."""
+        explained = False
+        with json_lines(self.path, self.name) as lines:
+            for index, record in enumerate(lines):
+                location = f"{self.name}:{record.line}"
+                values = json_object(record.raw, location)
+                explained = explained or _has_lone_surrogate(record.raw, values)
+                yield Row(index, location, values, record.raw)
+        if not explained:
+            raise reason
+
+    def _read(self, step: Callable[[], T]) -> T:
+        """Whatever the builder raises, as an error that names the file, and its line where one is broken."""
+        from datasets.utils.logging import CRITICAL, get_verbosity, set_verbosity
+
+        verbosity = get_verbosity()
+        set_verbosity(CRITICAL)  # the builders log what they raise
+        try:
+            return step()
+        except DataError:
+            raise
+        except (EOFError, zlib.error, OSError) as error:
+            if self.kind in ("jsonl", "csv"):
+                raise reading_fault(error, self.path, self.name) from error
+            raise self._refusal(error) from error
+        except Exception as error:
+            self._check_records()
+            raise self._refusal(error) from error
+        finally:
+            set_verbosity(verbosity)
+
+    def _check_records(self) -> None:
+        if self.kind == "csv":
+            with csv_records(self.path, self.name, self.delimiter) as records:
+                for _ in records:
+                    pass
+        elif self.kind == "jsonl":
+            with json_lines(self.path, self.name) as lines:
+                for record in lines:
+                    json_object(record.raw, f"{self.name}:{record.line}")
+
+    def _refusal(self, error: Exception) -> DataError:
+        if self.kind in ("parquet", "arrow"):
+            return _typed_refusal(self.path, self.name, self.kind, error)
+        return _UnloadableError(
+            f"{self.name}: datasets cannot load this file, so no trainer reads it ({printable(error)}). Mend it, or "
+            "load it your way and save it as Parquet."
+        )
+
+
+class _UnloadableError(DataError):
+    """``datasets`` cannot load a file whose records are each as they should be."""
+
+
+def _has_lone_surrogate(raw: bytes, values: dict[str, Any]) -> bool:
+    if _ESCAPED_SURROGATE.search(raw) is None:
+        return False
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _typed_refusal(path: Path, name: str, kind: str, error: Exception) -> DataError:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    try:
+        schema = pq.read_schema(path) if kind == "parquet" else None
+    except (pa.ArrowException, OSError):
+        schema = None
+    for field in schema or ():
+        shown = printable(field.name)
+        if schema.names.count(field.name) > 1:
+            return DataError(f"{name}: has the column '{shown}' twice. Rename one of them.")
+        try:
+            Features.from_arrow_schema(pa.schema([field]))
+        except Exception:  # noqa: BLE001  # of any kind: that is what is asked
+            return DataError(
+                f"{name}: column '{shown}' is of type {printable(field.type)}, which datasets cannot load, so no "
+                "trainer reads the file. Drop the column, or cast it to text or a list."
+            )
+    return DataError(
+        f"{name}: not a readable {kind.capitalize()} file ({printable(error)}). "
+        "It may be cut short: copy or download it again."
+    )
 
 
 @dataclass(frozen=True)
 class FolderRows:
-    """The files of a folder, one after the other in sorted order."""
+    """The files of a folder that make up one split, one after the other in the order of ``load_dataset``."""
 
     name: str
     parts: tuple[RowSource, ...]
@@ -190,12 +290,7 @@ class FolderRows:
     @property
     def columns(self) -> list[str] | None:
         """Column names, or None where only the rows can tell."""
-        union: dict[str, None] = {}
-        for part in self.parts:
-            if part.columns is None:
-                return None
-            union.update(dict.fromkeys(part.columns))
-        return list(union)
+        return self.parts[0].columns
 
     @property
     def features(self) -> Features | None:
@@ -214,93 +309,3 @@ class FolderRows:
             for row in part:
                 yield replace(row, index=index)
                 index += 1
-
-
-@contextmanager
-def _binary(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """The file's bytes, unzipped where it is gzip; faults of reading become DataErrors that name the file."""
-    try:
-        with path.open("rb") as probe:
-            zipped = probe.read(2) == b"\x1f\x8b" or path.suffix.lower() == ".gz"
-        with gzip.open(path) if zipped else path.open("rb") as handle:
-            yield handle  # type: ignore[misc]  # GzipFile reads like any binary file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{name}: the gzip file is cut short or broken ({printable(error)}). Copy or download it again."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{name}: cannot be read ({error.strerror or printable(error)}). Check its permissions."
-        ) from error
-
-
-def _decoded(raw: bytes, location: str, first: bool) -> str:
-    try:
-        return raw.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{location}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start} of the line). "
-            "Save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8"
-        ) from error
-
-
-def _json_object(text: str, location: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{location}: broken JSON ({json_fault(error)}): {printable(text.strip(), 80)}. {_one_a_line(text)}"
-        ) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{location}: a JSON {_json_type(value)}, not an object. {_one_a_line(text)}")
-    return value
-
-
-def _one_a_line(text: str) -> str:
-    if text.lstrip().startswith("["):
-        return "The file is one JSON array: write one object a line (jq -c '.[]' data.json > data.jsonl)."
-    return 'Each line must be one JSON object such as {"prompt": ..., "chosen": ..., "rejected": ...}.'
-
-
-def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
-    return names[type(value)]
-
-
-@dataclass(frozen=True, slots=True)
-class _CsvRecord:
-    """One record, the line it starts at (from 1), and its lines as they stand in the file."""
-
-    line: int
-    cells: list[str]
-    raw: bytes
-
-
-@contextmanager
-def _csv_records(path: Path, name: str) -> Iterator[Iterator[_CsvRecord]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    taken: list[bytes] = []
-    with _binary(path, name) as handle:
-        lines = (_noted(raw, taken, f"{name}:{number}", number) for number, raw in enumerate(handle, start=1))
-        yield _numbered(csv.reader(lines, strict=True), taken, name)
-
-
-def _noted(raw: bytes, taken: list[bytes], location: str, number: int) -> str:
-    taken.append(raw)
-    return _decoded(raw, location, first=number == 1)
-
-
-def _numbered(reader: Any, taken: list[bytes], name: str) -> Iterator[_CsvRecord]:
-    while True:
-        line = reader.line_num + 1
-        # The reader takes as many lines as its next record has, and none beyond.
-        taken.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{name}:{line}: broken CSV ({error}). Quote cells that hold commas, quotes or line breaks."
-            ) from error
-        yield _CsvRecord(line, cells, b"".join(taken))

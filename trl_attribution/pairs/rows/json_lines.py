@@ -21,6 +21,11 @@ def values_of(row: Record) -> Mapping[str, Any]:
     return row.values if isinstance(row, Row) else row
 
 
+def stored_of(row: Record) -> Mapping[str, Any]:
+    """The same as the file that it came from has it, for writing text."""
+    return row.stored if isinstance(row, Row) else row
+
+
 def raw_of(row: Record, kind: str) -> bytes | None:
     """The lines that a row was read from, where they are in the format that is being written."""
     return row.raw if isinstance(row, Row) and row.raw_kind == kind else None
@@ -33,7 +38,7 @@ def write_json_lines(rows: Iterable[Record], part: Path, target: Path) -> int:
     with output_stream(part, target) as handle:
         for count, row in enumerate(rows, start=1):
             raw = raw_of(row, "jsonl")
-            line = raw if raw is not None else _json_line(values_of(row), target, count)
+            line = raw if raw is not None else _json_line(stored_of(row), target, count)
             handle.write(b"\n" + line if pending_newline else line)
             pending_newline = not line.endswith(b"\n")
     return count
@@ -47,7 +52,8 @@ def _json_line(values: Mapping[str, Any], target: Path, number: int) -> bytes:
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{target}: row {number - 1} cannot be written as JSON ({printable(error)}). "
-            "Choose a .parquet file or a save_to_disk folder as output."
+            "Write it as text, or give a datasets.Dataset, whose columns have types, and choose a .parquet file or a "
+            "save_to_disk folder as output."
         ) from error
 
 

@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.rows.files import (
-    SUPPORTED,
-    FolderRows,
-    file_kind,
-    open_file,
-)
+from trl_attribution.pairs.rows.files import file_kind, open_file
+from trl_attribution.pairs.rows.folders import choose_split, open_folder
 from trl_attribution.pairs.rows.rows import DatasetRows, RowSource, SequenceRows
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import is_hub_id, printable
@@ -48,7 +44,7 @@ def open_dataset(dataset: str | Path, split: str | None = None) -> OpenDataset:
     if is_saved_dataset(path):
         return _with_others(_load_saved(path, name), "save_to_disk", split, name)
     if not path.exists() and _may_be_hub_id(name, path):
-        return _with_others(_load_hub(name), "hub", split, name)
+        return _open_hub(name, split)
     return OpenDataset(_open_named(name, split))
 
 
@@ -76,7 +72,7 @@ def open_rows(
     if isinstance(dataset, Dataset):
         return DatasetRows("the dataset in memory", "memory", dataset)
     if isinstance(dataset, DatasetDict):
-        chosen = _choose_split(dataset, split, "the DatasetDict")
+        chosen = choose_split(dataset, split, "the DatasetDict")
         return DatasetRows("the dataset in memory", "memory", dataset[chosen])
     if isinstance(dataset, IterableDataset | IterableDatasetDict):
         raise DataError(
@@ -100,12 +96,14 @@ def _open_sequence(rows: Sequence[Any]) -> RowSource:
 
 def _open_named(name: str, split: str | None) -> RowSource:
     path = local_path(name, DataError)
+    if is_saved_dataset(path):
+        return _with_others(_load_saved(path, name), "save_to_disk", split, name).source
     if path.is_dir():
-        return _open_folder(path, name, split)
+        return open_folder(path, name, split)
     if path.exists():
         return _open_single_file(path, name, split)
     if _may_be_hub_id(name, path):
-        return _with_others(_load_hub(name), "hub", split, name).source
+        return _open_hub(name, split).source
     raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
 
 
@@ -125,41 +123,6 @@ def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
     if split is not None and split != "train":
         raise DataError(f"{name}: a single file has no split '{printable(split)}'. Leave the split out.")
     return source
-
-
-def _open_folder(path: Path, name: str, split: str | None) -> RowSource:
-    if is_saved_dataset(path):
-        return _with_others(_load_saved(path, name), "save_to_disk", split, name).source
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file_kind(file) and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    files = _files_of_split([(file, str(file.relative_to(path))) for file in files], name, split)
-    kinds = sorted({str(file_kind(file)) for file in files})
-    if not files:
-        raise DataError(f"{name}: no dataset files in this folder. Supported: {SUPPORTED}.")
-    if len(kinds) > 1:
-        raise DataError(
-            f"{name}: the folder mixes {' and '.join(kinds)} files, which may hold the same rows twice. "
-            "Give one file, or a folder with files of one kind."
-        )
-    prefix = name.rstrip("/")
-    return FolderRows(name, tuple(open_file(file, f"{prefix}/{file.relative_to(path)}") for file in files))
-
-
-def _files_of_split(files: list[tuple[Path, str]], name: str, split: str | None) -> list[Path]:
-    words = {relative: split_word(relative) for _, relative in files}
-    found = sorted({word for word in words.values() if word})
-    if split is None:
-        if len(found) > 1:
-            raise DataError(f"{name}: the folder holds several splits ({', '.join(found)}). Choose one with --split.")
-        return [file for file, _ in files]
-    chosen = [file for file, relative in files if words[relative] == split]
-    if files and not chosen:
-        splits = ", ".join(found) or "none: its file names carry no split"
-        raise DataError(f"{name}: no split '{printable(split)}' in this folder. Splits there: {splits}.")
-    return chosen
 
 
 def split_word(relative: str) -> str | None:
@@ -218,29 +181,23 @@ def _with_others(loaded: Dataset | DatasetDict, kind: str, split: str | None, na
         if split is not None and str(loaded.split or "train") != split:
             raise DataError(f"{name}: holds a single dataset, no split '{printable(split)}'. Leave the split out.")
         return OpenDataset(DatasetRows(name, kind, loaded))
-    chosen = _choose_split(loaded, split, name)
+    chosen = choose_split(loaded, split, name)
     others = {str(key): DatasetRows(f"{name} ({key})", kind, rows) for key, rows in loaded.items()}
     del others[chosen]
     return OpenDataset(DatasetRows(name, kind, loaded[chosen]), chosen, others)
 
 
-def _choose_split(splits: DatasetDict, split: str | None, name: str) -> str:
-    names = [str(key) for key in splits]
-    if split is not None and split not in names:
-        raise DataError(f"{name}: no split '{printable(split)}'. Splits there: {', '.join(names)}.")
-    if split is None and len(names) != 1:
-        raise DataError(
-            f"{name}: several splits ({', '.join(names)}). Choose one with --split {names[0] if names else 'NAME'}."
-        )
-    return split if split is not None else names[0]
+def _open_hub(name: str, split: str | None) -> OpenDataset:
+    config, _, split = (split or "").rpartition("/")
+    return _with_others(_load_hub(name, config or None), "hub", split or None, name)
 
 
-def _load_hub(name: str) -> DatasetDict:
+def _load_hub(name: str, config: str | None) -> DatasetDict:
     import datasets
     from huggingface_hub import constants
 
     try:
-        loaded: DatasetDict = datasets.load_dataset(name)
+        loaded: DatasetDict = datasets.load_dataset(name, config)
     except Exception as error:
         offline = constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
         reason = (

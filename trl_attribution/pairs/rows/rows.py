@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -21,11 +22,24 @@ class Row:
     location: str
     """For messages: ``data.jsonl:17`` (line, from 1), ``data.parquet row 3`` or ``row 3`` (row, from 0)."""
     values: dict[str, Any]
-    """Column name to value."""
+    """Column name to value, as a trainer gets it from ``datasets``."""
     raw: bytes | None = None
     """JSONL and CSV: the lines as read, with their newline, so that an untouched row can be written back unchanged."""
     raw_kind: str = "jsonl"
     """The format that ``raw`` is in."""
+    written: dict[str, Any] | None = None
+    """``stored``, where it was made already."""
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """Column name to value as the file has it: of a JSONL or CSV row before ``datasets`` gave its values types."""
+        if self.written is not None:
+            return self.written
+        if self.raw is not None and self.raw_kind == "jsonl":
+            from trl_attribution.pairs.rows.lines import json_object
+
+            return json_object(self.raw, self.location)
+        return self.values
 
 
 @runtime_checkable
@@ -38,11 +52,11 @@ class RowSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """``jsonl``, ``parquet``, ``csv``, ``save_to_disk``, ``hub``, ``memory`` or ``folder``."""
+        """``jsonl``, ``parquet``, ``arrow``, ``csv``, ``save_to_disk``, ``hub``, ``memory`` or ``folder``."""
 
     @property
     def columns(self) -> list[str] | None:
-        """Column names where the format states them, None where only the rows can tell (JSONL)."""
+        """Column names, None where only the rows can tell."""
 
     @property
     def features(self) -> Features | None:
@@ -105,7 +119,25 @@ class SequenceRows:
 
     def __iter__(self) -> Iterator[Row]:
         for index, values in enumerate(self.rows):
-            yield Row(index, f"row {index}", dict(values))
+            typed = {name: column[index] for name, column in self._typed.items() if name in values}
+            yield Row(index, f"row {index}", {**values, **typed})
+
+    @cached_property
+    def _typed(self) -> dict[str, list[Any]]:
+        """Columns of messages and objects in the types that ``datasets`` would give them."""
+        nested = {name for row in self.rows for name, value in row.items() if isinstance(value, list | tuple | Mapping)}
+        return {name: typed_column([row.get(name) for row in self.rows]) for name in nested}
+
+
+def typed_column(values: list[Any]) -> list[Any]:
+    """The values as a dataset made from them holds them, or as they are where ``datasets`` cannot hold them."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    try:
+        return list(Dataset.from_dict({"column": values}, on_mixed_types="use_json")[:]["column"])
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return values
 
 
 def unzip(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.pairs.rows.json_lines import Record, values_of, write_json_lines
+from trl_attribution.pairs.rows.rows import Row
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -43,7 +46,9 @@ def dataset_on_disk(rows: Iterable[Record], target: Path, features: Features | N
     with folder as place:
         disable_progress_bar()
         try:
-            yield _inferred(rows, place, target) if features is None else _typed(rows, features, place, target)
+            if features is None:
+                rows, features = _spooled(rows, Path(place) / "rows.jsonl", target)
+            yield _typed(rows, features, place, target)
         finally:
             if bars:
                 enable_progress_bar()
@@ -64,6 +69,7 @@ def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path
     try:
         with ArrowWriter(path=file, features=features) as writer:
             for number, row in enumerate(rows):
+                _check_exact(row, features, f"{target}: row {number}")
                 values = _fitted(values_of(row), dict(features), f"{target}: row {number}")
                 writer.write(features.encode_example(values))
             writer.finalize()
@@ -98,29 +104,40 @@ def _fitted(value: Any, feature: Any, where: str) -> Any:
     return value
 
 
-def _inferred(rows: Iterable[Record], folder: str, target: Path) -> Dataset:
-    """Two passes: the first spools the rows as JSON lines and learns the types, the second writes them.
+def _spooled(rows: Iterable[Record], spool: Path, target: Path) -> tuple[Iterable[Row], Features]:
+    """The rows by way of a JSONL file, so that they get the types that this file would have."""
+    from datasets import Features
 
-    ``load_dataset("json")`` is no way to do it: it turns text that looks like a date into a timestamp.
-    """
-    from trl_attribution.pairs.rows.feature_types import NULL, feature_of, feature_union, features_of
+    from trl_attribution.pairs.rows.files import open_file
 
-    spool = Path(folder) / "rows.jsonl"
-    features: dict[str, Any] = {}
-
-    def learned() -> Iterator[Mapping[str, Any]]:
-        for row in rows:
-            values = values_of(row)
-            for name, value in values.items():
-                features[name] = feature_union(features.get(name, NULL), feature_of(value))
-            yield values
-
-    write_json_lines(learned(), spool, target)
-    return _typed(_spooled(spool, list(features)), features_of(features), folder, target)
+    write_json_lines(rows, spool, target)
+    source = open_file(spool, str(target))
+    return source, source.features or Features({})
 
 
-def _spooled(spool: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    with spool.open("rb") as lines:
-        for line in lines:
-            values = json.loads(line)
-            yield {name: values.get(name) for name in columns}
+def _check_exact(row: Record, features: Features, where: str) -> None:
+    """Refuse what the type of its column has changed: a rounded number, text that was taken for something else."""
+    if not isinstance(row, Row) or row.raw_kind != "jsonl" or row.raw is None:
+        return
+    for name, value in row.stored.items():
+        if not holds(row.values.get(name), value):
+            raise DataError(
+                f"{where}, column '{printable(name)}': {printable(repr(value), 60)} would become "
+                f"{printable(repr(row.values.get(name)), 60)} in a column of type {printable(features.get(name), 80)}. "
+                "Choose .jsonl as output."
+            )
+
+
+def holds(typed: Any, written: Any) -> bool:
+    """Whether a typed value is exactly what JSON has written; a date may stand for its text, None for nothing."""
+    if isinstance(typed, datetime.date | datetime.time):
+        return isinstance(written, str | type(typed))
+    if isinstance(typed, Mapping) and isinstance(written, Mapping):
+        return all(holds(typed.get(key), written.get(key)) for key in {*typed, *written})
+    if isinstance(typed, list) and isinstance(written, list):
+        return len(typed) == len(written) and all(map(holds, typed, written))
+    if isinstance(typed, float) and isinstance(written, float) and math.isnan(typed):
+        return math.isnan(written)
+    if isinstance(typed, int | float) and isinstance(written, int | float):
+        return typed == written and (isinstance(typed, bool) is isinstance(written, bool))
+    return type(typed) is type(written) and bool(typed == written)

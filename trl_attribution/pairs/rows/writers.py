@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.rows.files import SUPPORTED, CsvRows, file_kind
-from trl_attribution.pairs.rows.json_lines import Record, output_stream, raw_of, values_of, write_json_lines
+from trl_attribution.pairs.rows.files import FileRows, file_kind
+from trl_attribution.pairs.rows.json_lines import Record, output_stream, raw_of, stored_of, write_json_lines
 from trl_attribution.pairs.rows.rows import RowSource
+from trl_attribution.pairs.rows.tables import PACKED
 from trl_attribution.pairs.rows.typed import dataset_on_disk, save_to_folder
 from trl_attribution.utils.atomic import atomic_folder, atomic_path
 from trl_attribution.utils.paths import local_path
@@ -20,11 +21,13 @@ from trl_attribution.utils.text import printable
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_WRITTEN = ".jsonl, .json, .csv, .tsv (each also with .gz), .parquet, or a save_to_disk folder (no suffix)"
+
 
 def write_rows(rows: Iterable[Record], path: str | Path, like: RowSource | None = None) -> int:
     """Write rows to ``path`` and return how many there were; memory stays flat in their number.
 
-    The format follows the suffix: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``; a path without a suffix
+    The format follows the suffix: ``.jsonl``, ``.csv``, ``.tsv`` (each also with ``.gz``), ``.parquet``; without one it
     becomes a ``save_to_disk`` folder. A ``Row`` that still has its raw lines is written as they are: a JSONL
     line always, CSV lines where ``like`` is the file that they are from.
 
@@ -57,8 +60,9 @@ def output_kind(path: Path) -> str:
         DataError: the suffix is unknown, or the folder exists already.
     """
     kind = file_kind(path)
-    if kind is None and path.suffix:
-        raise DataError(f"{path}: unknown output type '{''.join(path.suffixes)}'. Supported: {SUPPORTED}.")
+    packed = path.suffix.lower() in PACKED and path.suffix.lower() != ".gz"
+    if (kind is None and path.suffix) or kind == "arrow" or packed:
+        raise DataError(f"{path}: unknown output type '{''.join(path.suffixes)}'. Supported: {_WRITTEN}.")
     if path.is_dir():
         raise DataError(f"{path}: the folder exists already. Choose another output path, or delete it first.")
     return kind or "save_to_disk"
@@ -68,11 +72,13 @@ def _write_csv(rows: Iterable[Record], part: Path, target: Path, like: RowSource
     """Write a CSV file; rows of the very file that they are written like come out as the lines they were read from."""
     count = 0
     header = list(like.columns) if like is not None and like.columns is not None else None
-    raw_header = like.raw_header if isinstance(like, CsvRows) else None
+    delimiter = "\t" if ".tsv" in map(str.lower, target.suffixes[-2:]) else ","
+    raw_header = like.header.raw if isinstance(like, FileRows) and _fits(like, delimiter) else None
     with output_stream(part, target) as handle:
-        lines = _Lines(handle, ending=b"\n" if raw_header is not None and not raw_header.endswith(b"\r\n") else b"\r\n")
+        unlike = raw_header is None or raw_header.endswith(b"\r\n")
+        lines = _Lines(handle, delimiter, ending=b"\r\n" if unlike else b"\n")
         for count, row in enumerate(rows, start=1):
-            values = values_of(row)
+            values = stored_of(row)
             if count == 1:
                 header = header or list(values)
                 lines.write(raw_header or lines.of(header))
@@ -85,11 +91,16 @@ def _write_csv(rows: Iterable[Record], part: Path, target: Path, like: RowSource
     return count
 
 
+def _fits(like: FileRows, delimiter: str) -> bool:
+    return like.kind == "csv" and like.delimiter == delimiter
+
+
 class _Lines:
     """Writes records, each on lines of its own."""
 
-    def __init__(self, handle: IO[bytes], ending: bytes) -> None:
+    def __init__(self, handle: IO[bytes], delimiter: str, ending: bytes) -> None:
         self._handle = handle
+        self._delimiter = delimiter
         self._ending = ending
         self._open = False
 
@@ -97,7 +108,7 @@ class _Lines:
         """One record as bytes."""
         text = io.StringIO(newline="")
         # RFC 4180 line ends: with them the writer quotes every cell that holds a lone \r or \n.
-        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        csv.writer(text, delimiter=self._delimiter, lineterminator="\r\n").writerow(cells)
         return text.getvalue().removesuffix("\r\n").encode("utf-8") + self._ending
 
     def write(self, record: bytes) -> None:
