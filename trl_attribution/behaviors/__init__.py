@@ -1,6 +1,7 @@
 """Behaviors: what a model does on which prompts, as examples, as sampled responses, and as judges see them."""
 
-from trl_attribution.behaviors.endpoint_judge import EndpointConfig, EndpointJudge
+from trl_attribution.behaviors.chat_completions import EndpointConfig
+from trl_attribution.behaviors.endpoint_judge import EndpointJudge
 from trl_attribution.behaviors.examples import (
     BehaviorPrompt,
     Example,
