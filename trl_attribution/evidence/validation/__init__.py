@@ -6,17 +6,17 @@ from trl_attribution.evidence.validation.cells import Cell, Condition, cells, co
 from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
 from trl_attribution.evidence.validation.plan import Plan, load_plan
 from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
-from trl_attribution.evidence.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
+from trl_attribution.evidence.validation.statistics import Bootstrap, DifferenceTest, IntervalEstimate, sign_flip_test
 
 __all__ = [
     "Against",
     "Bootstrap",
     "Cell",
     "Claim",
-    "Comparison",
     "Conclusion",
     "Condition",
-    "Estimate",
+    "DifferenceTest",
+    "IntervalEstimate",
     "Plan",
     "Progressed",
     "Validation",
