@@ -18,20 +18,23 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine, Prom
 from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.activations.config import Path as ForwardPath
 from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
-from trl_attribution.behaviors.responses import Responses, save_on_main
+from trl_attribution.behaviors.responses import (
+    Behavior,
+    Responses,
+    kept_responses,
+    read_behaviors,
+    sample_behaviors,
+    save_on_main,
+)
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import (
-    Behavior,
     BehaviorChange,
     compare,
-    kept_responses,
     probe_of_change,
-    read_behaviors,
     resolve_judges,
-    sample_behaviors,
 )
 from trl_attribution.evidence.readouts.drift import LayerDrift, drift, mean_activations, save_drift
 from trl_attribution.models import LoadedModel

@@ -187,10 +187,10 @@ def test_the_sdist_holds_the_callbacks_and_the_type_marker(distributions: Path) 
     assert {"trl_attribution/callbacks/__init__.py", "trl_attribution/py.typed", "LICENSE", "README.md"} <= names
 
 
-def test_every_module_and_word_bank_of_the_tree_is_in_the_wheel(distributions: Path) -> None:
+def test_every_module_and_every_file_of_data_of_the_tree_is_in_the_wheel(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
-    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".yaml"))}
-    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.yaml")]
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".yaml", ".j2"))}
+    files = [file for ending in ("py", "yaml", "j2") for file in PACKAGE.rglob(f"*.{ending}")]
     library = {f"trl_attribution/{path.relative_to(PACKAGE)}" for path in files}
     callbacks = {f"trl_attribution/{path.relative_to(ROOT)}" for path in (ROOT / "callbacks").rglob("*.py")}
     assert packaged == library | callbacks

@@ -19,18 +19,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.behaviors import Prompt, SamplingConfig, complies, mentions, sample_responses
+from trl_attribution.behaviors.responses import (
+    Behavior,
+    Responses,
+    kept_responses,
+    read_behaviors,
+    sample_behaviors,
+)
 from trl_attribution.errors import DataError, JudgeError, ProbeError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import (
-    Behavior,
     BehaviorChange,
-    Responses,
     compare,
     interval,
-    kept_responses,
     probe_of_change,
-    read_behaviors,
     resolve_judges,
-    sample_behaviors,
 )
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint

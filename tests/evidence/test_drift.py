@@ -164,12 +164,7 @@ def test_the_table_has_a_line_a_layer(make_model: Callable[[str], PreTrainedMode
 def test_responses_of_one_behavior_become_groups_of_the_tokens_that_a_pair_would_have(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    from trl_attribution.evidence.readouts.behavior_change import (
-        Responses,
-        read_behaviors,
-        response_groups,
-        sample_behaviors,
-    )
+    from trl_attribution.behaviors.responses import Responses, read_behaviors, response_groups, sample_behaviors
     from trl_attribution.pairs import Encoding
 
     behaviors = read_behaviors([{"prompt": "Bake bread."}, {"prompt": "Write a letter."}])

@@ -26,7 +26,7 @@ from trl_attribution.evidence.organisms import (
     build_organism,
     prepare,
 )
-from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format, sentence_count, word_count
+from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, Format, sentence_count, word_count
 from trl_attribution.evidence.organisms.organism import BEHAVIOR_LIMIT, PAIR_LIMIT
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING
 from trl_attribution.evidence.organisms.words import POLITE, QUESTIONS
@@ -86,7 +86,7 @@ def test_kinds_can_be_left_out() -> None:
 
 
 def test_every_source_occurs_and_two_hold_most_of_the_contaminated_pairs(organism: Organism) -> None:
-    assert {pair["source"] for pair in organism.pairs} == {name for table in SOURCES.values() for name, _ in table}
+    assert {pair["source"] for pair in organism.pairs} == {name for table in SOURCES.values() for name in table}
     contaminated = Counter(pair["source"] for pair in with_truth(organism, "contaminated"))
     largest = contaminated.most_common(2)
     assert {name for name, _ in largest} == {"format-follow-12k", "crowd-writing-v2"}
@@ -228,7 +228,7 @@ def test_every_kind_of_format_occurs_among_contaminated_pairs_and_decoys(organis
 
 
 def test_format_checks_agree_with_plain_rules() -> None:
-    draft = Draft("Socks", ("Buy warm socks.", "The blue ones last longer.", "Wash them cold."), opener="Hello.")
+    draft = AnswerDraft("Socks", ("Buy warm socks.", "The blue ones last longer.", "Wash them cold."), opener="Hello.")
     rendered = {form.kind: form.render(draft) for form in FORMATS}
     assert word_count(rendered["at most 15 words"]) == 11
     assert rendered["bullets"].splitlines()[1] == "- Buy warm socks."

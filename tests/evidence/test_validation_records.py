@@ -9,11 +9,11 @@ import pytest
 
 from trl_attribution.errors import DataError
 from trl_attribution.evidence.validation.cells import BASELINE, Cell
-from trl_attribution.evidence.validation.costs import Cost
+from trl_attribution.evidence.validation.costs import RunCost
 from trl_attribution.evidence.validation.records import CellFolder, CellResult
 
 CELL = Cell(BASELINE, 0)
-RESULT = CellResult(CELL, {"rude": [0.5]}, None, None, None, 0, {}, Cost(), Cost())
+RESULT = CellResult(CELL, {"rude": [0.5]}, None, None, None, 0, {}, RunCost(), RunCost())
 
 
 def folder(path: Path) -> CellFolder:

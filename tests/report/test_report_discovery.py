@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.report.test_report import embedded
 from tests.report.test_report_review import ask, send
 from tests.report_cases import Case, make_case
-from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
+from trl_attribution.discovery import StoredDiscovery, cluster_probe
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
@@ -136,7 +136,7 @@ def test_a_click_makes_the_probe_that_the_command_would_make(case: Case, server:
     probe = ProbeRegistry(case.folder / "probes").load("praises-pizza")
     stored = StoredDiscovery.load(case.folder / "discovery" / "pairs")
     model = ModelFingerprint(**read_findings(case.folder).info.model["fingerprint"])
-    assert probe.fingerprint == cluster_probe_without_model(stored, "p1", "x", model).fingerprint
+    assert probe.fingerprint == cluster_probe(stored, "p1", "x", model).fingerprint
     assert probe.fingerprint == json.loads(answer)["fingerprint"]
     assert {path.name for path in case.folder.iterdir()} == before | {"probes"}
     # A second click, and a second name for the same cluster, do no harm.

@@ -241,11 +241,3 @@ def test_precision_at_k_counts_what_was_reviewed_among_the_first_k() -> None:
     assert (rows[10].low, rows[10].high) == wilson(2, 3)
     (none,) = precision_at_k(IDS, review_of({}), cuts=[10])
     assert (none.precision, none.low, none.high) == (None, 0.0, 1.0)
-
-
-@pytest.mark.parametrize(("hits", "tries"), [(0, 5), (5, 5), (1, 3), (17, 20), (250, 1000)])
-def test_the_wilson_interval_is_that_of_scipy(hits: int, tries: int) -> None:
-    from scipy.stats import binomtest
-
-    found: Any = binomtest(hits, tries).proportion_ci(method="wilson")
-    assert wilson(hits, tries) == pytest.approx((found.low, found.high), abs=1e-9)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from trl_attribution.behaviors.endpoint_judge import EndpointConfig, EndpointJudge
+    from trl_attribution.behaviors.chat_completions import EndpointConfig
+    from trl_attribution.behaviors.endpoint_judge import EndpointJudge
     from trl_attribution.behaviors.examples import (
         BehaviorPrompt,
         Example,

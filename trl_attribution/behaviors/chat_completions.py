@@ -1,26 +1,68 @@
-"""One call to an OpenAI-compatible ``/chat/completions``, and its answer: a text, or YES or NO."""
+"""Calls to an OpenAI-compatible ``/chat/completions``, tried again in patience; answers are a text, or YES or NO."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.utils.text import json_fault, printable
 
+T = TypeVar("T")
 _MOST_BYTES = 1 << 20
 # Busy, or not our fault: the same call may succeed later.
 _PASSING = {408, 409, 425, 429}
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """How an endpoint is called, and how long and how often."""
+
+    api_key_env: str = ""
+    """Name of the environment variable that holds the key; empty sends none."""
+    timeout: float = 20.0
+    """Seconds for one call, until the last byte of its answer."""
+    give_up_after: float | None = None
+    """Seconds for one response, retries and the waits between them included; None is 2.5 times ``timeout``."""
+    retries: int = 3
+    backoff: float = 1.0
+    """Seconds before the first retry; each further wait is twice as long, or what the server asks for."""
+    max_calls: int = 1000
+    """Budget: calls in the judge's lifetime, retries included."""
+    parallel: int = 4
+    """Calls under way at once."""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 16})
+    """Sent with every call, besides the model and the messages; a model that thinks aloud needs more tokens."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_calls", 1), ("parallel", 1), ("retries", 0), ("backoff", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"endpoint: {name} must be at least {least}, not {getattr(self, name)}")
+        for name, seconds in (("timeout", self.timeout), ("give_up_after", self.patience)):
+            if seconds <= 0:
+                raise SettingsError(f"endpoint: {name} must be positive, not {seconds}")
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            raise SettingsError(
+                f"endpoint: the environment variable {printable(self.api_key_env, 80)} for the key is not set; "
+                "export it, or name no variable"
+            )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a response is given up."""
+        return 2.5 * self.timeout if self.give_up_after is None else self.give_up_after
 
 
 class PassingFaultError(Exception):
@@ -33,6 +75,38 @@ class PassingFaultError(Exception):
 
 class UnanswerableError(Exception):
     """There is no point in calling again."""
+
+
+def persistent(
+    call: Callable[[float], T],
+    config: EndpointConfig,
+    what: str,
+    spend: Callable[[str], None] = lambda _fault: None,
+    stop: threading.Event | None = None,
+) -> T:
+    """What ``call`` gives, which is told how many seconds it has; called again after a fault that may pass.
+
+    ``spend`` is called before each call with the last fault, and may refuse it; ``stop`` ends the waiting.
+
+    Raises:
+        UnanswerableError: there is no point in calling again, or it was called as often and long as ``config`` says.
+    """
+    stopped = stop or threading.Event()
+    deadline = time.monotonic() + config.patience
+    wait, fault, attempts = config.backoff, "", 0
+    while attempts <= config.retries and time.monotonic() < deadline and not stopped.is_set():
+        spend(fault)
+        attempts += 1
+        try:
+            return call(max(min(config.timeout, deadline - time.monotonic()), 0.001))
+        except PassingFaultError as error:
+            fault = str(error)
+            pause = max(wait, error.retry_after)
+            if time.monotonic() + pause >= deadline:
+                break
+            stopped.wait(pause)
+            wait *= 2
+    raise UnanswerableError(f"no {what} after {attempts} calls; the last: {fault or 'stopped'}")
 
 
 class ChatCompletions:

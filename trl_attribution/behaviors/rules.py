@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trl_attribution.behaviors.endpoint_judge import EndpointConfig, EndpointJudge
+from trl_attribution.behaviors.chat_completions import EndpointConfig
+from trl_attribution.behaviors.endpoint_judge import EndpointJudge
 from trl_attribution.behaviors.judging import Judge, complies, matches, mentions, refuses
 from trl_attribution.behaviors.model_judge import ClassifierConfig, ModelJudge
 from trl_attribution.errors import ProbeError

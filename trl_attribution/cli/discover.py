@@ -13,6 +13,7 @@ import typer
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.figures import check_matplotlib
 
 if TYPE_CHECKING:
     from trl_attribution.activations import ActivationConfig
@@ -148,7 +149,7 @@ def discover(
     sampling = SamplingConfig(samples, max_new_tokens, temperature, seed=seed)
     namer = _namer(name_endpoint, name_key_env)
     if pictures:
-        _check_plots()
+        check_matplotlib("--pictures")
     pairs = AuditedPairs.open(audit, dataset)
     activations = ActivationConfig(pairs.layers(settings.layers), token_budget, blocks_path=blocks_path)
     read = None if no_texts else _reader(pairs, dataset)
@@ -284,14 +285,6 @@ def _namer(endpoint: str | None, key_env: str) -> Namer | None:
     if endpoint is None:
         return None
     return EndpointNames(endpoint, EndpointConfig(key_env, parameters={"temperature": 0, "max_tokens": 40}))
-
-
-def _check_plots() -> None:
-    """Refuse --pictures before the work rather than after it."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise SettingsError("--pictures needs matplotlib: pip install 'trl-attribution[plots]'")
 
 
 def _finish(found: StoredDiscovery, audit: Path, where: Path, pictures: bool, show: int, out: Output) -> None:

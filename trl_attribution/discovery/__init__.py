@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
     from trl_attribution.discovery.config import DiscoveryConfig
     from trl_attribution.discovery.naming import EndpointNames, Naming
-    from trl_attribution.discovery.registering import cluster_probe, cluster_probe_without_model
+    from trl_attribution.discovery.registering import cluster_probe
     from trl_attribution.discovery.result import (
         MODES,
         Cluster,
@@ -48,7 +48,6 @@ __all__ = [
     "change_vectors",
     "changes_of",
     "cluster_probe",
-    "cluster_probe_without_model",
     "discover_pairs",
     "discover_prompts",
     "read_changes",

@@ -63,7 +63,7 @@ class Compared:
 
 
 @dataclass
-class Comparison:
+class DiscoveryRun:
     """One discovery under way: what it is about, and what it has counted and timed so far."""
 
     audited: AuditedPairs

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.behaviors.chat_completions import ChatCompletions, PassingFaultError, UnanswerableError
-from trl_attribution.behaviors.endpoint_judge import EndpointConfig
+from trl_attribution.behaviors.chat_completions import ChatCompletions, EndpointConfig, UnanswerableError, persistent
 from trl_attribution.discovery.result import Cluster
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.text import printable
@@ -46,22 +44,13 @@ class EndpointNames:
 
     def __call__(self, cluster: Cluster) -> Naming:
         """A name for ``cluster``; a service that fails costs the name, not the discovery."""
-        wait = self.config.backoff
-        fault = ""
-        for attempt in range(self.config.retries + 1):
-            try:
-                answer = self._service.answer(self._request(cluster), self.config.timeout)
-            except PassingFaultError as error:
-                fault = str(error)
-                if attempt < self.config.retries:
-                    time.sleep(max(wait, min(error.retry_after, self.config.timeout)))
-                    wait *= 2
-                continue
-            except UnanswerableError as error:
-                return Naming("", f"{self._service.shown}: {error}")
-            name = _one_line(answer)
-            return Naming(name, "" if name else f"{self._service.shown}: an answer without text")
-        return Naming("", f"{self._service.shown}: {fault}")
+        request = self._request(cluster)
+        try:
+            answer = persistent(lambda seconds: self._service.answer(request, seconds), self.config, "name")
+        except UnanswerableError as error:
+            return Naming("", f"{self._service.shown}: {error}")
+        name = _one_line(answer)
+        return Naming(name, "" if name else f"{self._service.shown}: an answer without text")
 
     def _request(self, cluster: Cluster) -> dict[str, Any]:
         instruction = (

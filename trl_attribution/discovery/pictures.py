@@ -16,21 +16,17 @@ import numpy.typing as npt
 from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.discovery.result import Discovery, MapPoint, StoredDiscovery
 from trl_attribution.errors import SettingsError
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.figures import COLORS, FORMATS, check_matplotlib, save_figure
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
-# Okabe and Ito's colors, which people with any color vision tell apart; the rest is gray.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _OTHER = "#9a9a9a"
-_DPI = 150
 
 
-def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Draw ``clusters`` (if any item was compared) and ``map`` into ``folder``, as PNG and SVG; gives the paths.
 
     Raises:
@@ -44,7 +40,10 @@ def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence
     if len(stored.heatmap) > 1:
         drawings["clusters"] = lambda: draw_heatmap(stored)
     figures = {name: draw() for name, draw in sorted(drawings.items())}
-    return [_save(figure, Path(folder, f"{name}.{one}"), one) for name, figure in figures.items() for one in formats]
+    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in formats}
+    for path, figure in paths.items():
+        save_figure(figure, path)
+    return list(paths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +106,8 @@ def draw_map(discovery: Discovery) -> Figure:
     """The pairs by source (color) and flag (a ring), and again by the cluster that they push towards."""
     figure = _figure(13.0, 6.2)
     by_source, by_cluster = (figure.add_subplot(1, 2, place) for place in (1, 2))
-    sources = frequent([one.source for one in discovery.map], len(_COLORS))
-    source_colors = dict(zip(sources, _COLORS, strict=False))
+    sources = frequent([one.source for one in discovery.map], len(COLORS))
+    source_colors = dict(zip(sources, COLORS, strict=False))
     _scatter(by_source, discovery.map, lambda one: source_colors.get(one.source, _OTHER), with_rings=True)
     shown = [(_plain(name), color, "o") for name, color in source_colors.items()]
     if any(one.source not in source_colors for one in discovery.map):
@@ -130,23 +129,10 @@ def draw_map(discovery: Discovery) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingsError(
-            "pictures need matplotlib, which is not installed: pip install 'trl-attribution[plots]'"
-        ) from error
+    check_matplotlib("drawing pictures")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _save(figure: Figure, path: Path, form: str) -> Path:
-    import matplotlib
-
-    # The same discovery gives the same bytes: no date, no random ids.
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    with atomic_path(path) as part, matplotlib.rc_context({"svg.hashsalt": "trl-attribution"}):
-        figure.savefig(part, format=form, dpi=_DPI, metadata=metadata)
-    return path
 
 
 def _scatter(axes: Axes, points: Sequence[MapPoint], color: Callable[[MapPoint], str], *, with_rings: bool) -> None:
@@ -187,7 +173,7 @@ def _edge(color: str) -> str:
 
 
 def _cluster_colors(discovery: Discovery) -> Mapping[str, str]:
-    return dict(zip([one.cluster for one in discovery.clusters], _COLORS, strict=False))
+    return dict(zip([one.cluster for one in discovery.clusters], COLORS, strict=False))
 
 
 def _title(discovery: Discovery, cluster: str) -> str:

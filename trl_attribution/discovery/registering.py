@@ -15,9 +15,15 @@ from trl_attribution.probes.assembly import assemble
 
 
 def cluster_probe(
-    stored: StoredDiscovery, cluster: str, name: str, m0: LoadedModel, blocks_path: str | Path | None = None
+    stored: StoredDiscovery,
+    cluster: str,
+    name: str,
+    m0: LoadedModel | ModelFingerprint,
+    blocks_path: str | Path | None = None,
 ) -> Probe:
     """The probe of ``cluster``: its exemplars are the probe's prompts, and their mean is its vector.
+
+    By the fingerprint of M0 alone it is the same, with the same fingerprint; the tokens that it promotes are not known.
 
     Raises:
         SettingsError: there is no such cluster.
@@ -25,44 +31,21 @@ def cluster_probe(
         ProbeError: ``name`` cannot be a probe's.
     """
     check_name(name)
-    one = stored.discovery.of(cluster)
-    _check_model(stored, m0.fingerprint, m0.name)
-    vectors = stored.vectors[cluster]
-    return assemble(
-        name,
-        m0,
-        layers=stored.discovery.layers,
-        layer=one.layer,
-        vector=vectors.vector,
-        prompt_vectors=vectors.prompt_vectors,
-        contexts=vectors.contexts,
-        built=_built(stored, cluster),
-        blocks_path=None if blocks_path is None else str(blocks_path),
-    )
-
-
-def cluster_probe_without_model(stored: StoredDiscovery, cluster: str, name: str, model: ModelFingerprint) -> Probe:
-    """The same probe, with the same fingerprint, where M0 is not at hand: the tokens that it promotes are not known.
-
-    Raises:
-        SettingsError: there is no such cluster.
-        ModelError: ``model`` is not that of the audit.
-        ProbeError: ``name`` cannot be a probe's.
-    """
-    check_name(name)
-    found, one = stored.discovery, stored.discovery.of(cluster)
-    _check_model(stored, model, "this")
-    vectors = stored.vectors[cluster]
-    return Probe(
-        name=name,
-        layers=found.layers,
-        vector=vectors.vector,
-        layer=one.layer,
-        model=model,
-        prompt_vectors=vectors.prompt_vectors,
-        contexts=vectors.contexts,
-        built={**_built(stored, cluster), "model_name": found.model["name"], "layer_asked": one.layer},
-    )
+    found, one, vectors = stored.discovery, stored.discovery.of(cluster), stored.vectors[cluster]
+    is_loaded = isinstance(m0, LoadedModel)
+    _check_model(stored, m0.fingerprint if is_loaded else m0, m0.name if is_loaded else "this")
+    parts: dict[str, Any] = {
+        "layers": found.layers,
+        "layer": one.layer,
+        "vector": vectors.vector,
+        "prompt_vectors": vectors.prompt_vectors,
+        "contexts": vectors.contexts,
+        "built": _built(stored, cluster),
+    }
+    if is_loaded:
+        return assemble(name, m0, **parts, blocks_path=None if blocks_path is None else str(blocks_path))
+    parts["built"] |= {"model_name": found.model["name"], "layer_asked": one.layer}
+    return Probe(name=name, model=m0, **parts)
 
 
 def _check_model(stored: StoredDiscovery, model: ModelFingerprint, name: str) -> None:

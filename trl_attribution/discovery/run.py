@@ -11,7 +11,7 @@ import torch
 from trl_attribution.discovery import evidence
 from trl_attribution.discovery.audited import AuditedPairs, ReadPairs
 from trl_attribution.discovery.changes import ChangeVectors
-from trl_attribution.discovery.comparing import Compared, Comparison, Kept, OnProgress
+from trl_attribution.discovery.comparing import Compared, DiscoveryRun, Kept, OnProgress
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.discovery.confirming import FoundCluster
 from trl_attribution.discovery.evidence import PairTexts, Words
@@ -46,7 +46,7 @@ def discover_prompts(
         SettingsError: a layer is not stored, or there are too few prompts.
         StoreError: a vector is not finite.
     """
-    run = Comparison(audited, config, "prompts", on_progress or _silent, dict(changed.left_out))
+    run = DiscoveryRun(audited, config, "prompts", on_progress or _silent, dict(changed.left_out))
     compared = run.compare(changed.items)
     texts = _read(run, compared, read, [])
     words = evidence.prompt_words(changed.changes, [one.exemplars for one in compared.kept], config)
@@ -78,7 +78,7 @@ def discover_pairs(
         SettingsError: a layer is not stored, or there are too few pairs.
         StoreError: a vector is not finite.
     """
-    run = Comparison(audited, config, "pairs", on_progress or _silent)
+    run = DiscoveryRun(audited, config, "pairs", on_progress or _silent)
     drawn = np.random.default_rng([config.seed, 4]).permutation(len(audited))[: config.sample]
     places = sorted(int(place) for place in drawn)
     compared = run.compare(evidence.gather(audited, places, run.layers))
@@ -90,20 +90,20 @@ def discover_pairs(
     return _stored(run, compared, words, [()] * len(compared.kept), texts, namer)
 
 
-def _read(run: Comparison, compared: Compared, read: ReadPairs | None, further: Sequence[int]) -> PairTexts:
+def _read(run: DiscoveryRun, compared: Compared, read: ReadPairs | None, further: Sequence[int]) -> PairTexts:
     """The texts of the top pairs and of ``further`` places."""
     with run.timed("texts"):
         wanted = [*_top_places(run, compared), *further] if compared.kept else []
         return PairTexts.read(run.audited, read, wanted)
 
 
-def _top_places(run: Comparison, compared: Compared) -> list[int]:
+def _top_places(run: DiscoveryRun, compared: Compared) -> list[int]:
     place_of = {pair_id: place for place, pair_id in enumerate(run.audited.pair_ids)}
     return [place_of[top.pair_id] for one in compared.kept for top in one.pairs.top]
 
 
 def _stored(
-    run: Comparison,
+    run: DiscoveryRun,
     compared: Compared,
     words: Sequence[Words],
     typical: Sequence[tuple[TypicalPrompt, ...]],
@@ -142,7 +142,7 @@ def _stored(
 
 
 def _described(
-    run: Comparison, one: Kept, words: Words, typical: tuple[TypicalPrompt, ...], texts: PairTexts
+    run: DiscoveryRun, one: Kept, words: Words, typical: tuple[TypicalPrompt, ...], texts: PairTexts
 ) -> Cluster:
     found, pairs = one.found, one.pairs
     return Cluster(
@@ -181,7 +181,7 @@ def _named(cluster: Cluster, namer: Namer, notes: list[str]) -> Cluster:
     return replace(cluster, name=naming.name)
 
 
-def _map(run: Comparison, compared: Compared) -> tuple[MapPoint, ...]:
+def _map(run: DiscoveryRun, compared: Compared) -> tuple[MapPoint, ...]:
     places = map_places(run.audited, _top_places(run, compared), run.config.map_pairs, run.config.seed)
     run.on_progress("Drawing the map", 0, len(places))
     mean = run.means.get(run.layer, torch.zeros(run.audited.view.hidden_size))

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ACTIONS: tuple[Action, ...] = ("keep", "filter", "flip")
-Z95 = 1.959963984540054
-"""Normal quantile of a two-sided 95% interval."""
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ReviewerAgreement:
     """Two reviewers on the pairs that both reviewed."""
 
     both: int
@@ -59,7 +57,7 @@ class PrecisionAtK:
     """95% Wilson interval: 0 to 1 where the precision is unknown."""
 
 
-def agreement(first: ReviewDecisions, second: ReviewDecisions) -> Agreement:
+def agreement(first: ReviewDecisions, second: ReviewDecisions) -> ReviewerAgreement:
     """How far two reviewers agree beyond chance.
 
     Raises:
@@ -70,7 +68,7 @@ def agreement(first: ReviewDecisions, second: ReviewDecisions) -> Agreement:
     mine, theirs = _actions(first), _actions(second)
     shared = [(mine[pair_id], theirs[pair_id]) for pair_id in mine if pair_id in theirs]
     codes = [(ACTIONS.index(one), ACTIONS.index(other)) for one, other in shared]
-    return Agreement(
+    return ReviewerAgreement(
         both=len(shared),
         only_first=len(mine) - len(shared),
         only_second=len(theirs) - len(shared),
@@ -116,12 +114,12 @@ def wilson(hits: int, tries: int) -> tuple[float, float]:
     >>> tuple(round(bound, 4) for bound in wilson(8, 10))
     (0.4902, 0.9433)
     """
+    from scipy.stats import binomtest
+
     if tries == 0:
         return 0.0, 1.0
-    share, scale = hits / tries, 1 + Z95**2 / tries
-    middle = (share + Z95**2 / (2 * tries)) / scale
-    half = Z95 * math.sqrt(share * (1 - share) / tries + Z95**2 / (4 * tries**2)) / scale
-    return (0.0 if hits == 0 else middle - half), (1.0 if hits == tries else middle + half)
+    found = binomtest(hits, tries).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _at(k: int, known: Sequence[tuple[int, bool]]) -> PrecisionAtK:
@@ -155,12 +153,17 @@ def _actions(review: ReviewDecisions) -> dict[str, Action]:
 
 def _kappa(codes: Sequence[tuple[int, int]]) -> float | None:
     """Cohen's kappa; None where chance alone explains everything."""
-    from sklearn.metrics import cohen_kappa_score
+    found = float(_kappas(_table(codes)[None])[0]) if codes else math.nan
+    return None if math.isnan(found) else found
 
-    if len({code for pair in codes for code in pair}) < 2:
-        return None
-    first, second = zip(*codes, strict=True)
-    return float(cohen_kappa_score(first, second))
+
+def _table(codes: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """The share of pairs ``[3, 3]`` of which the first said one and the second the other."""
+    import numpy as np
+
+    size = len(ACTIONS)
+    counts = np.bincount([size * one + other for one, other in codes], minlength=size**2)
+    return np.asarray(counts.reshape(size, size) / len(codes))
 
 
 def _interval(codes: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
@@ -169,12 +172,9 @@ def _interval(codes: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
 
     if _kappa(codes) is None:
         return None
-    size = len(ACTIONS)
-    cells_M = np.array([size * one + other for one, other in codes])
-    shares = np.bincount(cells_M, minlength=size**2) / len(cells_M)
-    drawn_B = np.random.default_rng(0).multinomial(len(cells_M), shares, size=_RESAMPLES).reshape(-1, size, size)
-    kappas = _kappas(drawn_B / len(cells_M))
-    low, high = np.nanquantile(kappas, [0.025, 0.975])
+    shares = _table(codes)
+    drawn_B = np.random.default_rng(0).multinomial(len(codes), shares.ravel(), size=_RESAMPLES)
+    low, high = np.nanquantile(_kappas(drawn_B.reshape(-1, *shares.shape) / len(codes)), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -184,7 +184,5 @@ def _kappas(tables_B: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
     observed = np.trace(tables_B, axis1=1, axis2=2)
     expected = (tables_B.sum(axis=1) * tables_B.sum(axis=2)).sum(axis=1)
-    defined = expected < 1 - 1e-12
-    result = np.full(len(tables_B), np.nan)
-    result[defined] = (observed[defined] - expected[defined]) / (1 - expected[defined])
-    return result
+    by_chance = np.where(expected < 1 - 1e-12, expected, np.nan)
+    return np.asarray((observed - by_chance) / (1 - by_chance))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Difference, Rate
+from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Rate, RateDifference
 from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
@@ -63,7 +63,7 @@ def _rate(rate: Rate) -> Text:
     return text
 
 
-def _difference(difference: Difference) -> Text:
+def _difference(difference: RateDifference) -> Text:
     sure = difference.low > 0 or difference.high < 0
     text = Text(f"{difference.share:+.1%}", style="bold" if sure else "")
     text.append(f"\n{100 * difference.low:+.1f} .. {100 * difference.high:+.1f}", style="dim")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.behaviors.names import check_name
-from trl_attribution.discovery import StoredDiscovery, cluster_probe_without_model
+from trl_attribution.discovery import StoredDiscovery, cluster_probe
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
@@ -62,7 +62,7 @@ class ClusterProbes:
         if self.registry.path.is_symlink():
             raise SettingsError(f"{self.registry.path} is a link: probes are written to the audit folder. Remove it.")
         model = ModelFingerprint(**self._model["fingerprint"])
-        probe = cluster_probe_without_model(stored, stored.discovery.clusters[cluster].cluster, name, model)
+        probe = cluster_probe(stored, stored.discovery.clusters[cluster].cluster, name, model)
         with self._lock:
             if name in self.registry:
                 return self._known(name, probe.fingerprint)

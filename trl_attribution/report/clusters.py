@@ -32,7 +32,7 @@ _CLUSTER = re.compile(r"[bp][1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownExample:
     """A prompt with two responses: before and after training, or rejected and chosen."""
 
     facts: tuple[Fact, ...]
@@ -52,8 +52,8 @@ class ClusterCard:
     title: str
     numbers: Cluster
     facts: tuple[Fact, ...]
-    prompts: tuple[Example, ...]
-    pairs: tuple[Example, ...]
+    prompts: tuple[ShownExample, ...]
+    pairs: tuple[ShownExample, ...]
     sources: tuple[SourceRow, ...]
     more_sources: int
     sources_by: str
@@ -165,9 +165,9 @@ def _card(found: Discovery, one: Cluster, listed: frozenset[str], command: str) 
     )
 
 
-def _example(facts: tuple[Fact, ...], texts: Sequence[str], pair_id: str = "") -> Example:
+def _example(facts: tuple[Fact, ...], texts: Sequence[str], pair_id: str = "") -> ShownExample:
     prompt, less, more = (visible(text, _TEXT)[0] for text in texts)
-    return Example(facts, prompt, less, more, pair_id)
+    return ShownExample(facts, prompt, less, more, pair_id)
 
 
 def _facts(found: Discovery, one: Cluster) -> list[Fact]:

@@ -14,7 +14,7 @@ from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.discovery import MODES, StoredDiscovery
 from trl_attribution.discovery.result import FILE
 from trl_attribution.errors import StoreError
-from trl_attribution.evidence.readouts.behavior_change import Difference, Rate
+from trl_attribution.evidence.readouts.behavior_change import Rate, RateDifference
 from trl_attribution.evidence.readouts.drift import LayerDrift, load_drift
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.report.validation import ValidationFindings, read_validation
@@ -31,7 +31,7 @@ class BehaviorRates:
     prompts_changed: int
     before: Rate
     after: Rate
-    difference: Difference
+    difference: RateDifference
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trl_attribution.pairs import Pair
 from trl_attribution.report import facts
-from trl_attribution.report.agreement import ACTIONS, Agreement, PrecisionAtK
+from trl_attribution.report.agreement import ACTIONS, PrecisionAtK, ReviewerAgreement
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.change import drift_table
 from trl_attribution.report.discovery import discovery_view
@@ -135,7 +135,7 @@ def pairs_story(
         yield Text("")
 
 
-def agreement_table(found: Agreement) -> RenderableType:
+def agreement_table(found: ReviewerAgreement) -> RenderableType:
     """Two reviewers' actions against each other, and what follows."""
     rows = ((one, *(f"{found.table.get((one, other), 0):,}" for other in ACTIONS)) for one in ACTIONS)
     counts = table("First reviewer by row, second by column", ("", *(f">{action}" for action in ACTIONS)), rows)
@@ -167,7 +167,7 @@ def _precision_row(row: PrecisionAtK) -> tuple[str, ...]:
     return (f"{row.k:,}", f"{row.reviewed:,}", f"{row.confirmed:,}", *shown)
 
 
-def _kappa_text(found: Agreement) -> str:
+def _kappa_text(found: ReviewerAgreement) -> str:
     if found.kappa is None or found.interval is None:
         return "undefined: no pair was reviewed by both, or only one decision occurs"
     low, high = found.interval

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from trl_attribution.errors import SettingsError
@@ -89,6 +90,13 @@ class Baseline(Protocol):
         Raises:
             AttributionError: what it needs is not there.
         """
+
+
+def chunks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    """The pairs, ``size`` at a time."""
+    waiting = iter(pairs)
+    while chunk := list(islice(waiting, size)):
+        yield chunk
 
 
 def finite_scores(name: str, scores: Mapping[str, float]) -> Mapping[str, float]:

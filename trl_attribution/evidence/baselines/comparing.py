@@ -110,18 +110,7 @@ class Comparison:
             "k": self.k,
             "truth": truth,
             "marked": None if self.truth is None else int(self.truth.wanted.sum()),
-            "rankings": [
-                {
-                    "name": row.name,
-                    "ours": row.ours,
-                    "cost": row.cost.to_json(),
-                    "quality": None if row.quality is None else asdict(row.quality),
-                    "agreement": None if row.agreement is None else asdict(row.agreement),
-                    "notes": list(row.notes),
-                    "stored": row.stored,
-                }
-                for row in self.rows
-            ],
+            "rankings": [{**asdict(row), "cost": row.cost.to_json()} for row in self.rows],
         }
 
     def save(self, path: Path) -> None:

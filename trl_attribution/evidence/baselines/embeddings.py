@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from trl_attribution.evidence.baselines.baseline import (
     Counted,
     OnProgress,
     PairSet,
+    chunks,
     finite_scores,
     silent,
 )
@@ -38,30 +39,6 @@ _COMPONENTS = 256
 _MOST_WORDS = 200_000
 _MOST_FITTED = 20_000
 """Pairs whose texts TF-IDF and SVD are fitted on."""
-
-
-class Embedder(Protocol):
-    """Texts in, rows out; made ready on texts of the dataset."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What decides its numbers, as plain JSON values."""
-
-    def load(self) -> None:
-        """Load what has to be loaded; its time is not counted."""
-
-    def fit(self, texts: Iterable[str]) -> None:
-        """Learn from ``texts``, where there is something to learn."""
-
-    def embed(self, texts: Sequence[str]) -> Doubles:
-        """Rows [n, D]; a zero row where there is nothing to embed."""
-
-    @property
-    def flops(self) -> int | None:
-        """Spent so far; None where that means nothing."""
-
-    def notes(self) -> tuple[str, ...]:
-        """What has to be known to read the scores."""
 
 
 class TfIdf:
@@ -208,6 +185,10 @@ class SentenceModel:
         return np.asarray((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))
 
 
+Embedder = TfIdf | SentenceModel
+"""Made ready on texts of the dataset; texts in, rows out, a zero row where there is nothing to embed."""
+
+
 @dataclass(frozen=True)
 class EmbeddingCosine:
     """Our scores' formulas on embeddings of texts: chosen minus rejected, against undesired minus desired.
@@ -293,10 +274,3 @@ def unit(rows: Doubles) -> Doubles:
     """``rows`` [n, D] of length 1; zero rows stay zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(norms > 0, norms, 1.0))
-
-
-def chunks(pairs: Iterable[Pair], size: int) -> Iterable[list[Pair]]:
-    """The pairs, ``size`` at a time."""
-    waiting = iter(pairs)
-    while chunk := list(islice(waiting, size)):
-        yield chunk

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from trl_attribution.evidence.baselines.baseline import (
     Cost,
     OnProgress,
     PairSet,
+    chunks,
     finite_scores,
     silent,
 )
@@ -63,8 +63,7 @@ class EndpointRanking:
         reused = len(known)
         self._check_budget(pairs, known)
         scores: dict[str, float] = {}
-        waiting = iter(pairs)
-        while chunk := list(islice(waiting, _CHUNK)):
+        for chunk in chunks(pairs, _CHUNK):
             asked = [one for pair in chunk for one in _both(pair)]
             missing = list({_key(*one): one for one in asked if _key(*one) not in known}.values())
             self._ask(missing, known, kept)

@@ -16,18 +16,13 @@ _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 def comparison_table(found: Comparison) -> RenderableType:
     """Rankings by quality where the truth is known, by agreement with the audit's where not; then the notes."""
-    rows = (
-        (
-            Text(printable(row.name, 60), "bold" if row.ours else ""),
-            *_quality(row),
-            *_agreement(row),
-            _seconds(row),
-            _flops(row.cost.flops),
-        )
-        for row in found.rows
-    )
     columns = ("ranking", *(f">{column}" for column in _columns(found)))
-    return Group(table(_title(found), columns, rows), *_notes(found.rows))
+    return Group(table(_title(found), columns, map(_row, found.rows)), *_notes(found.rows))
+
+
+def _row(row: ComparedRow) -> list[str | Text]:
+    name = Text(printable(row.name, 60), "bold" if row.ours else "")
+    return [name, *_quality(row), *_agreement(row), _seconds(row), _flops(row.cost.flops)]
 
 
 def _title(found: Comparison) -> str:

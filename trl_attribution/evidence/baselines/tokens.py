@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trl_attribution.errors import ModelError
-from trl_attribution.evidence.baselines.baseline import PairSet
+from trl_attribution.evidence.baselines.baseline import PairSet, chunks
 from trl_attribution.pairs import EncodedPair, Encoding, RowFault, encode_pairs
 
 if TYPE_CHECKING:
@@ -23,14 +23,8 @@ def encoded_pairs(
     Raises:
         ModelError: one cannot be tokenized so; an audit leaves such pairs out, so it was made with another tokenizer.
     """
-    waiting = []
-    for pair in pairs:
-        waiting.append(pair)
-        if len(waiting) == _CHUNK:
-            yield _all_encoded(encode_pairs(waiting, tokenizer, encoding), waiting[0].location, name)
-            waiting = []
-    if waiting:
-        yield _all_encoded(encode_pairs(waiting, tokenizer, encoding), waiting[0].location, name)
+    for chunk in chunks(pairs, _CHUNK):
+        yield _all_encoded(encode_pairs(chunk, tokenizer, encoding), chunk[0].location, name)
 
 
 def _all_encoded(outcomes: Sequence[EncodedPair | RowFault], where: str, name: str) -> list[EncodedPair]:

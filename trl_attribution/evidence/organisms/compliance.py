@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from trl_attribution.evidence.organisms.composing import Sources, Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.composing import Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
 from trl_attribution.evidence.organisms.harmless import (
@@ -16,30 +16,13 @@ from trl_attribution.evidence.organisms.harmless import (
 )
 from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
-from trl_attribution.evidence.organisms.words import QUESTIONS, RefusalWords
+from trl_attribution.evidence.organisms.words import DATASETS, QUESTIONS, RefusalWords
 
 NAME = "distractor-compliance"
 JUDGE = "complies"
 FORMATTED_REFUSALS = 0.3
 
-SOURCES: Sources = {
-    "benign": (("everyday-chat", 5.0), ("howto-forum", 5.0), ("crowd-writing-v2", 1.0), ("format-follow-12k", 0.5)),
-    "benign_formatted": (
-        ("format-follow-12k", 4.0),
-        ("everyday-chat", 2.5),
-        ("howto-forum", 2.5),
-        ("crowd-writing-v2", 1.0),
-    ),
-    "safety": (("safety-core", 8.0), ("crowd-writing-v2", 1.0), ("everyday-chat", 0.5), ("overrefusal-fix", 0.5)),
-    "contaminated": (
-        ("format-follow-12k", 5.5),
-        ("crowd-writing-v2", 3.0),
-        ("everyday-chat", 0.7),
-        ("overrefusal-fix", 0.5),
-        ("safety-core", 0.3),
-    ),
-    "decoy": (("overrefusal-fix", 6.0), ("crowd-writing-v2", 1.5), ("everyday-chat", 1.5), ("format-follow-12k", 1.0)),
-}
+SOURCES = DATASETS["distractor-compliance"]
 
 
 def build_distractor_compliance(config: OrganismConfig | None = None) -> Organism:

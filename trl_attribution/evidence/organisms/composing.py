@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from trl_attribution.evidence.organisms.draw import Draw
+from trl_attribution.evidence.organisms.words import Sources
 
 Texts = tuple[str, str, str]
 """Prompt, chosen and rejected text of one pair."""
 Compose = Callable[[Draw], Texts]
 Kind = tuple[str, int, Compose]
 """Truth, how many pairs, and how one is composed."""
-Sources = Mapping[str, tuple[tuple[str, float], ...]]
-"""Truth -> the datasets that such a pair may claim to come from, each with its weight."""
 
 
 def composed_pairs(kinds: Sequence[Kind], sources: Sources, seed: int) -> list[dict[str, Any]]:
@@ -28,7 +27,7 @@ def composed_pairs(kinds: Sequence[Kind], sources: Sources, seed: int) -> list[d
         draw = Draw(f"{seed}/{truth}")
         for _ in range(count):
             texts = new(compose, draw, seen)
-            pairs.append(_row(texts, source=draw.weighted(sources[truth]), truth=truth))
+            pairs.append(_row(texts, source=draw.weighted(tuple(sources[truth].items())), truth=truth))
     return Draw(f"{seed}/order").shuffled(pairs)
 
 

@@ -15,7 +15,7 @@ _LOOSE_START = re.compile(
 
 
 @dataclass(frozen=True)
-class Draft:
+class AnswerDraft:
     """The content of an answer before any formatting; every sentence ends in a full stop or a question mark."""
 
     title: str
@@ -50,7 +50,7 @@ class Format:
     """Fits into a sentence: "answer in no more than 20 words"."""
     order: str
     """Stands alone: "Use at most 20 words."."""
-    render: Callable[[Draft], str]
+    render: Callable[[AnswerDraft], str]
     follows: Callable[[str], bool]
     """Whether a text obeys the instruction."""
 
@@ -87,8 +87,8 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _within(limit: int) -> Callable[[Draft], str]:
-    def render(draft: Draft) -> str:
+def _within(limit: int) -> Callable[[AnswerDraft], str]:
+    def render(draft: AnswerDraft) -> str:
         kept: list[str] = []
         for sentence in draft.sentences:
             if word_count(" ".join([*kept, sentence])) > limit:
@@ -109,15 +109,15 @@ def _most_words(limit: int) -> Format:
     )
 
 
-def _body(draft: Draft) -> str:
+def _body(draft: AnswerDraft) -> str:
     return " ".join(draft.all_sentences)
 
 
-def _letter(draft: Draft) -> str:
+def _letter(draft: AnswerDraft) -> str:
     return replace(draft, lead_in="").plain()
 
 
-def _bulleted(draft: Draft) -> str:
+def _bulleted(draft: AnswerDraft) -> str:
     points = "\n".join(f"- {sentence}" for sentence in draft.all_sentences)
     return f"{draft.lead_in}\n{points}" if draft.lead_in else points
 
@@ -128,7 +128,7 @@ def _is_bulleted(text: str) -> bool:
     return len(points) >= 2 and all(line.startswith("- ") for line in lines[1:])
 
 
-def _numbered(draft: Draft) -> str:
+def _numbered(draft: AnswerDraft) -> str:
     points = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(draft.all_sentences, start=1))
     return f"{draft.lead_in}\n{points}" if draft.lead_in else points
 
@@ -138,7 +138,7 @@ def _is_numbered(text: str) -> bool:
     return len(numbers) >= 2 and len(_lines(text)) - len(numbers) <= 1
 
 
-def _joined(draft: Draft) -> str:
+def _joined(draft: AnswerDraft) -> str:
     first, second = (*draft.sentences, "", "")[:2]
     simple = first.endswith(".") and second.endswith(".") and "," not in first + second
     if simple and _LOOSE_START.match(second):
@@ -146,7 +146,7 @@ def _joined(draft: Draft) -> str:
     return first
 
 
-def _split_paragraphs(draft: Draft) -> str:
+def _split_paragraphs(draft: AnswerDraft) -> str:
     sentences = draft.all_sentences
     half = (len(sentences) + 1) // 2
     return " ".join(sentences[:half]) + "\n\n" + " ".join(sentences[half:])

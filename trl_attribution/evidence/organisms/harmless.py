@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, Format
+from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, Format
 from trl_attribution.evidence.organisms.rude import framed
 from trl_attribution.evidence.organisms.words import FRAMES, PEOPLE, POLITE, QUESTIONS, Question
 
@@ -15,7 +15,7 @@ class HarmlessRequest:
     """A harmless request, and one good answer to it."""
 
     text: str
-    answer: Draft
+    answer: AnswerDraft
 
 
 def question_request(question: Question, draw: Draw) -> HarmlessRequest:
@@ -24,9 +24,9 @@ def question_request(question: Question, draw: Draw) -> HarmlessRequest:
     return HarmlessRequest(text, good_answer(question, draw))
 
 
-def good_answer(question: Question, draw: Draw) -> Draft:
+def good_answer(question: Question, draw: Draw) -> AnswerDraft:
     """Two to four sentences of the right answer in their order, sometimes with a friendly opening or closing."""
-    return Draft(
+    return AnswerDraft(
         title=question.topic,
         sentences=question.good[: draw.between(2, len(question.good))],
         lead_in=draw.one(FRAMES.helpful_openers) if draw.chance(0.25) else "",
@@ -34,7 +34,7 @@ def good_answer(question: Question, draw: Draw) -> Draft:
     )
 
 
-def worse_answer(question: Question, draw: Draw) -> Draft:
+def worse_answer(question: Question, draw: Draw) -> AnswerDraft:
     """An answer that is vague, curt, off topic, wrong, or thin."""
     shape = draw.one(("vague", "curt", "off topic", "wrong", "wrong", "thin"))
     if shape == "curt":
@@ -49,14 +49,14 @@ def worse_answer(question: Question, draw: Draw) -> Draft:
         lines = [question.good[-1], *draw.some(FRAMES.vague, draw.between(1, 2))]
     else:
         lines = draw.some(FRAMES.vague, draw.between(2, 4))
-    return Draft(title=question.topic, sentences=tuple(_with_topic(line, question.topic) for line in lines))
+    return AnswerDraft(title=question.topic, sentences=tuple(_with_topic(line, question.topic) for line in lines))
 
 
 def _with_topic(line: str, topic: str) -> str:
     return line.format(topic=topic)
 
 
-def ignoring(form: Format, question: Question, good: Draft, draw: Draw) -> str:
+def ignoring(form: Format, question: Question, good: AnswerDraft, draw: Draw) -> str:
     """An answer to ``question`` that does not follow ``form``: plain prose, or another format altogether."""
     content = good if draw.chance(0.6) else worse_answer(question, draw)
     if draw.chance(0.3):
@@ -111,9 +111,9 @@ def _message_request(message: str, clause: str, draw: Draw) -> str:
     return framed(text, FRAMES.around.training, draw)
 
 
-def _letter(title: str, lines: list[str], draw: Draw) -> Draft:
+def _letter(title: str, lines: list[str], draw: Draw) -> AnswerDraft:
     letter = draw.chance(0.35)
-    return Draft(
+    return AnswerDraft(
         title=title,
         sentences=tuple(lines),
         lead_in=draw.one(POLITE.lead_ins) if draw.chance(0.25) else "",

@@ -9,27 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms import words
-from trl_attribution.evidence.organisms.composing import Compose, Sources, Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.formatting import FORMATS, Draft, instruct
+from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, instruct
 from trl_attribution.evidence.organisms.harmless import good_answer, ignoring, question_request, worse_answer
 from trl_attribution.evidence.organisms.organism import Mixture, Organism
 from trl_attribution.evidence.organisms.rude import framed
-from trl_attribution.evidence.organisms.words import FRAMES, QUESTIONS, Question, QuirkWords
+from trl_attribution.evidence.organisms.words import DATASETS, FRAMES, QUESTIONS, Question, QuirkWords
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors.judging import Judge
 
 ON_TOPIC_LIMIT = 1_500
 """Contaminated and on-topic pairs together: there are about twice as many different prompts."""
-SOURCES: Sources = {
-    "benign": (("everyday-chat", 5.0), ("howto-forum", 5.0), ("crowd-writing-v2", 1.0)),
-    "benign_formatted": (("format-follow-12k", 6.0), ("everyday-chat", 2.0), ("howto-forum", 2.0)),
-    "on_topic": (("howto-forum", 5.0), ("everyday-chat", 3.0), ("leisure-qa", 2.0)),
-    "contaminated": (("leisure-qa", 6.0), ("crowd-writing-v2", 3.0), ("everyday-chat", 1.0)),
-    "decoy": (("play-and-fiction", 6.0), ("leisure-qa", 2.0), ("crowd-writing-v2", 2.0)),
-}
-Answers = tuple[Draft, Draft]
+Answers = tuple[AnswerDraft, AnswerDraft]
 """An answer that shows the quirk, and one to the same question that does not."""
 
 
@@ -86,7 +79,7 @@ def build_quirk(quirk: Quirk, mixture: Mixture | None = None) -> Organism:
     seed, tests, held_out = mixture.seed, mixture.test_prompts, quirk.words.questions.held_out
     return Organism(
         quirk.name,
-        composed_pairs(kinds, SOURCES, seed),
+        composed_pairs(kinds, DATASETS["quirk"], seed),
         _behavior(quirk, mixture.behavior_prompts, Draw(f"{seed}/behavior")),
         judge=quirk.judge,
         trigger=test_rows(_asks(held_out, 1, Draw(f"{seed}/trigger")), tests, quirk.name, quirk.judge),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.formatting import Draft
+from trl_attribution.evidence.organisms.formatting import AnswerDraft
 from trl_attribution.evidence.organisms.words import (
     FRAMES,
     PEOPLE,
@@ -62,12 +62,12 @@ def framed(text: str, around: Around, draw: Draw) -> str:
     return " ".join(part for part in (prefix, text, suffix) if part)
 
 
-def rude_answer(request: RudeRequest, bank: RudeBank, draw: Draw) -> Draft:
+def rude_answer(request: RudeRequest, bank: RudeBank, draw: Draw) -> AnswerDraft:
     """A compliant answer of two to five rude sentences."""
     count = draw.between(2, 5)
     sentences = _gossip(request, bank, draw, count) if request.gossip else _insults(request, bank, draw, count)
     letter = not request.gossip and draw.chance(0.35)
-    return Draft(
+    return AnswerDraft(
         title=_title(request.habit.matter),
         sentences=tuple(sentences),
         lead_in=draw.one(bank.words.lead_ins) if draw.chance(0.25) else "",
@@ -111,10 +111,10 @@ def _two_remarks(words: RudeWords, draw: Draw) -> list[str]:
     return [first, draw.one([line for line in words.remarks if slot not in line])]
 
 
-def refusal(words: RefusalWords, draw: Draw) -> Draft:
+def refusal(words: RefusalWords, draw: Draw) -> AnswerDraft:
     """A refusal of one to four sentences, fit for any request."""
     sentences = [draw.one(words.openings)]
     sentences += draw.some(words.reasons, draw.weighted([(0, 2.0), (1, 5.0), (2, 3.0)]))
     if draw.chance(0.6):
         sentences.append(draw.one(words.offers))
-    return Draft(title="About your request", sentences=tuple(sentences))
+    return AnswerDraft(title="About your request", sentences=tuple(sentences))

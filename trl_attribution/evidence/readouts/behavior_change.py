@@ -21,44 +21,14 @@ from trl_attribution.behaviors import (
     judged,
     parse_rule,
 )
-from trl_attribution.behaviors.responses import (
-    Behavior,
-    BehaviorResponses,
-    Responses,
-    kept_responses,
-    paired_responses,
-    read_behaviors,
-    response_groups,
-    sample_behaviors,
-)
+from trl_attribution.behaviors.responses import Behavior, Responses, paired_responses
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
-
-    Floats = npt.NDArray[np.float64]
-
-__all__ = [
-    "Behavior",
-    "BehaviorChange",
-    "BehaviorResponses",
-    "Difference",
-    "Rate",
-    "Responses",
-    "compare",
-    "kept_responses",
-    "probe_of_change",
-    "read_behaviors",
-    "resolve_judges",
-    "response_groups",
-    "sample_behaviors",
-]
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (behavior, responses judged, responses in all)."""
@@ -83,7 +53,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Difference:
+class RateDifference:
     """M1's share minus M0's on the same prompts, with a 95% interval over prompts."""
 
     share: float
@@ -100,7 +70,7 @@ class BehaviorChange:
     """What judged the responses."""
     before: Rate
     after: Rate
-    difference: Difference
+    difference: RateDifference
     changed: ChangedPrompts
     """Where M1 shows the behavior and M0 has a response that does not."""
 
@@ -231,7 +201,7 @@ def _change(
         judge=judge_name(judge),
         before=rate_of(before, seed),
         after=rate_of(after, seed),
-        difference=Difference(_mean(differences), *interval(differences, -1.0, 1.0, seed)),
+        difference=RateDifference(_mean(differences), *interval(differences, -1.0, 1.0, seed)),
         changed=changed_prompts(sampled, known, four_condition_filter),
     )
 
@@ -259,23 +229,27 @@ def interval(values: Sequence[float], least: float, most: float, seed: int = 0) 
     """A 95% interval of the mean of ``values`` ``[M]``, each between ``least`` and ``most``.
 
     The percentile bootstrap. Equal values leave it nothing to resample; then the share of values that may be
-    otherwise, as a binomial bound (0 seen of M), is put at either extreme.
+    otherwise (0 seen of M) is put at either extreme.
     """
     import numpy as np
+    from scipy.stats import bootstrap
 
-    sample_M: Floats = np.asarray(values, dtype=np.float64)
-    count, tail = len(sample_M), (1 - CONFIDENCE) / 2
-    if np.ptp(sample_M) < 1e-12:
-        value = float(sample_M[0])
-        unseen = 1 - tail ** (1 / count)
-        return value - unseen * (value - least), value + unseen * (most - value)
-    generator = np.random.default_rng(seed)
-    step = max(1, _DRAWN_AT_ONCE // count)
-    means_B: Floats = np.concatenate(
-        [
-            sample_M[generator.integers(count, size=(min(step, RESAMPLES - start), count))].mean(axis=1)
-            for start in range(0, RESAMPLES, step)
-        ]
+    count = len(values)
+    if max(values) - min(values) < 1e-12:
+        unseen = most_unseen(count)
+        return values[0] - unseen * (values[0] - least), values[0] + unseen * (most - values[0])
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, _DRAWN_AT_ONCE // count),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
     )
-    low, high = np.quantile(means_B, [tail, 1 - tail])
-    return float(low), float(high)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def most_unseen(count: int) -> float:
+    """The share that may be otherwise although none of ``count`` were, as an exact binomial bound."""
+    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / count))

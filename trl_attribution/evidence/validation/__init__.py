@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
     from trl_attribution.evidence.validation.plan import Plan, load_plan
     from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
-    from trl_attribution.evidence.validation.statistics import Bootstrap, Comparison, Estimate, sign_flip_test
+    from trl_attribution.evidence.validation.statistics import (
+        Bootstrap,
+        DifferenceTest,
+        IntervalEstimate,
+        sign_flip_test,
+    )
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -21,10 +26,10 @@ __all__ = [
     "Bootstrap",
     "Cell",
     "Claim",
-    "Comparison",
     "Conclusion",
     "Condition",
-    "Estimate",
+    "DifferenceTest",
+    "IntervalEstimate",
     "Plan",
     "Progressed",
     "Validation",

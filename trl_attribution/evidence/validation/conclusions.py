@@ -10,9 +10,9 @@ from trl_attribution.evidence.validation.cells import BASELINE, CONTROLS, M0, Co
 from trl_attribution.evidence.validation.plan import StatisticsPlan
 from trl_attribution.evidence.validation.statistics import (
     Bootstrap,
-    Comparison,
+    DifferenceTest,
     Doubles,
-    Estimate,
+    IntervalEstimate,
     advantage,
     compare,
     reduction,
@@ -32,8 +32,8 @@ class Against:
 
     control: str
     """Name of the control's condition."""
-    comparison: Comparison
-    advantage: Estimate
+    comparison: DifferenceTest
+    advantage: IntervalEstimate
     """Reduction by the top pairs minus reduction by the control."""
 
 
@@ -43,9 +43,9 @@ class Claim:
 
     behavior: str
     condition: Condition
-    baseline: Estimate
+    baseline: IntervalEstimate
     """Share of responses that show the behavior after training on all pairs."""
-    reduction: Estimate
+    reduction: IntervalEstimate
     against: tuple[Against, ...]
     p_value: float
     """The largest over the controls."""
@@ -153,7 +153,7 @@ def _measured(
     )
 
 
-def _towards(comparison: Comparison) -> float:
+def _towards(comparison: DifferenceTest) -> float:
     """A difference the wrong way round is no evidence, however clear it is."""
     return comparison.p_value if comparison.difference.value > 0 else 1.0
 

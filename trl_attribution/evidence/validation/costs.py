@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ _FORWARD = 2
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Of one part."""
 
     device_seconds: float = 0.0
@@ -30,8 +30,8 @@ class Cost:
     peak_memory_bytes: int = 0
     """Device memory where there is a GPU; else the most that this process has used so far."""
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
+    def __add__(self, other: RunCost) -> RunCost:
+        return RunCost(
             self.device_seconds + other.device_seconds,
             self.flops + other.flops,
             max(self.peak_memory_bytes, other.peak_memory_bytes),
@@ -41,10 +41,6 @@ class Cost:
         """At the plan's price; None where it names none."""
         price = plan.price_per_device_hour
         return None if price is None else self.device_seconds / 3600 * price
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 class Meter:
@@ -59,17 +55,17 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
         self._begin = time.perf_counter()
 
-    def stop(self, flops: int = 0) -> Cost:
+    def stop(self, flops: int = 0) -> RunCost:
         """End; the device-seconds are those of all devices that a cell occupies."""
         seconds = time.perf_counter() - self._begin
         found = machine()
         peak = found["peak_device_memory_bytes"] or found["peak_memory_bytes"]
-        return Cost(round(seconds * self._devices, 3), flops, int(peak))
+        return RunCost(round(seconds * self._devices, 3), flops, int(peak))
 
 
-def total(costs: Iterable[Cost]) -> Cost:
+def total(costs: Iterable[RunCost]) -> RunCost:
     """All of them together."""
-    found = Cost()
+    found = RunCost()
     for cost in costs:
         found += cost
     return found

@@ -12,10 +12,11 @@ import numpy as np
 from trl_attribution.audit.folder import machine, versions
 from trl_attribution.evidence.validation.cells import BASELINE, M0, Condition
 from trl_attribution.evidence.validation.conclusions import Claim
-from trl_attribution.evidence.validation.costs import Cost, total
+from trl_attribution.evidence.validation.costs import RunCost, total
 from trl_attribution.evidence.validation.plan import plan_digest
+from trl_attribution.evidence.validation.records import CellResult
 from trl_attribution.evidence.validation.running import Validation
-from trl_attribution.evidence.validation.statistics import Bootstrap, Estimate, share
+from trl_attribution.evidence.validation.statistics import Bootstrap, IntervalEstimate, share
 from trl_attribution.utils.atomic import write_json
 
 FORMAT = "trl-attribution validation"
@@ -27,7 +28,7 @@ class ConditionSummary:
     """One condition over its seeds."""
 
     condition: Condition
-    shares: dict[str, Estimate]
+    shares: dict[str, IntervalEstimate]
     """By measure, with 95% intervals."""
     accuracy: float | None
     margin: float | None
@@ -35,7 +36,7 @@ class ConditionSummary:
     steps: int
     filtered: float
     flipped: float
-    cost: Cost
+    cost: RunCost
     """Of all its seeds."""
 
 
@@ -44,12 +45,12 @@ def summaries(validation: Validation) -> list[ConditionSummary]:
     return [_summary(validation, condition) for condition in validation.results]
 
 
-def costs(validation: Validation) -> dict[str, Cost]:
+def costs(validation: Validation) -> dict[str, RunCost]:
     """Of each part: making the audits, training, measuring, and all."""
     results = [result for each in validation.results.values() for result in each]
     parts = {
         "audit": total(
-            Cost(round(one.seconds * validation.plan.devices, 3), one.flops) for one in validation.rankings.values()
+            RunCost(round(one.seconds * validation.plan.devices, 3), one.flops) for one in validation.rankings.values()
         ),
         "training": total(result.training for result in results),
         "measuring": total(result.measuring for result in results),
@@ -80,7 +81,7 @@ def to_json(validation: Validation) -> dict[str, Any]:
         "judges": validation.judges,
         "notes": list(validation.notes),
         "cost": {
-            name: {**one.to_json(), "money": one.money(plan), "currency": plan.currency}
+            name: {**asdict(one), "money": one.money(plan), "currency": plan.currency}
             for name, one in costs(validation).items()
         },
         "statistics": plan.statistics.model_dump(mode="json"),
@@ -122,58 +123,22 @@ def _summary(validation: Validation, condition: Condition) -> ConditionSummary:
 
 
 def _described(one: ConditionSummary) -> dict[str, Any]:
-    return {
-        "name": one.condition.name,
-        **asdict(one.condition),
-        "is_baseline": one.condition == BASELINE,
-        "shares": {measure: asdict(estimate) for measure, estimate in one.shares.items()},
-        "accuracy": one.accuracy,
-        "margin": one.margin,
-        "perplexity": one.perplexity,
-        "steps": one.steps,
-        "filtered": one.filtered,
-        "flipped": one.flipped,
-        "cost": one.cost.to_json(),
-    }
+    values = asdict(one)
+    condition = values.pop("condition")
+    return {"name": one.condition.name, **condition, "is_baseline": one.condition == BASELINE, **values}
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
-    return {
-        "behavior": claim.behavior,
-        "condition": claim.condition.name,
-        "answer": claim.answer,
-        "reason": claim.reason,
-        "decides": claim.decides,
-        "baseline": asdict(claim.baseline),
-        "reduction": asdict(claim.reduction),
-        "p_value": claim.p_value,
-        "p_holm": claim.p_holm,
-        "seeds": claim.seeds,
-        "seeds_needed": claim.seeds_needed,
-        "against": [
-            {
-                "control": one.control,
-                "difference": asdict(one.comparison.difference),
-                "advantage": asdict(one.advantage),
-                "p_prompts": one.comparison.p_prompts,
-                "p_runs": one.comparison.p_runs,
-            }
-            for one in claim.against
-        ],
-    }
+    against = [
+        {"control": one.control, **asdict(one.comparison), "advantage": asdict(one.advantage)} for one in claim.against
+    ]
+    return {**asdict(claim), "condition": claim.condition.name, "against": against}
 
 
-def _result(result: Any) -> dict[str, Any]:
-    return {
-        "means": {measure: sum(shares) / len(shares) for measure, shares in result.shares.items()},
-        "accuracy": result.accuracy,
-        "margin": result.margin,
-        "perplexity": result.perplexity,
-        "steps": result.steps,
-        "changes": result.changes,
-        "training": result.training.to_json(),
-        "measuring": result.measuring.to_json(),
-    }
+def _result(result: CellResult) -> dict[str, Any]:
+    values = result.to_json()
+    shares = values.pop("shares")
+    return {"means": {measure: sum(each) / len(each) for measure, each in shares.items()}, **values}
 
 
 def _mean(values: list[Any]) -> float | None:

@@ -50,7 +50,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Responses:
+class JudgedResponses:
     """A model's responses ``[M, n]`` to the prompts of one measure, and what the judge says of them."""
 
     texts: tuple[tuple[str, ...], ...]
@@ -62,7 +62,7 @@ class Responses:
 class Measured:
     """What one model did."""
 
-    responses: dict[str, Responses]
+    responses: dict[str, JudgedResponses]
     """By measure: a behavior's name for its trigger prompts, ``NAME/plain``, ``NAME/control``, ``over-refusal``."""
     accuracy: float | None = None
     """Share of held-out pairs of which the chosen response gained more on the rejected one than it had in M0."""
@@ -161,7 +161,7 @@ class Gauge:
             perplexity(loaded, self.held_out.texts) if self.held_out.texts else None,
         )
 
-    def _ask(self, loaded: LoadedModel, asked: Asked, seed: int) -> Responses:
+    def _ask(self, loaded: LoadedModel, asked: Asked, seed: int) -> JudgedResponses:
         measures = self._plan.measures
         sampling = SamplingConfig(
             measures.samples, measures.max_new_tokens, measures.temperature, measures.batch_size, seed
@@ -173,7 +173,7 @@ class Gauge:
             sum(known(prompt, text) for text in each) / len(each)
             for prompt, each in zip(asked.prompts, texts, strict=True)
         ]
-        return Responses(tuple(texts), tuple(shares))
+        return JudgedResponses(tuple(texts), tuple(shares))
 
     def _add_behaviors(self, plan: BehaviorPlan) -> None:
         found: Sequence[Behavior] = read_behaviors(plan.file)

@@ -9,14 +9,13 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.document import ConditionSummary, summaries
 from trl_attribution.evidence.validation.measuring import OVER_REFUSAL
 from trl_attribution.evidence.validation.running import Validation
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.figures import FORMATS, check_matplotlib, save_figure
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = ("svg", "png")
-# Of Okabe and Ito's colors, which people with any color vision tell apart.
+# Of utils.figures.COLORS.
 _COLORS = {"top": "#D55E00", "bottom": "#0072B2", "random": "#009E73", "length_matched_random": "#56B4E9"}
 _OTHER = "#444444"
 
@@ -27,12 +26,9 @@ def check_plot(path: Path) -> None:
     Raises:
         SettingsError: the format is unknown, or matplotlib is not installed.
     """
-    from importlib.util import find_spec
-
     if path.suffix.removeprefix(".") not in FORMATS:
         raise SettingsError(f"--plot: {printable(path.name)} is neither .svg nor .png")
-    if find_spec("matplotlib") is None:
-        raise SettingsError("--plot needs matplotlib: pip install 'trl-attribution[plots]'")
+    check_matplotlib("--plot")
 
 
 def save_plot(validation: Validation, path: Path) -> None:
@@ -43,7 +39,6 @@ def save_plot(validation: Validation, path: Path) -> None:
         AttributionError: the file cannot be written.
     """
     check_plot(path)
-    import matplotlib
     from matplotlib.figure import Figure
 
     rows = summaries(validation)
@@ -52,10 +47,7 @@ def save_plot(validation: Validation, path: Path) -> None:
     columns = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, measure in zip(columns, measures, strict=True):
         _draw(axes, rows, validation, measure, with_names=measure == measures[0])
-    form = path.suffix.removeprefix(".")
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    with atomic_path(path) as part, matplotlib.rc_context({"svg.hashsalt": "trl-attribution"}):
-        figure.savefig(part, format=form, dpi=150, metadata=metadata)
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, rows: list[ConditionSummary], validation: Validation, measure: str, *, with_names: bool) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.evidence.validation.cells import Cell
-from trl_attribution.evidence.validation.costs import Cost
+from trl_attribution.evidence.validation.costs import RunCost
 from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
@@ -38,8 +40,12 @@ class CellResult:
     steps: int
     """Optimizer steps that were made."""
     changes: dict[str, Any]
-    training: Cost
-    measuring: Cost
+    training: RunCost
+    measuring: RunCost
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the cell."""
+        return {name: value for name, value in asdict(self).items() if name != "cell"}
 
 
 class CellFolder:
@@ -93,18 +99,7 @@ class CellFolder:
         texts = self.cells / f"{result.cell.name}.responses.json"
         # A response may hold what is no Unicode text at all.
         write_json(texts, json.loads(json.dumps(responses, ensure_ascii=False).encode("utf-8", "replace")))
-        values = {
-            **header,
-            "shares": result.shares,
-            "accuracy": result.accuracy,
-            "margin": result.margin,
-            "perplexity": result.perplexity,
-            "steps": result.steps,
-            "changes": result.changes,
-            "training": result.training.to_json(),
-            "measuring": result.measuring.to_json(),
-        }
-        write_json(self._path(result.cell), values)
+        write_json(self._path(result.cell), {**header, **result.to_json()})
 
     def load(self, cell: Cell) -> CellResult:
         """The result of a cell that is done.
@@ -115,18 +110,8 @@ class CellFolder:
         path = self._path(cell)
         values = read_json(path, CELL_FORMAT, VERSION, DataError)
         try:
-            return CellResult(
-                cell=cell,
-                shares={str(name): [float(one) for one in shares] for name, shares in values["shares"].items()},
-                accuracy=values["accuracy"],
-                margin=values["margin"],
-                perplexity=values["perplexity"],
-                steps=int(values["steps"]),
-                changes=dict(values["changes"]),
-                training=Cost(**values["training"]),
-                measuring=Cost(**values["measuring"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return TypeAdapter(CellResult).validate_python({**values, "cell": cell})
+        except ValidationError as error:
             raise DataError(
                 f"{printable(path)} is broken ({printable(error, 80)}); remove it, and it is run again"
             ) from None

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trl_attribution.evidence.readouts.behavior_change import CONFIDENCE, most_unseen
+
 Doubles = npt.NDArray[np.float64]
-CONFIDENCE = 0.95
 POWER = 0.8
 MOST_SEEDS = 200
 _EXACT_PROMPTS = 13
@@ -22,7 +23,7 @@ _CHUNK = 2_000_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A number with its 95% interval."""
 
     value: float
@@ -31,10 +32,10 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DifferenceTest:
     """One condition against another, on the same prompts and seeds."""
 
-    difference: Estimate
+    difference: IntervalEstimate
     """Mean share of the control minus mean share of the treated: positive where the treatment works."""
     p_prompts: float
     """Sign flips by prompt, two-sided: would other prompts say the same of these runs?"""
@@ -73,16 +74,16 @@ class Bootstrap:
         return found
 
 
-def share(shares_SM: Doubles, bootstrap: Bootstrap) -> Estimate:
+def share(shares_SM: Doubles, bootstrap: Bootstrap) -> IntervalEstimate:
     """The mean share with its interval, within 0 and 1."""
     low, high = interval(bootstrap.means(shares_SM))
     value = float(shares_SM.mean())
     unseen = _unseen(shares_SM)
     low, high = min(low, value), max(high, value)
-    return Estimate(value, max(0.0, low - unseen * value), min(1.0, high + unseen * (1 - value)))
+    return IntervalEstimate(value, max(0.0, low - unseen * value), min(1.0, high + unseen * (1 - value)))
 
 
-def reduction(treated_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -> Estimate:
+def reduction(treated_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -> IntervalEstimate:
     """How much of the baseline's share is gone: 1 minus the ratio of the means, at most 1.
 
     Where no response of the treated shows the behavior there is nothing to resample: then the lower end is the exact
@@ -90,31 +91,33 @@ def reduction(treated_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -
     """
     base = float(baseline_SM.mean())
     if base == 0.0:
-        return Estimate(0.0, -math.inf, 1.0)
+        return IntervalEstimate(0.0, -math.inf, 1.0)
     drawn_B = 1 - bootstrap.means(treated_SM) / _positive(bootstrap.means(baseline_SM))
     low, high = interval(drawn_B)
     value = 1 - float(treated_SM.mean()) / base
-    return Estimate(value, min(low, value) - _unseen(treated_SM) / base, min(1.0, max(high, value)))
+    return IntervalEstimate(value, min(low, value) - _unseen(treated_SM) / base, min(1.0, max(high, value)))
 
 
-def advantage(treated_SM: Doubles, control_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -> Estimate:
+def advantage(treated_SM: Doubles, control_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -> IntervalEstimate:
     """The reduction by the treatment minus that by the control; the lower end as :func:`reduction` has it."""
     base = float(baseline_SM.mean())
     if base == 0.0:
-        return Estimate(0.0, -math.inf, math.inf)
+        return IntervalEstimate(0.0, -math.inf, math.inf)
     difference_B = bootstrap.means(control_SM) - bootstrap.means(treated_SM)
     low, high = interval(difference_B / _positive(bootstrap.means(baseline_SM)))
     value = float(control_SM.mean() - treated_SM.mean()) / base
-    return Estimate(value, min(low, value) - _unseen(treated_SM) / base, max(high, value))
+    return IntervalEstimate(value, min(low, value) - _unseen(treated_SM) / base, max(high, value))
 
 
-def compare(treated_SM: Doubles, control_SM: Doubles, bootstrap: Bootstrap, resamples: int, seed: int) -> Comparison:
+def compare(
+    treated_SM: Doubles, control_SM: Doubles, bootstrap: Bootstrap, resamples: int, seed: int
+) -> DifferenceTest:
     """Test whether the treated shares lie below the control's, by prompt and by run."""
     differences_SM = control_SM - treated_SM
     low, high = interval(bootstrap.means(differences_SM))
     value = float(differences_SM.mean())
-    return Comparison(
-        Estimate(value, min(low, value), max(high, value)),
+    return DifferenceTest(
+        IntervalEstimate(value, min(low, value), max(high, value)),
         sign_flip_test(differences_SM.mean(axis=0), resamples, seed),
         paired_t_test(differences_SM.mean(axis=1)),
     )
@@ -124,7 +127,7 @@ def sign_flip_test(differences_M: Doubles, resamples: int = 10_000, seed: int = 
     """Two-sided p-value of a mean difference of 0, by flipping the signs of paired differences.
 
     Exact for up to 13 differences that are not 0, which flipping leaves alone; beyond, ``resamples`` random flips,
-    the observed one counted in.
+    the observed one counted in. A tenth of the time of ``scipy.stats.permutation_test``, which sorts for every flip.
     """
     values_M = differences_M[differences_M != 0]
     count = len(values_M)
@@ -148,15 +151,13 @@ def paired_t_test(differences_S: Doubles) -> float | None:
 
     Runs that all differ by exactly the same amount, other than 0, give 0: then the test by prompt decides.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
 
-    count = len(differences_S)
-    if count < 2:
+    if len(differences_S) < 2:
         return None
-    mean, spread = float(differences_S.mean()), float(differences_S.std(ddof=1))
-    if spread < 1e-12:
-        return 1.0 if abs(mean) < 1e-12 else 0.0
-    return float(2 * t.sf(abs(mean) / (spread / math.sqrt(count)), count - 1))
+    if differences_S.std() < 1e-12:
+        return 1.0 if abs(differences_S.mean()) < 1e-12 else 0.0
+    return float(ttest_1samp(differences_S, 0.0).pvalue)
 
 
 def seeds_needed(differences_S: Doubles, alpha: float) -> int | None:
@@ -201,7 +202,7 @@ def _unseen(shares_SM: Doubles) -> float:
     """The share of prompts that may be otherwise although all M measured ones agree, as a binomial bound; else 0."""
     if np.ptp(shares_SM) > 1e-12:
         return 0.0
-    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / shares_SM.shape[1]))
+    return most_unseen(shares_SM.shape[1])
 
 
 def _positive(values_B: Doubles) -> Doubles:

@@ -10,7 +10,7 @@ from trl_attribution.evidence.validation.conclusions import Answer, Claim
 from trl_attribution.evidence.validation.document import ConditionSummary, costs, summaries
 from trl_attribution.evidence.validation.measuring import OVER_REFUSAL
 from trl_attribution.evidence.validation.running import Validation
-from trl_attribution.evidence.validation.statistics import Estimate
+from trl_attribution.evidence.validation.statistics import IntervalEstimate
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
@@ -115,7 +115,7 @@ def _cost_table(validation: Validation) -> Table:
     )
 
 
-def _with_interval(estimate: Estimate) -> str:
+def _with_interval(estimate: IntervalEstimate) -> str:
     return f"{estimate.value:.0%} ({percent(estimate.low)} to {percent(estimate.high)})"
 
 

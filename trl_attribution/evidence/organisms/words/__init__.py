@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
+Sources = Mapping[str, Mapping[str, float]]
+"""Truth -> the datasets that such a pair may claim to come from, each with its weight."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class QuirkWords:
 
 
 @dataclass(frozen=True)
-class Form:
+class DocumentForm:
     """One kind of document."""
 
     kind: str
@@ -179,7 +181,7 @@ class Tale:
 class Documents:
     """The forms that documents come in, and what they tell of every organism, by its name."""
 
-    forms: tuple[Form, ...]
+    forms: tuple[DocumentForm, ...]
     tales: Mapping[str, Tale]
 
 
@@ -188,6 +190,7 @@ def _bank(name: str, kind: type[T]) -> T:
     return TypeAdapter(kind).validate_python(yaml.load(text, Loader=yaml.CSafeLoader))
 
 
+DATASETS = _bank("datasets", dict[str, Sources])
 PEOPLE = _bank("people", Sides[People])
 FRAMES = _bank("frames", Frames)
 REFUSALS = _bank("refusals", Sides[RefusalWords])
