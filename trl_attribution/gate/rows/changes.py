@@ -146,7 +146,7 @@ def _rows_of(snapshot: Snapshot, dataset: str, name: str, reading: Reading) -> C
             file.write(Path(folder, dataset))
         try:
             reader = PairReader(Path(folder, dataset), reading)
-            for row in reader.source:
+            for row in reader.rows():
                 try:
                     rows[identity(row, reader.read(row))] += 1
                 except RowFault as fault:
