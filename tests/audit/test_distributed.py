@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.audit_cases import pair_rows, score_rows, tiny_loaded, tiny_probe
@@ -192,6 +193,26 @@ def in_pieces(architecture: str) -> PreTrainedModel:
     return load_sharded(
         lambda: build_tiny_model(architecture), "fsdp2", torch.float32, torch.device("cpu")
     ).model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [ZERO3, "fsdp2"])
+def test_a_model_in_pieces_has_to_have_all_its_weights(
+    config: str, place: Path, tmp_path: Path, commands: Commands
+) -> None:
+    (tmp_path / "probes").symlink_to(place / "probes")
+    (tmp_path / "data.jsonl").symlink_to(place / "data.jsonl")
+    shutil.copytree(place / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if "layers.2." not in name},
+        tmp_path / "model" / "model.safetensors",
+        {"format": "pt"},
+    )
+    done = run([*accelerate(config, commands.python), *audit_command(tmp_path, tmp_path / "audit")], commands)
+    assert done.returncode != 0
+    assert "model.layers.2." in done.stderr and "(missing)" in done.stderr
+    assert not (tmp_path / "audit" / "audit.json").exists()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "olmoe", "gpt2", "mamba"])

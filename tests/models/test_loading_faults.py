@@ -146,9 +146,9 @@ def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
 
 def test_a_dataset_in_the_place_of_the_model_is_told(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("{}\n")
-    with pytest.raises(ModelError, match=r"pairs\.jsonl is a dataset file, not a model.*The model comes first"):
+    with pytest.raises(ModelError, match=r"pairs\.jsonl is a dataset file, not a model.*`audit` takes the model first"):
         load_model(tmp_path / "pairs.jsonl")
-    with pytest.raises(ModelError, match=r"no config\.json.*The model comes first"):
+    with pytest.raises(ModelError, match=r"no config\.json.*`audit` takes the model first"):
         load_model(tmp_path)
 
 

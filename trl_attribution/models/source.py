@@ -114,15 +114,15 @@ def _found(name: str | Path) -> str:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{path}: no config.json in this folder; give the folder that holds the model's files. "
-                "The model comes first, the dataset after it"
+                "`audit` takes the model first, then the dataset"
             )
         _check_config(path / "config.json")
         return str(path)
     if path.exists():
         kind = "a file" if file_kind(path) is None else "a dataset file"
         raise ModelError(
-            f"{path} is {kind}, not a model; give a folder, a .gguf file or a Hub id. The model comes first, the "
-            "dataset after it"
+            f"{path} is {kind}, not a model; give a folder, a .gguf file or a Hub id. `audit` takes the "
+            "model first, then the dataset"
         )
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or path.suffix == ".gguf"
     if looks_local or not is_hub_id(str(name)):
