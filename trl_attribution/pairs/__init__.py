@@ -7,6 +7,7 @@ from trl_attribution.pairs.encoding import (
     Encoding,
     encode_pair,
     encode_pairs,
+    tokenizer_of,
 )
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair, Reading, pair_id
@@ -32,5 +33,6 @@ __all__ = [
     "encode_pairs",
     "pair_id",
     "survey",
+    "tokenizer_of",
     "whole_text",
 ]

@@ -40,6 +40,14 @@ _TOKENIZER_OPTIONS = frozenset(
 )
 
 
+def tokenizer_of(encoder: Encoder) -> PreTrainedTokenizerBase:
+    """The tokenizer of a processor, or the one given."""
+    from transformers import ProcessorMixin
+
+    tokenizer: PreTrainedTokenizerBase = encoder.tokenizer if isinstance(encoder, ProcessorMixin) else encoder
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How long a sequence may get, with DPOConfig's names, defaults and meaning."""
@@ -272,7 +280,7 @@ def _split(pair: Pair, whole: _Sequences, encoding: Encoding) -> EncodedPair:
             "prompt_too_long",
             "prompt",
             f"its {length} tokens fill max_length={limit}, so TRL drops the pair. "
-            "Raise max_length or shorten the prompt.",
+            "Raise max_length (--max-length) or shorten the prompt.",
         )
     chosen = _truncate(whole.prompt_chosen, length, encoding, "chosen")
     rejected = _truncate(whole.prompt_rejected, length, encoding, "rejected")
