@@ -7,6 +7,7 @@ from trl_attribution.pairs.encoding import (
     Encoding,
     encode_pair,
     encode_pairs,
+    encode_prompt,
     tokenizer_of,
 )
 from trl_attribution.pairs.faults import RowFault, SkippedRow
@@ -31,6 +32,7 @@ __all__ = [
     "dataset_fingerprint",
     "encode_pair",
     "encode_pairs",
+    "encode_prompt",
     "pair_id",
     "survey",
     "tokenizer_of",
