@@ -30,7 +30,7 @@ from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, PairReader, Reading
+from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.distributed import current_ranks
 
@@ -214,7 +214,7 @@ class AttributionCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: Reference
     ) -> TrainingAudit:
         processor = kwargs["processing_class"]
-        tokenizer = getattr(processor, "tokenizer", processor)
+        tokenizer = tokenizer_of(processor)
         encoding = Encoding(
             getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 
+from tests.tiny import BLOCKS_TEMPLATE, vision_processor
 from tests.training import (
     LAYERS,
     audited,
@@ -27,6 +29,8 @@ from tests.training import (
 )
 from trl_attribution import DataAuditor, Manifest, VectorStore, pair_id
 from trl_attribution.callbacks import AttributionCallback
+from trl_attribution.errors import DataError
+from trl_attribution.models import load_model
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
 REENTRANT = dict(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})
@@ -102,6 +106,28 @@ def test_the_manifest_of_a_run_finds_responses_that_end_with_the_end_of_text(
     assert flipped == sorted(decision.row for decision in manifest.decisions)
     assert flipped
     assert manifest.apply(turned, undo=True) == rows
+
+
+def test_a_run_through_a_processor_has_the_vectors_of_the_audit_through_it(model_folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(model_folder, dtype="float32")
+    processor = vision_processor(loaded.tokenizer)
+    found = audited(model_folder, tmp_path, chat_rows(), trainer={"processing_class": processor}).finished
+    assert found is not None
+    auditor = DataAuditor(replace(loaded, processor=processor), layers=LAYERS, vector_dtype="float32")
+    expected = auditor.audit(chat_rows(), tmp_path / "offline")
+    assert least_cosine(found.audit.store, expected.store) >= 0.99999
+
+
+def test_a_run_whose_template_leaves_the_text_out_is_refused_before_its_first_step(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_model(model_folder, dtype="float32").tokenizer
+    tokenizer.chat_template = BLOCKS_TEMPLATE
+    running = make_trainer(model_folder, tmp_path, chat_rows(), trainer={"processing_class": tokenizer})
+    with pytest.raises(DataError, match="leaves out what the user says as plain text"):
+        train(running, AttributionCallback(running, layers=LAYERS, output_dir=tmp_path / "audit"))
+    assert running.state.global_step == 0
+    assert not (tmp_path / "audit" / "vectors").exists()
 
 
 def test_vectors_of_conversations_are_equal_too(model_folder: Path, tmp_path: Path) -> None:

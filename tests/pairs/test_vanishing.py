@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny import BLOCKS_TEMPLATE, CHAT_TEMPLATE, vision_processor
 from trl_attribution.audit.census import dataset_info, take_census
 from trl_attribution.errors import DataError
-from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pairs
+from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pairs, encode_prompt
 
 Row = dict[str, Any]
 
@@ -69,6 +69,17 @@ def test_blocks_are_read_by_it_and_plain_text_through_the_processor(tokenizer: P
     assert isinstance(processed, EncodedPair)
     assert (direct.chosen, direct.rejected) == (processed.chosen, processed.rejected)
     assert "Hi" in tokenizer.decode(processed.chosen.prompt_ids)
+
+
+def test_a_prompt_by_itself_is_encoded_by_the_same_rules(tokenizer: PreTrainedTokenizerFast) -> None:
+    (pair,) = PairReader([chat()])
+    for encoder in (tokenizer, vision_processor(tokenizer)):
+        (found,) = encode_pairs([pair], encoder, Encoding(None))
+        assert isinstance(found, EncodedPair)
+        assert encode_prompt(pair.prompt, encoder) == found.chosen.prompt_ids
+        assert encode_prompt("Hi", encoder) == tokenizer("Hi")["input_ids"]
+    with pytest.raises(RowFault, match="leaves out what the user says"):
+        encode_prompt(pair.prompt, with_template(tokenizer, BLOCKS_TEMPLATE))
 
 
 def test_rows_that_a_template_writes_are_kept_beside_rows_that_it_does_not(tokenizer: PreTrainedTokenizerFast) -> None:

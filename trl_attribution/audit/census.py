@@ -25,6 +25,7 @@ from trl_attribution.pairs import (
     Survey,
     encode_pairs,
     survey,
+    tokenizer_of,
 )
 from trl_attribution.utils.text import counted
 
@@ -115,7 +116,7 @@ def take_census(
             pairs have two responses of the same tokens.
         ModelError: the tokenizer lacks a chat template or an EOS token that the pairs need.
     """
-    reader.ending_with(getattr(tokenizer, "tokenizer", tokenizer).eos_token)
+    reader.ending_with(tokenizer_of(tokenizer).eos_token)
     counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, choose)
     found = survey(counter)  # type: ignore[arg-type]  # anything that iterates as a PairReader does
     counter.refuse_faults()

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from trl_attribution.behaviors.encoding import PromptFormat, as_chat
 from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
 from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt
 from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.pairs import RowFault, encode_prompt
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
-from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -198,21 +196,15 @@ def prompt_ids(loaded: LoadedModel, prompt: Prompt, where: str, prompt_format: P
         ProbeError: the prompt does not fit the prompt format, or the chat template refuses it; the message says
             ``where``.
     """
-    tokenizer = loaded.tokenizer
-    if not as_chat(prompt, prompt_format, tokenizer, where):
-        plain: Any = tokenizer(text=prompt)
-        return list(plain["input_ids"])
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    encoder = loaded.encoder
+    if as_chat(prompt, prompt_format, encoder, where) and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        return encode_prompt(prompt, encoder)
+    except RowFault as fault:
         raise ProbeError(
-            f"{where}: the chat template of {loaded.name} refuses it ({printable(error)}). "
-            "Reorder or merge its messages to suit the template, or leave the prompt out."
-        ) from error
-    return list(encoded["input_ids"])
+            f"{where}: the chat template of {loaded.name} cannot be used: {fault.detail} Or leave the prompt out."
+        ) from fault
 
 
 def _reason(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         Encoding,
         encode_pair,
         encode_pairs,
+        encode_prompt,
+        tokenizer_of,
     )
     from trl_attribution.pairs.faults import RowFault, SkippedRow
     from trl_attribution.pairs.formats import Pair, Reading, pair_id
@@ -39,7 +41,9 @@ __all__ = [
     "dataset_fingerprint",
     "encode_pair",
     "encode_pairs",
+    "encode_prompt",
     "pair_id",
     "survey",
+    "tokenizer_of",
     "whole_text",
 ]

@@ -40,6 +40,14 @@ _TOKENIZER_OPTIONS = frozenset(
 )
 
 
+def tokenizer_of(encoder: Encoder) -> PreTrainedTokenizerBase:
+    """The tokenizer of a processor, or the one given."""
+    from transformers import ProcessorMixin
+
+    tokenizer: PreTrainedTokenizerBase = encoder.tokenizer if isinstance(encoder, ProcessorMixin) else encoder
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How long a sequence may get, with DPOConfig's names, defaults and meaning."""
@@ -107,7 +115,7 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) 
     """
     from transformers import ProcessorMixin
 
-    encode = _processed if isinstance(tokenizer, ProcessorMixin) else _tokenized
+    encode = _one_by_one if isinstance(tokenizer, ProcessorMixin) else _tokenized
     outcomes = encode(pairs, tokenizer)
     return [_finished(pair, outcome, encoding) for pair, outcome in zip(pairs, outcomes, strict=True)]
 
@@ -128,23 +136,34 @@ def _sequences(ids: Sequence[list[int]], written_alike: bool) -> _Sequences:
     return _Sequences(prompt, prompt_chosen, prompt_rejected, written_alike)
 
 
+def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
+    """Token ids of a prompt by itself, with what the chat template puts before an answer.
+
+    Raises:
+        RowFault: the chat template refuses it, or leaves its text out.
+    """
+    if isinstance(prompt, str):
+        return _ids(encoder, prompt)
+    pair = Pair("", "", 0, "", "", prompt, [], [], None, {})
+    ids = _ids(encoder, prompt, add_generation_prompt=True)
+    TemplateCheck(lambda other: [_ids(encoder, other.prompt, add_generation_prompt=True)]).check(pair, [ids])
+    return ids
+
+
 def _tokenized(pairs: Sequence[Pair], tokenizer: Any) -> list[_Sequences | RowFault]:
     outcomes: dict[int, _Sequences | RowFault] = {}
     rendered: dict[int, list[str]] = {}
-    check = TemplateCheck(lambda pair: _apply_template(pair, tokenizer, tokenize=False))
-    check_ids = TemplateCheck(lambda pair: _apply_template(pair, tokenizer, tokenize=True))
+    check = TemplateCheck(lambda pair: _render(pair, tokenizer))
     for place, pair in enumerate(pairs):
         try:
             if not pair.conversational:
                 rendered[place] = _texts(pair, tokenizer)
             elif _TOKENIZER_OPTIONS.isdisjoint(pair.chat_template_kwargs):
-                texts = _apply_template(pair, tokenizer, tokenize=False)
+                texts = _render(pair, tokenizer)
                 check.check(pair, texts)
                 rendered[place] = texts
             else:
-                ids = _apply_template(pair, tokenizer, tokenize=True)
-                check_ids.check(pair, ids)
-                outcomes[place] = _sequences(ids, written_alike=True)
+                (outcomes[place],) = _one_by_one([pair], tokenizer)
         except RowFault as fault:
             outcomes[place] = fault
     for conversational in (True, False):
@@ -158,13 +177,13 @@ def _tokenized(pairs: Sequence[Pair], tokenizer: Any) -> list[_Sequences | RowFa
     return [outcomes[place] for place in range(len(pairs))]
 
 
-def _processed(pairs: Sequence[Pair], processor: Any) -> list[_Sequences | RowFault]:
-    """Pair by pair, as TRL does: what a processor makes of a text may depend on its neighbors in a batch."""
-    check = TemplateCheck(lambda pair: _process(pair, processor))
+def _one_by_one(pairs: Sequence[Pair], encoder: Encoder) -> list[_Sequences | RowFault]:
+    """Text by text, as TRL does: what a processor makes of one may depend on its neighbors in a batch."""
+    check = TemplateCheck(lambda pair: _pair_ids(pair, encoder))
     outcomes: list[_Sequences | RowFault] = []
     for pair in pairs:
         try:
-            ids = _process(pair, processor)
+            ids = _pair_ids(pair, encoder)
             if pair.conversational:
                 check.check(pair, ids)
             outcomes.append(_sequences(ids, written_alike=pair.conversational))
@@ -173,23 +192,32 @@ def _processed(pairs: Sequence[Pair], processor: Any) -> list[_Sequences | RowFa
     return outcomes
 
 
-def _process(pair: Pair, processor: Any) -> list[list[int]]:
+def _pair_ids(pair: Pair, encoder: Encoder) -> list[list[int]]:
+    """Token ids of prompt, prompt + chosen, prompt + rejected."""
     if not pair.conversational:
-        return [_unbatched(processor(text=text)) for text in _texts(pair, processor.tokenizer)]
+        return [_ids(encoder, text) for text in _texts(pair, tokenizer_of(encoder))]
+    _check_template(encoder)
+    prompt, chosen, rejected, options = _conversation(pair)
+    return [
+        _ids(encoder, prompt, add_generation_prompt=True, **options),
+        _ids(encoder, chosen, **options),
+        _ids(encoder, rejected, **options),
+    ]
+
+
+def _ids(encoder: Any, part: str | Messages, **options: Any) -> list[int]:
+    """Token ids of one text or conversation; processors read messages of blocks and give a batch of one."""
+    from transformers import ProcessorMixin
     from trl.data_utils import prepare_multimodal_messages
 
-    def ids(messages: Messages, **options: Any) -> list[int]:
-        blocks = prepare_multimodal_messages(messages)
-        return _unbatched(processor.apply_chat_template(blocks, tokenize=True, return_dict=True, **options))
-
-    prompt, chosen, rejected, options = _conversation(pair)
-    with _template_faults():
-        return [ids(prompt, add_generation_prompt=True, **options), ids(chosen, **options), ids(rejected, **options)]
-
-
-def _unbatched(result: Any) -> list[int]:
-    """Processors give a batch of one."""
-    return [int(token) for token in result["input_ids"][0]]
+    is_processor = isinstance(encoder, ProcessorMixin)
+    if isinstance(part, str):
+        result = encoder(text=part)
+    else:
+        with _template_faults():
+            messages = prepare_multimodal_messages(part) if is_processor else part
+            result = encoder.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    return [int(token) for token in (result["input_ids"][0] if is_processor else result["input_ids"])]
 
 
 def _texts(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -210,22 +238,21 @@ def _conversation(pair: Pair) -> tuple[Messages, Messages, Messages, dict[str, A
     return prompt, prompt + pair.chosen, prompt + pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
 
 
-def _apply_template(pair: Pair, tokenizer: PreTrainedTokenizerBase, tokenize: bool) -> list[Any]:
-    """The three conversations as texts, or as token ids."""
-    if not tokenizer.chat_template:
+def _render(pair: Pair, tokenizer: Any) -> list[str]:
+    """The three conversations as the chat template writes them."""
+    _check_template(tokenizer)
+    prompt, chosen, rejected, options = _conversation(pair)
+    with _template_faults():
+        alone = tokenizer.apply_chat_template([prompt], tokenize=False, add_generation_prompt=True, **options)
+        return [*alone, *tokenizer.apply_chat_template([chosen, rejected], tokenize=False, **options)]
+
+
+def _check_template(encoder: Encoder) -> None:
+    if not encoder.chat_template:
         raise ModelError(
             "the tokenizer has no chat template, but the dataset holds messages. Use the model's instruct or SFT "
             "checkpoint, or set tokenizer.chat_template."
         )
-    prompt, chosen, rejected, options = _conversation(pair)
-    with _template_faults():
-        alone: Any = tokenizer.apply_chat_template(
-            [prompt], tokenize=tokenize, return_dict=tokenize, add_generation_prompt=True, **options
-        )
-        full: Any = tokenizer.apply_chat_template(
-            [chosen, rejected], tokenize=tokenize, return_dict=tokenize, **options
-        )
-    return [*alone["input_ids"], *full["input_ids"]] if tokenize else [*alone, *full]
 
 
 @contextmanager
@@ -272,7 +299,7 @@ def _split(pair: Pair, whole: _Sequences, encoding: Encoding) -> EncodedPair:
             "prompt_too_long",
             "prompt",
             f"its {length} tokens fill max_length={limit}, so TRL drops the pair. "
-            "Raise max_length or shorten the prompt.",
+            "Raise max_length (--max-length) or shorten the prompt.",
         )
     chosen = _truncate(whole.prompt_chosen, length, encoding, "chosen")
     rejected = _truncate(whole.prompt_rejected, length, encoding, "rejected")

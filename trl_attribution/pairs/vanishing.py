@@ -61,7 +61,8 @@ class TemplateCheck:
                 raise _fault(kind)
 
     def _is_lost(self, kind: _Kind, pair: Pair, rendered: Sequence[Any]) -> bool:
-        other = dataclasses.replace(pair, **{kind.part: _with_other_words(getattr(pair, kind.part), kind)})
+        changed: dict[str, Any] = {kind.part: _with_other_words(getattr(pair, kind.part), kind)}
+        other = dataclasses.replace(pair, **changed)
         place = _PARTS.index(kind.part)
         try:
             return bool(self.render(other)[place] == rendered[place])
