@@ -45,7 +45,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
-from trl_attribution.scoring import Rule
+from trl_attribution.scoring import Rule, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
@@ -124,6 +124,9 @@ class TrainingAudit:
         with self._timed("read"):
             self.census: Census = take_census(reader, m0.tokenizer, encoding, on_encoded=lookup.add)
         config.rule.check(len(self.census.index))
+        self.notes = power_notes(config.rule, len(self.census.index), probes, config.asked_score)
+        for note in self.notes if ranks.is_main else ():
+            logger.warning(note)
         self.settings = StoreSettings(
             model_fingerprint=m0.fingerprint.digest,
             layers=self.layers,
@@ -402,6 +405,7 @@ class TrainingAudit:
                 **machine(),
             },
             versions=versions(),
+            notes=self.notes,
             training={
                 **counts.to_json(),
                 "pairs_in_dataset": len(census.index),

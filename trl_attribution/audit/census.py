@@ -35,7 +35,7 @@ ENCODE_BATCH = 256
 _SAMPLE = 64
 _SHOWN = 10
 _REMEDIES = {
-    "prompt_too_long": "DPOTrainer drops rows whose prompt alone fills max_length: raise --max-length or mend them.",
+    "prompt_too_long": "DPOTrainer drops rows whose prompt alone fills max_length. Raise --max-length or mend them.",
 }
 """By reason, what more than the fault's own sentence there is to say."""
 

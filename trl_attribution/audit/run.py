@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from trl_attribution.audit.folder import (
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, PairReader, RowFault
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import Rule, Scores, score_view, write_scores
+from trl_attribution.scoring import Rule, Scores, power_notes, score_view, write_scores
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from trl_attribution.audit.auditor import DataAuditor
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
@@ -56,6 +59,7 @@ class AuditRun:
         self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
         self.on_progress = on_progress or _silent
         self.timings: dict[str, float] = {}
+        self.notes: tuple[str, ...] = ()
 
     def audit(self, rule: Rule | None) -> Audit:
         """The whole audit; see :meth:`DataAuditor.audit`."""
@@ -63,8 +67,7 @@ class AuditRun:
         model = self.auditor.model
         engine = self.auditor.new_engine()
         census = self.read(model.tokenizer)
-        if rule is not None:
-            rule.check(len(census.index))
+        self.look_at_rule(rule, census)
         settings = self.auditor.store_settings(engine)
         claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
         with claim.released_on_failure():
@@ -89,6 +92,15 @@ class AuditRun:
                 on_progress=lambda done: self.on_progress("read", done, total),
                 choose=choose,
             )
+
+    def look_at_rule(self, rule: Rule | None, census: Census) -> None:
+        """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
+        if rule is None:
+            return
+        rule.check(len(census.index))
+        self.notes = power_notes(rule, len(census.index), self.auditor.probes, self.config.score)
+        for note in self.notes:
+            logger.warning(note)
 
     def compute(self, store: VectorStore, engine: ActivationEngine, blocks: dict[str, int], census: Census) -> None:
         """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
@@ -212,6 +224,7 @@ class AuditRun:
                 **cost,
             },
             versions=versions(),
+            notes=self.notes,
         )
 
     @contextmanager

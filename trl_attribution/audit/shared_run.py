@@ -95,8 +95,7 @@ class SharedRun(AuditRun):
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
         census = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
-        if rule is not None:
-            rule.check(len(census.index))
+        self.look_at_rule(rule, census)
         settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
         FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)  # refuses other data
         self._check_complete(blocks, census)
@@ -117,8 +116,8 @@ class SharedRun(AuditRun):
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
             census = self.read(model.tokenizer, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
-            if rule is not None and merges:
-                rule.check(len(census.index))
+            if merges:
+                self.look_at_rule(rule, census)
         encodable = set(census.index.pair_ids)
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
         settings = self.auditor.store_settings(engine)
