@@ -28,7 +28,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path(
         "demo"
     ),
-    layer: Annotated[int, typer.Option("--layer", help="The layer to audit at.")] = LAYER,
+    layer: Annotated[int, typer.Option("--layer", min=1, help="The layer to audit at.")] = LAYER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb

@@ -15,8 +15,8 @@ from trl_attribution.utils.text import counted
 def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind) -> tuple[str, ...]:
     """A sentence for each probe with which ``rule`` can flag nothing among N ``pairs``, or only very many at once.
 
-    The smallest p-value is 1 / (1 + R), with R clean pairs of the probe, else (the mirror null) with R = N: a rate below
-    it is out of reach. Above it, :func:`fewest_discoveries` pairs have to beat all R.
+    The smallest p-value is 1 / (1 + R), with R clean pairs of the probe, else (the mirror null) with R = N: a rate
+    below it is out of reach. Above it, :func:`fewest_discoveries` pairs have to beat all R.
     """
     if rule.fdr is None:
         return ()
