@@ -9,11 +9,10 @@ from typing import Any, cast, get_args
 
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
-from trl_attribution.scoring import Rule
+from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
 from trl_attribution.utils.dtypes import DTYPES
 
 ON_FLAG = ("log", "stop", "skip")
-DEFAULT_FDR = 0.05
 
 
 @dataclass(frozen=True)

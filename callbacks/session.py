@@ -35,7 +35,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
-from trl_attribution.scoring import Rule
+from trl_attribution.scoring import Rule, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import merge_parts, part_folder, parts_of
 from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded, random_state_kept
@@ -114,6 +114,9 @@ class TrainingAudit:
         with self.stopwatch.timed("read"):
             self.census: Census = take_census(reader, m0.encoder, encoding, on_encoded=lookup.add)
         config.rule.check(len(self.census.index))
+        self.notes = power_notes(config.rule, len(self.census.index), probes, config.asked_score)
+        for note in self.notes if ranks.is_main else ():
+            logger.warning(note)
         self.settings = StoreSettings(
             model_fingerprint=m0.fingerprint.digest,
             layers=self.layers,
@@ -450,6 +453,7 @@ class TrainingAudit:
             layers=self.layers,
             model=model_info(self.m0, self.settings.compute_dtype),
             settings=self.config.to_json(),
+            notes=self.notes,
             training={
                 **counts.to_json(),
                 "pairs_in_dataset": pairs,

@@ -42,7 +42,7 @@ COMMANDS = (
     "discover {audit} --responses {prompts} --model {model} -o {new}",
     "gate {dataset} --policy {policy} -o {new}",
     "gate baseline {dataset} --policy {policy} --known-bad {dataset} -o {new}.safetensors",
-    "gate init -o {new}.yaml --probes {registry}",
+    "gate init -o {new}.yaml --probes {new}",
     "gate show {verdict}",
     "manifest show {manifest} --sources-from {sources}",
     "manifest diff {manifest} {manifest}",
@@ -144,8 +144,10 @@ NUMERIC = {
     "validate": ("cells",),
 }
 WORDED = {
-    "audit": ("probe", "score", "vector-dtype", "dtype", "device", "truncation-mode", "path", "blocks-path", "format")
-    + ("prompt-column", "chosen-column", "rejected-column", "source-column", "split", "on-bad-row", "config"),
+    "audit": (
+        *("probe", "score", "vector-dtype", "dtype", "device", "truncation-mode", "path", "blocks-path", "format"),
+        *("prompt-column", "chosen-column", "rejected-column", "source-column", "split", "on-bad-row", "config"),
+    ),
     "apply": ("split", "precedence", "swap-columns", "negate-columns", "leave-columns", "digest", "config"),
     "compare": ("baseline", "truth-column", "probe", "bergson", "dtype", "device"),
     "discover": ("register", "score", "name-endpoint", "prompt-format", "dtype", "blocks-path"),
@@ -208,8 +210,7 @@ def _wrong_paths() -> Iterator[Case]:
                     yield Case((*_filled(words[:place]), wrong, *_filled(words[place + 1 :])))
             elif kind:
                 for wrong in ("data.jsonl/inside", LONG, f"no/{LONG}/x", "probes", "\x1b[2J", "a/" * 2500):
-                    changed = _filled(words[:place]) + (wrong,) + _filled(words[place + 1 :])
-                    yield Case(changed, (0, 2))
+                    yield Case((*_filled(words[:place]), wrong, *_filled(words[place + 1 :])), (0, 2))
 
 
 def _wrong_values() -> Iterator[Case]:

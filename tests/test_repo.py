@@ -52,13 +52,17 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def runtime_imports(tree: ast.Module) -> set[str]:
-    """Dotted names of all that is imported when the code runs, inside functions too; not for type checkers alone."""
+    """Dotted names of all that is imported when the code runs, inside functions too; not for type checkers alone.
+
+    What a package imports under ``TYPE_CHECKING`` for ``lazy_names`` is imported when a name is first asked for.
+    """
     found: set[str] = set()
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             waiting.extend(node.orelse)
+            waiting.extend(node.body if "lazy_names" in ast.unparse(node) else [])
             continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -149,6 +153,15 @@ def test_every_public_name_can_be_imported_and_an_unknown_one_is_refused() -> No
         assert getattr(trl_attribution, name).__module__.startswith("trl_attribution.")
     with pytest.raises(AttributeError, match="no attribute 'Auditor'"):
         trl_attribution.Auditor  # noqa: B018  (looking it up is the test)
+
+
+def test_no_name_that_is_loaded_on_first_use_is_hidden_by_a_module() -> None:
+    packages = [path for path in PACKAGE.rglob("__init__.py") if "lazy_names(__name__)" in path.read_text()]
+    assert len(packages) > 10
+    for path in packages:
+        names = {name.rpartition(".")[2] for name in runtime_imports(ast.parse(path.read_text(encoding="utf-8")))}
+        eager = {"TYPE_CHECKING", "annotations", "lazy_names", "cells", "quality"}
+        assert not (names - eager) & {beside.stem for beside in path.parent.iterdir()}, path
 
 
 def test_every_make_target_is_explained_in_contributing() -> None:

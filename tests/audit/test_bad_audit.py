@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -15,12 +16,14 @@ import torch
 from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded, tiny_probe
 from tests.manifest_cases import ids_of, write_jsonl
 from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.audit.calibrate import calibrate_probe
 from trl_attribution.audit.config import AuditConfig
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 
 
@@ -158,7 +161,7 @@ def test_a_prompt_longer_than_max_length_is_refused_with_its_line(loaded: Loaded
     data = write_jsonl(tmp_path / "data.jsonl", rows)
     auditor = auditor_of(loaded, layers=[1], encoding=Encoding(max_length=200))
     message = message_of(DataError, lambda: auditor.audit(data, tmp_path / "audit"), tmp_path)
-    assert "1 rows cannot be encoded" in message and f"{data}:5: column 'prompt'" in message
+    assert "1 row cannot be encoded" in message and f"{data}:5: column 'prompt'" in message
     assert "max_length=200" in message and "--max-length" in message and "--on-bad-row skip" in message
 
 
@@ -230,7 +233,7 @@ def test_a_pair_that_is_not_finite_keeps_the_shards_before_it(tmp_path: Path) ->
     with torch.no_grad():
         broken.model.get_parameter("model.embed_tokens.weight")[token] = float("nan")
     auditor = auditor_of(broken, layers=[3], shard_size=2)
-    with pytest.raises(StoreError, match=f"1 pairs are not finite: {ids_of(rows)[4]}"):
+    with pytest.raises(StoreError, match=f"1 pair are not finite: {ids_of(rows)[4]}"):
         auditor.audit(rows, tmp_path / "audit")
     assert VectorStore.open(tmp_path / "audit" / "vectors").pair_ids == ids_of(rows)[:4]
     assert not (tmp_path / "audit" / "audit.json").exists() and not list(tmp_path.rglob("*.part"))
@@ -363,3 +366,44 @@ def test_a_manifest_of_an_unknown_action_is_refused(
     flagged = auditor_of(loaded, [probe]).audit(data, tmp_path / "audit").flag(top_k=1)
     message = message_of(SettingsError, lambda: flagged.to_manifest("drop"), tmp_path)  # type: ignore[arg-type]
     assert "'drop'" in message and "filter or flip" in message
+
+
+def test_a_template_that_refuses_the_messages_is_not_answered_with_a_longer_limit(
+    loaded: LoadedModel, probe: Probe, tmp_path: Path
+) -> None:
+    strict = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}{{ messages[0].content }}"
+    )
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = strict
+    turns = [[{"role": role, "content": "Hello."}] for role in ("system", "assistant", "assistant")]
+    turns[2][0]["content"] = "Go away."
+    write_jsonl(tmp_path / "chat.jsonl", [dict(zip(("prompt", "chosen", "rejected"), turns, strict=True))])
+    auditor = auditor_of(replace(loaded, tokenizer=tokenizer), layers=[2])
+    message = message_of(DataError, lambda: auditor.audit(tmp_path / "chat.jsonl", tmp_path / "audit"), tmp_path)
+    assert "chat template refuses them (user first)" in message
+    assert "max" not in message
+
+
+def test_a_rate_that_so_few_pairs_cannot_reach_is_told_before_the_work_and_kept(
+    loaded: LoadedModel, probe: Probe, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages: list[tuple[str, int]] = []
+
+    def report(stage: str, _done: int, _total: int) -> None:
+        stages.append((stage, len(caplog.messages)))
+
+    audit = auditor_of(loaded, [probe]).audit(data, tmp_path / "audit", rule=Rule(fdr=0.05), on_progress=report)
+    assert not len(audit.flag(fdr=0.05))
+    (note,) = AuditInfo.load(tmp_path / "audit").notes
+    assert "rude: no pair can be flagged at fdr 0.05 with 6 pairs to compare with; that takes 19" in note
+    assert [note] == caplog.messages
+    assert {told for stage, told in stages if stage == "vectors"} == {1}
+
+
+def test_too_few_clean_pairs_to_calibrate_with_are_told(
+    loaded: LoadedModel, probe: Probe, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrated = calibrate_probe(probe, loaded, data)
+    assert calibrated.reference_scores is not None and calibrated.reference_scores.shape[1] == 6
+    assert "no pair can be flagged at fdr 0.05 with 6 pairs" in caplog.text

@@ -144,7 +144,7 @@ def test_prompts_that_fill_max_length_are_judged_skipped_or_refused(place: Path)
     score_rule = {"probes": {"rude": {"max_score": 1}}}
     encoding = {"max_length": 256}
     write_policy(place, score_rule, encoding=encoding)
-    with pytest.raises(DataError, match=r"1 pairs cannot be encoded(.|\n)*data.jsonl:10: column 'prompt'"):
+    with pytest.raises(DataError, match=r"1 pair cannot be encoded(.|\n)*data.jsonl:10: column 'prompt'"):
         run()
     write_policy(place, score_rule, encoding=encoding, reading={"on_bad_row": "skip"})
     skipped = run().verdict

@@ -45,15 +45,15 @@ def test_the_section_says_what_was_done_by_which_probe_model_and_manifest(tmp_pa
     for fact in (
         "| made from | data.jsonl |",
         "| rows | 6 before, 5 after |",
-        "| left out | 1 rows |",
-        "| flipped | 1 rows: chosen and rejected changed places |",
+        "| left out | 1 row |",
+        "| flipped | 1 row: chosen and rejected changed places |",
         f"| manifest | sha256 {merged.digest} |",
         f"| made of manifest | sha256 {one.digest} |",
         f"| reviewed in | decisions, sha256 {said.digest} |",
         f"| audited dataset | fingerprint {one.header.dataset_fingerprint} |",
         "| M0 | fingerprint m0 |",
         "| probe | insults: 2 pairs, fingerprint p0 |",
-        "| reviewers | ann: decided about 1 pairs |",
+        "| reviewers | ann: decided about 1 pair |",
         "| part 0 | 3 | 1 | 0 |",
         "| part 1 | 3 | 0 | 1 |",
     ):

@@ -187,14 +187,14 @@ Change = Callable[[torch.Tensor], None]
 @pytest.mark.parametrize(
     ("which", "change", "message"),
     [
-        (0, lambda v: v[3, 1].fill_(float("nan")), "pair vectors of 1 pairs are not finite: {id}. Compute with dtype"),
-        (1, lambda v: v[3, 2, :1].fill_(float("-inf")), "context vectors of 1 pairs are not finite: {id}"),
+        (0, lambda v: v[3, 1].fill_(float("nan")), "pair vectors of 1 pair are not finite: {id}. Compute with dtype"),
+        (1, lambda v: v[3, 2, :1].fill_(float("-inf")), "context vectors of 1 pair are not finite: {id}"),
         (
             0,
             lambda v: v[3].fill_(7e4),
-            "pair vectors of 1 pairs are too large for float16: {id}. Store them with vector_",
+            "pair vectors of 1 pair are too large for float16: {id}. Store them with vector_",
         ),
-        (1, lambda v: v[3].fill_(-7e4), "context vectors of 1 pairs are too large for float16: {id}"),
+        (1, lambda v: v[3].fill_(-7e4), "context vectors of 1 pair are too large for float16: {id}"),
     ],
 )
 def test_vectors_that_cannot_be_stored_are_refused_by_pair(

@@ -135,7 +135,7 @@ MISTAKES = {
     "apply flip.jsonl data.jsonl --check missing.jsonl": "missing.jsonl: no such file or folder",
     "manifest show data.jsonl": "data.jsonl:1: this is no manifest header",
     "manifest merge flip.jsonl -o a.jsonl": "nothing to merge: give two manifests or more, or --decisions",
-    "manifest merge flip.jsonl filter.jsonl -o a.jsonl": "decisions differ about 1 pairs",
+    "manifest merge flip.jsonl filter.jsonl -o a.jsonl": "decisions differ about 1 pair",
     "manifest merge flip.jsonl filter.jsonl -o flip.jsonl --precedence first": "flip.jsonl is one of the inputs",
     "manifest subtract flip.jsonl missing.jsonl -o a.jsonl": "cannot read the manifest missing.jsonl",
     "manifest cap flip.jsonl --sources-from data.jsonl --max-share 0 -o a.jsonl": "above 0 and at most 1",

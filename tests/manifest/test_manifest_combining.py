@@ -203,7 +203,7 @@ def test_an_audits_manifest_is_written_as_older_readers_know_it(tmp_path: Path) 
 def test_what_differs_is_refused_unless_a_precedence_is_stated() -> None:
     with pytest.raises(
         ManifestError,
-        match=rf"differ about 1 pairs:\n  {IDS[1]}: manifest 1 says flip, manifest 2 says filter\nSay who",
+        match=rf"differ about 1 pair:\n  {IDS[1]}: manifest 1 says flip, manifest 2 says filter\nSay who",
     ):
         merge([manifest({1: "flip"}), manifest({1: "filter"})])
     with pytest.raises(ManifestError, match="ann says keep, bob says filter"):
@@ -219,7 +219,7 @@ def test_what_scores_disagree_about_is_no_conflict_once_a_reviewer_has_decided()
     one, two = manifest({1: "flip", 2: "flip"}), manifest({1: "filter", 2: "flip"})
     settled = merge([one, two], reviews=[review({1: "keep"})])
     assert (actions_of(settled.manifest), settled.conflicts) == ({1: "keep", 2: "flip"}, ())
-    with pytest.raises(ManifestError, match="differ about 1 pairs"):
+    with pytest.raises(ManifestError, match="differ about 1 pair"):
         merge([one, two], reviews=[review({2: "keep"})])
 
 

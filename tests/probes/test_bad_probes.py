@@ -279,6 +279,7 @@ def test_impossible_sampling_is_refused(settings: dict[str, Any], message: str) 
             '{"prompt": "a", "undesired": "b"}',
             r"behavior\.jsonl:2: field `desired` is missing.*there: prompt, undesired",
         ),
+        ('{"prompt": "a", "undesired": "b"}', r"field `desired` is missing\. Fields there: prompt, undesired\."),
         ('{"prompt": "a", "undesird": "b", "desired": "c"}', r"behavior\.jsonl:2: .*did you mean `undesird`\?"),
         ('{"prompt": "a", "undesired": null, "desired": "c"}', r"behavior\.jsonl:2: field `undesired` is null"),
         ('{"prompt": "a", "undesired": [], "desired": "c"}', r"behavior\.jsonl:2: field `undesired` is an empty list"),

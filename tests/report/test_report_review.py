@@ -226,7 +226,7 @@ def test_agreement_needs_one_dataset_and_one_reviewer_a_file() -> None:
     with pytest.raises(ManifestError, match="different datasets"):
         agreement(review_of({}), ReviewDecisions("b" * 64, ()))
     mixed = ReviewDecisions(FINGERPRINT, (*review_of({0: "keep"}).decisions, *review_of({0: "flip"}, "bob").decisions))
-    with pytest.raises(ManifestError, match="several reviewers' decisions about 1 pairs"):
+    with pytest.raises(ManifestError, match="several reviewers' decisions about 1 pair"):
         agreement(mixed, review_of({0: "keep"}))
 
 

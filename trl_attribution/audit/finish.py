@@ -67,6 +67,8 @@ class Ending:
     model: Mapping[str, Any]
     """M0 as ``audit.json`` describes it."""
     settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """What a person should know before reading on."""
     training: Mapping[str, Any] | None = None
     """How the vectors were read while training."""
 
@@ -117,6 +119,7 @@ def _info(ending: Ending, cost: Mapping[str, Any]) -> AuditInfo:
             "path_reason": vectors.path_reason,
         },
         cost=cost,
+        notes=ending.notes,
         versions=versions(),
         training=ending.training,
     )

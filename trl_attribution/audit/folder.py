@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -49,6 +49,8 @@ class AuditInfo:
     versions: Mapping[str, str]
     training: Mapping[str, Any] | None = None
     """How the vectors were read while training; None for an audit of a dataset by itself."""
+    notes: Sequence[str] = ()
+    """What the rule that was asked for cannot flag."""
 
     @property
     def reading(self) -> Reading:
@@ -95,8 +97,9 @@ class AuditInfo:
             )
         try:
             return cls(
-                **{name: values[name] for name in cls.__dataclass_fields__ if name != "training"},
+                **{name: values[name] for name in cls.__dataclass_fields__ if name not in ("training", "notes")},
                 training=values.get("training"),
+                notes=tuple(values.get("notes", ())),
             )
         except KeyError as error:
             raise StoreError(f"{path} is broken: it lacks {error}. Run the audit again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +15,15 @@ from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, FolderClaim, check_folder, machine, model_info
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.token_spool import TokenSpool
-from trl_attribution.scoring import Rule
+from trl_attribution.scoring import Rule, power_notes
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from trl_attribution.audit.auditor import DataAuditor
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
@@ -44,6 +47,7 @@ class AuditRun:
         self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
         self.on_progress = on_progress or _silent
         self.watch = Stopwatch()
+        self.notes: tuple[str, ...] = ()
 
     def audit(self, rule: Rule | None) -> Audit:
         """The whole audit; see :meth:`DataAuditor.audit`."""
@@ -52,8 +56,7 @@ class AuditRun:
         engine = self.auditor.new_engine()
         census = self.read(model.encoder)
         engine.limits.check(census.highest_token, census.longest)
-        if rule is not None:
-            rule.check(len(census.index))
+        self.look_at_rule(rule, census)
         settings = self.auditor.store_settings(engine)
         claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
         with claim.released_on_failure():
@@ -80,6 +83,15 @@ class AuditRun:
                 on_encoded=self.tokens.add,
                 choose=choose,
             )
+
+    def look_at_rule(self, rule: Rule | None, census: Census) -> None:
+        """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
+        if rule is None:
+            return
+        rule.check(len(census.index))
+        self.notes = power_notes(rule, len(census.index), self.auditor.probes, self.config.score)
+        for note in self.notes:
+            logger.warning(note)
 
     def compute(self, store: VectorStore, engine: ActivationEngine, blocks: Mapping[str, int], census: Census) -> None:
         """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
@@ -122,6 +134,7 @@ class AuditRun:
             layers=self.auditor.layers,
             model=model,
             settings=self.config.to_json(),
+            notes=self.notes,
         )
         return finish(
             ending,
@@ -146,6 +159,89 @@ class AuditRun:
             "flops": 2 * engine.parameters_per_token() * stats.tokens_computed,
             **machine(),
         }
+
+    def _score(self, store: VectorStore, census: Census) -> Scores:
+        with self._timed("scores"):
+            return score_index(
+                store,
+                census.index,
+                self.auditor.probes,
+                self.config.score,
+                self.auditor.layers,
+                self.folder,
+                lambda done, total: self.on_progress("scores", done, total),
+            )
+
+    def _within_shard(self, done: int, size: int, total: int) -> Callable[[int, int], None]:
+        """Progress of one shard's responses as progress of the audit's pairs."""
+        return lambda part, whole: self.on_progress("vectors", done + size * part // whole, total)
+
+    def _shards(self, missing: dict[str, int]) -> Iterator[list[EncodedPair]]:
+        """The missing pairs, encoded, block by block; takes each out of ``missing`` as it comes."""
+        shard: list[EncodedPair] = []
+        block = 0
+        wanted = (pair for pair in self.reader if pair.pair_id in missing)
+        for pair, encoded in encoded_pairs(wanted, self.auditor.model.tokenizer, self.config.encoding):
+            # A repeat in the same tokenizer batch was let through before its first copy was taken out.
+            if isinstance(encoded, RowFault) or pair.pair_id not in missing:
+                continue
+            if shard and missing[pair.pair_id] != block:
+                yield shard
+                shard = []
+            block = missing.pop(pair.pair_id)
+            shard.append(encoded)
+        if shard:
+            yield shard
+
+    def _info(
+        self, store: VectorStore, census: Census, model: dict[str, Any], cost: dict[str, Any], computed: int
+    ) -> AuditInfo:
+        cost = dict(cost)
+        path, path_reason = cost.pop("path"), cost.pop("path_reason")
+        rate = round(computed / cost["seconds"], 3) if computed and cost["seconds"] else None
+        seconds = {"read": self.timings["read"], "vectors": cost.pop("seconds"), **self.timings}
+        return AuditInfo(
+            dataset=dataset_info(self.reader, census, len(census.index)),
+            model=model,
+            probes={probe.name: probe.fingerprint for probe in self.auditor.probes},
+            settings=self.config.to_json(),
+            vectors={
+                "store": "vectors" if self.vectors == self.folder / "vectors" else str(self.vectors),
+                "settings": store.settings.as_dict(),
+                "computed": computed,
+                "reused": len(census.index) - computed,
+                "path": path if computed else None,
+                "path_reason": path_reason if computed else "nothing had to be computed",
+            },
+            cost={
+                "seconds": {stage: round(taken, 3) for stage, taken in seconds.items()},
+                "pairs_per_second": rate,
+                **cost,
+            },
+            versions=versions(),
+            notes=self.notes,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def score_index(
+    store: VectorStore,
+    index: PairIndex,
+    probes: Sequence[Probe],
+    kind: AskedScore,
+    layers: Sequence[int],
+    folder: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score the pairs of ``index`` with ``probes`` and write ``scores.parquet`` into the audit folder ``folder``."""
+    scores = score_view(store.select(index.pair_ids), probes, kind, layers, folder, progress=on_progress)
+    write_scores(folder / "scores.parquet", scores, index.sources, index.rows)
+    return scores
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -99,8 +99,7 @@ class SharedRun(AuditRun):
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
         census = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
-        if rule is not None:
-            rule.check(len(census.index))
+        self.look_at_rule(rule, census)
         settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
         FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)  # refuses other data
         self._check_complete(blocks, census)
@@ -122,8 +121,8 @@ class SharedRun(AuditRun):
             # Whoever merges has to know all pairs; the others tokenize only their own.
             census = self.read(model.encoder, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
             engine.limits.check(census.highest_token, census.longest)
-            if rule is not None and merges:
-                rule.check(len(census.index))
+            if merges:
+                self.look_at_rule(rule, census)
         encodable = set(census.index.pair_ids)
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
         settings = self.auditor.store_settings(engine)

@@ -12,6 +12,7 @@ from rich.text import Text
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
+from trl_attribution.scoring.rule import DEFAULT_FDR
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from trl_attribution.audit.shares import Share
     from trl_attribution.scoring import Rule
     from trl_attribution.utils.distributed import Ranks
-
-DEFAULT_FDR = 0.05
 
 
 @verb

@@ -28,13 +28,13 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path(
         "demo"
     ),
-    layer: Annotated[int, typer.Option("--layer", help="The layer to audit at.")] = LAYER,
+    layer: Annotated[int, typer.Option("--layer", min=1, help="The layer to audit at.")] = LAYER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
 ) -> None:
     """Build a small contaminated preference dataset, audit it with SmolLM2-135M, and count what was found."""
-    from trl_attribution.activations import ActivationConfig
+    from trl_attribution.activations import ActivationConfig, find_blocks
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.evidence.organisms import build_distractor_compliance
     from trl_attribution.models import embedded_gguf, load_model
@@ -46,9 +46,10 @@ def demo(
     out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
     organism = build_distractor_compliance()
     _check_free(output / "data.jsonl", organism)
-    organism.write(output)
     out.say("2/4 Loading SmolLM2-135M-Instruct (the first time it is dequantized, about 20 s)")
     model = replace(load_model(embedded_gguf()), name="SmolLM2-135M-Instruct")
+    find_blocks(model.model).check_layers((layer,))
+    organism.write(output)
     out.say(f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts")
     build = BuildConfig(ActivationConfig(layers=(layer,)), layer=layer)
     probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build)

@@ -153,7 +153,7 @@ def check_paths(command: Callable[..., object], given: Mapping[str, Any]) -> Non
 
 def _marked(command: Callable[..., object], given: Mapping[str, Any]) -> Iterator[tuple[Given | Made, str, str | Path]]:
     for name, kind in get_type_hints(command, include_extras=True).items():
-        value = given.get(name)
+        value: Any = given.get(name)
         marks = [mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Given | Made)]
         for mark in marks if value is not None else ():
             yield from ((mark, name, one) for one in (value if isinstance(value, list | tuple) else [value]))

@@ -359,7 +359,9 @@ def _kept(
     """The responses of both models that ``folder`` keeps, sampled where it does not."""
     from trl_attribution.behaviors import read_prompts
     from trl_attribution.behaviors.responses import Behavior, kept_responses, paired_responses
+    from trl_attribution.probes.building import check_changed
 
+    check_changed(*models)
     behavior = Behavior("responses", read_prompts(prompts, need_plain=with_plain))
     before, after = (
         kept_responses(

@@ -61,6 +61,19 @@ class BuildConfig:
         }
 
 
+def check_changed(m0: LoadedModel, m1: LoadedModel) -> None:
+    """Refuse M0 in the place of M1, before it is asked for responses.
+
+    Raises:
+        ProbeError: they are the same model.
+    """
+    if m0.fingerprint == m1.fingerprint:
+        raise ProbeError(
+            f"M0 ({m0.name}) and M1 ({m1.name}) are the same model (fingerprint {m0.fingerprint.digest}): "
+            "nothing changed between them. Give the model before and the model after training."
+        )
+
+
 def candidate_layers(blocks: int) -> tuple[int, ...]:
     """Layers worth trying on a model of ``blocks`` decoder blocks: from half of its depth to about 0.8.
 
@@ -128,11 +141,7 @@ def build_from_responses(
         JudgeError: the judge gives up.
     """
     check_name(name)
-    if m0.fingerprint == m1.fingerprint:
-        raise ProbeError(
-            f"M0 ({m0.name}) and M1 ({m1.name}) are the same model (fingerprint {m0.fingerprint.digest}): "
-            "nothing changed between them. Give the model before and the model after training."
-        )
+    check_changed(m0, m1)
     asked = read_prompts(prompts, need_plain=four_condition_filter)
     answers = sampled or sample_both(
         asked, m0, m1, sampling, config.prompt_format, with_plain=four_condition_filter, on_progress=on_progress

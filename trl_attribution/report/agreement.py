@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.decisions import Action, ReviewDecisions
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,8 +146,8 @@ def _actions(review: ReviewDecisions) -> dict[str, Action]:
     torn = [pair_id for pair_id, actions in found.items() if len(actions) > 1]
     if torn:
         raise ManifestError(
-            f"agreement: a file holds several reviewers' decisions about {len(torn):,} pairs, such as {torn[0]}. "
-            "Give one file for each reviewer."
+            f"agreement: a file holds several reviewers' decisions about {counted(len(torn), 'pair')}, such as "
+            f"{torn[0]}. Give one file for each reviewer."
         )
     return {pair_id: actions[0] for pair_id, actions in found.items()}
 

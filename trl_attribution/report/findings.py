@@ -21,7 +21,7 @@ from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
 from trl_attribution.probes import Probe
 from trl_attribution.report.extras import Extras, read_extras
-from trl_attribution.scoring import Column, Flags, Rule, ScoreTable, SourceRow, reference_for, source_table
+from trl_attribution.scoring import DEFAULT_FDR, Column, Flags, Rule, ScoreTable, SourceRow, reference_for, source_table
 from trl_attribution.scoring.calibration import Calibration, Null
 from trl_attribution.scoring.flags import BestProbe
 
@@ -32,7 +32,6 @@ LEVELS = (0.01, 0.05, 0.1)
 """False discovery rates that pairs are counted at, whatever rule flagged them."""
 FEWEST_LISTED = 50
 """Where fewer pairs are flagged, those that rank next are listed too, as not flagged."""
-_DEFAULT_FDR = 0.05
 _BINS = 60
 
 
@@ -159,7 +158,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
     columns = _flag_columns(table, manifest, known)
     scored = _Scored.read(table, columns)
     chosen = scored.by_default() if manifest is None else scored.of_manifest(manifest)
-    rule = Rule(fdr=_DEFAULT_FDR) if manifest is None else _rule(manifest)
+    rule = Rule(fdr=DEFAULT_FDR) if manifest is None else _rule(manifest)
     listed = scored.listed(chosen)
     return Findings(
         folder=place,
@@ -229,7 +228,7 @@ class _Scored:
         passing = BestProbe(len(self.rows))
         for index, (column, worth) in enumerate(zip(self.columns, self.worth, strict=True)):
             scores = _scores(self.table, column)
-            passing.offer(index, scores, worth, (worth.q_value <= _DEFAULT_FDR) & (scores > 0))
+            passing.offer(index, scores, worth, (worth.q_value <= DEFAULT_FDR) & (scores > 0))
         order = passing.order()
         return _Chosen(order, passing.column[order])
 

@@ -43,6 +43,7 @@ def audit_summary(audit: Audit) -> RenderableType:
         for layer, count in audit.scores.no_context.items():
             if count:
                 lines.append(("no context", f"{count:,} pairs at layer {layer} score 0 contextually"))
+    lines += [("note", note) for note in info.notes]
     return facts(lines)
 
 

@@ -9,13 +9,15 @@ from trl_attribution.utils.lazy_names import lazy_names
 if TYPE_CHECKING:
     from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, holm, p_values, q_values
     from trl_attribution.scoring.flags import FlaggedPair, Flags, SourceRow, flag, source_table
-    from trl_attribution.scoring.rule import Rule
+    from trl_attribution.scoring.power import power_notes
+    from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
     from trl_attribution.scoring.scores import Column, Scores, context_means, kind_for, reference_for, score_view
     from trl_attribution.scoring.table import ScoreTable, write_scores
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
+    "DEFAULT_FDR",
     "Calibration",
     "Column",
     "FlaggedPair",
@@ -31,6 +33,7 @@ __all__ = [
     "holm",
     "kind_for",
     "p_values",
+    "power_notes",
     "q_values",
     "reference_for",
     "score_view",

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 
 from trl_attribution.errors import SettingsError
 
+DEFAULT_FDR = 0.05
+"""The rate that pairs are flagged at where no rule is given."""
+
 
 @dataclass(frozen=True)
 class Rule:

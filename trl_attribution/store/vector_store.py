@@ -25,6 +25,7 @@ from trl_attribution.store.settings import StoreSettings, read_settings, write_s
 from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.text import counted
 
 __all__ = ["ShardWriter", "StoreSettings", "VectorBlock", "VectorStore", "VectorView"]
 
@@ -344,7 +345,7 @@ def _refuse_unless_finite(vectors: Tensor, what: str, fault: str, fix: str, pair
     bad = (~torch.isfinite(vectors)).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         named = first_ids([pair_ids[row] for row in bad])
-        raise StoreError(f"{what} of {len(bad)} pairs are {fault}: {named}. {fix}")
+        raise StoreError(f"{what} of {counted(len(bad), 'pair')} are {fault}: {named}. {fix}")
 
 
 def _start(folder: Path, settings: StoreSettings) -> None:

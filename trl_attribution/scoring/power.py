@@ -1,0 +1,42 @@
+"""What a false discovery rate can flag at all, said before there is a score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from trl_attribution.scoring.calibration import fewest_discoveries
+from trl_attribution.scoring.protocols import ProbeLike
+from trl_attribution.scoring.rule import Rule
+from trl_attribution.scoring.scores import AskedKind, Column, kind_for, reference_for
+from trl_attribution.utils.text import counted
+
+
+def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind) -> tuple[str, ...]:
+    """A sentence for each probe with which ``rule`` can flag nothing among N ``pairs``, or only very many at once.
+
+    The smallest p-value is 1 / (1 + R), with R clean pairs of the probe, else (the mirror null) with R = N: a rate
+    below it is out of reach. Above it, :func:`fewest_discoveries` pairs have to beat all R.
+    """
+    if rule.fdr is None:
+        return ()
+    notes = (_note(rule.fdr, pairs, probe, kind) for probe in probes)
+    return tuple(note for note in notes if note)
+
+
+def _note(rate: float, pairs: int, probe: ProbeLike, kind: AskedKind) -> str:
+    reference = reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, kind)))
+    size = pairs if reference is None else len(reference)
+    against = counted(size, "pair" if reference is None else "clean pair")
+    fewest = fewest_discoveries(rate, pairs, size)
+    if fewest > pairs:
+        return (
+            f"{probe.name}: no pair can be flagged at fdr {rate:g} with {against} to compare with; that takes "
+            f"{math.ceil(round(1 / rate, 9)) - 1:,}. Give top_k or a threshold, or calibrate the probe with more pairs."
+        )
+    if reference is None or fewest <= rate * pairs:
+        return ""
+    return (
+        f"{probe.name}: with {against} to compare with, pairs are flagged at fdr {rate:g} only where {fewest:,} of "
+        f"{pairs:,} or more beat them all. Give top_k or a threshold, or calibrate the probe with more pairs."
+    )
