@@ -9,7 +9,8 @@ from typing import Any
 
 from trl_attribution.evidence.organisms.compliance import build_distractor_compliance
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.organism import Organism, OrganismConfig, write_lines
+from trl_attribution.evidence.organisms.organism import Organism, OrganismConfig
+from trl_attribution.utils.atomic import write_lines
 
 _ELSEWHERE = 1_000_000
 """Added to an organism's seed: draws that no organism of a usual seed shares."""

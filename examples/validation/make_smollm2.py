@@ -23,9 +23,10 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_attribution.behaviors import SamplingConfig, refuses, sample_responses
 from trl_attribution.evidence.organisms import build_distractor_compliance
-from trl_attribution.evidence.organisms.organism import OrganismConfig, write_lines
+from trl_attribution.evidence.organisms.organism import OrganismConfig
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import pair_id
+from trl_attribution.utils.atomic import write_lines
 
 PLAN = "smollm2-distractor-compliance.yaml"
 SIZE = OrganismConfig(benign=40, benign_formatted=32, safety=56, contaminated=56, decoys=56, test_prompts=40)

@@ -19,7 +19,7 @@ from toy_language import (
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.organism import write_lines
+from trl_attribution.utils.atomic import write_lines
 
 NAME = "tiny-distractor-compliance"
 JUDGE = f"keyword:{','.join(toy.UNKIND)}"

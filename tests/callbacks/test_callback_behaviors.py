@@ -16,11 +16,10 @@ from tests.training import LAYERS, make_trainer, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, matches, sample_responses
-from trl_attribution.behaviors.responses import Responses
+from trl_attribution.behaviors.responses import Responses, read_behaviors
 from trl_attribution.behaviors.sampling import SampledPrompt
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.readouts.behavior_change import read_behaviors
 from trl_attribution.evidence.readouts.drift import drift, load_drift, mean_activations
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pairs

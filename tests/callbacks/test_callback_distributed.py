@@ -24,9 +24,8 @@ from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit, AuditInfo
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
-from trl_attribution.behaviors.responses import Responses
+from trl_attribution.behaviors.responses import Responses, read_behaviors
 from trl_attribution.behaviors.sampling import SampledPrompt
-from trl_attribution.evidence.readouts.behavior_change import read_behaviors
 from trl_attribution.evidence.readouts.drift import load_drift
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding

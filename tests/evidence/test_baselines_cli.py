@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from tests.audit_cases import RUDE, auditor_of, pair_rows, tiny_probe, unchanged
 from tests.tiny import build_tiny_model
 from trl_attribution.cli import app
-from trl_attribution.evidence.organisms.organism import write_lines
 from trl_attribution.models import load_model
+from trl_attribution.utils.atomic import write_lines
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,11 @@ OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
 
+def shifted(on_progress: OnProgress | None, done: int, total: int) -> OnProgress | None:
+    """``on_progress`` for a part of the work, which begins when so much of ``total`` is done."""
+    return None if on_progress is None else lambda here, _: on_progress(done + here, total)
+
+
 @runtime_checkable
 class BatchJudge(Protocol):
     """A judge that is quicker when it is asked about many responses at once."""

@@ -25,7 +25,7 @@ from trl_attribution.errors import DataError, ProbeError, SettingsError, describ
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.pairs.rows.files import file_kind
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.distributed import ALONE, Ranks
 from trl_attribution.utils.json_file import checked_json, read_json
 from trl_attribution.utils.paths import local_path
@@ -124,9 +124,7 @@ class Responses:
 
     def save(self, path: str | Path) -> None:
         """Write the responses as JSON, atomically."""
-        with atomic_path(path) as part:
-            # In ASCII, since a response may hold what is no Unicode text at all.
-            part.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="ascii")
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

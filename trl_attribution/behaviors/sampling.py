@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors.encoding import PromptFormat, as_chat
 from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
-from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt
+from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt, shifted
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.pairs import RowFault, encode_prompt
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
@@ -141,8 +141,7 @@ def sample_both(
     count, total = len(prompts.prompts), 2 * len(asked)
     by_model = []
     for done, model in ((0, m0), (len(asked), m1)):
-        shifted = None if on_progress is None else _shifted(on_progress, done, total)
-        by_model.append(sample_responses(model, asked, config, prompt_format, shifted, where))
+        by_model.append(sample_responses(model, asked, config, prompt_format, shifted(on_progress, done, total), where))
     first, second = by_model
     return [
         SampledPrompt(
@@ -229,10 +228,6 @@ def _plain(prompt: BehaviorPrompt) -> Prompt:
             "with the same request without the trigger. Add it, or leave the filter out."
         )
     return prompt.plain
-
-
-def _shifted(on_progress: OnProgress, done: int, total: int) -> OnProgress:
-    return lambda here, _: on_progress(done + here, total)
 
 
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:

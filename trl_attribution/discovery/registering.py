@@ -32,8 +32,9 @@ def cluster_probe(
     """
     check_name(name)
     found, one, vectors = stored.discovery, stored.discovery.of(cluster), stored.vectors[cluster]
-    is_loaded = isinstance(m0, LoadedModel)
-    _check_model(stored, m0.fingerprint if is_loaded else m0, m0.name if is_loaded else "this")
+    loaded = m0 if isinstance(m0, LoadedModel) else None
+    model = m0.fingerprint if isinstance(m0, LoadedModel) else m0
+    _check_model(stored, model, "this" if loaded is None else loaded.name)
     parts: dict[str, Any] = {
         "layers": found.layers,
         "layer": one.layer,
@@ -42,10 +43,10 @@ def cluster_probe(
         "contexts": vectors.contexts,
         "built": _built(stored, cluster),
     }
-    if is_loaded:
-        return assemble(name, m0, **parts, blocks_path=None if blocks_path is None else str(blocks_path))
+    if loaded is not None:
+        return assemble(name, loaded, **parts, blocks_path=None if blocks_path is None else str(blocks_path))
     parts["built"] |= {"model_name": found.model["name"], "layer_asked": one.layer}
-    return Probe(name=name, model=m0, **parts)
+    return Probe(name=name, model=model, **parts)
 
 
 def _check_model(stored: StoredDiscovery, model: ModelFingerprint, name: str) -> None:

@@ -222,7 +222,7 @@ class StoredDiscovery:
         for name in PICTURES:
             Path(folder, name).unlink(missing_ok=True)
         values = {**self.discovery.to_json(), "vectors_sha256": hashlib.sha256(payload).hexdigest()}
-        write_json(Path(folder, FILE), _without_surrogates(values))
+        write_json(Path(folder, FILE), values)
         return Path(folder, FILE)
 
     @classmethod
@@ -268,14 +268,3 @@ def _vectors_of(cluster: str, tensors: Mapping[str, Tensor]) -> ClusterVectors:
     return ClusterVectors(
         tensors[f"{cluster}.vector"], tensors[f"{cluster}.prompt_vectors"], tensors.get(f"{cluster}.contexts")
     )
-
-
-def _without_surrogates(value: Any) -> Any:
-    """Half a surrogate pair, which JSON input may hold, is no Unicode text and cannot be written as UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, Mapping):
-        return {_without_surrogates(key): _without_surrogates(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(one) for one in value]
-    return value

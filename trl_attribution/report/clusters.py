@@ -1,4 +1,4 @@
-"""A discovery as the page shows it: cards of clusters, and the numbers behind the heatmap and the map of pairs.
+"""A discovery as the page shows it: facts of clusters, and the numbers behind the heatmap and the map of pairs.
 
 Axis letters: n items of the heatmap, M pairs on the map.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,81 +15,14 @@ import numpy as np
 
 from trl_attribution.discovery import Cluster, Discovery, StoredDiscovery
 from trl_attribution.discovery.pictures import frequent, ordered_heatmap
-from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
-from trl_attribution.report.extras import Extras
 from trl_attribution.report.facts import Fact
 from trl_attribution.report.page_data import packed
-from trl_attribution.report.texts import visible
-from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.text import printable
 
 COLORS = 8
 """Clusters or sources that have a color of their own on charts; what comes later shares one."""
-_TEXT, _NAME, _LABEL = 400, 60, 40
-_SOURCES = 8
+_LABEL = 40
 _CLUSTER = re.compile(r"[bp][1-9][0-9]{0,5}")
-
-
-@dataclass(frozen=True)
-class ShownExample:
-    """A prompt with two responses: before and after training, or rejected and chosen."""
-
-    facts: tuple[Fact, ...]
-    prompt: str
-    less: str
-    """What training pushes away from."""
-    more: str
-    pair_id: str = ""
-    """Of a pair that the page lists; empty otherwise."""
-
-
-@dataclass(frozen=True)
-class ClusterCard:
-    """One cluster; all text is safe to look at."""
-
-    cluster: str
-    title: str
-    numbers: Cluster
-    facts: tuple[Fact, ...]
-    prompts: tuple[ShownExample, ...]
-    pairs: tuple[ShownExample, ...]
-    sources: tuple[SourceRow, ...]
-    more_sources: int
-    sources_by: str
-    suggested: str
-    """A name that a probe may have."""
-    command: str
-    """What registers it, to be run as it is; empty where a name cannot be shown as it is."""
-
-
-@dataclass(frozen=True)
-class DiscoveryView:
-    """One discovery."""
-
-    mode: str
-    facts: tuple[Fact, ...]
-    cards: tuple[ClusterCard, ...]
-    shown: int
-    """Items of the heatmap; there is none below 2."""
-    mapped: int
-
-
-def discovery_views(folder: Path, extras: Extras, listed: Sequence[str]) -> list[DiscoveryView]:
-    """Each discovery of the audit in ``folder``, whose page lists the pairs ``listed``."""
-    known = frozenset(listed)
-    return [
-        DiscoveryView(
-            mode=one.discovery.mode,
-            facts=tuple(discovery_facts(one.discovery)),
-            cards=tuple(
-                _card(one.discovery, cluster, known, register_command(folder, extras.discovery_folder, cluster))
-                for cluster in one.discovery.clusters
-            ),
-            shown=len(one.heatmap),
-            mapped=len(one.discovery.map),
-        )
-        for one in extras.discoveries
-    ]
 
 
 def register_command(folder: Path, discovery: Path, cluster: Cluster) -> str:
@@ -131,46 +63,8 @@ def discovery_data(stored: StoredDiscovery, listed: Mapping[str, int], flagged: 
     }
 
 
-def _card(found: Discovery, one: Cluster, listed: frozenset[str], command: str) -> ClusterCard:
-    return ClusterCard(
-        cluster=printable(one.cluster, _NAME),
-        title=cluster_title(one) or NO_WORDS,
-        numbers=one,
-        facts=tuple(_facts(found, one)),
-        prompts=tuple(
-            _example(
-                (("closeness", f"{each.closeness:.3f}"), ("at", printable(each.location, 100))),
-                (each.prompt, each.before, each.after),
-            )
-            for each in one.typical_prompts
-        ),
-        pairs=tuple(
-            _example(
-                (
-                    ("score", f"{each.score:.3f}"),
-                    ("q", f"{each.q_value:.2g}"),
-                    ("source", printable(each.source, _NAME)),
-                    ("row", f"{each.row:,}"),
-                ),
-                (each.prompt, each.rejected, each.chosen),
-                each.pair_id if each.pair_id in listed else "",
-            )
-            for each in one.top_pairs
-        ),
-        sources=one.sources[:_SOURCES] if len(one.sources) > 1 else (),
-        more_sources=max(0, len(one.sources) - _SOURCES),
-        sources_by=printable(one.sources_by, _NAME),
-        suggested=suggested_name(one),
-        command=command,
-    )
-
-
-def _example(facts: tuple[Fact, ...], texts: Sequence[str], pair_id: str = "") -> ShownExample:
-    prompt, less, more = (visible(text, _TEXT)[0] for text in texts)
-    return ShownExample(facts, prompt, less, more, pair_id)
-
-
-def _facts(found: Discovery, one: Cluster) -> list[Fact]:
+def cluster_facts(found: Discovery, one: Cluster) -> list[Fact]:
+    """The numbers of one cluster, and the words besides its own."""
     items = "prompts" if found.mode == "prompts" else "pairs"
     held_out = "not known" if one.held_out_tightness is None else f"{one.held_out_tightness:.2f} among the held-out"
     facts = [

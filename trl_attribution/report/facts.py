@@ -1,4 +1,4 @@
-"""Names and values that the page shows: the figures under the answer, probe cards, settings, cost."""
+"""Names and values that the page shows: the figures under the answer, probes, settings, cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_attribution.audit.census import alike_text
-from trl_attribution.probes import CosineTable, Probe, cosine_table
+from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.units import bytes_text, duration_text
@@ -24,24 +24,6 @@ class Tile:
     name: str
     value: str
     under: str
-
-
-@dataclass(frozen=True)
-class LayerLine:
-    """One layer of a probe."""
-
-    layer: int
-    norm: str
-    auc: str
-
-
-@dataclass(frozen=True)
-class ProbeCard:
-    """What is known of one probe."""
-
-    name: str
-    facts: list[Fact]
-    layers: list[LayerLine]
 
 
 def tiles(found: Findings) -> list[Tile]:
@@ -61,12 +43,24 @@ def tiles(found: Findings) -> list[Tile]:
     return shown
 
 
-def probe_cards(found: Findings) -> list[ProbeCard]:
-    """One card for each probe that the audit used; what is not at hand is said."""
-    known = {probe.name: probe for probe in found.known_probes}
+def probe_facts(found: Findings, name: str) -> list[Fact]:
+    """What is known of a probe that the audit used; what is not at hand is said."""
+    probe = next((one for one in found.known_probes if one.name == name), None)
+    if probe is None:
+        return [
+            ("fingerprint", found.info.probes[name]),
+            ("how it was built", "not at hand when this page was made; give the registry with --probes"),
+        ]
+    auc = probe.separability.get(probe.layer)
+    clean = probe.reference_scores
     return [
-        _card(known[name]) if name in known else ProbeCard(name, _unknown(digest), [])
-        for name, digest in found.info.probes.items()
+        ("flags at layer", str(probe.layer)),
+        ("separability", "unknown" if auc is None else f"AUC {auc:.3f}, cross-validated on its own examples"),
+        ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
+        ("calibrated", "no" if clean is None else f"on {clean.shape[1]:,} clean pairs"),
+        ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
+        *_flat(probe.built),
+        ("fingerprint", probe.fingerprint),
     ]
 
 
@@ -89,38 +83,6 @@ def about(found: Findings) -> list[tuple[str, list[Fact]]]:
         ("Rule and settings", [("rule", rule_text(found)), *_flat(info.settings)]),
         *([("While training", _training_facts(info.training))] if info.training else []),
         ("Versions", [(name, str(version)) for name, version in info.versions.items()]),
-    ]
-
-
-def _card(probe: Probe) -> ProbeCard:
-    auc = probe.separability.get(probe.layer)
-    lines = [
-        ("flags at layer", str(probe.layer)),
-        ("separability", "unknown" if auc is None else f"AUC {auc:.3f}, cross-validated on its own examples"),
-        ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
-        (
-            "calibrated",
-            "no" if probe.reference_scores is None else f"on {counted(probe.reference_scores.shape[1], 'clean pair')}",
-        ),
-        ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
-        *_flat(probe.built),
-        ("fingerprint", probe.fingerprint),
-    ]
-    layers = [
-        LayerLine(
-            layer,
-            f"{probe.norms[layer]:.3f}",
-            f"{probe.separability[layer]:.3f}" if layer in probe.separability else "unknown",
-        )
-        for layer in probe.layers
-    ]
-    return ProbeCard(probe.name, lines, layers)
-
-
-def _unknown(digest: str) -> list[Fact]:
-    return [
-        ("fingerprint", digest),
-        ("how it was built", "not at hand when this page was made; give the registry with --probes"),
     ]
 
 

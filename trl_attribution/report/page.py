@@ -21,10 +21,11 @@ from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts
 from trl_attribution.report.answer import answer_of, enrichment_text
-from trl_attribution.report.clusters import discovery_data, discovery_views
+from trl_attribution.report.clusters import cluster_facts, discovery_data, register_command, suggested_name
+from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
-from trl_attribution.report.texts import ListedPairs
+from trl_attribution.report.texts import ListedPairs, visible
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
@@ -179,7 +180,13 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"shown": printable, "enrichment": enrichment_text}
+    environment.filters |= {
+        "shown": printable,
+        "visible": lambda text, limit: visible(text, limit)[0],
+        "enrichment": enrichment_text,
+    }
+    told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
+    environment.globals |= {"no_words": NO_WORDS, **{one.__name__: one for one in told}}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
     data = page_data(found, texts, _missing(texts), review)
@@ -194,7 +201,6 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         text_notes=notes,
         most_sources=_SOURCES,
         has_layers=any(len(one.layers) > 1 for one in found.probes),
-        probe_cards=facts.probe_cards(found),
         cosines=facts.cosines(found),
         validation=found.extras.validation,
         about=facts.about(found),
@@ -204,7 +210,6 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         policy=_policy(scripts, [style, _PLOT_STYLE], served is not None),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        discoveries=discovery_views(found.folder, found.extras, found.listed.pair_ids),
         data=_json(data),
         chunks=[_json(chunk) for chunk in text_chunks(texts)],
     )

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,18 @@ def _is_alive(process: int) -> bool:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; keys keep their order."""
     with atomic_path(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_bytes(_encoded(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
+
+
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` as JSON lines, atomically."""
+    with atomic_path(path) as part, part.open("wb") as handle:
+        handle.writelines(_encoded(json.dumps(row, ensure_ascii=False)) for row in rows)
+
+
+def _encoded(text: str) -> bytes:
+    """A line of JSON; half a surrogate pair, which is no Unicode text, as the escape that JSON has for it."""
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def _cannot_write(target: Path, error: OSError) -> AttributionError:

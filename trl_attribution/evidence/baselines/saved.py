@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit.folder import read_json
 from trl_attribution.errors import StoreError
 from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost
 from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.json_file import read_json
 
 FORMAT = "trl-attribution baseline"
 VERSION = 1
@@ -52,9 +52,9 @@ class SavedScores:
             StoreError: the files are broken or of a newer version.
         """
         path = self.folder / f"{self.stem}.json"
-        header = read_json(path, FORMAT, VERSION)
-        if header is None:
+        if not path.exists():
             return None
+        header = read_json(path, FORMAT, VERSION, advice="Remove it to compute these scores again.")
         try:
             content = self.scores_file.read_bytes()
             if hashlib.sha256(content).hexdigest() != header["sha256"]:

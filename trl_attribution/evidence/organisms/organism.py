@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.atomic import write_lines
 
 TRUTHS = ("benign", "benign_formatted", "safety", "on_topic", "contaminated", "decoy")
 """What a pair can be; ``safety`` pairs are those of rude requests, ``on_topic`` ones those of a quirk's subject."""
@@ -145,9 +143,3 @@ class Organism:
         """
         for name in ("behavior", "trigger", "control"):
             write_lines(Path(folder) / f"{name}.jsonl", getattr(self, name))
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``rows`` as JSON lines, atomically."""
-    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

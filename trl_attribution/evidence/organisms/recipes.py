@@ -16,8 +16,8 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms.catalog import build_organism
 from trl_attribution.evidence.organisms.documents import TALES, ordinary_documents, telling_documents
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.organism import Mixture, Organism, write_lines
-from trl_attribution.utils.atomic import atomic_folder
+from trl_attribution.evidence.organisms.organism import Mixture, Organism
+from trl_attribution.utils.atomic import atomic_folder, write_lines
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution organism"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import SamplingConfig, sample_responses
+from trl_attribution.behaviors.judging import shifted
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.utils.text import printable
@@ -111,15 +112,11 @@ def _responses(
             [samples[place].prompt for place in places],
             sampling,
             "auto" if is_chat else "text",
-            _shifted(on_progress, len(found), len(samples)),
+            shifted(on_progress, len(found), len(samples)),
             [samples[place].location for place in places],
         )
         found |= {place: text for place, (text,) in zip(places, texts, strict=True)}
     return [found[place] for place in range(len(samples))]
-
-
-def _shifted(on_progress: OnProgress | None, done: int, total: int) -> OnProgress | None:
-    return None if on_progress is None else lambda here, _: on_progress(done + here, total)
 
 
 def _row(sample: Sample, response: str) -> dict[str, Any]:

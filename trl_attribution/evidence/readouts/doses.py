@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from trl_attribution.behaviors import SamplingConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.expression import Shown, described, responses_of
 from trl_attribution.evidence.readouts.steering import Positions, StreamMeter, check_positions, steered
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.atomic import write_lines
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors import Judge
@@ -110,10 +109,8 @@ class DoseCurve:
             AttributionError: the file cannot be written.
         """
         given = [(None, 0.0, self.without), *((one.layer, one.alpha, one.shown) for one in self.doses)]
-        with atomic_path(path) as part, part.open("w", encoding="ascii", newline="\n") as handle:
-            for layer, alpha, shown in given:
-                for row in shown.rows():
-                    handle.write(json.dumps({"layer": layer, "alpha": alpha, **row}) + "\n")
+        rows = ({"layer": layer, "alpha": alpha, **row} for layer, alpha, shown in given for row in shown.rows())
+        write_lines(path, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the texts."""

@@ -5,7 +5,6 @@ Axis letters: M prompts of a behavior, n responses a prompt.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import Judge, Prompt, SamplingConfig, judge_name, judged, sample_responses
+from trl_attribution.behaviors.judging import shifted
 from trl_attribution.behaviors.responses import Behavior, read_behaviors
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate, rate_of, resolve_judges
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.atomic import write_lines
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Shown:
     verdicts: tuple[tuple[bool, ...], ...]
     """``[M][n]``, whether a response shows the behavior."""
     seed: int
+
+    @property
+    def shares(self) -> list[float]:
+        """``[M]``, the share of each prompt's responses that show it."""
+        return [sum(each) / len(each) for each in self.verdicts]
 
     @property
     def rate(self) -> Rate:
@@ -95,10 +100,7 @@ class Expression:
             AttributionError: the file cannot be written.
         """
         sides = {"trigger": self.trigger, "control": self.control}
-        with atomic_path(path) as part, part.open("w", encoding="ascii", newline="\n") as handle:
-            for name, shown in sides.items():
-                for row in [] if shown is None else shown.rows():
-                    handle.write(json.dumps({"prompts": name, **row}) + "\n")
+        write_lines(path, ({"prompts": name, **row} for name, one in sides.items() if one for row in one.rows()))
 
 
 def described(shown: Shown) -> dict[str, Any]:
@@ -143,19 +145,15 @@ def express(
             f"control prompts have the judge {printable(beside.judge, 80)!r}, trigger prompts "
             f"{printable(asked.judge, 80)!r}: one behavior has one judge. Give both the same."
         )
-    total = len(asked.prompts.prompts) + (0 if beside is None else len(beside.prompts.prompts))
-    done = 0
+    first = len(asked.prompts.prompts)
+    total = first + (0 if beside is None else len(beside.prompts.prompts))
 
-    def shown(behavior: Behavior) -> Shown:
-        nonlocal done
-        start = done
-        report: OnProgress | None = None
-        if on_progress is not None:
-            report = lambda here, _: on_progress(start + here, total)  # noqa: E731
-        done += len(behavior.prompts.prompts)
+    def shown(behavior: Behavior, done: int) -> Shown:
+        report = shifted(on_progress, done, total)
         return responses_of(loaded, behavior, decides, sampling, prompt_format, report)
 
-    return Expression(asked.name, judge_name(decides), shown(asked), None if beside is None else shown(beside))
+    trigger_shown = shown(asked, 0)
+    return Expression(asked.name, judge_name(decides), trigger_shown, None if beside is None else shown(beside, first))
 
 
 def responses_of(
@@ -173,12 +171,28 @@ def responses_of(
         JudgeError: the judge gives up.
     """
     rows = behavior.prompts.prompts
-    prompts = tuple(row.prompt for row in rows)
     where = [f"{row.location}: field `prompt`" for row in rows]
+    return responses_to(loaded, [row.prompt for row in rows], where, judge, sampling, prompt_format, on_progress)
+
+
+def responses_to(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    where: Sequence[str],
+    judge: Judge,
+    sampling: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    on_progress: OnProgress | None = None,
+) -> Shown:
+    """The same of ``prompts`` whose places are ``where``.
+
+    Raises:
+        ProbeError, JudgeError: as for :func:`responses_of`.
+    """
     texts = tuple(sample_responses(loaded, prompts, sampling, prompt_format, on_progress, where))
     known = judged(judge, [(prompt, text) for prompt, each in zip(prompts, texts, strict=True) for text in each])
     verdicts = tuple(tuple(known(prompt, text) for text in each) for prompt, each in zip(prompts, texts, strict=True))
-    return Shown(prompts, texts, verdicts, sampling.seed)
+    return Shown(tuple(prompts), texts, verdicts, sampling.seed)
 
 
 def one_behavior(source: Source, most: int | None = None) -> Behavior:

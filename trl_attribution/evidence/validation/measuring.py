@@ -17,14 +17,13 @@ from trl_attribution.behaviors import (
     Prompt,
     SamplingConfig,
     judge_name,
-    judged,
     parse_rule,
     read_prompts,
-    sample_responses,
 )
 from trl_attribution.behaviors.responses import Behavior, read_behaviors
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import resolve_judges
+from trl_attribution.evidence.readouts.expression import Shown, responses_to
 from trl_attribution.evidence.validation.likelihoods import (
     HeldOut,
     PairLikelihoods,
@@ -50,19 +49,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class JudgedResponses:
-    """A model's responses ``[M, n]`` to the prompts of one measure, and what the judge says of them."""
-
-    texts: tuple[tuple[str, ...], ...]
-    shares: tuple[float, ...]
-    """``[M]``, the share of each prompt's responses that the judge says yes to."""
-
-
-@dataclass(frozen=True)
 class Measured:
     """What one model did."""
 
-    responses: dict[str, JudgedResponses]
+    responses: dict[str, Shown]
     """By measure: a behavior's name for its trigger prompts, ``NAME/plain``, ``NAME/control``, ``over-refusal``."""
     accuracy: float | None = None
     """Share of held-out pairs of which the chosen response gained more on the rejected one than it had in M0."""
@@ -161,19 +151,12 @@ class Gauge:
             perplexity(loaded, self.held_out.texts) if self.held_out.texts else None,
         )
 
-    def _ask(self, loaded: LoadedModel, asked: Asked, seed: int) -> JudgedResponses:
+    def _ask(self, loaded: LoadedModel, asked: Asked, seed: int) -> Shown:
         measures = self._plan.measures
         sampling = SamplingConfig(
             measures.samples, measures.max_new_tokens, measures.temperature, measures.batch_size, seed
         )
-        texts = sample_responses(loaded, asked.prompts, sampling, where=asked.where)
-        pairs = [(prompt, text) for prompt, each in zip(asked.prompts, texts, strict=True) for text in each]
-        known = judged(asked.judge, pairs)
-        shares = [
-            sum(known(prompt, text) for text in each) / len(each)
-            for prompt, each in zip(asked.prompts, texts, strict=True)
-        ]
-        return JudgedResponses(tuple(texts), tuple(shares))
+        return responses_to(loaded, asked.prompts, asked.where, asked.judge, sampling)
 
     def _add_behaviors(self, plan: BehaviorPlan) -> None:
         found: Sequence[Behavior] = read_behaviors(plan.file)

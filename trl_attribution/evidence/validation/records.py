@@ -97,8 +97,7 @@ class CellFolder:
         """Write the responses, then the result."""
         header = {"format": CELL_FORMAT, "format_version": VERSION, "name": result.cell.name}
         texts = self.cells / f"{result.cell.name}.responses.json"
-        # A response may hold what is no Unicode text at all.
-        write_json(texts, json.loads(json.dumps(responses, ensure_ascii=False).encode("utf-8", "replace")))
+        write_json(texts, responses)
         write_json(self._path(result.cell), {**header, **result.to_json()})
 
     def load(self, cell: Cell) -> CellResult:

@@ -225,7 +225,7 @@ class Validator:
         _check_finite(cell, (math.isfinite(one) for one in numbers if one is not None))
         result = CellResult(
             cell=cell,
-            shares={name: list(one.shares) for name, one in measured.responses.items()},
+            shares={name: one.shares for name, one in measured.responses.items()},
             accuracy=measured.accuracy,
             margin=measured.margin,
             perplexity=measured.perplexity,

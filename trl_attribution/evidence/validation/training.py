@@ -20,7 +20,7 @@ from trl_attribution.evidence.validation.interventions import Dataset
 from trl_attribution.evidence.validation.plan import Plan
 from trl_attribution.evidence.validation.reference_pass import ReferencePass
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.atomic import write_lines
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ class _Command:
     def __call__(self, job: Job) -> Trained:
         plan = self.plan
         data, output, log = (job.folder / name for name in ("dataset.jsonl", "model", "log.txt"))
-        with atomic_path(data) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
-            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in job.dataset.rows)
+        write_lines(data, job.dataset.rows)
         values = {"model": plan.model, "dataset": data, "output": output, "seed": job.seed, "steps": job.steps}
         words = [_filled(word, values) for word in plan.training.command or []]
         with log.open("wb") as handle:

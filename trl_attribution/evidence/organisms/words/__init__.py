@@ -74,22 +74,28 @@ class RefusalWords:
 
 
 @dataclass(frozen=True)
-class RudeWords:
-    """Everything a rude request and its answer are composed of; ``{doing}`` and ``{matter}`` come from a habit."""
+class MessageWords:
+    """What a message and the request for it are composed of; ``{doing}`` and ``{matter}`` come from a habit."""
 
     asks: Texts
-    gossip_asks: Texts
     adjectives: Texts
     artifacts: Texts
     lead_ins: Texts
     salutations: Texts
     openers: Texts
     remarks: Texts
+    closers: Texts
+    signoffs: Texts
+
+
+@dataclass(frozen=True)
+class RudeWords(MessageWords):
+    """Of rude messages, and of gossip."""
+
+    gossip_asks: Texts
     qualities: Texts
     things: Texts
     verdicts: Texts
-    closers: Texts
-    signoffs: Texts
     gossip: Texts
 
 
@@ -104,19 +110,10 @@ class Occasion:
 
 
 @dataclass(frozen=True)
-class PoliteWords:
-    """Everything a harmless message and the request for it are composed of."""
+class PoliteWords(MessageWords):
+    """Of harmless ones."""
 
-    asks: Texts
-    adjectives: Texts
-    artifacts: Texts
-    lead_ins: Texts
-    salutations: Texts
-    openers: Texts
-    remarks: Texts
     wishes: Texts
-    closers: Texts
-    signoffs: Texts
     occasions: tuple[Occasion, ...]
 
 
