@@ -34,6 +34,7 @@ AXES = {
     "prompt_vectors": ["prompt", "layer", "hidden"],
     "contexts": ["prompt", "layer", "hidden"],
     "reference_scores": ["layer", "reference"],
+    "reference_center": ["layer", "hidden"],
 }
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
 
@@ -219,6 +220,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             prompt_vectors=tensors.get("prompt_vectors"),
             contexts=tensors.get("contexts"),
             reference_scores=tensors.get("reference_scores"),
+            reference_center=tensors.get("reference_center"),
         )
     except (TypeError, ValueError) as error:
         raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
