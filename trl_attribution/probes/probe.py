@@ -51,8 +51,8 @@ class Probe:
     reference_scores: Tensor | None = None
     """``[L, R]`` float32: scores of clean reference pairs; ``built["calibration"]`` says of what kind."""
     reference_center: Tensor | None = None
-    """``[L, D]`` float32: the mean of these pairs' contexts, by which all contexts are centred that are scored with this
-    probe: scores that are centred otherwise cannot be compared with them. None for response scores."""
+    """``[L, D]`` float32: the mean of these pairs' contexts. All that is scored with this probe is centred by it, since
+    scores that are centred otherwise cannot be compared with them. None for response scores."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

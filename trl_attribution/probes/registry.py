@@ -24,7 +24,7 @@ from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import json_bytes, printable
 
 FORMAT = "trl-attribution probe"
 VERSION = 1
@@ -310,7 +310,7 @@ def _render_description(probe: Probe, payload: bytes) -> bytes:
     }
     try:
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        return text.encode("utf-8")
+        return json_bytes(text)
     except (TypeError, ValueError) as error:
         raise ProbeError(f"probe {probe.name!r}: what it was built from cannot be written as JSON ({error})") from error
 

@@ -370,7 +370,7 @@ def reference_for(probe: ProbeLike, column: Column) -> Reference | None:
         return Reference(scores, None)
     if probe.reference_center is None:
         raise ProbeError(
-            f"probe {probe.name!r} was calibrated by an earlier version, which did not keep the center of the contexts: "
+            f"probe {probe.name!r} was calibrated by an earlier version, which did not keep the center of contexts: "
             "calibrate it again (`trl-attribution probe calibrate`), or ask for response scores"
         )
     return Reference(scores, probe.reference_center[row])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.text import json_bytes
 
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(rf".*\.{_MACHINE}-(\d+)-\d+\.part", re.DOTALL)
@@ -115,7 +116,7 @@ def _is_alive(process: int) -> bool:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; keys keep their order."""
     with atomic_path(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_bytes(json_bytes(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
 
 
 def _cannot_write(target: Path, error: OSError) -> AttributionError:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
+from trl_attribution.utils.paths import check_arrow_path
 from trl_attribution.utils.text import json_fault, printable
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class ParquetRows:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        check_arrow_path(self.path, DataError)
         try:
             return pq.ParquetFile(self.path)
         except (pa.ArrowException, OSError) as error:
