@@ -76,6 +76,9 @@ class Command:
         os.environ.update(self.environment)
         sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         sys.modules["__main__"] = types.ModuleType("__main__")
+        # The server's own were made when other files were behind them.
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
         if self.words[0] == "trl-attribution":
             from trl_attribution.cli import main
 

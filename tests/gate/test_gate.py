@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from tests.audit_cases import RUDE, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.commands import Commands
 from tests.gate_cases import Row, write_rows
+from trl_attribution.audit.calibrate import calibrate_probe
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.cli import app
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.gate import artifacts, check
@@ -136,6 +138,28 @@ def test_a_model_other_than_the_baselines_is_refused(
     write_policy(place, {"known_bad": 1}, model="other", baseline="baseline.safetensors", cache="new", probes="")
     with pytest.raises(ModelError, match="the baseline was recorded with"):
         run()
+
+
+@pytest.mark.parametrize("baseline", ["", "baseline.safetensors"])
+def test_a_calibrated_probe_flags_the_same_pairs_in_an_audit_and_in_the_gate(
+    baseline: str, place: Path, loaded: LoadedModel
+) -> None:
+    settings = AuditConfig(dtype="float32", vector_dtype="float32")
+    probe = calibrate_probe(ProbeRegistry("probes").load("rude"), loaded, pair_rows(30, start=100), settings)
+    ProbeRegistry("probes").save(probe, overwrite=True)
+    rules = {"probes": {"rude": {"fdr": 0.9, "max_flagged_count": 0}}}
+    if baseline:  # of a dataset with another center
+        write_policy(place, rules)
+        write_rows(place / "trusted.jsonl", pair_rows(8, start=200))
+        record_baseline(load_policy("gate.yaml"), "trusted.jsonl").save(baseline)
+    rows = pair_rows(24)
+    write_rows(place / "data.jsonl", [*rows, rows[0], rows[5]])
+    write_policy(place, rules, baseline=baseline)
+    flags = auditor_of(loaded, [probe], layers=[3]).audit("data.jsonl", "audit").flag(fdr=0.9).flags
+    expected = {each.pair_id: (each.rank, each.q_value) for each in flags if each.score > 0}
+    found = run().verdict.rules[0].findings
+    assert 0 < len(expected) < len(rows)
+    assert {each.pair_id: (each.rank, each.q_value) for each in found} == expected
 
 
 def test_prompts_that_fill_max_length_are_judged_skipped_or_refused(place: Path) -> None:

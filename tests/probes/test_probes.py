@@ -85,6 +85,7 @@ def make_probe(name: str = "insults", layers: tuple[int, ...] = (1, 2, 3), width
         separability={layers[0]: 0.5, layers[1]: 0.75},
         promoted_tokens=[" rude", " lazy"],
         reference_scores=torch.rand((len(layers), 7), generator=generator),
+        reference_center=torch.randn(shape[1:], generator=generator),
     )
 
 

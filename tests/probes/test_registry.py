@@ -16,7 +16,7 @@ from tests.probes.test_probes import M0, make_probe
 from trl_attribution.errors import ProbeError
 from trl_attribution.probes import Probe, ProbeRegistry, read_probe
 
-TENSORS = ("vector", "prompt_vectors", "contexts", "reference_scores")
+TENSORS = ("vector", "prompt_vectors", "contexts", "reference_scores", "reference_center")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -262,6 +262,9 @@ def test_several_scored_layers_without_the_probes_own_ask_for_a_choice(tmp_path:
 def test_reference_scores_belong_to_a_column_only_when_their_kind_fits(store: VectorStore) -> None:
     reference = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     probe = replace(random_probe(), reference_scores=reference, built={"calibration": {"kind": "contextual"}})
+    with pytest.raises(ProbeError, match=r"'insults' was calibrated by an earlier version.*calibrate it again"):
+        score_view(store.view(), [probe])
+    probe = replace(probe, reference_center=torch.zeros_like(probe.vector))
     contextual = score_view(store.view(), [probe])
     np.testing.assert_allclose(contextual.references[Column("insults", 9, "contextual")], [0.4, 0.5, 0.6])
     assert score_view(store.view(), [probe], "response").references == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trl_attribution.errors import AttributionError
-from trl_attribution.utils.atomic import atomic_folder, atomic_path
+from trl_attribution.utils.atomic import atomic_folder, atomic_path, write_json
 
 WRITER = """
 import os, sys
@@ -100,3 +101,9 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
     ):
         (part / "file").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "mine"]
+
+
+def test_a_file_name_that_is_not_utf8_comes_back_from_json_as_it_was(tmp_path: Path) -> None:
+    value = {"name": "data/\udcff ü.jsonl", "path": "C:\\\udcff\\"}
+    write_json(tmp_path / "value.json", value)
+    assert json.loads((tmp_path / "value.json").read_text(encoding="utf-8")) == value

@@ -29,7 +29,8 @@ def calibrate_probe(
 ) -> Probe:
     """``probe`` with the scores of R clean pairs at each of its layers, from which audits then take p-values.
 
-    The reference's context vectors are centred by their own mean, as an audited dataset's are by its own.
+    The reference's context vectors are centred by their own mean, which the probe keeps: whatever is scored with it is
+    centred by that mean from then on, be it by an audit, a gate or a run.
 
     Raises:
         DataError: the reference cannot be read as pairs.
@@ -37,7 +38,7 @@ def calibrate_probe(
     """
     import torch
 
-    bare = replace(probe, reference_scores=None)
+    bare = replace(probe, reference_scores=None, reference_center=None)
     settings = replace(config or AuditConfig(), layers=probe.layers)
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         auditor = DataAuditor(model, probes=[bare], config=settings)
@@ -46,6 +47,8 @@ def calibrate_probe(
         assert audit.scores is not None  # a probe was given
         columns = [audit.scores.column(probe.name, layer) for layer in probe.layers]
         scores = torch.stack([torch.from_numpy(audit.scores.of(column).copy()) for column in columns])
+        means = audit.scores.context_means
+        center = torch.stack([means[layer] for layer in probe.layers]) if means else None
     calibration = {
         "kind": columns[0].kind,
         "source": audit.info.dataset["name"],
@@ -54,4 +57,6 @@ def calibrate_probe(
         "max_length": settings.encoding.max_length,
         "truncation_mode": settings.encoding.truncation_mode,
     }
-    return replace(bare, reference_scores=scores, built={**probe.built, "calibration": calibration})
+    return replace(
+        bare, reference_scores=scores, reference_center=center, built={**probe.built, "calibration": calibration}
+    )

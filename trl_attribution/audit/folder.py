@@ -28,6 +28,7 @@ from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.paths import check_arrow_path
 
 AUDIT_FORMAT = "trl-attribution audit"
 SETTINGS_FORMAT = "trl-attribution audit settings"
@@ -118,8 +119,10 @@ def check_folder(folder: Path) -> None:
     """Make sure that an audit can be written to ``folder``, before hours are spent on it; nothing is written.
 
     Raises:
-        StoreError: a file is in the way, the folder is not writable, or a newer version wrote what is there.
+        StoreError: its name is not UTF-8, a file is in the way, the folder is not writable, or a newer version wrote
+            what is there.
     """
+    check_arrow_path(folder, StoreError)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise StoreError(f"cannot write to {folder}: {there} is a file. Choose another output folder.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import typer
 
 from trl_attribution.cli.apply import apply
@@ -46,6 +49,9 @@ app.command()(validate)
 def main() -> None:
     """Entry point of the ``trl-attribution`` script."""
     quieten_what_loads()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     app()
 
 

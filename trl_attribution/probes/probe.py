@@ -51,13 +51,16 @@ class Probe:
     """Tokens that ``vector`` promotes through the LM head at ``layer``, raw; empty when unknown."""
     reference_scores: Tensor | None = None
     """``[L, R]`` float32: scores of clean reference pairs; ``built["calibration"]`` says of what kind."""
+    reference_center: Tensor | None = None
+    """``[L, D]`` float32: the mean of these pairs' contexts. All that is scored with this probe is centred by it, since
+    scores that are centred otherwise cannot be compared with them. None for response scores."""
 
     def __post_init__(self) -> None:
         import torch
 
         check_name(self.name)
         _check_layers(self.name, self.layers, self.layer)
-        for name in ("vector", "prompt_vectors", "contexts", "reference_scores"):
+        for name in ("vector", "prompt_vectors", "contexts", "reference_scores", "reference_center"):
             tensor = getattr(self, name)
             if tensor is not None:
                 object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True).contiguous())
@@ -90,9 +93,9 @@ class Probe:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of all that scores depend on: model, layers, layer, and the three tensors.
+        """Hex digest of all that scores depend on: model, layers, layer, the three tensors, and a center of its own.
 
-        The name, calibration and how it was built stay out: renaming a probe does not make it another one.
+        The name, reference scores and how it was built stay out: renaming a probe does not make it another one.
         """
         digest = hashlib.sha256()
         head = {"layers": self.layers, "layer": self.layer, "model": self.model.to_json(), "sign": "towards"}
@@ -102,6 +105,8 @@ class Probe:
             shape = None if tensor is None else tuple(tensor.shape)
             digest.update(f"{name} {shape}".encode())
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+        if self.reference_center is not None:
+            digest.update(b"reference_center" + self.reference_center.numpy().tobytes())
         return digest.hexdigest()
 
     def at(self, layer: int | None = None) -> Tensor:
@@ -233,7 +238,12 @@ def _check_per_prompt(probe: Probe) -> None:
 def _check_reference(probe: Probe) -> None:
     import torch
 
-    scores = probe.reference_scores
+    scores, center = probe.reference_scores, probe.reference_center
+    if center is not None and (center.shape != probe.vector.shape or not torch.isfinite(center).all()):
+        raise ProbeError(
+            f"probe {probe.name!r}: reference_center must be {tuple(probe.vector.shape)} finite numbers; "
+            "calibrate it again"
+        )
     if scores is None:
         return
     if scores.dim() != 2 or scores.shape[0] != len(probe.layers):

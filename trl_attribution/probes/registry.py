@@ -19,7 +19,7 @@ from trl_attribution.errors import ProbeError
 from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import json_bytes, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,7 @@ AXES = {
     "prompt_vectors": ["prompt", "layer", "hidden"],
     "contexts": ["prompt", "layer", "hidden"],
     "reference_scores": ["layer", "reference"],
+    "reference_center": ["layer", "hidden"],
 }
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
 
@@ -219,6 +220,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             prompt_vectors=tensors.get("prompt_vectors"),
             contexts=tensors.get("contexts"),
             reference_scores=tensors.get("reference_scores"),
+            reference_center=tensors.get("reference_center"),
         )
     except (TypeError, ValueError) as error:
         raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
@@ -316,7 +318,7 @@ def _render_description(probe: Probe, payload: bytes) -> bytes:
     }
     try:
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        return text.encode("utf-8")
+        return json_bytes(text)
     except (TypeError, ValueError) as error:
         raise ProbeError(f"probe {probe.name!r}: what it was built from cannot be written as JSON ({error})") from error
 

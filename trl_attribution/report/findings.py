@@ -331,7 +331,8 @@ def _reference(column: Column, known: Sequence[Probe]) -> Floats | None:
     probe = next((each for each in known if each.name == column.probe), None)
     if probe is None or column.layer not in probe.layers:
         return None
-    return reference_for(probe, column)
+    found = reference_for(probe, column)
+    return None if found is None else found.scores
 
 
 def _flag_columns(table: ScoreTable, manifest: Manifest | None, known: Sequence[Probe]) -> tuple[Column, ...]:

@@ -77,5 +77,9 @@ class ProbeLike(Protocol):
         """Scores of R clean pairs, ``[L, R]``."""
 
     @property
+    def reference_center(self) -> Tensor | None:
+        """The center ``[L, D]`` of the contexts that contextual ``reference_scores`` were taken with."""
+
+    @property
     def built(self) -> Mapping[str, object]:
         """How the probe was made; ``built["calibration"]["kind"]`` is the kind of ``reference_scores``."""

@@ -52,7 +52,7 @@ class Scores:
     references: Mapping[Column, npt.NDArray[np.float64]]
     """Scores of clean pairs [R], for the columns whose probe has some of the same kind."""
     context_means: Mapping[int, Tensor]
-    """``mu`` [D] of each layer that contextual scores were taken at."""
+    """``mu`` [D] of each layer that contextual scores were taken at, but for probes with a center of their own."""
     zero_pairs: Mapping[int, int]
     """By layer, how many pairs have a zero pair vector: they score 0."""
     no_context: Mapping[int, int]
@@ -107,6 +107,8 @@ def score_view(
 
     The response score is ``cos(v_b, v_d)``. The contextual score is the mean over the behavior's prompts i of
     ``cos(v_i, v_d) * max(0, cos(c_i - mu, c_d - mu))``. Both lie in -1..1, and flipping a pair negates them exactly.
+    ``mu`` is the probe's own where it is calibrated (:func:`reference_for`), so that its scores, p- and q-values depend
+    on nothing else that is scored.
 
     Args:
         view: pair and context vectors of N pairs.
@@ -114,7 +116,8 @@ def score_view(
         kind: ``auto`` is contextual for probes that know their prompts and response for the others.
         layers: the layers to score at; by default all that the view and the probe share.
         scratch: folder for the scores while they are in use; by default the system's temporary folder.
-        context_means: ``mu`` [D] by layer; by default the mean of the view's own context vectors that are not zero.
+        context_means: ``mu`` [D] by layer for the other probes; by default the mean of the view's own context vectors
+            that are not zero.
         memory_budget: bytes for a block of vectors, and again for the probes' matrices; more passes over the view
             are made where the matrices do not fit. Scores of other budgets agree up to float32 rounding.
         progress: called with the pairs read so far and the pairs to read, over all passes.
@@ -129,7 +132,9 @@ def score_view(
     columns = _plan_columns(view, probes, kind, layers)
     by_name = {probe.name: probe for probe in probes}
     passes = _plan_passes(columns, by_name, view.hidden_size, memory_budget)
-    contextual = sorted({column.layer for column in columns if column.kind == "contextual"})
+    references = {column: found for column in columns if (found := reference_for(by_name[column.probe], column))}
+    centers = {column: found.center for column, found in references.items() if found.center is not None}
+    contextual = sorted({column.layer for column in columns if column.kind == "contextual" and column not in centers})
     means = _given_means(context_means or {}, contextual, view.hidden_size)
     missing = [layer for layer in contextual if layer not in means]
     file = ColumnFile(len(columns), len(view), scratch)
@@ -137,16 +142,14 @@ def score_view(
     if missing:
         means |= _context_means(view, missing, _block_rows(len(missing), view.hidden_size, 0, memory_budget), report)
     pair_ids = pa.array(view.pair_ids, pa.string())
-    run = _Run(view, columns, by_name, means, pair_ids, file, report)
+    run = _Run(view, columns, by_name, means, centers, pair_ids, file, report)
     for part in passes:
         run.score(part, memory_budget)
     return Scores(
         pair_ids=pair_ids,
         columns=columns,
         flag_layers={probe.name: probe.layer for probe in probes},
-        references={
-            column: found for column in columns if (found := reference_for(by_name[column.probe], column)) is not None
-        },
+        references={column: found.scores for column, found in references.items()},
         context_means=means,
         zero_pairs=run.zero_pairs,
         no_context=run.no_context,
@@ -181,11 +184,12 @@ class _Run:
         columns: tuple[Column, ...],
         probes: Mapping[str, ProbeLike],
         means: Mapping[int, Tensor],
+        centers: Mapping[Column, Tensor],
         pair_ids: pa.Array,
         file: ColumnFile,
         report: _Counter,
     ) -> None:
-        self.view, self.columns, self.probes, self.means = view, columns, probes, means
+        self.view, self.columns, self.probes, self.means, self.centers = view, columns, probes, means, centers
         self.pair_ids, self.file, self.report = pair_ids, file, report
         self.zero_pairs: dict[int, int] = {}
         self.no_context: dict[int, int] = {}
@@ -193,26 +197,35 @@ class _Run:
     def score(self, part: Sequence[Column], memory_budget: int) -> None:
         """One pass over the view, for the columns of ``part``."""
         layers = list(dict.fromkeys(column.layer for column in part))
-        targets = [self._targets(layer, part) for layer in layers]
-        zero, without = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
+        targets = [target for layer in layers for target in self._targets(layer, part)]
         size = _block_rows(len(layers), self.view.hidden_size, max(map(len, targets)), memory_budget)
+        zero, without = [0] * len(targets), [0] * len(targets)
         for block in self.view.blocks(layers, size):
-            for index, target in enumerate(targets):
+            for place, target in enumerate(targets):
+                index = layers.index(target.layer)
                 result = target.score(block.pair[:, index], block.context[:, index])
                 self._keep(block, target.columns, result.scores)
-                zero[target.layer] += result.zero_pairs
-                without[target.layer] += result.no_context
+                zero[place] += result.zero_pairs
+                without[place] += result.no_context
             self.report.add(len(block.pair))
-        self.zero_pairs |= zero
-        for layer in self.means.keys() & without.keys():
-            # A pass without contextual columns has not looked at contexts.
-            self.no_context[layer] = max(without[layer], self.no_context.get(layer, 0))
+        for place, target in enumerate(targets):
+            self.zero_pairs[target.layer] = zero[place]
+            if target.mean is not None:
+                # Targets without contextual columns have not looked at contexts.
+                self.no_context[target.layer] = max(without[place], self.no_context.get(target.layer, 0))
 
-    def _targets(self, layer: int, part: Sequence[Column]) -> LayerTargets:
+    def _targets(self, layer: int, part: Sequence[Column]) -> Iterator[LayerTargets]:
+        """What the columns of ``layer`` are scored against: those with a center of their own each by itself."""
         here = [(self.columns.index(column), column) for column in part if column.layer == layer]
-        probes = [(index, self.probes[column.probe]) for index, column in here if column.kind == "contextual"]
-        plain = [(index, self.probes[column.probe]) for index, column in here if column.kind == "response"]
-        return LayerTargets.build(layer, probes, plain, self.means.get(layer), self.view.hidden_size)
+        own = [(index, column) for index, column in here if column in self.centers]
+        for index, column in own:
+            center = self.centers[column]
+            yield LayerTargets.build(layer, [(index, self.probes[column.probe])], [], center, self.view.hidden_size)
+        rest = [(index, column.kind, self.probes[column.probe]) for index, column in here if (index, column) not in own]
+        probes = [(index, probe) for index, kind, probe in rest if kind == "contextual"]
+        plain = [(index, probe) for index, kind, probe in rest if kind == "response"]
+        if rest:
+            yield LayerTargets.build(layer, probes, plain, self.means.get(layer), self.view.hidden_size)
 
     def _keep(self, block: VectorBlockLike, columns: Sequence[int], scores: Tensor) -> None:
         """Write ``scores`` [n, columns]; vectors that are not finite show here."""
@@ -327,15 +340,40 @@ def kind_for(probe: ProbeLike, asked: AskedKind) -> Kind:
     return "contextual" if knows_prompts and asked != "response" else "response"
 
 
-def reference_for(probe: ProbeLike, column: Column) -> npt.NDArray[np.float64] | None:
-    """The probe's scores of clean pairs [R] for ``column``; scores of the other kind are no reference."""
+@dataclass(frozen=True)
+class Reference:
+    """What the scores of one column are compared with, and what makes them comparable."""
+
+    scores: npt.NDArray[np.float64]
+    """[R], of clean pairs."""
+    center: Tensor | None
+    """``mu`` [D] that these were taken with; None for response scores, which have none."""
+
+
+def reference_for(probe: ProbeLike, column: Column) -> Reference | None:
+    """The null and the center that a calibrated probe brings for ``column``; the only place that decides on them.
+
+    Without one, contexts are centred by the dataset (or a gate's baseline), and the null is the mirrored scores of the
+    same. Scores of the other kind are no reference.
+
+    Raises:
+        ProbeError: the probe was calibrated without keeping the center, so nothing can be compared with its scores.
+    """
+    calibration = probe.built.get("calibration")
     if probe.reference_scores is None or probe.reference_scores.shape[1] == 0:
         return None
-    calibration = probe.built.get("calibration")
     if not isinstance(calibration, Mapping) or calibration.get("kind") != column.kind:
         return None
-    scores: npt.NDArray[np.float64] = probe.reference_scores[probe.layers.index(column.layer)].double().numpy()
-    return scores
+    row = probe.layers.index(column.layer)
+    scores: npt.NDArray[np.float64] = probe.reference_scores[row].double().numpy()
+    if column.kind == "response":
+        return Reference(scores, None)
+    if probe.reference_center is None:
+        raise ProbeError(
+            f"probe {probe.name!r} was calibrated by an earlier version, which did not keep the center of contexts: "
+            "calibrate it again (`trl-attribution probe calibrate`), or ask for response scores"
+        )
+    return Reference(scores, probe.reference_center[row])
 
 
 def _listed(layers: Sequence[int]) -> str:

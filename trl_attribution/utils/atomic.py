@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.text import json_bytes
 
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(rf".*\.{_MACHINE}-(\d+)-\d+\.part", re.DOTALL)
@@ -115,18 +116,13 @@ def _is_alive(process: int) -> bool:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; keys keep their order."""
     with atomic_path(path) as part:
-        part.write_bytes(_encoded(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
+        part.write_bytes(json_bytes(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
 
 
 def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write ``rows`` as JSON lines, atomically."""
     with atomic_path(path) as part, part.open("wb") as handle:
-        handle.writelines(_encoded(json.dumps(row, ensure_ascii=False)) for row in rows)
-
-
-def _encoded(text: str) -> bytes:
-    """A line of JSON; half a surrogate pair, which is no Unicode text, as the escape that JSON has for it."""
-    return f"{text}\n".encode("utf-8", "backslashreplace")
+        handle.writelines(json_bytes(json.dumps(row, ensure_ascii=False) + "\n") for row in rows)
 
 
 def _cannot_write(target: Path, error: OSError) -> AttributionError:

@@ -70,3 +70,18 @@ def _near(path: Path) -> list[Path]:
     return sorted((one for one in beside if one.stem.lower() in close), key=lambda one: close.index(one.stem.lower()))[
         :2
     ]
+
+
+def check_arrow_path(path: Path, error: type[AttributionError]) -> None:
+    """Refuse a name that Arrow cannot open: it takes UTF-8 only, while a file system takes any bytes.
+
+    Raises:
+        AttributionError: it is such a name; of class ``error``.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise error(
+            f"{printable(path, 400)}: the name is not UTF-8, and Parquet and Arrow files can be neither read nor "
+            "written under such a name. Rename it."
+        ) from None

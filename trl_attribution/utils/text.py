@@ -31,6 +31,15 @@ def printable(text: object, limit: int = 200) -> str:
     return "".join(shown)
 
 
+def json_bytes(text: str) -> bytes:
+    r"""JSON ``text`` in UTF-8; what a file name holds that is not UTF-8 becomes an escape that reads back as it was.
+
+    >>> json_bytes('["\udcff.jsonl"]')
+    b'["\\udcff.jsonl"]'
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def json_fault(error: ValueError | RecursionError) -> str:
     """Why ``json.loads`` failed, in a few words."""
     if isinstance(error, json.JSONDecodeError):

@@ -1,8 +1,9 @@
 """Scores of the examined pairs, and what they are worth beside a baseline or the whole dataset.
 
 A pair's score and p-value are to depend on the pair, not on what else is in the request. So the center of the contexts
-and the null come from the baseline, or else from all pairs of the dataset, never from the examined pairs alone. Only
-the q-value is theirs: a false discovery rate is a statement about the pairs that were tested.
+and the null come from the calibrated probe (:func:`reference_for`, as in an audit), or else from the baseline, or else
+from all pairs of the dataset, never from the examined pairs alone. Only the q-value is theirs: a false discovery rate
+is a statement about the pairs that were tested.
 Axis letters: E examined pairs, S scored pairs (those and, without a baseline, the others), R scores of the null.
 """
 
@@ -22,10 +23,9 @@ from trl_attribution.gate.vectors.supply import Supply
 from trl_attribution.scoring import (
     Column,
     Scores,
+    calibrate,
     fewest_discoveries,
     kind_for,
-    p_values,
-    q_values,
     reference_for,
     score_view,
 )
@@ -58,10 +58,10 @@ def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: 
     """Whether judging some pairs takes the vectors of all: for the center of the contexts, or for a null."""
     if baseline is not None:
         return False
+    columns = [(each, column_of(each, kind)) for each in ruled]
     return any(
-        (column := column_of(each, kind)).kind == "contextual"
-        or (each.rules.rate is not None and reference_for(each.probe, column) is None)
-        for each in ruled
+        reference_for(each.probe, column) is None and (column.kind == "contextual" or each.rules.rate is not None)
+        for each, column in columns
     )
 
 
@@ -129,20 +129,19 @@ def judge(
     values = scored.of(column)
     own = values[np.searchsorted(scored.positions, examined)]
     before = None if baseline is None else baseline.scores_of(baseline_column(each, kind))
-    order = np.argsort(-own, kind="stable")
-    rank = np.empty(len(own), dtype=np.int64)
-    rank[order] = np.arange(1, len(own) + 1)
+    null = scored.scores.references.get(column)
+    if null is None:
+        null = -(values if before is None else before).astype(np.float64)
+    worth = calibrate(own, null)
     rules, q_value, notes = each.rules, None, _blind(scored.scores, column)
     flagged = np.zeros(len(own), dtype=np.bool_)
     if rules.rate is not None and len(own):
-        null = reference_for(each.probe, column)
-        null = -(values if before is None else before).astype(np.float64) if null is None else null
-        q_value = q_values(p_values(own, null))
+        q_value = worth.q_value
         flagged = q_value <= rules.rate
         notes += _power(each, rules.rate, len(own), len(null))
     elif rules.flags and rules.threshold is not None:
         flagged = own.astype(np.float64) >= rules.threshold
-    return ProbeScores(each, column, own, rank, q_value, flagged & (own > 0), before, notes)
+    return ProbeScores(each, column, own, worth.rank, q_value, flagged & (own > 0), before, notes)
 
 
 def _power(each: RuledProbe, rate: float, examined: int, null_size: int) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from trl_attribution.pairs.rows.lines import (
 )
 from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.pairs.rows.tables import PACKED, Loader, file_loader
+from trl_attribution.utils.paths import check_arrow_path
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def open_file(path: Path, name: str) -> FileRows:
     kind = file_kind(path)
     if kind is None:
         raise DataError(f"{name}: unknown file type '{''.join(path.suffixes)}'. Supported: {SUPPORTED}.")
+    if kind == "parquet":
+        check_arrow_path(path, DataError)
     suffix = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
     module, settings = _BUILDERS[suffix]
     return FileRows(name, path, kind, file_loader(path, module, **settings))

@@ -13,7 +13,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.files import file_kind, open_file
 from trl_attribution.pairs.rows.folders import choose_split, open_folder
 from trl_attribution.pairs.rows.rows import DatasetRows, RowSource, SequenceRows
-from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.paths import check_arrow_path, local_path
 from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def split_word(relative: str) -> str | None:
 def _load_saved(path: Path, name: str) -> Dataset | DatasetDict:
     from datasets import load_from_disk
 
+    check_arrow_path(path, DataError)
     _check_saved(path)
     try:
         return load_from_disk(str(path))

@@ -15,7 +15,7 @@ from trl_attribution.pairs.rows.rows import RowSource
 from trl_attribution.pairs.rows.tables import PACKED
 from trl_attribution.pairs.rows.typed import dataset_on_disk, save_to_folder
 from trl_attribution.utils.atomic import atomic_folder, atomic_path
-from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.paths import check_arrow_path, local_path
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def output_kind(path: Path) -> str:
     """The format that ``write_rows`` would choose for a path, checked before any work is done.
 
     Raises:
-        DataError: the suffix is unknown, or the folder exists already.
+        DataError: the suffix is unknown, the folder exists already, or Arrow cannot write under such a name.
     """
     kind = file_kind(path)
     packed = path.suffix.lower() in PACKED and path.suffix.lower() != ".gz"
@@ -65,6 +65,8 @@ def output_kind(path: Path) -> str:
         raise DataError(f"{path}: unknown output type '{''.join(path.suffixes)}'. Supported: {_WRITTEN}.")
     if path.is_dir():
         raise DataError(f"{path}: the folder exists already. Choose another output path, or delete it first.")
+    if kind in (None, "parquet"):
+        check_arrow_path(path, DataError)
     return kind or "save_to_disk"
 
 
