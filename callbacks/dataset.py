@@ -47,8 +47,9 @@ def prepared_rows(dataset: Dataset, eos_token: str | None) -> PreparedRows:
 
     if not isinstance(dataset, MapDataset):
         raise SettingsError(
-            f"dataset: the trainer's is a {type(dataset).__name__}, which cannot be audited: its rows have no fixed "
-            "order or end. Load it without streaming=True."
+            f"dataset: the trainer's is a {type(dataset).__name__}, whose rows have no fixed order or end. Give the "
+            "callback the same rows as a whole (AttributionCallback(trainer, dataset=...): a Dataset, a file or a Hub "
+            "id), or load the trainer's without streaming=True."
         )
     if not {"chosen", "rejected"} <= set(dataset.column_names):
         raise SettingsError(
