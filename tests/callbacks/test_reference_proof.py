@@ -294,6 +294,25 @@ def test_vectors_of_a_moved_reference_are_not_kept_when_training_fails(model_fol
     assert len(VectorStore.open(tmp_path / "audit" / "parts" / "00000")) == 0
 
 
+def test_noisy_vectors_are_not_kept_when_training_fails_in_its_first_step(
+    make_model: Callable[[str], Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path / "model", make_model("llama"), tokenizer, attention_dropout=0.2)
+    trainer = make_trainer(folder, tmp_path, ROWS, trainer={"peft_config": lora()}, gradient_accumulation_steps=2)
+    callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+    trainer.add_callback(callback)
+    step = trainer.training_step
+
+    def failing(*arguments: Any) -> Any:
+        step(*arguments)
+        raise RuntimeError("the loss is NaN")
+
+    trainer.training_step = failing
+    with pytest.raises(RuntimeError, match="the loss is NaN"):
+        train(trainer)
+    assert len(VectorStore.open(tmp_path / "audit" / "parts" / "00000")) == 0
+
+
 # ---- 4. the reference is another model than the policy
 
 
@@ -362,4 +381,4 @@ def test_proofs_grow_rare(model_folder: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Proof, "_compared", counting)
     audited(model_folder, tmp_path, ROWS, num_train_epochs=12, per_device_train_batch_size=2)  # 72 steps
-    assert counted == [True, True]  # after the first step, and at the end
+    assert counted == [True] * 3  # after the first step, the tenth, and at the end
