@@ -126,12 +126,12 @@ class AttributionCallback(TrainerCallback):
     ) -> None:
         """One micro-batch of an accumulated step is done."""
         if self._session is not None:
-            self._session.micro_batch_done()
+            self._session.passes.micro_batch_done()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A step is done: count, and where a log is due, add this window's metrics to it."""
         if self._session is not None:
-            self._session.micro_batch_done()
+            self._session.passes.micro_batch_done()
             self._session.step_done()
             self._log_window(state, control)
 
@@ -250,7 +250,7 @@ class AttributionCallback(TrainerCallback):
     def _read_precompute(
         self, trainer: Any, args: TrainingArguments, state: TrainerState, about: dict[str, Any]
     ) -> None:
-        """Read the pass over the training data, which is the first; when it is over, ``trainer`` has its model still."""
+        """Read the pass over the training data, which is the first that ``trainer`` makes."""
         precompute = trainer._precompute_ref_logps  # noqa: SLF001  # no event tells that the pass begins
 
         def read_precompute(*details: Any) -> Any:

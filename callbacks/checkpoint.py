@@ -114,9 +114,8 @@ def _does_something(policy: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     below = {id(parameter) for _, parameter in own_parameters(policy.get_base_model())}
-    for layer in policy.modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
+    layers: list[torch.nn.Module] = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
         zero = False
         for parameter in layer.parameters():
             if id(parameter) in below:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -16,9 +17,21 @@ from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoder, Encoding, PairReader, RowFault
+from trl_attribution.store import VectorStore
+from trl_attribution.store.merging import parts_of
 from trl_attribution.utils.distributed import is_sharded
 
 _AT_ONCE = 256
+
+
+def missing_pairs(folder: Path, pair_ids: Sequence[str]) -> list[str]:
+    """Those of ``pair_ids`` that neither a rank's part nor an earlier merge in the audit folder has, in their order."""
+    merged = folder / "vectors"
+    stores = [*parts_of(folder), *([VectorStore.open(merged)] if (merged / "store.json").exists() else [])]
+    missing = set(pair_ids)
+    for store in stores:
+        missing &= set(store.missing(pair_ids))
+    return [pair_id for pair_id in pair_ids if pair_id in missing]
 
 
 @contextmanager

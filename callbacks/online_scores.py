@@ -71,7 +71,7 @@ class Watch:
 
     Args:
         probes: the behaviors to watch for.
-        layers: the layers captured.
+        layers: the layers captured, each probe's own among them.
         score: kind of score; auto is contextual for probes that know their prompts.
         flag_at: score from which a pair is flagged, for every probe; None takes the 99th percentile of each
             probe's calibrated clean pairs, where it has some.
@@ -167,7 +167,7 @@ class Watch:
 
 
 def _watched(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _Watched:
-    layer = probe.layer if probe.layer in layers else min(set(layers) & set(probe.layers))
+    layer = probe.layer
     contextual = probe.knows_prompts and score != "response"
     return _Watched(probe, layer, layers.index(layer), contextual, _limit(probe, layer, contextual, flag_at))
 

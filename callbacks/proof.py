@@ -20,7 +20,7 @@ _TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1e-2}
 _EXACT = 1e-4
 # Between two proofs, at most so much of pair and context vectors waits: a proof costs a forward over one pair.
 _WAITING_BYTES = 64 * 2**20
-_GROWTH = 4
+_GROWTH = 10
 _NOISY = ("drop", "jitter", "noise")
 
 
@@ -38,7 +38,7 @@ class Proof:
 
     After the first step the pass that was read is run again, as M0 and in evaluation mode. From then on the first pair
     of that pass is run again before anything is written (so what is on disk was read before M0 was last seen to be in
-    place), and the latest pass too after 4, 16, 64, ... steps and at the end, where the weights are compared as well.
+    place), and the latest pass too after 10, 100, 1,000, ... steps and at the end, where the weights are compared as well.
 
     Args:
         reference: where M0 is.
@@ -55,7 +55,7 @@ class Proof:
     def step_done(self) -> bool:
         """Count a step; whether :meth:`fault` should be asked for."""
         self._steps += 1
-        return self._steps >= self._next_step
+        return self._steps >= min(self._next_step, self._next_whole)
 
     def fault(self, ranks: Ranks, *, at_end: bool = False) -> Fault | None:
         """Run what was read once more; None where it shows the same. A collective of ``ranks``.
@@ -66,8 +66,9 @@ class Proof:
         if ranks.any(seen is None):
             return None
         assert seen is not None
+        is_whole = at_end or self._first is None or self._steps >= self._next_whole
         with random_state_kept(), evaluating(self._reference.called()), self._reference.as_m0():
-            reason, has_moved = self._compared(seen, is_whole=at_end or self._steps >= self._next_whole)
+            reason, has_moved = self._compared(seen, is_whole=is_whole)
         if not self._interval:
             waiting = 4 * 2 * seen.batch.means[0].numel() * len(seen.batch.means) // 2 * self._capture.passes
             self._interval = ranks.broadcast(max(1, _WAITING_BYTES // waiting))
@@ -76,10 +77,13 @@ class Proof:
         if reasons:
             # A collective where ranks share the model, so all of them or none.
             has_moved = ranks.any(has_moved) or self._weights_have_moved()
-            return Fault(f"{reasons[0]}{self._likely(has_moved)}", has_moved)
-        if at_end and self._weights_have_moved():
-            return Fault(f"the reference model's weights changed while training{self._likely(True)}", True)
-        return None
+            likely = noise(self._reference.model) + (self._reference.suspects() if has_moved else [])
+        elif at_end and self._weights_have_moved():
+            reasons, has_moved = ["the reference model's weights changed while training"], True
+            likely = self._reference.suspects()
+        else:
+            return None
+        return Fault(reasons[0] + (f" (likely: {', '.join(likely)})" if likely else ""), has_moved)
 
     def _compared(self, seen: SeenPass, *, is_whole: bool) -> tuple[str | None, bool]:
         """What is wrong, if anything, and whether it shows that M0 has moved."""
@@ -106,10 +110,6 @@ class Proof:
 
     def _weights_have_moved(self) -> bool:
         return fingerprint(self._reference.model, None).weights != self._weights
-
-    def _likely(self, has_moved: bool) -> str:
-        found = self._reference.suspects() if has_moved else noise(self._reference.model)
-        return f" (likely: {', '.join(found)})" if found else ""
 
 
 def distance(shown: CapturedBatch, exact: CapturedBatch) -> float:

@@ -70,8 +70,8 @@ class _Buffer:
 
     def split(self, pairs: int) -> tuple[_Buffer, _Buffer]:
         """The first ``pairs`` and the others."""
-        parts = self.pair_ids, self.pair, self.context
-        return _Buffer(*(part[:pairs] for part in parts)), _Buffer(*(part[pairs:] for part in parts))
+        first = _Buffer(self.pair_ids[:pairs], self.pair[:pairs], self.context[:pairs])
+        return first, _Buffer(self.pair_ids[pairs:], self.pair[pairs:], self.context[pairs:])
 
 
 class Recorder:
@@ -123,8 +123,7 @@ class Recorder:
         """Take over pair vectors [n, L, D] and contexts [n, L, D] that were computed otherwise."""
         for row, pair_id in enumerate(pair_ids):
             self._keep([pair_id], pair[row], context[row])
-        if len(self._buffer.pair_ids) >= self._shard_size:
-            self._write()
+        self.write_full_shards()
 
     def forget(self) -> None:
         """Drop all that is not on disk: it was not M0's."""
@@ -159,7 +158,11 @@ class Recorder:
                 another attempt.
         """
         self.resolve()
-        self._write()
+        self._write(1)
+
+    def write_full_shards(self) -> None:
+        """Write what has been resolved, as far as it fills shards."""
+        self._write(self._shard_size)
 
     def close(self) -> None:
         """Let go of the store; what was not written is lost, so :meth:`write` comes before."""
@@ -212,8 +215,8 @@ class Recorder:
                 "as TRL does (trl_attribution.pairs.encode_pairs) and leave evaluation batches out."
             )
 
-    def _write(self) -> None:
-        while self._buffer.pair_ids:
+    def _write(self, at_least: int) -> None:
+        while len(self._buffer.pair_ids) >= at_least:
             shard, rest = self._buffer.split(self._shard_size)
             self._writer.add(shard.pair_ids, torch.stack(shard.pair), torch.stack(shard.context))
             self._stored += shard.pair_ids

@@ -41,7 +41,7 @@ class Reference:
     called: Callable[[], Any]
     """What is called for ``model`` to run, with all that is wrapped around it by now."""
     adapter: str | None = None
-    """The adapter that is part of M0: the frozen copy of one that is trained on, or the reference model's own."""
+    """The adapter that is part of M0: the frozen copy of one that is trained on."""
     is_m0: bool = True
     """Whether ``as_m0`` gives M0 at all; where it does not, M0 has to be loaded anew."""
     suspects: Callable[[], list[str]] = list
@@ -79,7 +79,6 @@ def reference_of(trainer: Any) -> Reference:
         _as_it_is,
         True,
         lambda: trainer.ref_model,
-        _active_adapter(trainer.ref_model),
         suspects=lambda: _others(trainer),
     )
     # A reference model that was given is M0 whatever the policy is, as it is for TRL.
@@ -233,11 +232,6 @@ def _adapter_reference(model: Any) -> Reference:
         lambda: model,
         "ref" if has_copy else None,
     )
-
-
-def _active_adapter(model: Any) -> str | None:
-    model = _peeled(model)
-    return str(model.active_adapter) if is_peft(model) else None
 
 
 def _adapted_layer(model: Any) -> Any:

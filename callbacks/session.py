@@ -5,29 +5,29 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import choose_layers
 from trl_attribution.audit.census import Census, PairIndex, take_census
-from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
-from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder, machine, model_info
+from trl_attribution.audit.finish import Stopwatch, Vectors, finish
+from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder
 from trl_attribution.behaviors import Judge
+from trl_attribution.callbacks.account import run_cost, run_ending
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
-from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Describe, ForwardCapture, labeled
+from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.dedicated import fill_store, m0_to_run
+from trl_attribution.callbacks.dedicated import fill_store, m0_to_run, missing_pairs
 from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.callbacks.online_scores import Watch, Window
 from trl_attribution.callbacks.pair_lookup import PairLookup
-from trl_attribution.callbacks.proof import Fault, Proof
-from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, Resolved, added, without_copies
+from trl_attribution.callbacks.passes import ReferencePasses
+from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, added, without_copies
 from trl_attribution.callbacks.reference_model import write_m0
 from trl_attribution.callbacks.reference_pass import Reference, dedicated
 from trl_attribution.errors import AttributionError, SettingsError
@@ -43,6 +43,11 @@ from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.shared_storage import check_shared
 
 logger = logging.getLogger(__name__)
+
+_OTHER_FOLDER = (
+    "Set output_dir to another folder. A model that was trained already is another M0, so a second train() without a "
+    "reference model of its own needs a new one too."
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,11 @@ class TrainingAudit:
         self.layers = choose_layers(config.layers, probes)
         for probe in probes:
             probe.check_model(m0.fingerprint)
+            if probe.layer not in self.layers:
+                raise SettingsError(
+                    f"layers: probe {probe.name!r} flags at layer {probe.layer}, which is not among "
+                    f"{list(self.layers)}; add it, or leave layers out to take those of the probes"
+                )
         self.watch = Watch(probes, self.layers, config.asked_score, config.flag_at)
         if config.on_flag != "log":
             self.watch.require_limits(f"on_flag={config.on_flag!r}")
@@ -109,7 +119,7 @@ class TrainingAudit:
             )
         check_folder(self.folder)
         self.stopwatch = Stopwatch()
-        self._start = time.perf_counter()
+        self.start = time.perf_counter()
         lookup = PairLookup()
         with self.stopwatch.timed("read"):
             self.census: Census = take_census(reader, m0.encoder, encoding, on_encoded=lookup.add)
@@ -130,9 +140,6 @@ class TrainingAudit:
         self.stopped_at: int | None = None
         self.skipped_rows = 0
         self.windows = 0
-        self._passes = 0
-        self._capture: ForwardCapture | None = None
-        self._proof: Proof | None = None
         self._main_rank = MainRank(self.folder / "parts", ranks)
         self._judge = judge
         self._is_shared = is_sharded(reference.model)
@@ -141,111 +148,65 @@ class TrainingAudit:
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
         self.recorder = Recorder(lookup, part, len(self.census.survey.skipped), config.shard_size)
+        self.passes = ReferencePasses(config, self.layers, self.recorder, self.watch)
 
     def begin_precompute(self) -> None:
         """Read the pass that the trainer makes over its datasets before training; other datasets' rows are let by."""
         self.recorder.is_strict = False
-        self._attach_to_trainer()
+        self.passes.attach_to_trainer(self.reference)
 
     def end_precompute(self) -> None:
         """That pass is over: prove what it showed while the model that ran it is at hand."""
         self.save(at_end=True)
-        self.detach()
+        self.passes.detach()
 
     def begin(self, *, is_resumed: bool) -> None:
         """Look at M0, and start to read: by hooks on the reference forward, or by a pass of M0 over all pairs."""
         self.save()  # the precompute pass, or an attempt that ran out of memory (auto_find_batch_size)
-        self.detach()
-        self._passes = 0
+        self.passes.detach()
         self.look_before(is_resumed=is_resumed)
         if self.reference.is_free:
-            self._attach_to_trainer()
+            self.passes.attach_to_trainer(self.reference)
             return
         self.watch.forget_window()
         self.recorder.is_strict = True
         self._complete(is_resumed=is_resumed)
 
-    def micro_batch_done(self) -> None:
-        """Called after each micro-batch: exactly one reference forward has to have been read.
-
-        Raises:
-            CaptureError: none was, or several were.
-        """
-        if self._capture is None:
-            return
-        passes, self._passes = self._passes, 0
-        if passes != 1:
-            raise CaptureError(
-                f"{passes} reference forwards were read in one micro-batch, not 1: pairs would be lost or counted "
-                "twice. Something else runs the reference model, or it is not run at all; audit offline instead: "
-                "trl-attribution audit"
-            )
-
-    def resolve(self) -> Resolved:
-        """Identify and score the pairs seen since the last call; returns them."""
-        found = self.recorder.resolve()
-        self.watch.see(found.pair, found.context)
-        return found
-
-    def flagged_rows(self) -> Tensor:
-        """Which pairs [B] of the batch that was read last any probe flags."""
-        rows = self.recorder.waiting_rows
-        found = self.recorder.resolve()
-        flags = self.watch.see(found.pair, found.context)
-        flagged = torch.zeros(rows, dtype=torch.bool)
-        flagged[torch.tensor(found.rows, dtype=torch.long)[flags]] = True
-        return flagged
-
     def close_window(self) -> Window | None:
         """Metrics over the pairs since the last call, on all ranks together. A collective."""
-        self.resolve()
+        self.passes.resolve()
         window = self.watch.close_window(self.ranks)
         self.windows += window is not None
         return window
 
     def step_done(self) -> None:
         """Called after each step of the optimizer. A collective."""
-        if self._proof is not None and self._proof.step_done():
-            self.save()
+        if self.passes.step_done():
+            self._prove()
+            self.recorder.write_full_shards()
 
     def save(self, *, at_end: bool = False) -> None:
-        """Bring everything seen so far to disk, once it is proved to be M0's; where it is not, M0 is read by itself.
+        """Bring everything seen so far to disk, once it is proved to be M0's.
 
         Called with each checkpoint too, so that a resumed run lacks nothing. A collective.
 
         Raises:
-            SettingsError: M0 is gone.
+            SettingsError: it is not, and M0 is gone.
         """
-        self.resolve()
-        fault = None if self._proof is None else self._proof.fault(self.ranks, at_end=at_end)
-        if fault is not None:
-            self._fall_back(fault)
+        self._prove(at_end=at_end)
         self.recorder.write()
 
     def save_alone(self) -> None:
         """:meth:`save` on a rank that cannot wait for the others: the run is ending with an error.
 
         Raises:
-            CaptureError: what was read since the last proof is not known to be M0's.
+            CaptureError: what was read is not proved to be M0's.
         """
-        self.resolve()
-        if self._proof is not None and self.recorder.waits:
-            unproved = "ranks share the model" if self._is_shared else None
-            if unproved is None and (fault := self._proof.fault(ALONE)) is not None:
-                unproved = fault.reason
-            if unproved is not None:
-                raise CaptureError(f"it is not proved to be M0's: {unproved}")
-        self.recorder.write()
-
-    def detach(self) -> None:
-        """Take the hooks off."""
-        if self._capture is not None:
-            self._capture.detach()
-        self._capture = self._proof = None
+        self.passes.save_alone(is_shared=self._is_shared)
 
     def release(self) -> None:
         """Take the hooks off and let go of the files; whatever happens to the run, this is called."""
-        self.detach()
+        self.passes.detach()
         self.recorder.close()
 
     def finish(self, policy: Any = None) -> Finished | None:
@@ -268,14 +229,15 @@ class TrainingAudit:
         """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
         counts = without_copies(counts, parts)
-        index = self._captured_index(parts)
+        index = self._captured_index()
         with self.stopwatch.timed("merge"):
             store = merge_parts(parts, self.folder / "vectors", self.settings, index.pair_ids, self.config.shard_size)
             store.verify()
         if findings is None:
             findings = self._look_after(policy)
         probes = (*self.probes, *findings.probes)
-        audit = finish(self._ending(store, index, counts, probes, findings), self.stopwatch, self._cost())
+        vectors = Vectors(store, index, counts.captured, self.reference.source, self.reference.reason)
+        audit = finish(run_ending(self, vectors, counts, probes, findings), self.stopwatch, run_cost(self))
         flagged = None if audit.scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
@@ -327,30 +289,15 @@ class TrainingAudit:
         with self.stopwatch.timed("after"):
             return self._before_after.after(policy)
 
-    def attach(self, describe: Describe, take: Callable[[CapturedBatch], None]) -> None:
-        """Read the forward passes of M0 that ``describe`` wants, until :meth:`detach` or a proof fails."""
-        capture = ForwardCapture(self.reference.model, self.layers, self.config.blocks_path, describe, take)
-        self._proof = Proof(self.reference, capture)
-        capture.attach()
-        self._capture = capture
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether forward passes are read."""
-        return self._capture is not None
-
-    def _attach_to_trainer(self) -> None:
-        self.attach(labeled(self.reference.is_training_pass), self._take)
-
-    def _fall_back(self, fault: Fault) -> None:
-        """Drop what was read since the last proof, and compute what is not on disk in a pass of M0 itself.
+    def _prove(self, *, at_end: bool = False) -> None:
+        """Where what was read since the last proof is not M0's, compute what is not on disk in a pass of M0 itself.
 
         Raises:
             SettingsError: M0 is gone, or the run was to act on what it reads.
         """
-        self.detach()
-        self.recorder.forget()
-        self.watch.forget_window()
+        fault = self.passes.fault(self.ranks, at_end=at_end)
+        if fault is None:
+            return
         if self.config.on_flag != "log":
             raise SettingsError(
                 f"on_flag={self.config.on_flag!r} cannot act here: {fault.reason}. Use on_flag='log', or switch off "
@@ -373,20 +320,13 @@ class TrainingAudit:
             self._run_dedicated(is_resumed=is_resumed)
         self.release()
 
-    def _take(self, batch: CapturedBatch) -> None:
-        self._passes += 1
-        self.recorder.add(batch)
-        if self.recorder.is_full and self.config.on_flag != "skip":  # which looks at each batch by itself
-            self.resolve()
-
     def _claim(self) -> None:
         """Bind the folder to this dataset and these settings, or find that it is bound to others."""
         fault = None
         if self.ranks.is_main:
             try:
-                claim = FolderClaim(
-                    self.folder, self.folder / "vectors", self.settings, self.census.survey, self.reader.source.name
-                )
+                dataset, name = self.census.survey, self.reader.source.name
+                claim = FolderClaim(self.folder, self.folder / "vectors", self.settings, dataset, name, _OTHER_FOLDER)
                 claim.write()
                 self._main_rank.clear()
                 write_m0(self.folder, self.m0, is_in_memory=self.reference.is_m0)
@@ -399,16 +339,11 @@ class TrainingAudit:
         check_shared(self.folder, self.ranks)
 
     def _run_dedicated(self, *, is_resumed: bool) -> None:
-        there = [*parts_of(self.folder), *self._merged()]
-        missing = self.census.index.pair_ids
-        for store in there:
-            missing = tuple(set(missing) & set(store.missing(missing)))
-        wanted = set(missing)
+        wanted = missing_pairs(self.folder, self.census.index.pair_ids)
         if not self.ranks.any(bool(wanted)):
             return
         self.reference = replace(self.reference, source="dedicated pass")
-        ordered = [pair_id for pair_id in self.census.index.pair_ids if pair_id in wanted]
-        mine = set(ordered[self.ranks.rank :: self.ranks.world])
+        mine = set(wanted[self.ranks.rank :: self.ranks.world])
         with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
             engine = ActivationEngine(
                 model, ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path)
@@ -419,59 +354,17 @@ class TrainingAudit:
             with autocast, engine.in_step(self.census.sample[:4]):
                 fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)
 
-    def _merged(self) -> list[VectorStore]:
-        path = self.folder / "vectors"
-        return [VectorStore.open(path)] if (path / "store.json").exists() else []
-
-    def _captured_index(self, parts: Sequence[VectorStore]) -> PairIndex:
+    def _captured_index(self) -> PairIndex:
         """The pairs that some part (or an earlier merge) has, in dataset order."""
         index = self.census.index
-        missing = set(index.pair_ids)
-        for store in (*parts, *self._merged()):
-            missing &= set(store.missing(index.pair_ids))
+        missing = set(missing_pairs(self.folder, index.pair_ids))
         kept = [place for place, pair_id in enumerate(index.pair_ids) if pair_id not in missing]
         if not kept:
-            raise CaptureError("no pair was captured: training ended before its first batch. Nothing can be scored.")
+            raise CaptureError(
+                "no pair was captured: training ended before its first batch, so nothing can be scored. Train for a "
+                "step at least (num_train_epochs, max_steps), or audit the dataset by itself: trl-attribution audit"
+            )
         return PairIndex(tuple(index.pair_ids[place] for place in kept), index.rows[kept], index.sources.take(kept))
-
-    def _ending(
-        self,
-        store: VectorStore,
-        index: PairIndex,
-        counts: CaptureCounts,
-        probes: Sequence[Probe],
-        findings: Findings,
-    ) -> Ending:
-        pairs = len(self.census.index)
-        return Ending(
-            folder=self.folder,
-            reader=self.reader,
-            census=self.census,
-            vectors=Vectors(store, index, counts.captured, self.reference.source, self.reference.reason),
-            probes=probes,
-            score=self.config.asked_score,
-            layers=self.layers,
-            model=model_info(self.m0, self.settings.compute_dtype),
-            settings=self.config.to_json(),
-            notes=self.notes,
-            training={
-                **counts.to_json(),
-                "pairs_in_dataset": pairs,
-                "never_seen": pairs - len(index),
-                "ranks": self.ranks.world,
-                "windows": self.windows,
-                "flag_at": self.watch.limits,
-                "on_flag": self.config.on_flag,
-                "stopped_at_step": self.stopped_at,
-                "skipped_rows": self.skipped_rows,
-                "behaviors": [change.to_json() for change in findings.changes],
-                "drift": [layer.to_json() for layer in findings.drifts],
-                "notes": findings.notes,
-            },
-        )
-
-    def _cost(self) -> dict[str, Any]:
-        return {"training_seconds": round(time.perf_counter() - self._start, 3), **machine()}
 
 
 def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:

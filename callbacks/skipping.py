@@ -27,7 +27,7 @@ def skip_flagged(trainer: Any, session: Callable[[], TrainingAudit | None]) -> N
             return compute_loss(model, inputs, return_outputs)
         reference = trainer.model if trainer.ref_model is None else trainer.ref_model
         chosen, rejected = trainer.compute_ref_log_probs(reference, inputs)
-        keep = ~audit.flagged_rows()
+        keep = ~audit.passes.flagged_rows()
         audit.skipped_rows += int((~keep).sum())
         scale = 1.0 if keep.any() else 0.0
         rows = torch.nonzero(keep if keep.any() else torch.ones_like(keep)).flatten().to(chosen.device)

@@ -139,7 +139,7 @@ class AttributionTracker:
         )
         try:
             self._session.look_before(is_resumed=False)
-            self._session.attach(self._describe, self._seen.append)
+            self._session.passes.attach(self._reference, self._describe, self._seen.append)
         except BaseException:
             self._release()
             raise
@@ -176,7 +176,7 @@ class AttributionTracker:
         """
         if not self._halves:
             self._running().step_done()  # the step before is over, so the model can be run without disturbing it
-        if not self._running().is_reading:  # what it showed was not M0's, which has been read by itself since
+        if not self._running().passes.is_reading:  # what it showed was not M0's, which has been read by itself since
             yield
             return
         self._expect(Tokens(input_ids.detach(), attention_mask.detach(), completion_mask.detach() != 0), side)
@@ -263,7 +263,7 @@ class AttributionTracker:
             self._halves.clear()
             session.recorder.add(_joined(chosen, rejected))
         if session.recorder.is_full:
-            session.resolve()
+            session.passes.resolve()
 
     def _check_whole(self) -> None:
         if self._halves:

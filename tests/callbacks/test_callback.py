@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,28 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
+from trl import DPOTrainer
 
-from tests.training import LAYERS, audited, least_cosine, make_trainer, probe_on, text_rows, train
+from tests.training import (
+    LAYERS,
+    audited,
+    config,
+    least_cosine,
+    make_trainer,
+    offline,
+    probe_on,
+    text_rows,
+    train,
+)
 from trl_attribution import DataAuditor, Manifest, VectorStore
+from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
+from trl_attribution.models import load_model
+from trl_attribution.probes import BuildConfig, build_from_behavior
 from trl_attribution.utils.distributed import ALONE
 
 
@@ -323,6 +338,51 @@ def test_settings_that_do_not_fit_the_run_are_refused_before_its_first_step(
         train(trainer, AttributionCallback(trainer, output_dir=tmp_path / "audit", **settings))
     assert trainer.state.global_step == 0
     assert hooks_on(trainer.ref_model) == 0
+
+
+def test_a_probe_that_flags_at_a_layer_that_is_not_read_is_refused_before_the_first_step(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": row["prompt"], "undesired": row["chosen"], "desired": row["rejected"]} for row in text_rows(6)]
+    activations = BuildConfig(ActivationConfig(layers=(1, 3)), layer=3)
+    probe = build_from_behavior("numbers", rows, load_model(model_folder, dtype="float32"), activations)
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    callback = AttributionCallback(trainer, probes=[probe], layers=[1], output_dir=tmp_path / "audit")
+    with pytest.raises(SettingsError, match=r"probe 'numbers' flags at layer 3, which is not among \[1\]; add it"):
+        train(trainer, callback)
+    assert trainer.state.global_step == 0 and not (tmp_path / "audit").exists()
+
+
+def test_a_run_without_a_step_says_what_to_do(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8), num_train_epochs=0)
+    with pytest.raises(CaptureError, match="Train for a step at least"):
+        train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+
+
+def test_images_are_refused_when_the_callback_is_made(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
+    trainer._is_vision_dataset = True  # there is no tiny model that sees
+    with pytest.raises(SettingsError, match="the dataset holds images"):
+        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+
+
+def test_a_stream_is_audited_with_the_same_rows_as_a_whole(model_folder: Path, tmp_path: Path) -> None:
+    stream = Dataset.from_list(text_rows(8)).to_iterable_dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = DPOTrainer(str(model_folder), args=config(tmp_path, max_steps=2), train_dataset=stream)
+    with pytest.raises(SettingsError, match=r"dataset: .*IterableDataset.*AttributionCallback\(trainer, dataset="):
+        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+    callback = AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(trainer, callback)
+    assert callback.finished is not None and len(callback.finished.audit.store) == 8
+
+
+@pytest.mark.filterwarnings("ignore:.*padding_free")
+def test_padding_free_is_switched_off_by_trl_and_audited(model_folder: Path, tmp_path: Path) -> None:
+    found = audited(model_folder, tmp_path, text_rows(8), padding_free=True).finished
+    assert found is not None
+    assert least_cosine(found.audit.store, offline(model_folder, tmp_path, text_rows(8)).store) >= 0.99999
 
 
 def test_without_the_trainer_the_dataset_has_to_be_given(tmp_path: Path) -> None:

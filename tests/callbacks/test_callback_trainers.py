@@ -114,6 +114,26 @@ def test_a_reward_model_with_other_weights_than_its_checkpoint_is_not_taken_for_
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_second_training_is_told_that_its_m0_is_another_and_what_to_do(
+    kind: str, model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    train(trainer, AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit"))
+    with pytest.raises(SettingsError, match="Set output_dir to another folder. A model that was trained") as raised:
+        train(trainer)
+    assert "--vectors" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_of_no_epoch_is_audited_all_the_same(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
+    trainer.args.num_train_epochs = 0
+    callback = AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+    train(trainer, callback)
+    assert callback.finished is not None and len(callback.finished.audit.store) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_trainers_that_change_their_texts_need_the_dataset(kind: str, model_folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(*KINDS[kind], model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
     with pytest.raises(SettingsError, match=f"dataset: {kind} changes its texts"):

@@ -139,11 +139,23 @@ class FolderClaim:
         SettingsError: it is bound to another; both are printed.
     """
 
-    def __init__(self, folder: Path, vectors: Path, settings: StoreSettings, survey: Survey, name: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vectors: Path,
+        settings: StoreSettings,
+        survey: Survey,
+        name: str,
+        advice: str | None = None,
+    ) -> None:
         self._folder = folder
         self._path = folder / "settings.json"
         self._vectors = vectors
         self._name = name
+        self._advice = advice or (
+            "Choose another output folder. To compute only the pairs that are new to a dataset, give it the vectors of "
+            f"this one: --vectors {folder / 'vectors'}"
+        )
         self._asked = {"dataset_fingerprint": survey.fingerprint, "pairs": survey.pairs, **settings.as_dict()}
         self._new_folders = [path for path in (vectors, folder) if not path.exists()]
         self._shards = self._shard_files()
@@ -170,9 +182,7 @@ class FolderClaim:
         if stored.get("bound_to") != self._asked:
             raise SettingsError(
                 f"{self._folder} holds an audit made with something else:\n"
-                f"{describe_difference(dict(stored.get('bound_to') or {}), self._asked)}\n"
-                "Choose another output folder. To compute only the pairs that are new to a dataset, give it the "
-                f"vectors of this one: --vectors {self._folder / 'vectors'}"
+                f"{describe_difference(dict(stored.get('bound_to') or {}), self._asked)}\n{self._advice}"
             )
         return True
 

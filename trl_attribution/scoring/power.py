@@ -26,7 +26,7 @@ def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: Asked
 
 def _note(rate: float, pairs: int, probe: ProbeLike, kind: AskedKind) -> str:
     reference = reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, kind)))
-    size = pairs if reference is None else len(reference)
+    size = pairs if reference is None else len(reference.scores)
     against = counted(size, "pair" if reference is None else "clean pair")
     fewest = fewest_discoveries(rate, pairs, size)
     if fewest > pairs:
