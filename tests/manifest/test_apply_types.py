@@ -91,9 +91,7 @@ def test_dates_stay_the_text_they_were_in_text_files(output: str, tmp_path: Path
     manifest.apply_file(source, tmp_path / output)
     assert manifest.check_file(source, tmp_path / output).flipped == 1
     found = [row.stored["when"] for row in open_rows(tmp_path / output)]
-    assert found == [
-        datetime.datetime(2024, 5, day) if output == "out.parquet" else f"2024-05-0{day}" for day in (1, 2)
-    ]
+    assert found == [pd.Timestamp(2024, 5, day) if output == "out.parquet" else f"2024-05-0{day}" for day in (1, 2)]
 
 
 def test_sources_of_a_class_label_have_its_names_and_stay_its_numbers(tmp_path: Path) -> None:

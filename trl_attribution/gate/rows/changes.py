@@ -15,7 +15,7 @@ from typing import IO
 
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs.rows.files import file_kind
-from trl_attribution.pairs.rows.lines import has_an_object_a_line
+from trl_attribution.pairs.rows.lines import is_one_document
 from trl_attribution.pairs.rows.opening import split_word
 from trl_attribution.pairs.rows.tables import is_packed
 from trl_attribution.utils.paths import local_path
@@ -204,7 +204,7 @@ def _has_lines(file: Path) -> bool:
     """Whether the reader's line numbers are those of the file's bytes; it unpacks by content, whatever the name."""
     if file_kind(file) != "jsonl" or is_packed(file):
         return False
-    return has_an_object_a_line(file, str(file))
+    return not is_one_document(file, str(file))
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _with_json_as_text(kind: pa.DataType) -> pa.DataType:
 
 
 def _fitted(value: Any, feature: Any, where: str) -> Any:
-    """The value as its type stores it, JSON written out; a key that a struct lacks, which Arrow would drop, is refused."""
+    """The value as its type stores it, JSON written out; a key that a struct lacks, which Arrow drops, is refused."""
     from datasets import Json
 
     if value is None:
