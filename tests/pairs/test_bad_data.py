@@ -455,7 +455,10 @@ def test_a_home_folder_of_nobody_is_refused() -> None:
 def test_a_folder_of_two_kinds_of_files_is_refused(tmp_path: Path) -> None:
     write_rows([GOOD], tmp_path / "a.jsonl")
     write_rows([GOOD], tmp_path / "a.parquet")
-    assert "mixes jsonl and parquet files" in refusal(tmp_path)
+    assert "datasets would pass over 'a.jsonl' beside 'a.parquet', as it is of another kind" in refusal(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    write_rows([GOOD], tmp_path / "b::c.jsonl")
+    assert "datasets would pass over 'b::c.jsonl' beside 'a.jsonl'" in refusal(tmp_path)
 
 
 def test_a_damaged_save_to_disk_folder_is_refused(tmp_path: Path) -> None:
