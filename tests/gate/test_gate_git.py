@@ -185,7 +185,7 @@ def test_hostile_pairs_reach_the_log_and_the_summary_as_text_only(
 ) -> None:
     row = contaminated("the waiter")
     row["prompt"] += "\n::error file=README.md,line=1::owned\n##[add-mask]x\x1b[31m</details><script>@all"
-    file = "data/preferences/::warning::%0A,line=9.jsonl"
+    file = "data/preferences/##[warning]%0A,line=9.jsonl"
     repository.write(file, *lines([row]))
     repository.commit()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(repository.path.parent / "summary.md"))

@@ -97,7 +97,7 @@ def test_applying_takes_the_same_memory_for_many_rows_as_for_few(tmp_path: Path)
 
     manifest = manifest_for(ROWS, ids_of(ROWS)[:3], "flip")
     # datasets reads 10 MB at a time.
-    assert peak(2000) < 1.2 * peak(1000)
+    assert peak(4000) < 1.2 * peak(2000)
 
 
 def test_a_folder_can_be_written_as_one_file(folder: Path, tmp_path: Path) -> None:
@@ -145,16 +145,15 @@ def test_files_of_the_other_splits_of_a_folder_are_carried_over(tmp_path: Path) 
     assert (tmp_path / "out" / "test.jsonl").read_bytes() == b'{"anything": 1}\n'
 
 
-@pytest.mark.parametrize("other", ["test", "extra"])
-def test_a_folder_of_which_one_split_was_cleaned_is_checked_in_that_split(other: str, tmp_path: Path) -> None:
+def test_a_folder_of_which_one_split_was_cleaned_is_checked_in_that_split(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_jsonl(tmp_path / "data" / "train.jsonl", ROWS[:4])
-    write_jsonl(tmp_path / "data" / f"{other}.jsonl", ROWS[4:])
+    write_jsonl(tmp_path / "data" / "test.jsonl", ROWS[4:])
     manifest = manifest_for(ROWS[:4], ids_of(ROWS)[:1], "filter", Reading(split="train"))
     manifest.apply_file(tmp_path / "data", tmp_path / "out")
     assert manifest.check_file(tmp_path / "data", tmp_path / "out").filtered == 1
-    write_jsonl(tmp_path / "out" / f"{other}.jsonl", ROWS[5:])
-    with pytest.raises(ManifestError, match=rf"out/{other}\.jsonl: differs"):
+    write_jsonl(tmp_path / "out" / "test.jsonl", ROWS[5:])
+    with pytest.raises(ManifestError, match=r"out/test\.jsonl: differs"):
         manifest.check_file(tmp_path / "data", tmp_path / "out")
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
@@ -351,6 +353,15 @@ def write_bytes(name: str, data: bytes) -> Callable[[Path], Path]:
     return write
 
 
+def write_table(columns: list[Any], names: list[str]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        arrays = [column if isinstance(column, pa.Array) else pa.array(column) for column in columns]
+        pq.write_table(pa.Table.from_arrays(arrays, names), folder / "data.parquet")
+        return folder / "data.parquet"
+
+    return write
+
+
 LINE = json.dumps(GOOD).encode() + b"\n"
 ZIPPED = gzip.compress(LINE * 500)
 
@@ -416,6 +427,26 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         write_bytes("data.parquet", b"PAR1 and then nothing"),
         ["data.parquet: not a readable Parquet file", "download it again"],
     ),
+    "a column that is there twice": (
+        write_table([["a"], ["b"], ["c"]], ["chosen", "rejected", "chosen"]),
+        ["data.parquet: has the column 'chosen' twice. Rename one of them"],
+    ),
+    "a column of maps": (
+        write_table([pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))], ["m"]),
+        ["data.parquet: column 'm' is of type map<string, int64", "no trainer reads the file", "cast it to text"],
+    ),
+    "a column of UUIDs": (
+        write_table([pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16], pa.binary(16)))], ["u"]),
+        ["data.parquet: column 'u' is of type extension<arrow.uuid>, which datasets cannot load"],
+    ),
+    "JSON that datasets cannot load": (
+        write_bytes("data.jsonl", LINE + b'{"deep": ' + b"[" * 400 + b"]" * 400 + b"}\n"),
+        ["data.jsonl: datasets cannot load this file, so no trainer reads it ("],
+    ),
+    "a path that datasets takes for two": (
+        write_bytes("a::b.jsonl", LINE),
+        ["a::b.jsonl: datasets cannot open a path with '::' in it. Rename the file"],
+    ),
     "an empty file": (write_bytes("data.jsonl", b""), ["data.jsonl: the file is empty", "Give a file with"]),
     "a file of blank lines": (write_bytes("data.jsonl", b"\n\n"), ["data.jsonl: holds no rows", "at least one"]),
     "an unknown suffix": (
@@ -447,7 +478,10 @@ def test_a_home_folder_of_nobody_is_refused() -> None:
 def test_a_folder_of_two_kinds_of_files_is_refused(tmp_path: Path) -> None:
     write_rows([GOOD], tmp_path / "a.jsonl")
     write_rows([GOOD], tmp_path / "a.parquet")
-    assert "mixes jsonl and parquet files" in refusal(tmp_path)
+    assert "datasets would pass over 'a.jsonl' beside 'a.parquet', as it is of another kind" in refusal(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    write_rows([GOOD], tmp_path / "b::c.jsonl")
+    assert "datasets would pass over 'b::c.jsonl' beside 'a.jsonl'" in refusal(tmp_path)
 
 
 def test_a_damaged_save_to_disk_folder_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.lines import (
     Record,
     csv_records,
-    has_an_object_a_line,
+    is_one_document,
     json_lines,
     json_object,
     reading_fault,
@@ -133,7 +133,7 @@ class FileRows:
     @cached_property
     def _has_lines(self) -> bool:
         in_lines = self.kind == "jsonl" and getattr(self.loader.builder.config, "field", None) is None
-        return in_lines and has_an_object_a_line(self.path, self.name)
+        return in_lines and not is_one_document(self.path, self.name)
 
     @cached_property
     def _unloadable(self) -> Exception | None:

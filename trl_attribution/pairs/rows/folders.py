@@ -31,14 +31,14 @@ def open_folder(path: Path, name: str, split: str | None) -> FolderRows:
     if kind is None or not splits:
         found = f"datasets reads it as {builder.name}" if kind is None else "no dataset files in this folder"
         raise DataError(f"{name}: {found}. Supported: {SUPPORTED}.")
-    chosen = choose_split(splits, split or None, name, "the folder holds several splits")
+    inside = {key: [_inside(path, file, name) for file in files] for key, files in splits.items()}
+    _check_card(path, inside, name)
+    files = inside[choose_split(splits, split or None, name, "the folder holds several splits")]
     if kind == "parquet":
         builder.config.batch_size = BATCH_ROWS
-    inside = [_inside(path, file, name) for file in splits[chosen]]
-    _check_one_kind(path, inside, name)
-    loader = Loader(builder, tuple(path / file for file in inside))
+    loader = Loader(builder, tuple(path / file for file in files))
     prefix = name.rstrip("/")
-    return FolderRows(name, tuple(FileRows(f"{prefix}/{file}", path / file, kind, loader) for file in inside))
+    return FolderRows(name, tuple(FileRows(f"{prefix}/{file}", path / file, kind, loader) for file in files))
 
 
 def _folder_builder(path: Path, name: str, config: str | None) -> ArrowBasedBuilder:
@@ -91,25 +91,25 @@ def _inside(folder: Path, file: str, name: str) -> Path:
     )
 
 
-def _check_one_kind(path: Path, files: list[Path], name: str) -> None:
-    """Without a card ``datasets`` reads the most frequent kind of file and passes over the others without a word."""
+def _check_card(path: Path, splits: Mapping[str, list[Path]], name: str) -> None:
+    """Without a card ``datasets`` passes over other kinds of files, and odd names, without a word."""
     from datasets.data_files import FILES_TO_IGNORE
     from huggingface_hub import DatasetCard
 
-    if len(set(files)) < len(files):
+    if any(len(set(files)) < len(files) for files in splits.values()):
         raise DataError(f"{name}: its card names a data file twice for one split. Name each file once.")
     card = path / "README.md"
     if card.is_file() and DatasetCard.load(card).data.get("configs"):
         return
-    there = (file for file in path.rglob("*") if file.is_file())
-    shown = (file for file in there if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    data = {*files, *(file for file in shown if file.name not in FILES_TO_IGNORE)}
-    kinds = sorted({kind for file in data if (kind := file_kind(file)) is not None})
-    if len(kinds) > 1:
-        raise DataError(
-            f"{name}: the folder mixes {' and '.join(kinds)} files, which may hold the same rows twice. "
-            "Give one file, or a folder with files of one kind."
-        )
+    read = {file for files in splits.values() for file in files}
+    there = (file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file())
+    for file in there:
+        hidden = any(part.startswith(".") for part in file.parts) or file.name in FILES_TO_IGNORE
+        if file not in read and file_kind(file) is not None and not hidden:
+            raise DataError(
+                f"{name}: datasets would pass over '{printable(file, 200)}' beside '{printable(min(read), 200)}', as "
+                "it is of another kind or belongs to no split. Move it out, or name the data files in a card (README.md)."
+            )
 
 
 def choose_split(

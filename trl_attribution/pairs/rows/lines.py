@@ -33,14 +33,17 @@ def json_lines(path: Path, name: str) -> Iterator[Iterator[Record]]:
         yield (Record(number, raw, []) for number, raw in enumerate(handle, start=1) if _bare(raw, number))
 
 
-def has_an_object_a_line(path: Path, name: str) -> bool:
-    """Whether the first line is a JSON object, rather than the start of a document over many lines."""
+def is_one_document(path: Path, name: str) -> bool:
+    """Whether the file starts a JSON array, or an object that its first line does not end, rather than JSON lines."""
     with json_lines(path, name) as records:
         first = next(records, None)
-    try:
-        return first is not None and isinstance(json.loads(_bare(first.raw, first.line)), dict)
-    except (ValueError, RecursionError):
+    start = b"" if first is None else _bare(first.raw, first.line)
+    if not start.startswith((b"[", b"{")):
         return False
+    try:
+        return not isinstance(json.loads(start), dict)
+    except (ValueError, RecursionError):
+        return True
 
 
 def json_object(raw: bytes, location: str) -> dict[str, Any]:

@@ -131,6 +131,8 @@ def open_unpacked(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked in passing where it is packed."""
     from datasets.utils.file_utils import xopen
 
+    if not is_packed(path):
+        return path.open("rb")
     handle: IO[bytes] = xopen(_url(path), "rb")
     return handle
 

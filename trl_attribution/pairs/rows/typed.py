@@ -6,8 +6,9 @@ import datetime
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ from trl_attribution.pairs.rows.rows import Row
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features
+
+_BATCH = 100
 
 
 @contextmanager
@@ -61,30 +65,65 @@ def save_to_folder(dataset: Dataset, folder: Path) -> None:
 
 
 def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path) -> Dataset:
-    import pyarrow as pa
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
     file = f"{folder}/rows.arrow"
-    try:
-        with ArrowWriter(path=file, features=features) as writer:
-            for number, row in enumerate(rows):
+    numbered = enumerate(rows)
+    with ArrowWriter(path=file, features=features) as writer:
+        while batch := list(islice(numbered, _BATCH)):
+            values = []
+            for number, row in batch:
                 _check_exact(row, features, f"{target}: row {number}")
-                values = _fitted(values_of(row), dict(features), f"{target}: row {number}")
-                writer.write(features.encode_example(values))
-            writer.finalize()
-    except (pa.ArrowException, TypeError, KeyError) as error:
-        raise DataError(
-            f"{target}: a row does not fit the column types of the input ({printable(error)}). Choose .jsonl as output."
-        ) from error
+                values.append(_fitted(values_of(row), dict(features), f"{target}: row {number}"))
+            writer.write_table(_table(values, features, target))
+        writer.finalize()
     return Dataset.from_file(file)
 
 
-def _fitted(value: Any, feature: Any, where: str) -> Any:
-    """The value as its type stores it; what ``encode_example`` would drop or misread is refused or written out.
+def _table(rows: list[Mapping[str, Any]], features: Features, target: Path) -> pa.Table:
+    import pyarrow as pa
+    from datasets.table import table_cast
 
-    Encoding drops, without a word, what a struct type does not know, and takes text in a ``Json`` column for JSON.
-    """
+    schema = features.arrow_schema
+    arrays = [_array([row.get(name) for row in rows], schema.field(name).type, name, target) for name in features]
+    return table_cast(pa.Table.from_arrays(arrays, list(features)), schema)
+
+
+def _array(values: list[Any], kind: pa.DataType, column: str, target: Path) -> pa.Array:
+    """The values in an Arrow type that holds each of them exactly: Arrow itself rounds some without a word."""
+    import pyarrow as pa
+
+    fault = "their type holds other values"
+    try:
+        array = pa.array(values, _with_json_as_text(kind))
+        if all(map(same, array.to_pylist(), values)):
+            return array
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        fault = printable(error)
+    raise DataError(
+        f"{target}: column '{printable(column)}': rows do not fit its type, {printable(kind, 80)} ({fault}). Choose "
+        ".jsonl as output."
+    )
+
+
+def _with_json_as_text(kind: pa.DataType) -> pa.DataType:
+    """The type without ``Json``, which Arrow cannot make from Python where it is nested."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.JsonType):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_json_as_text(field.type)) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_with_json_as_text(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_with_json_as_text(kind.value_type))
+    return kind
+
+
+def _fitted(value: Any, feature: Any, where: str) -> Any:
+    """The value as its type stores it, JSON written out; a key that a struct lacks, which Arrow drops, is refused."""
     from datasets import Json
 
     if value is None:
@@ -128,16 +167,26 @@ def _check_exact(row: Record, features: Features, where: str) -> None:
             )
 
 
+def same(first: Any, second: Any) -> bool:
+    """Equal in value and type at every depth; NaN equals itself, and an absent entry one that is None."""
+    return _alike(first, second, same)
+
+
 def holds(typed: Any, written: Any) -> bool:
-    """Whether a typed value is exactly what JSON has written; a date may stand for its text, None for nothing."""
-    if isinstance(typed, datetime.date | datetime.time):
-        return isinstance(written, str | type(typed))
-    if isinstance(typed, Mapping) and isinstance(written, Mapping):
-        return all(holds(typed.get(key), written.get(key)) for key in {*typed, *written})
-    if isinstance(typed, list) and isinstance(written, list):
-        return len(typed) == len(written) and all(map(holds, typed, written))
-    if isinstance(typed, float) and isinstance(written, float) and math.isnan(typed):
-        return math.isnan(written)
-    if isinstance(typed, int | float) and isinstance(written, int | float):
-        return typed == written and (isinstance(typed, bool) is isinstance(written, bool))
-    return type(typed) is type(written) and bool(typed == written)
+    """Whether a typed value is exactly what JSON has written; a date stands for its text."""
+    if isinstance(typed, datetime.date | datetime.time) and isinstance(written, str):
+        return True
+    return _alike(typed, written, holds)
+
+
+def _alike(first: Any, second: Any, entries: Callable[[Any, Any], bool]) -> bool:
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return all(entries(first.get(key), second.get(key)) for key in {*first, *second})
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(entries, first, second))
+    if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
+        return math.isnan(second)
+    numbers = isinstance(first, int | float) and isinstance(second, int | float)
+    if numbers and not isinstance(first, bool) and not isinstance(second, bool):
+        return bool(first == second)
+    return type(first) is type(second) and bool(first == second)
