@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.dtypes import DTYPES
 
@@ -22,19 +23,15 @@ _CHOICES = {
 
 
 @dataclass(frozen=True)
-class AuditConfig:
+class AuditConfig(LoadConfig):
     """How an audit is made; stored with its results.
 
     Raises:
         SettingsError: a setting is out of range or unknown.
     """
 
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = field(default=None, metadata={"option": "layer"})
     """Layers to compute and store; None takes the layers that the probes flag at."""
-    dtype: str = "auto"
-    """What M0 computes in: float32, bfloat16, float16, or auto (bfloat16 where the hardware multiplies it)."""
-    device: str = "auto"
-    """A torch device; auto takes CUDA, then MPS, then CPU."""
     vector_dtype: str = "float16"
     """How vectors are stored: float16, bfloat16 or float32."""
     encoding: Encoding = field(default_factory=Encoding)
@@ -51,12 +48,6 @@ class AuditConfig:
     """Where the decoder blocks live, if they are not found by structure."""
     shard_size: int = 512
     """Pairs in one file of the vector store: what a killed run loses at most."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-    adapter: str | None = None
-    """A PEFT adapter that is part of M0, a folder or a Hub id."""
-    quantization: str | None = None
-    """M0's weights in 4 or 8 bits: 4bit, 8bit, or the quantization_config of transformers as JSON."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:

@@ -83,10 +83,8 @@ def apply(
     allow_other_datasets: Annotated[
         bool, typer.Option("--allow-other-datasets", help="Take decisions that were made about another dataset.")
     ] = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Write DATASET with the decisions of MANIFEST applied; untouched rows come out unchanged, in their order."""
     from trl_attribution.manifest import ColumnRules
@@ -94,7 +92,6 @@ def apply(
     from trl_attribution.manifest.hub import HubTarget
     from trl_attribution.report import manifests
 
-    out = Output(quiet, as_json)
     _check_options(output, check, push_to_hub, public)
     options.check_apart(output, manifest, *(decisions or []))
     loaded = _load(manifest, digest)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
@@ -38,25 +39,17 @@ def audit(
         Path | None, typer.Option("--probes", help="Folder of probes to score against."), paths.REGISTRY
     ] = None,
     probe: Annotated[list[str] | None, typer.Option("--probe", help="Only this probe; can be repeated.")] = None,
-    layer: Annotated[
-        list[int] | None, typer.Option("--layer", help="A layer to compute; can be repeated. Default: the probes'.")
-    ] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Flag the k pairs that rank highest.")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Flag pairs that score at least this.")] = None,
     fdr: Annotated[
         float | None,
         typer.Option("--fdr", help=f"Flag at this false discovery rate. With no rule given: {DEFAULT_FDR}."),
     ] = None,
-    score: options.Score = "auto",
     vectors: Annotated[
         Path | None,
         typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors."),
         paths.A_FOLDER,
     ] = None,
-    vector_dtype: Annotated[
-        str, typer.Option("--vector-dtype", help="How vectors are stored: float16, bfloat16 or float32.")
-    ] = "float16",
-    shard_size: Annotated[int, typer.Option("--shard-size", help="Pairs a shard: what a killed run loses.")] = 512,
     show: Annotated[int, typer.Option("--show", min=0, help="How many suspicious pairs to print.")] = 10,
     shard: Annotated[
         str | None,
@@ -68,27 +61,9 @@ def audit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
-    adapter: options.Adapter = None,
-    quantization: options.Quantization = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    max_length: options.MaxLength = "1024",
-    truncation_mode: options.TruncationMode = "keep_start",
-    token_budget: options.TokenBudget = None,
-    path: options.ForwardPath = "auto",
-    blocks_path: options.BlocksPath = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    prompt_column: options.PromptColumn = "prompt",
-    chosen_column: options.ChosenColumn = "chosen",
-    rejected_column: options.RejectedColumn = "rejected",
-    source_column: options.SourceColumn = "source",
-    format: options.Format = "auto",  # noqa: A002  # the option's name
-    split: options.Split = None,
-    on_bad_row: options.OnBadRow = "error",
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    settings: AuditConfig,
+    out: Output,
 ) -> None:
     """Audit DATASET: which pairs push MODEL towards the behaviors of the probes.
 
@@ -97,9 +72,7 @@ def audit(
     launcher (accelerate launch -m trl_attribution.cli audit ...) or as jobs of their own (--shard and --merge).
     """
     from trl_attribution.audit.auditor import DataAuditor
-    from trl_attribution.audit.config import AuditConfig
     from trl_attribution.audit.shares import Share
-    from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.utils.distributed import current_ranks
 
@@ -115,24 +88,6 @@ def audit(
         )
     rule = _rule(top_k, threshold, fdr)
     share = Share.parse(shard) if shard is not None else None
-    out = Output(quiet, as_json)
-    reading = Reading(prompt_column, chosen_column, rejected_column, source_column, format, split, on_bad_row)
-    settings = AuditConfig(
-        layers=tuple(layer) if layer else None,
-        dtype=dtype,
-        device=device,
-        vector_dtype=vector_dtype,
-        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
-        reading=reading,
-        score=score,  # type: ignore[arg-type]  # checked by AuditConfig
-        token_budget=token_budget,
-        path=path,  # type: ignore[arg-type]  # checked by AuditConfig
-        blocks_path=blocks_path,
-        shard_size=shard_size,
-        trust_remote_code=trust_remote_code,
-        adapter=adapter,
-        quantization=quantization,
-    )
     ranks = current_ranks()
     with ranks.together():
         chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None

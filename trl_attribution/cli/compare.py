@@ -9,7 +9,9 @@ import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Without
 from trl_attribution.errors import SettingsError
+from trl_attribution.models.config import LoadConfig
 
 if TYPE_CHECKING:
     from trl_attribution.evidence.baselines import Audited
@@ -69,14 +71,10 @@ def compare(
         typer.Option("--output", "-o", help="Folder for comparison.json and the scores; default: AUDIT/comparison."),
         paths.A_FOLDER,
     ] = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
     token_budget: options.TokenBudget = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    out: Output,
 ) -> None:
     """Rank the pairs of AUDIT in other ways too: quality where the truth is known, agreement where not, and cost.
 
@@ -87,13 +85,12 @@ def compare(
     from trl_attribution.evidence.baselines import compare as compare_rankings
     from trl_attribution.evidence.baselines.table import comparison_table
 
-    out = Output(quiet, as_json)
     if truth_value and truth_column is None:
         raise SettingsError("--truth-value: say in which column with --truth-column")
     audited = Audited.open(audit, probe, layer)
     folder = output or audit / "comparison"
     settings = BaselineConfig(
-        m0=_m0(audited, model, dtype, device, trust_remote_code),
+        m0=_m0(audited, model, loading),
         model_digest=str(audited.info.model["digest"]),
         encoding=_encoding(audited),
         behavior=behavior,
@@ -101,9 +98,9 @@ def compare(
         bergson=bergson,
         audited=(audit, audited.column),
         endpoint=EndpointConfig(api_key_env=judge_key_env, max_calls=judge_calls),
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
+        dtype=loading.dtype,
+        device=loading.device,
+        trust_remote_code=loading.trust_remote_code,
     )
     baselines = [parse_baseline(name, settings) for name in baseline or DEFAULT]
     with out.progress() as progress:
@@ -121,7 +118,7 @@ def compare(
     out.document(found.to_json())
 
 
-def _m0(audited: Audited, model: str | None, dtype: str, device: str, trust_remote_code: bool) -> Any:
+def _m0(audited: Audited, model: str | None, loading: LoadConfig) -> Any:
     """Loads M0 once, when a baseline first asks for it, and makes sure that it is the audit's."""
     import functools
 
@@ -133,7 +130,7 @@ def _m0(audited: Audited, model: str | None, dtype: str, device: str, trust_remo
         name = model or str(audited.info.model["name"])
         changes: dict[str, Any] = {part: audited.info.settings.get(part) for part in ("adapter", "quantization")}
         try:
-            loaded = load_model(name, dtype, device, trust_remote_code, **changes)
+            loaded = load_model(name, **{**vars(loading), **changes})
         except ModelError as error:
             raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
         if loaded.fingerprint.digest != audited.info.model["digest"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options, paths
+from trl_attribution.cli import paths
 from trl_attribution.cli.audit import finish_audit
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
@@ -29,9 +29,8 @@ def demo(
         "demo"
     ),
     layer: Annotated[int, typer.Option("--layer", min=1, help="The layer to audit at.")] = LAYER,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Build a small contaminated preference dataset, audit it with SmolLM2-135M, and count what was found."""
     from trl_attribution.activations import ActivationConfig, find_blocks
@@ -42,7 +41,6 @@ def demo(
     from trl_attribution.report import terminal
     from trl_attribution.scoring import Rule
 
-    out = Output(quiet, as_json)
     out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
     organism = build_distractor_compliance()
     _check_free(output / "data.jsonl", organism)

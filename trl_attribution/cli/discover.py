@@ -12,7 +12,9 @@ import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Without
 from trl_attribution.errors import SettingsError
+from trl_attribution.models.config import LoadConfig
 from trl_attribution.utils.figures import check_matplotlib
 
 if TYPE_CHECKING:
@@ -102,15 +104,11 @@ def discover(
     prompt_format: Annotated[
         str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
     ] = "auto",
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
     token_budget: options.TokenBudget = None,
     blocks_path: options.BlocksPath = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    out: Output,
 ) -> None:
     """Find behaviors that nobody named: in what changed on PROMPTS, or in what the pairs of AUDIT alone would teach.
 
@@ -123,14 +121,13 @@ def discover(
     from trl_attribution.discovery import AuditedPairs, DiscoveryConfig, discover_pairs, discover_prompts, read_changes
     from trl_attribution.models import load_model
 
-    out = Output(quiet, as_json)
     where = output if output is not None else audit / "discovery"
     _check_combination(prompts, responses, after, register)
     _refuse_ranks()
 
     def load(name: str, **changes: Any) -> LoadedModel:
         out.say(f"Loading {name}")
-        return load_model(name, dtype, device, trust_remote_code, **changes)
+        return load_model(name, **{**vars(loading), **changes})
 
     if register:
         _register(register, where, load, model, registry, overwrite, blocks_path, out)

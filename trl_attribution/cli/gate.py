@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,10 +79,8 @@ def check(
     ] = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Judge DATASET by a policy; this is what `gate DATASET` does.
 
@@ -93,7 +92,7 @@ def check(
     from trl_attribution.gate.formats import FORMATS
     from trl_attribution.gate.policy.file import load_policy
 
-    form = "json" if as_json else format
+    form = "json" if out.as_json else format
     if form not in FORMATS:
         raise SettingsError(f"--format: {form!r} is unknown; choose from {', '.join(FORMATS)}")
     if clean not in ("filter", "flip"):
@@ -101,7 +100,7 @@ def check(
     action: Literal["filter", "flip"] = "flip" if clean == "flip" else "filter"
     if output is not None:
         check_output(output, dataset)
-    out = Output(quiet, as_json=False)
+    out = replace(out, as_json=False)  # the verdict is the document
     with undecided():
         _one_process()
         file = load_policy(policy)
@@ -126,7 +125,8 @@ def init(
     ] = Path("probes"),
     model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Write a commented policy, with rules and pins for the probes of a registry."""
     from trl_attribution.gate.policy.template import policy_template
@@ -143,7 +143,7 @@ def init(
         part.write_text(text, encoding="utf-8")
     pinned = f"rules and pins for {counted(len(found), 'probe')}"
     told = pinned if found else f"no probes in {probes}: their rules are comments"
-    Output(False, as_json=False).say(f"Written to {output}: {told}")
+    out.say(f"Written to {output}: {told}")
 
 
 @gate_app.command()
@@ -163,10 +163,8 @@ def baseline(
     ] = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Record what new pairs are compared with: DATASET's scores for the policy's probes."""
     from trl_attribution.gate.baseline.recording import record_baseline
@@ -179,7 +177,6 @@ def baseline(
     if target is None:
         raise SettingsError(f"--output: say where the baseline goes, or name it in {policy} (baseline: FILE)")
     options.check_kept(target, dataset, policy, known_bad)
-    out = Output(quiet, as_json)
     with out.progress() as progress:
         found = record_baseline(
             file,
@@ -212,7 +209,8 @@ def show(
     format: Annotated[  # noqa: A002  # the option's name
         str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
     ] = "text",
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Render a verdict that was written before in another format; always exits with 0."""
     import json
@@ -227,14 +225,12 @@ def show(
         found = Verdict.from_json(values)
     except StoreError as error:
         raise StoreError(f"{verdict}: {error}") from error
-    _show(found, format)
+    _show(found, "json" if out.as_json else format)
 
 
 @gate_app.command()
 @verb
-def schema(
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
-) -> None:
+def schema(*, out: Output) -> None:  # noqa: ARG001  # every verb has its options
     """Print the JSON schema of a policy, for editors."""
     import json
 

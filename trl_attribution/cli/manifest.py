@@ -42,16 +42,13 @@ def show(
         paths.SOURCES,
     ] = None,
     shown: Shown = 10,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Say what MANIFEST decides, about which dataset, by which probes, and its digest."""
     from trl_attribution.manifest import Manifest, Sources
     from trl_attribution.report import manifests
 
-    out = Output(quiet, as_json)
     loaded = Manifest.load(manifest)
     sources = None if sources_from is None else Sources.read(sources_from, loaded)
     out.show(manifests.manifest_summary(loaded, shown, sources))
@@ -67,17 +64,14 @@ def diff(
     first: Annotated[Path, typer.Argument(help="A manifest."), paths.MANIFEST],
     second: Annotated[Path, typer.Argument(help="Another."), paths.MANIFEST],
     shown: Shown = 10,
-    config: options.ConfigFile = None,  # noqa: ARG001
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001
+    *,
+    out: Output,
 ) -> None:
     """Say where FIRST and SECOND decide differently; exit code 0 either way."""
     from trl_attribution.manifest import Manifest
     from trl_attribution.manifest import diff as difference_of
     from trl_attribution.report import manifests
 
-    out = Output(quiet, as_json)
     found = difference_of(Manifest.load(first), Manifest.load(second))
     out.show(manifests.difference_summary(found, shown))
     out.document(asdict(found))
@@ -105,17 +99,14 @@ def merge(
         bool, typer.Option("--allow-other-models", help="Also where models, or probes of one name, differ.")
     ] = False,
     shown: Shown = 10,
-    config: options.ConfigFile = None,  # noqa: ARG001
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001
+    *,
+    out: Output,
 ) -> None:
     """Make one manifest of several, or of one and its reviewers' decisions."""
     from trl_attribution.manifest import Manifest, MergeRules, ReviewDecisions
     from trl_attribution.manifest import merge as merged_of
     from trl_attribution.report import manifests
 
-    out = Output(quiet, as_json)
     if len(given) < 2 and not decisions:
         raise SettingsError("there is nothing to merge: give two manifests or more, or --decisions")
     rules = MergeRules(cast("Precedence", precedence), allow_other_datasets, allow_other_models)
@@ -143,10 +134,8 @@ def subtract(
     ],
     output: Target,
     allow_other_datasets: OtherDatasets = False,
-    config: options.ConfigFile = None,  # noqa: ARG001
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001
+    *,
+    out: Output,
 ) -> None:
     """Take the pairs that the OTHER manifests list out of MANIFEST, whatever they decide about them."""
     from trl_attribution.manifest import Manifest
@@ -155,7 +144,7 @@ def subtract(
     options.check_apart(output, manifest, *others)
     loaded = Manifest.load(manifest)
     made = without(loaded, [Manifest.load(path) for path in others], allow_other_datasets)
-    _save(Output(quiet, as_json), loaded, made, output)
+    _save(out, loaded, made, output)
 
 
 @manifest_app.command("restrict")
@@ -168,10 +157,8 @@ def restrict(
     without: Annotated[
         list[str] | None, typer.Option("--without", help="A source that is left out; repeatable.")
     ] = None,
-    config: options.ConfigFile = None,  # noqa: ARG001
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001
+    *,
+    out: Output,
 ) -> None:
     """Keep only the decisions about some sources."""
     from trl_attribution.manifest import Manifest, Sources
@@ -180,7 +167,7 @@ def restrict(
     options.check_apart(output, manifest, sources_from)
     loaded = Manifest.load(manifest)
     made = restricted(loaded, Sources.read(sources_from, loaded), only or (), without or ())
-    _save(Output(quiet, as_json), loaded, made, output)
+    _save(out, loaded, made, output)
 
 
 @manifest_app.command("cap")
@@ -194,10 +181,8 @@ def cap(
         str,
         typer.Option("--of", help="source: the share of each source's pairs that changes; manifest: of all changes."),
     ] = "source",
-    config: options.ConfigFile = None,  # noqa: ARG001
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001
+    *,
+    out: Output,
 ) -> None:
     """Keep the best-ranked decisions, so that no source has more than its share."""
     from trl_attribution.manifest import Manifest, Sources
@@ -206,7 +191,7 @@ def cap(
     options.check_apart(output, manifest, sources_from)
     loaded = Manifest.load(manifest)
     made = capped(loaded, Sources.read(sources_from, loaded), max_share, cast("Share", of))
-    _save(Output(quiet, as_json), loaded, made, output)
+    _save(out, loaded, made, output)
 
 
 def _save(out: Output, before: Manifest, made: Manifest, output: Path) -> None:

@@ -11,7 +11,6 @@ import typer
 from trl_attribution.cli import paths
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import printable, whole_number
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -53,66 +52,29 @@ def _given(value: Any, parameter: Any, place: str) -> Any:
     return [value] if several and value is not None and not isinstance(value, list) else value
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE.yaml",
-        help="Options in a YAML file (names with _ or -); the command line wins.",
-        is_eager=True,
-        callback=_read_config,
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and errors only, no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+CONFIG_FILE = typer.Option(
+    "--config",
+    metavar="FILE.yaml",
+    help="Options in a YAML file (names with _ or -); the command line wins.",
+    is_eager=True,
+    callback=_read_config,
+)
 
 Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
-Adapter = Annotated[
-    str | None, typer.Option("--adapter", help="A PEFT adapter that is part of M0: a folder or a Hub id.")
-]
-Quantization = Annotated[
-    str | None,
-    typer.Option(
-        "--quantization", help="M0 as QLoRA has it: 4bit or 8bit (bitsandbytes), or a quantization_config as JSON."
-    ),
-]
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
 OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
-Dtype = Annotated[str, typer.Option("--dtype", help="What M0 computes in: auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option("--device", help="A torch device; auto takes CUDA, then MPS, then CPU.")]
-MaxLength = Annotated[
-    str, typer.Option("--max-length", help="Most tokens of prompt and response, as DPOConfig's; none for no limit.")
-]
-TruncationMode = Annotated[
-    str, typer.Option("--truncation-mode", help="Which end of a longer sequence stays: keep_start or keep_end.")
-]
 TokenBudget = Annotated[
     int | None, typer.Option("--token-budget", help="Tokens in one forward pass; chosen by device if left out.")
 ]
 BlocksPath = Annotated[
     str | None, typer.Option("--blocks-path", help="Where the decoder blocks live, such as model.layers.")
 ]
-ForwardPath = Annotated[str, typer.Option("--path", help="packed, plain, or auto by a self-check.")]
 Score = Annotated[
     str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-]
-PromptColumn = Annotated[
-    str, typer.Option("--prompt-column", help="Column with the prompt; '' where it is inside both responses.")
-]
-ChosenColumn = Annotated[str, typer.Option("--chosen-column", help="Column with the preferred response.")]
-RejectedColumn = Annotated[str, typer.Option("--rejected-column", help="Column with the other response.")]
-SourceColumn = Annotated[str, typer.Option("--source-column", help="Column that says where a pair comes from.")]
-Format = Annotated[
-    str, typer.Option("--format", help="trl, anthropic (raw Human/Assistant transcripts), or auto by the first row.")
-]
-Split = Annotated[str | None, typer.Option("--split", help="Which split to read where there are several.")]
-OnBadRow = Annotated[
-    str, typer.Option("--on-bad-row", help="error refuses a dataset with bad rows; skip leaves them out and says so.")
 ]
 
 
@@ -131,20 +93,6 @@ KeptResponses = Annotated[
 ]
 JudgeKeyEnv = Annotated[str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")]
 JudgeCalls = Annotated[int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")]
-
-
-def parse_max_length(text: str) -> int | None:
-    """``none`` or a positive whole number.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    if text.lower() == "none":
-        return None
-    number = whole_number(text)
-    if number is None or number < 1:
-        raise SettingsError(f"--max-length: {printable(text, 40)!r} is neither a positive whole number nor none")
-    return number
 
 
 def check_apart(output: Path | None, *inputs: str | Path | None) -> None:

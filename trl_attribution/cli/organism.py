@@ -10,7 +10,9 @@ import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Without
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.models.config import LoadConfig
 from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
@@ -26,16 +28,13 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the organism's text, or of
 @organism_app.command("list")
 @verb
 def list_(
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """List the organisms and the recipes by which their datasets are built."""
     from trl_attribution.evidence.organisms import ORGANISMS, RECIPES
     from trl_attribution.report import readouts
 
-    out = Output(quiet, as_json)
     out.show(readouts.organisms_table(), readouts.recipes_table())
     keys = ("summary", "trigger", "control", "judge")
     out.document(
@@ -62,16 +61,13 @@ def build(
         int, typer.Option("--test-prompts", help="Held-out trigger prompts, and as many control prompts.")
     ] = 48,
     seed: Seed = 0,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Write an organism's datasets, stage by stage, with its held-out prompts; nothing is trained."""
     from trl_attribution.evidence.organisms import Mixture, prepare
     from trl_attribution.report import readouts
 
-    out = Output(quiet, as_json)
     mixture = Mixture(pairs, contamination, decoys, seed, behavior_prompts, test_prompts)
     prepared = prepare(name, recipe, mixture)
     prepared.write(output)
@@ -105,13 +101,9 @@ def express(
     seed: Seed = 0,
     prompt_format: options.PromptFormat = "auto",
     output: options.KeptResponses = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    out: Output,
 ) -> None:
     """Measure how often MODEL shows an organism's behavior, on trigger prompts and on control prompts."""
     from functools import partial
@@ -121,13 +113,12 @@ def express(
     from trl_attribution.models import load_model
     from trl_attribution.report import readouts
 
-    out = Output(quiet, as_json)
     sampling = SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed)
     decides = None if judge is None else parse_rule(judge)
     shows, shows_not = _prompts(organism, trigger, control, seed)
     options.check_kept(output, *(one for one in (shows, shows_not) if isinstance(one, Path)))
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code)
+    loaded = load_model(model, **vars(loading))
     with out.progress() as progress:
         found = measure(
             loaded,
@@ -164,13 +155,9 @@ def pair(
     temperature: options.Temperature = 1.0,
     batch_size: options.BatchSize = 8,
     seed: options.Seed = 0,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    out: Output,
 ) -> None:
     """Make preference pairs of fine-tuning samples, which an audit can read: each against M0's own response."""
     from functools import partial
@@ -182,11 +169,10 @@ def pair(
     from trl_attribution.models import load_model
     from trl_attribution.pairs.rows.writers import write_rows
 
-    out = Output(quiet, as_json)
     _check_pairs_output(output, samples)
     sampling = SamplingConfig(1, max_new_tokens, temperature, batch_size, seed)
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code)
+    loaded = load_model(model, **vars(loading))
     with out.progress() as progress:
         found = pairs_of_samples(samples, loaded, sampling, split_text, partial(progress, "responses"))
     left_out = ", ".join(f"{reason.replace('_', ' ')}: {count:,}" for reason, count in found.left_out.items()) or "none"

@@ -11,7 +11,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -19,11 +21,12 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trl_attribution.cli.options import CONFIG_FILE
 from trl_attribution.cli.paths import check_paths
+from trl_attribution.cli.settings import with_options
 from trl_attribution.errors import AttributionError
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
 
-P = ParamSpec("P")
 _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
@@ -31,13 +34,22 @@ _QUIET = {
 _STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}
 
 
+@dataclass
 class Output:
-    """Where one verb's words go, by ``--quiet`` and ``--json``; of several ranks only the main one speaks."""
+    """Where one verb's words go; of several ranks only the main one speaks."""
 
-    def __init__(self, quiet: bool, as_json: bool) -> None:
+    config: Path | None = field(default=None, metadata={"typer": CONFIG_FILE})
+    """Read before the other options."""
+    quiet: bool = field(default=False, metadata={"typer": typer.Option("--quiet")})
+    """Print results and errors only, no progress."""
+    as_json: bool = field(default=False, metadata={"typer": typer.Option("--json")})
+    """Print one JSON document instead of tables."""
+    debug: bool = field(default=False, metadata={"typer": typer.Option("--debug")})
+    """Show the traceback of an error."""
+
+    def __post_init__(self) -> None:
         self.speaks = is_main_rank()
-        self.as_json = as_json
-        self.quiet = quiet or not self.speaks
+        self.quiet = self.quiet or not self.speaks
         # A path may hold what looks like markup.
         self.console = Console(markup=False, emoji=False)
         self.errors = Console(stderr=True)
@@ -88,15 +100,19 @@ class _RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
 
 
-def verb(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a user's error into one message and exit code 2; ``--debug`` lets the traceback through."""
+def verb(command: Callable[..., None]) -> Callable[..., None]:
+    """Make options of ``command``'s settings, and of a user's error one message and exit code 2.
+
+    ``--debug`` lets the traceback through.
+    """
+    command = with_options(command)
 
     @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def run(**kwargs: Any) -> None:
         _quieten_libraries()
         try:
             check_paths(command, kwargs)
-            command(*args, **kwargs)
+            command(**kwargs)
         except AttributionError as error:
             if kwargs.get("debug"):
                 raise

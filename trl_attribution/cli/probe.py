@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Without
 from trl_attribution.errors import SettingsError
+from trl_attribution.models.config import LoadConfig
+from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
@@ -99,29 +104,17 @@ def build(
     temperature: options.Temperature = 1.0,
     seed: options.Seed = 0,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
-    prompt_column: options.PromptColumn = "prompt",
-    chosen_column: options.ChosenColumn = "chosen",
-    rejected_column: options.RejectedColumn = "rejected",
-    format: options.Format = "auto",  # noqa: A002  # the option's name
-    split: options.Split = None,
-    on_bad_row: options.OnBadRow = "error",
     prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
     registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
-    max_length: options.MaxLength = "1024",
-    truncation_mode: options.TruncationMode = "keep_start",
-    adapter: options.Adapter = None,
-    quantization: options.Quantization = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
     token_budget: options.TokenBudget = None,
     blocks_path: options.BlocksPath = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    reading: Annotated[Reading, Without("source_column")],
+    encoding: Encoding,
+    loading: LoadConfig,
+    out: Output,
 ) -> None:
     """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after).
 
@@ -130,9 +123,7 @@ def build(
     from trl_attribution import behaviors, probes
     from trl_attribution.activations import ActivationConfig
     from trl_attribution.models import load_model
-    from trl_attribution.pairs import Encoding, Reading
 
-    out = Output(quiet, as_json)
     sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
     if len(sources) != 1:
         given = ", ".join(f"--{source}" for source in sources) or "none"
@@ -147,26 +138,23 @@ def build(
     rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
     shows = behaviors.parse_rule(rule, behaviors.JudgeConfig(behaviors.ClassifierConfig(judge_download), endpoint))
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
+    loaded = load_model(model, **vars(loading))
     layers, flagging_layer = _layers(numbers, loaded)
     settings = probes.BuildConfig(
         ActivationConfig(layers, token_budget, blocks_path=blocks_path),
         layer=flagging_layer,
         prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
-        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
+        encoding=encoding,
     )
     if behavior is not None:
         built = probes.build_from_behavior(name, behavior, loaded, settings)
     elif contrast is not None:
         built = probes.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
-        reading = Reading(
-            prompt_column, chosen_column, rejected_column, format=format, split=split, on_bad_row=on_bad_row
-        )
         built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
     else:
         out.say(f"Loading {after}")
-        changed = load_model(str(after), dtype, device, trust_remote_code, quantization=quantization)
+        changed = load_model(str(after), **vars(replace(loading, adapter=None)))
         with out.progress() as progress:
             kept = None
             if responses is not None:
@@ -202,25 +190,18 @@ def import_(
     ] = 1,
     registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
-    adapter: options.Adapter = None,
-    quantization: options.Quantization = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: LoadConfig,
+    out: Output,
 ) -> None:
     """Import a direction found elsewhere as a probe bound to a model; nothing in the file is run."""
     from trl_attribution.models import load_model
     from trl_attribution.probes import ImportConfig, import_probe
 
-    out = Output(quiet, as_json)
     numbers = _layer_numbers(layer)
     _check_free(registry, name, overwrite)
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
+    loaded = load_model(model, **vars(loading))
     settings = ImportConfig(
         layers=numbers or None,
         layer=numbers[0] if len(numbers) == 1 else "auto",
@@ -238,51 +219,15 @@ def calibrate(
         str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
     ],
     model: options.Model,
-    score: options.Score = "auto",
     registry: options.Registry = Path("probes"),
-    adapter: options.Adapter = None,
-    quantization: options.Quantization = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    max_length: options.MaxLength = "1024",
-    truncation_mode: options.TruncationMode = "keep_start",
-    token_budget: options.TokenBudget = None,
-    path: options.ForwardPath = "auto",
-    blocks_path: options.BlocksPath = None,
-    prompt_column: options.PromptColumn = "prompt",
-    chosen_column: options.ChosenColumn = "chosen",
-    rejected_column: options.RejectedColumn = "rejected",
-    format: options.Format = "auto",  # noqa: A002  # the option's name
-    split: options.Split = None,
-    on_bad_row: options.OnBadRow = "error",
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    settings: Annotated[AuditConfig, Without("layers", "vector_dtype", "shard_size", "source_column")],
+    out: Output,
 ) -> None:
     """Score clean pairs and keep the scores with the probe: audits then take their p-values from them."""
     from trl_attribution.audit.calibrate import calibrate_probe
-    from trl_attribution.audit.config import AuditConfig
-    from trl_attribution.pairs import Encoding, Reading
     from trl_attribution.probes import ProbeRegistry
 
-    out = Output(quiet, as_json)
-    settings = AuditConfig(
-        dtype=dtype,
-        device=device,
-        encoding=Encoding(options.parse_max_length(max_length), truncation_mode),
-        reading=Reading(
-            prompt_column, chosen_column, rejected_column, format=format, split=split, on_bad_row=on_bad_row
-        ),
-        score=score,  # type: ignore[arg-type]  # checked by AuditConfig
-        token_budget=token_budget,
-        path=path,  # type: ignore[arg-type]  # checked by AuditConfig
-        blocks_path=blocks_path,
-        trust_remote_code=trust_remote_code,
-        adapter=adapter,
-        quantization=quantization,
-    )
     probe = ProbeRegistry(registry).load(name)
     out.say(f"Loading {model}")
     with out.progress() as progress:
@@ -294,16 +239,13 @@ def calibrate(
 @verb
 def list_(
     registry: options.Registry = Path("probes"),
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """List the probes of a registry."""
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    out = Output(quiet, as_json)
     found = ProbeRegistry(registry).load_all()
     out.show(terminal.probes_table(found))
     out.document({"registry": str(registry), "probes": [_described(probe) for probe in found]})
@@ -314,16 +256,13 @@ def list_(
 def show(
     name: Name,
     registry: options.Registry = Path("probes"),
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Show a probe: norm and separability by layer, the tokens it promotes, its cosine with the others."""
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    out = Output(quiet, as_json)
     probes = ProbeRegistry(registry)
     probe = probes.load(name)
     out.show(terminal.probe_details(probe, probes.load_all()))

@@ -10,7 +10,9 @@ import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Without
 from trl_attribution.errors import SettingsError
+from trl_attribution.models.config import LoadConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,14 +58,10 @@ def steer(
     prompt_format: options.PromptFormat = "auto",
     output: options.KeptResponses = None,
     registry: options.Registry = Path("probes"),
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
     blocks_path: options.BlocksPath = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    out: Output,
 ) -> None:
     """Add a probe's direction to M0, dose by dose and layer by layer, and count how often the behavior shows."""
     from rich.text import Text
@@ -75,7 +73,6 @@ def steer(
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import readouts
 
-    out = Output(quiet, as_json)
     options.check_kept(output, behavior)
     settings = DoseConfig(
         _doses(alphas),
@@ -90,13 +87,13 @@ def steer(
     asked = one_behavior(behavior, prompts)
     shows = resolve_judges([asked], None if judge is None else parse_rule(judge))[asked.name]
     out.say(f"Loading {model}")
-    loaded = load_model(model, dtype, device, trust_remote_code)
+    loaded = load_model(model, **vars(loading))
     probe.check_model(loaded.fingerprint)
     about: dict[str, Any] = {"probe": probe.name, "behavior": asked.name, "prompts": len(asked.prompts.prompts)}
     direction = probe.name
     if after is not None:
         out.say(f"Loading {after}")
-        changed = load_model(after, dtype, device, trust_remote_code)
+        changed = load_model(after, **vars(loading))
         difference = _difference(probe, vectors, (loaded, changed), asked, shows, settings)
         about |= {"after": after, "promoted_tokens": difference.promoted_tokens, "difference": difference.built}
         direction = f"{after} minus M0"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options, paths
+from trl_attribution.cli import paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.text import counted
@@ -57,10 +57,8 @@ def report(
     texts: Annotated[
         int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
     ] = 5000,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Write AUDIT's report.html: one file for people, to open from disk, with the answer, the evidence and a review.
 
@@ -71,7 +69,6 @@ def report(
     from trl_attribution.report.page import write_report
     from trl_attribution.report.page_data import ReportConfig
 
-    out = Output(quiet, as_json)
     if card is not None:
         if dataset is not None or texts != ReportConfig().texts:
             raise SettingsError("--card: a card holds no texts of pairs; leave --dataset and --texts out")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.cli import options, paths
+from trl_attribution.cli import paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
 from trl_attribution.errors import SettingsError
@@ -46,17 +46,14 @@ def review(
         typer.Option("--precision", help="Do not serve: precision at k by this decisions file."),
         paths.DECISIONS,
     ] = None,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Serve AUDIT's report to you alone, and write each decision to the audit folder as it is made.
 
     Clusters that discovery found become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link
     that is made anew each time. Stop it with Ctrl-C.
     """
-    out = Output(quiet, as_json)
     if agreement is not None and precision is not None:
         raise SettingsError("--agreement and --precision: give one of them")
     if agreement is not None:

@@ -3,9 +3,11 @@
 A setting is declared once, with its type, its default and what it is for, in the dataclass that uses it::
 
     @verb
-    def audit(dataset: Dataset, reading: Reading, out: Output) -> None: ...
+    def audit(dataset: Dataset, *, settings: AuditConfig, out: Output) -> None: ...
 
-has ``--prompt-column`` and the other fields of ``Reading`` as options, and is called with a ``Reading``.
+has ``--vector-dtype`` and all other fields of ``AuditConfig`` as options, those of the dataclasses in it too, and is
+called with an ``AuditConfig``. A field's metadata may say more: ``option``, the option's name where it is not the
+field's, or None for a field that the command line leaves at its default; ``typer``, what Typer makes of it.
 """
 
 from __future__ import annotations
@@ -16,68 +18,131 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import OptionInfo
 
 Command = Callable[..., None]
 
 
-def with_options(command: Command) -> Command:
-    """``command`` with the parameters that are settings replaced by the options of their fields.
+@dataclasses.dataclass(frozen=True)
+class Without:
+    """``Annotated[AuditConfig, Without("layers")]``: the settings, some of them left at their defaults."""
 
-    A field may say more of its option in its metadata: ``option`` (a ``typer.Option``), or None in its place for one
-    that the command line leaves at its default.
-    """
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+def with_options(command: Command) -> Command:
+    """``command`` with the parameters that are settings replaced by the options of their fields."""
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, type] = {
-        name: parameter.annotation
+    groups = {
+        name: (kind, without)
         for name, parameter in signature.parameters.items()
-        if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
+        for kind, without in [_settings(parameter.annotation)]
+        if kind is not None
     }
     parameters = [
         option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in signature.parameters.items()
-        for option in (list(_options(groups[name])) if name in groups else [parameter])
+        for option in (_options(*groups[name]) if name in groups else [parameter])
     ]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        for name, settings in groups.items():
-            values = {option.name: given.pop(option.name) for option in _options(settings)}
-            given[name] = settings(**values)
-        command(**given)
+        made = {name: _made(kind, without, given) for name, (kind, without) in groups.items()}
+        command(**given, **made)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what Typer reads
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 
 
+def _settings(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
+    """The dataclass that a parameter is, and the fields that it does without; None for any other parameter."""
+    kind, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    without = next((mark.names for mark in marks if isinstance(mark, Without)), ())
+    return (kind if _is_settings(kind) else None), without
+
+
+def _is_settings(kind: Any) -> TypeGuard[type]:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def _fields(kind: type, without: tuple[str, ...]) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that have options, each with its type."""
+    kinds = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        if field.name not in without and field.metadata.get("option", "") is not None:
+            yield field, kinds[field.name]
+
+
+def _options(kind: type, without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    texts = _documented(kind)
+    for field, annotation in _fields(kind, without):
+        if _is_settings(annotation):
+            yield from _options(annotation, without)
+            continue
+        option = field.metadata.get("typer") or typer.Option(f"--{_named(field).replace('_', '-')}")
+        option.help = option.help or texts[field.name]
+        taken, default = annotation, field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if get_origin(annotation) is UnionType and get_origin(get_args(annotation)[0]) is tuple:
+            taken = list[get_args(get_args(annotation)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
+        elif default is not None and NoneType in get_args(annotation):
+            option.parser, option.metavar = _or_none(get_args(annotation)[0]), f"{_word(annotation)}|none"
+        yield inspect.Parameter(
+            _named(field), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[taken, option]
+        )
+
+
+def _made(kind: type, without: tuple[str, ...], given: dict[str, Any]) -> Any:
+    """The settings, from the options that were ``given``; each is taken out."""
+    values = {}
+    for field, annotation in _fields(kind, without):
+        if _is_settings(annotation):
+            values[field.name] = _made(annotation, without, given)
+            continue
+        value = given.pop(_named(field))
+        values[field.name] = (tuple(value) or None) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _named(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("option", field.name))
+
+
+def _word(annotation: Any) -> str:
+    return {int: "N", float: "X"}.get(get_args(annotation)[0], "TEXT")
+
+
+def _or_none(kind: type) -> Callable[[Any], Any]:
+    def parse(text: Any) -> Any:
+        """``none``, or a value of ``kind``."""
+        if str(text).lower() in ("none", ""):
+            return None
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{str(text)[:40]!r} is neither a {kind.__name__} nor none") from error
+
+    return parse
+
+
 @functools.cache
 def _documented(settings: type) -> dict[str, str]:
-    """Field -> the first paragraph of the text below it."""
+    """Field -> the first paragraph of the text below it, here or in what the settings extend."""
+    found = {
+        name: text for base in settings.__bases__ if _is_settings(base) for name, text in _documented(base).items()
+    }
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             words = " ".join(str(text.value.value).split("\n\n")[0].split())
             found[ast.unparse(field.target)] = words.replace("``", "")
     return found
-
-
-def _options(settings: type) -> Iterator[inspect.Parameter]:
-    kinds, texts = get_type_hints(settings, include_extras=True), _documented(settings)
-    for field in dataclasses.fields(settings):
-        option = field.metadata.get("option", ...)
-        if option is None:
-            continue
-        info: OptionInfo = typer.Option() if option is ... else option
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        info.help = info.help or texts[field.name]
-        if info.param_decls is None:
-            info.param_decls = (f"--{field.name.replace('_', '-')}",)
-        yield inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kinds[field.name], info]
-        )

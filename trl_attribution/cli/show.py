@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trl_attribution.cli import options
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
 
@@ -26,20 +25,17 @@ def show(
     start: Annotated[int, typer.Option("--start", min=1, help="From which place of the list on, 1 for the first.")] = 1,
     characters: Annotated[int, typer.Option("--characters", min=1, help="Most characters of one message.")] = 2000,
     pager: Annotated[bool, typer.Option(help="Page through it, on a terminal.")] = True,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Tell what AUDIT found: the answer, the evidence, and the most suspicious pairs with their texts."""
     from trl_attribution.report.findings import read_findings
     from trl_attribution.report.story import pairs_story, story
 
-    out = Output(quiet, as_json)
     found = read_findings(audit, audit_probes(audit, probes), discovery)
     first = start - 1
     texts, notes = _texts(found, dataset, first, pairs)
-    paged = pager and out.speaks and not as_json and out.console.is_terminal
+    paged = pager and out.speaks and not out.as_json and out.console.is_terminal
     with out.console.pager(styles=True) if paged else nullcontext():
         out.show(story(found), "")
         out.show(*notes, *pairs_story(found, texts, first, pairs, characters))

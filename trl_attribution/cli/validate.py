@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trl_attribution.cli import options, paths
+from trl_attribution.cli import paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.text import counted
@@ -43,10 +43,8 @@ def validate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the plan and list its cells; load no model, write nothing.")
     ] = False,
-    config: options.ConfigFile = None,  # noqa: ARG001  # read before the other options
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-    debug: options.Debug = False,  # noqa: ARG001  # acted on by @verb
+    *,
+    out: Output,
 ) -> None:
     """Test by retraining whether the top-ranked pairs cause a behavior, against random, bottom and matched controls.
 
@@ -66,7 +64,6 @@ def validate(
     if plot is not None:
         check_plot(plot)
     share = Share.parse(cells) if cells is not None else None
-    out = Output(quiet, as_json)
     loaded = load_plan(plan)
     if dry_run:
         _list_cells(loaded, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl_attribution.errors import SettingsError
@@ -37,7 +37,7 @@ class Reading:
     """Which split to read where the dataset has several."""
     on_bad_row: str = "error"
     """``error`` refuses a dataset with bad rows, ``skip`` leaves them out and lists them."""
-    eos_token: str | None = None
+    eos_token: str | None = field(default=None, metadata={"option": None})
     """The model's end of text. A plain response may end with it or not, TRL makes the same of both: one at its very end
     does not count. Known once there is a tokenizer (:meth:`PairReader.ending_with`)."""
 
