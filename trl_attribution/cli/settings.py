@@ -18,10 +18,13 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hints
 
 import typer
+
+from trl_attribution.errors import SettingsError
+from trl_attribution.utils.text import printable, whole_number
 
 Command = Callable[..., None]
 
@@ -93,8 +96,8 @@ def _options(kind: type, without: tuple[str, ...]) -> Iterator[inspect.Parameter
             default = field.default_factory()
         if get_origin(annotation) is UnionType and get_origin(get_args(annotation)[0]) is tuple:
             taken = list[get_args(get_args(annotation)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
-        elif default is not None and NoneType in get_args(annotation):
-            option.parser, option.metavar = _or_none(get_args(annotation)[0]), f"{_word(annotation)}|none"
+        elif annotation == int | None and default is not None:
+            taken, default, option.metavar = str, str(default), "N|none"  # read by _made: a user's error is one message
         yield inspect.Parameter(
             _named(field), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[taken, option]
         )
@@ -108,6 +111,8 @@ def _made(kind: type, without: tuple[str, ...], given: dict[str, Any]) -> Any:
             values[field.name] = _made(annotation, without, given)
             continue
         value = given.pop(_named(field))
+        if annotation == int | None and field.default is not None:
+            value = _number_or_none(f"--{_named(field).replace('_', '-')}", value)
         values[field.name] = (tuple(value) or None) if isinstance(value, list) else value
     return kind(**values)
 
@@ -116,21 +121,14 @@ def _named(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata.get("option", field.name))
 
 
-def _word(annotation: Any) -> str:
-    return {int: "N", float: "X"}.get(get_args(annotation)[0], "TEXT")
-
-
-def _or_none(kind: type) -> Callable[[Any], Any]:
-    def parse(text: Any) -> Any:
-        """``none``, or a value of ``kind``."""
-        if str(text).lower() in ("none", ""):
-            return None
-        try:
-            return kind(text)
-        except ValueError as error:
-            raise typer.BadParameter(f"{str(text)[:40]!r} is neither a {kind.__name__} nor none") from error
-
-    return parse
+def _number_or_none(option: str, text: str) -> int | None:
+    """``none``, or a positive whole number."""
+    if text.lower() == "none":
+        return None
+    number = whole_number(text)
+    if number is None or number < 1:
+        raise SettingsError(f"{option}: {printable(text, 40)!r} is neither a positive whole number nor none")
+    return number
 
 
 @functools.cache
