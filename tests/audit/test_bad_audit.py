@@ -184,7 +184,9 @@ def test_pairs_of_equal_tokens_are_shown_with_their_cause(loaded: LoadedModel, t
     console.print(audit_summary(audit))
     assert "1 have two responses of the same tokens (template: 1)" in console.export_text()
     everything = [{**row, "chosen": rows[2]["chosen"], "rejected": same} for row in rows]
-    message = message_of(DataError, lambda: auditor_of(loaded, layers=[1]).audit(everything, tmp_path / "other"), tmp_path)
+    message = message_of(
+        DataError, lambda: auditor_of(loaded, layers=[1]).audit(everything, tmp_path / "other"), tmp_path
+    )
     assert "have two responses of the same tokens" in message and "reasoning, tool calls" in message
 
 
