@@ -147,7 +147,9 @@ class TrainingAudit:
             self._before_after = self._new_before_after()
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
-        self.recorder = Recorder(lookup, part, len(self.census.survey.skipped), config.shard_size)
+        # TRL leaves long prompts out itself; on all other rows that make no pair it trains.
+        unreadable = sum(row.reason != "prompt_too_long" for row in self.census.skipped)
+        self.recorder = Recorder(lookup, part, unreadable, config.shard_size)
         self.passes = ReferencePasses(config, self.layers, self.recorder, self.watch)
 
     def begin_precompute(self) -> None:

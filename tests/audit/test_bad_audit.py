@@ -7,11 +7,13 @@ import json
 import os
 import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded, tiny_probe
 from tests.manifest_cases import ids_of, write_jsonl
@@ -23,6 +25,7 @@ from trl_attribution.errors import AttributionError, DataError, ModelError, Prob
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.report.terminal import audit_summary
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 
@@ -169,6 +172,24 @@ def test_a_dataset_of_long_prompts_only_is_refused_even_when_skipping(loaded: Lo
     auditor = auditor_of(loaded, layers=[1], encoding=Encoding(max_length=3), reading=Reading(on_bad_row="skip"))
     message = message_of(DataError, lambda: auditor.audit(pair_rows(3), tmp_path / "audit"), tmp_path)
     assert "no pair can be encoded" in message and "row 0: column 'prompt'" in message and "--max-length" in message
+
+
+def test_pairs_of_equal_tokens_are_shown_with_their_cause(loaded: LoadedModel, tmp_path: Path) -> None:
+    rows = pair_rows(6)
+    same = [{"role": "assistant", "content": "Paris."}]
+    rows[2] |= {"chosen": [{**same[0], "reasoning_content": "I think so."}], "rejected": same}
+    audit = auditor_of(loaded, layers=[1]).audit(rows, tmp_path / "audit")
+    assert AuditInfo.load(tmp_path / "audit").dataset["alike"] == {"template": 1}
+    assert not audit.store.layer(1)[2].any()
+    assert audit.store.layer(1).any(dim=1).sum() == 5
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(audit_summary(audit))
+    assert "1 have two responses of the same tokens (template: 1)" in console.export_text()
+    everything = [{**row, "chosen": rows[2]["chosen"], "rejected": same} for row in rows]
+    message = message_of(
+        DataError, lambda: auditor_of(loaded, layers=[1]).audit(everything, tmp_path / "other"), tmp_path
+    )
+    assert "have two responses of the same tokens" in message and "reasoning, tool calls" in message
 
 
 def test_an_audit_folder_of_another_dataset_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:

@@ -130,6 +130,24 @@ def test_a_run_whose_template_leaves_the_text_out_is_refused_before_its_first_st
     assert not (tmp_path / "audit" / "vectors").exists()
 
 
+def test_rows_whose_text_the_template_leaves_out_are_counted_where_others_are_read(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_model(model_folder, dtype="float32").tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role in ('user', 'assistant') %}{{ m.role }}: {{ m.content }}\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    rows = chat_rows(8)
+    rows[3]["prompt"] = [{"role": "developer", "content": "Write a poem."}]
+    running = make_trainer(model_folder, tmp_path, rows, trainer={"processing_class": tokenizer})
+    callback = AttributionCallback(running, layers=LAYERS, output_dir=tmp_path / "audit")
+    train(running, callback)
+    assert callback.finished is not None
+    assert callback.finished.audit.info.dataset["skipped"] == {"text_vanishes": 1}
+    assert len(callback.finished.audit.store) == 7
+
+
 def test_vectors_of_conversations_are_equal_too(model_folder: Path, tmp_path: Path) -> None:
     found = audited(model_folder, tmp_path, chat_rows()).finished
     assert found is not None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from trl_attribution.pairs import Pair
@@ -42,7 +43,7 @@ def words_of(name: str) -> tuple[str, ...]:
 def leaves_of(values: Mapping[str, Any]) -> Leaves:
     """The single values of a row by their paths, those inside JSON that stands in a text too."""
     found: Leaves = {}
-    for path, value in _walk((), values):
+    for path, value in chain.from_iterable(_walk((column,), value) for column, value in values.items()):
         found[path] = value
         if len(found) == _MOST_LEAVES:
             break
