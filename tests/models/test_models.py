@@ -27,6 +27,22 @@ def test_a_saved_model_has_the_fingerprint_of_the_one_in_memory(
     assert not loaded.model.training
 
 
+@pytest.mark.parametrize(
+    ("architecture", "digest"),
+    [
+        ("llama", "4115cb1078cdb6b8167a8f9727f426b6"),
+        ("gpt2", "f0d4cceb25d70b965bee37c5cae5890f"),
+        ("gemma3", "db5ddcbbe00bd69030c5204a88aafd9b"),
+    ],
+)
+def test_fingerprints_stay_what_probes_on_disk_say(architecture: str, digest: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_((torch.arange(parameter.numel()) % 97).reshape(parameter.shape) / 128)
+    assert fingerprint(model, None).digest == digest
+
+
 def test_the_fingerprint_does_not_depend_on_the_dtype_of_the_load(model_folder: Path) -> None:
     assert load_model(model_folder, "float32").fingerprint == load_model(model_folder, "bfloat16").fingerprint
 
