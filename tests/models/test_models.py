@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
@@ -56,6 +57,18 @@ def test_the_dtype_that_a_nested_config_notes_does_not_count_but_its_other_setti
         model.config.vision_config = {**part, "parts": [part]}
         found.append(fingerprint(model, tokenizer).config)
     assert found[0] == found[1] != found[2]
+
+
+def test_a_reward_model_is_an_m0_of_its_own_loaded_as_its_trainer_does(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = LlamaForSequenceClassification(make_model("llama").config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, dtype="float32")
+    assert loaded.fingerprint == load_model(tmp_path, dtype="float32").fingerprint == fingerprint(model, tokenizer)
+    with pytest.raises(ModelError, match="LlamaForSequenceClassification cannot write"):
+        sample_responses(loaded, ["Hello."], SamplingConfig(1))
 
 
 def test_training_changes_the_weights_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
