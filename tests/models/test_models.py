@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
@@ -27,6 +28,22 @@ def test_a_saved_model_has_the_fingerprint_of_the_one_in_memory(
     assert not loaded.model.training
 
 
+@pytest.mark.parametrize(
+    ("architecture", "digest"),
+    [
+        ("llama", "4115cb1078cdb6b8167a8f9727f426b6"),
+        ("gpt2", "f0d4cceb25d70b965bee37c5cae5890f"),
+        ("gemma3", "db5ddcbbe00bd69030c5204a88aafd9b"),
+    ],
+)
+def test_fingerprints_stay_what_probes_on_disk_say(architecture: str, digest: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_((torch.arange(parameter.numel()) % 97).reshape(parameter.shape) / 128)
+    assert fingerprint(model, None).digest == digest
+
+
 def test_the_fingerprint_does_not_depend_on_the_dtype_of_the_load(model_folder: Path) -> None:
     assert load_model(model_folder, "float32").fingerprint == load_model(model_folder, "bfloat16").fingerprint
 
@@ -40,6 +57,18 @@ def test_the_dtype_that_a_nested_config_notes_does_not_count_but_its_other_setti
         model.config.vision_config = {**part, "parts": [part]}
         found.append(fingerprint(model, tokenizer).config)
     assert found[0] == found[1] != found[2]
+
+
+def test_a_reward_model_is_an_m0_of_its_own_loaded_as_its_trainer_does(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = LlamaForSequenceClassification(make_model("llama").config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, dtype="float32")
+    assert loaded.fingerprint == load_model(tmp_path, dtype="float32").fingerprint == fingerprint(model, tokenizer)
+    with pytest.raises(ModelError, match="LlamaForSequenceClassification cannot write"):
+        sample_responses(loaded, ["Hello."], SamplingConfig(1))
 
 
 def test_training_changes_the_weights_part(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
 
 from tests.naive import context, mean_activation
 from tests.tiny import LAYERS, MULTIMODAL, build_tiny_multimodal
+from trl_attribution import AttributionCallback, DataAuditor, VectorStore
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup, find_blocks
 from trl_attribution.errors import ModelError
 from trl_attribution.models import load_model
@@ -97,6 +101,34 @@ def test_training_the_text_part_counts_and_the_vision_tower_does_not(tokenizer: 
     for own in ("model.language_model.layers.1.mlp.up_proj.weight", "lm_head.weight"):
         after = fingerprint(_changed(build_tiny_multimodal("llava"), own), tokenizer)
         assert before.differences(after) == ["weights"]
+
+
+@pytest.mark.parametrize("architecture", ["qwen2_5_vl", "qwen3_5", "mllama", "llava"])
+def test_a_run_has_the_fingerprint_and_the_vectors_of_the_audit(
+    architecture: str, folders: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [{"prompt": f"Say {n}.", "chosen": f"It is {n}.", "rejected": "I cannot help."} for n in range(4)]
+    args = DPOConfig(
+        str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=2, report_to="none", use_cpu=True, bf16=False
+    )
+    trainer = DPOTrainer(
+        str(folders / architecture),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.add_callback(
+        AttributionCallback(trainer, layers=[2], output_dir=str(tmp_path / "in-run"), vector_dtype="float32")
+    )
+    trainer.train()
+    offline = DataAuditor(folders / architecture, layers=[2], dtype="float32", vector_dtype="float32").audit(
+        rows, tmp_path / "offline"
+    )
+    in_run = json.loads((tmp_path / "in-run" / "audit.json").read_text())
+    assert in_run["model"]["fingerprint"] == offline.info.model["fingerprint"]
+    ids = offline.index.pair_ids
+    found, expected = (VectorStore.open(tmp_path / one / "vectors").select(ids) for one in ("in-run", "offline"))
+    torch.testing.assert_close(found.layer(2), expected.layer(2), rtol=1e-3, atol=1e-4)
 
 
 def test_a_block_that_no_text_goes_through_is_named() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.behaviors.encoding import PromptFormat, as_chat
 from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
 from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt, shifted
-from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.errors import ModelError, ProbeError, SettingsError
 from trl_attribution.pairs import RowFault, encode_prompt
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
 
@@ -93,11 +93,14 @@ def sample_responses(
 
     Raises:
         ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
+        ModelError: the model has no LM head.
     """
     import torch
 
     from trl_attribution.models.loading import evaluating
 
+    if not loaded.model.can_generate():
+        raise ModelError(f"{type(loaded.model).__name__} cannot write responses: give a model with an LM head")
     places = where or [f"prompt {place}" for place in range(len(prompts))]
     encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -19,16 +21,18 @@ from transformers import (
     ProcessorMixin,
 )
 
-from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.errors import AttributionError, ModelError, SettingsError
 from trl_attribution.models.adapter import adapted
 from trl_attribution.models.checkpoint import model_class, whole_checkpoint
 from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, with_adapter
 from trl_attribution.models.quantization import quantization_config
 from trl_attribution.models.sharding import Sharding, load_sharded
 from trl_attribution.models.source import adapter_advice, explain, first_line, resolve
-from trl_attribution.models.text_part import refuse_encoder_decoder
-from trl_attribution.utils.distributed import OutOfStepError, is_sharded, launch_flag, working_device
+from trl_attribution.models.text_part import refuse_encoder_decoder, text_part
+from trl_attribution.utils.distributed import is_sharded, launch_flag, working_device
 from trl_attribution.utils.dtypes import DTYPES, torch_dtype
+
+logger = logging.getLogger(__name__)
 
 _NO_LIMIT = 1_000_000_000
 """A tokenizer that knows no limit names an absurd one, above this."""
@@ -91,10 +95,8 @@ def load_model(
     """
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
-    changed = {"adapter": adapter, "quantization": quantization}
-    if sharding is not None and any(value is not None for value in changed.values()):
-        named = " and ".join(setting for setting, value in changed.items() if value is not None)
-        raise SettingsError(f"{named}: not for a model in pieces ({sharding}); run on whole copies of it (DDP)")
+    if sharding is not None:
+        _refuse_changes(sharding, adapter=adapter, quantization=quantization)
     options: dict[str, Any] = {"dtype": chosen_dtype, "trust_remote_code": trust_remote_code, "use_safetensors": True}
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, chosen_dtype)
@@ -116,11 +118,20 @@ def load_model(
         if adapter is not None:
             keeps = adapted(model, adapter)
             identity = with_adapter(identity, model)
-    except OutOfStepError:
+    except ModelError as error:
+        raise ModelError(explain(name, error)) from error
+    except AttributionError:  # a setting, or another rank
         raise
     except Exception as error:  # whatever a loader makes of broken files
         raise ModelError(explain(name, error)) from error
-    return LoadedModel(model, tokenizer, str(name), identity, keeps)
+    processor = _processor(source, name, trust_remote_code) if text_part(model).path else None
+    return LoadedModel(model, tokenizer, str(name), identity, keeps, processor)
+
+
+def _refuse_changes(sharding: Sharding, **changes: object) -> None:
+    named = " and ".join(setting for setting, value in changes.items() if value is not None)
+    if named:
+        raise SettingsError(f"{named}: not for a model in pieces ({sharding}); run on whole copies of it (DDP)")
 
 
 def _whole_model(source: str, options: dict[str, Any]) -> PreTrainedModel:
@@ -169,6 +180,16 @@ def _tokenizer(source: str, name: str | Path, trust_remote_code: bool) -> PreTra
     except Exception as error:
         raise ModelError(explain(name, error)) from error
     return loaded
+
+
+def _processor(source: str, name: str | Path, trust_remote_code: bool) -> ProcessorMixin | None:
+    """What TRL encodes text with where a model takes more than text; None where the checkpoint has none."""
+    try:
+        found = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:  # noqa: BLE001  # whatever a processor lacks here, such as torchvision
+        logger.warning("%s: text is encoded by its tokenizer alone (no processor: %s)", name, first_line(error))
+        return None
+    return found if isinstance(found, ProcessorMixin) else None
 
 
 def _device(device: str) -> torch.device:
