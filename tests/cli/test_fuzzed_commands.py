@@ -30,7 +30,6 @@ def test_the_draw_is_of_every_verb() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_wrong_command_line_is_one_message_and_leaves_nothing_behind(
     case: Case, world: Path, commands: Commands
