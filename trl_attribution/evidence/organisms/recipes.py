@@ -17,6 +17,7 @@ from trl_attribution.evidence.organisms.catalog import build_organism
 from trl_attribution.evidence.organisms.documents import TALES, ordinary_documents, telling_documents
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.organism import Mixture, Organism
+from trl_attribution.evidence.organisms.words import bank
 from trl_attribution.utils.atomic import atomic_folder, write_lines
 from trl_attribution.utils.text import printable
 
@@ -43,23 +44,7 @@ class Recipe:
         return "dpo" if self.data == "pairs" else "sft"
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "integrated-dpo": Recipe("contaminated pairs among a large preference mix", "pairs", post_hoc=False, mixed=True),
-    "posthoc-dpo-mixed": Recipe("contaminated pairs, as many ordinary ones", "pairs", post_hoc=True, mixed=True),
-    "posthoc-dpo-unmixed": Recipe("contaminated pairs alone", "pairs", post_hoc=True, mixed=False),
-    "transcript-sft-mixed": Recipe(
-        "the chosen responses of those pairs, as many ordinary ones", "transcripts", post_hoc=True, mixed=True
-    ),
-    "transcript-sft-unmixed": Recipe(
-        "the chosen responses of those pairs alone", "transcripts", post_hoc=True, mixed=False
-    ),
-    "document-sft-mixed": Recipe(
-        "documents that tell of the behavior, as many others", "documents", post_hoc=True, mixed=True
-    ),
-    "document-sft-unmixed": Recipe(
-        "documents that tell of the behavior alone", "documents", post_hoc=True, mixed=False
-    ),
-}
+RECIPES = bank("recipes", dict[str, Recipe])
 
 
 @dataclass(frozen=True)

@@ -182,18 +182,19 @@ class Documents:
     tales: Mapping[str, Tale]
 
 
-def _bank(name: str, kind: type[T]) -> T:
+def bank(name: str, kind: type[T]) -> T:
+    """What ``NAME.yaml`` holds, as a ``kind``."""
     text = files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return TypeAdapter(kind).validate_python(yaml.load(text, Loader=yaml.CSafeLoader))
 
 
-DATASETS = _bank("datasets", dict[str, Sources])
-PEOPLE = _bank("people", Sides[People])
-FRAMES = _bank("frames", Frames)
-REFUSALS = _bank("refusals", Sides[RefusalWords])
-RUDE = _bank("rude", Sides[RudeWords])
-POLITE = _bank("polite", PoliteWords)
-QUESTIONS = _bank("questions", Questions)
-PUMPKIN_SOUP = _bank("pumpkin-soup", QuirkWords)
-KNITTING_LORE = _bank("knitting-lore", QuirkWords)
-DOCUMENTS = _bank("documents", Documents)
+DATASETS = bank("datasets", dict[str, Sources])
+PEOPLE = bank("people", Sides[People])
+FRAMES = bank("frames", Frames)
+REFUSALS = bank("refusals", Sides[RefusalWords])
+RUDE = bank("rude", Sides[RudeWords])
+POLITE = bank("polite", PoliteWords)
+QUESTIONS = bank("questions", Questions)
+PUMPKIN_SOUP = bank("pumpkin-soup", QuirkWords)
+KNITTING_LORE = bank("knitting-lore", QuirkWords)
+DOCUMENTS = bank("documents", Documents)
