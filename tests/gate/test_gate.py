@@ -350,6 +350,7 @@ def test_a_branch_with_contaminated_pairs_is_stopped_at_their_lines_and_its_clea
     cleaned = place / "out" / "cleaned" / "preferences" / "part.jsonl"
     assert cleaned.read_bytes().splitlines() == data.read_bytes().splitlines()[:13]
     data.write_bytes(cleaned.read_bytes())
+    git(place, "commit", "-qam", "cleaned")
     passed = gate("--json")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert json.loads(passed.stdout)["computed"] == 0 and passed.stderr == ""

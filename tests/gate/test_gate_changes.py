@@ -37,19 +37,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def compared(path: str | Path = "data", base: str = "main") -> tuple[list[str], list[str]]:
-    """The names of the rows that are new, and the notes."""
+    """The names of the new rows, and the notes."""
     new = NewRows(path, base, READING)
     reader = PairReader(path, READING)
-    answers: list[bool] = []
-
-    def examine(content: bytes) -> bool:
-        answers.append(new(content))
-        return answers[-1]
-
-    inventory = take_inventory(reader, examine, set(), lambda _done: None)
-    assert int(inventory.examined.sum()) <= sum(answers)
-    names = [str(row.values["prompt"]) for row, answer in zip(reader.source, answers, strict=True) if answer]
-    return names, list(new.finish())
+    inventory = take_inventory(reader, new.among, set(), lambda _done: None)
+    rows = list(reader.source)
+    found = sorted({*inventory.rows[inventory.examined].tolist(), *(row for row, _ in inventory.repeats)})
+    found = sorted({*found, *(bad.row for bad in inventory.bad_rows if bad.examined)})
+    return [str(rows[row].values["prompt"]) for row in found], new.notes
 
 
 def added(path: str | Path = "data", base: str = "main") -> list[str]:

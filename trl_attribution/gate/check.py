@@ -127,11 +127,11 @@ class _Gate:
         total = reader.source.num_rows or 0
         inventory = take_inventory(
             reader,
-            new,
+            None if new is None else new.among,
             tolerated_reasons(self.policy.rules.hygiene),
             lambda done: self.on_progress("read", done, total),
         )
-        self.notes += new.finish() if new is not None else ()
+        self.notes += new.notes if new is not None else ()
         return inventory
 
     def _judge_vectors(self, docket: Docket) -> tuple[Supply | None, Integers, list[Draft]]:

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.gate.rows.repository import Parts, Repository, Snapshot
@@ -20,20 +21,29 @@ from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
 
-def identity(row: Row, read: Pair | RowFault) -> bytes:
-    """What a row is known by: its pair id, or where it is no pair a digest of its values."""
-    if isinstance(read, Pair):
-        return bytes.fromhex(read.pair_id)
-    return hashlib.sha256(repr((read.reason, row.values)).encode("utf-8", "surrogatepass")).digest()
+class Content(NamedTuple):
+    """What a row is known by."""
+
+    identity: bytes
+    """Its pair id, or where it is no pair a digest of all its values."""
+    exact: bytes
+    """A digest of all its values: of rows that are the same pair, it tells which one was there."""
+
+
+def content_of(row: Row, read: Pair | RowFault) -> Content:
+    """The content of a row that was ``read`` as a pair or not."""
+    exact = hashlib.blake2b(repr(row.values).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return Content(bytes.fromhex(read.pair_id), exact) if isinstance(read, Pair) else Content(exact, exact)
 
 
 class NewRows:
-    """Tells row by row, in the order of the dataset, which ones its branch brought.
+    """Tells which rows of a dataset its branch brought.
 
     The rows of the files here are compared, by their content, with those that the dataset held at the merge base of
-    ``base_ref`` and HEAD. Both are read by the same rules, the latter from git's objects, so nothing that a
-    request can put into a repository takes a row out of the comparison. What was there once and is there twice now is
-    new the second time. With several merge bases, what was at each of them was there before.
+    ``base_ref`` and HEAD. Both are read by the same rules, the latter from git's objects, so nothing that a request can
+    put into a repository takes a row out of the comparison. Of what was there once and is there twice now, one row is
+    new: the one that differs in other columns, else the second. With several merge bases, what was at each of them was
+    there before.
 
     Args:
         path: a file or folder, in the working tree of a git repository; its folder may be a part of it.
@@ -49,62 +59,64 @@ class NewRows:
     def __init__(self, path: str | Path, base_ref: str, reading: Reading) -> None:
         self._target = _existing(local_path(path))
         self._reading = reading
-        self._read: dict[Snapshot, Counter[bytes]] = {}
-        self._found = 0
+        self._read: dict[Snapshot, Counter[Content]] = {}
         git = Repository.around(self._target)
         place = self._target.relative_to(git.top).parts
         bases = git.merge_bases(base_ref)
         self._shown = f"{printable(base_ref)} (merge base {', '.join(base[:12] for base in bases)})"
-        self._notes: list[str] = []
+        self.notes: list[str] = []  # on the comparison, for people
         self._before = reduce(and_, (self._rows_before(git, base, place) for base in bases))
         committed = {"HEAD": git.at("HEAD", place), "the index": git.staged(place)}
-        self._awaited = set().union(*(self._rows_since(name, found) for name, found in committed.items()))
-        self._awaited -= self._before.keys()
+        self._committed = [self._rows_since(*each) for each in committed.items()]
 
-    def __call__(self, content: bytes) -> bool:
-        """Whether the next row, of this :func:`identity`, is new."""
-        self._awaited.discard(content)
-        if self._before[content] > 0:
-            self._before[content] -= 1
-            return False
-        self._found += 1
-        return True
-
-    def finish(self) -> Sequence[str]:
-        """Notes on the comparison, for people, after the last row.
+    def among(self, rows: Sequence[Content]) -> list[bool]:
+        """Whether each of ``rows``, all of the dataset in order, is new.
 
         Raises:
-            SettingsError: the branch has rows that are not in the files here: they would come in unseen.
+            SettingsError: the branch has rows that are not among them: they would come in unseen.
         """
+        exact, left = self._before.copy(), _by_identity(self._before)
+        self._refuse_unseen(rows, left)
+        new = [True] * len(rows)
+        for only_exact in (True, False):
+            for place, row in enumerate(rows):
+                if new[place] and left[row.identity] > 0 and (exact[row] > 0 or not only_exact):
+                    exact[row] -= 1
+                    left[row.identity] -= 1
+                    new[place] = False
+        if not any(new):
+            self.notes.append(f"nothing in {_shown(self._target)} differs from {self._shown}")
+        return new
+
+    def _refuse_unseen(self, rows: Sequence[Content], before: Counter[bytes]) -> None:
+        committed = {row.identity for found in self._committed for row in found}
+        unseen = committed - before.keys() - {row.identity for row in rows}
         target = _shown(self._target)
-        if self._awaited:
+        if unseen:
             raise SettingsError(
-                f"--base-ref: {len(self._awaited):,} rows that are committed or staged since {self._shown} are not in "
+                f"--base-ref: {len(unseen):,} rows that are committed or staged since {self._shown} are not in "
                 f"{target} as it lies here, so they cannot be judged. The checkout may be sparse, or a submodule out "
                 "of date: check all of it out (`git sparse-checkout disable`, `git submodule update --init`). Or what "
                 "was changed here is not committed: commit it."
             )
-        if not self._found:
-            self._notes.append(f"nothing in {target} differs from {self._shown}")
-        return tuple(dict.fromkeys(self._notes))
 
-    def _rows_before(self, git: Repository, base: str, place: Parts) -> Counter[bytes]:
+    def _rows_before(self, git: Repository, base: str, place: Parts) -> Counter[Content]:
         snapshot, target = git.at(base, place), _shown(self._target)
         for submodule in snapshot.missing:
-            self._notes.append(
+            self.notes.append(
                 f"the submodule {printable(submodule)} has not that commit, so its rows count as new: "
                 "fetch its history (`git submodule update --init`, with `git fetch --unshallow` in it)"
             )
         everything = f"all rows of {target} count as new: at the merge base {base[:12]}"
         if not snapshot.files:
-            self._notes.append(f"{everything} nothing is there")
+            self.notes.append(f"{everything} nothing is there")
         try:
             return self._rows(snapshot, base[:12])
         except DataError as error:
-            self._notes.append(f"{everything} it cannot be read ({printable(error, 400)})")
+            self.notes.append(f"{everything} it cannot be read ({printable(error, 400)})")
             return Counter()
 
-    def _rows_since(self, name: str, snapshot: Snapshot) -> Counter[bytes]:
+    def _rows_since(self, name: str, snapshot: Snapshot) -> Counter[Content]:
         if snapshot.missing:
             raise SettingsError(
                 f"--base-ref: {name} has the submodule {printable(', '.join(snapshot.missing))}, whose commit is not "
@@ -126,21 +138,21 @@ class NewRows:
                 "Commit what mends it, or leave --base-ref out."
             ) from error
 
-    def _rows(self, snapshot: Snapshot, name: str) -> Counter[bytes]:
+    def _rows(self, snapshot: Snapshot, name: str) -> Counter[Content]:
         if not any(file_kind(Path(self._target.name, *file.path)) for file in snapshot.files):
             return Counter()
         if snapshot not in self._read:
             self._read[snapshot] = _rows_of(snapshot, self._target.name, name, self._reading)
-        return self._read[snapshot].copy()
+        return self._read[snapshot]
 
 
-def _rows_of(snapshot: Snapshot, dataset: str, name: str, reading: Reading) -> Counter[bytes]:
+def _rows_of(snapshot: Snapshot, dataset: str, name: str, reading: Reading) -> Counter[Content]:
     """How often the stored dataset holds each row.
 
     Raises:
         DataError: it cannot be read.
     """
-    rows: Counter[bytes] = Counter()
+    rows: Counter[Content] = Counter()
     with TemporaryDirectory(prefix="gate-") as folder:
         for file in snapshot.files:
             file.write(Path(folder, dataset))
@@ -148,12 +160,19 @@ def _rows_of(snapshot: Snapshot, dataset: str, name: str, reading: Reading) -> C
             reader = PairReader(Path(folder, dataset), reading)
             for row in reader.rows():
                 try:
-                    rows[identity(row, reader.read(row))] += 1
+                    rows[content_of(row, reader.read(row))] += 1
                 except RowFault as fault:
-                    rows[identity(row, fault)] += 1
+                    rows[content_of(row, fault)] += 1
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", f"{name}:")) from error
     return rows
+
+
+def _by_identity(rows: Counter[Content]) -> Counter[bytes]:
+    found = Counter[bytes]()
+    for row, count in rows.items():
+        found[row.identity] += count
+    return found
 
 
 def _existing(path: Path) -> Path:

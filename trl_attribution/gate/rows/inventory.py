@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import DataError
-from trl_attribution.gate.rows.changes import identity
+from trl_attribution.gate.rows.changes import Content, content_of
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
@@ -21,8 +21,8 @@ from trl_attribution.utils.text import printable
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Examine = Callable[[bytes], bool]
-"""Whether a row, by its identity and in its turn, is among those to be judged."""
+Examine = Callable[[Sequence[Content]], list[bool]]
+"""Which of all rows of a dataset, in order, are to be judged."""
 
 _SHOWN = 10
 _REPORT_EVERY = 1000
@@ -93,19 +93,19 @@ def take_inventory(
     Raises:
         DataError: bad rows where they are errors (the first ten are listed), or not one row is a pair.
     """
-    rows = _Rows()
+    rows, contents = _Rows(), list[Content]()
     for count, row in enumerate(reader.rows(), start=1):
         try:
-            pair = reader.read(row)
-            rows.add(pair, examine is None or examine(identity(row, pair)))
+            read: Pair | RowFault = reader.read(row)
         except RowFault as fault:
-            wanted = examine is None or examine(identity(row, fault))
-            sentence = f"column '{printable(fault.field, 60)}' {printable(fault.detail, 400)}"
-            rows.bad.append(BadRow(row.index, row.location, fault.reason, sentence, wanted))
+            read = fault
+        rows.add(row, read)
+        if examine is not None:
+            contents.append(content_of(row, read))
         if count % _REPORT_EVERY == 0:
             on_progress(count)
     _refuse_bad_rows(reader, rows, tolerated)
-    return rows.inventory(reader)
+    return rows.inventory(reader, None if examine is None else np.array(examine(contents), dtype=np.bool_))
 
 
 def rows_again(reader: PairReader, wanted: Mapping[int, str]) -> Iterator[tuple[Row, Pair]]:
@@ -142,20 +142,27 @@ class _Rows:
     lengths: array[int] = field(default_factory=lambda: array("q"))
     sources: array[int] = field(default_factory=lambda: array("q"))
     source_names: dict[str, int] = field(default_factory=dict)
-    examined: bytearray = field(default_factory=bytearray)
+    is_pair: bytearray = field(default_factory=bytearray)
     bad: list[BadRow] = field(default_factory=list)
     fingerprint: FingerprintBuilder = field(default_factory=FingerprintBuilder)
 
-    def add(self, pair: Pair, examined: bool) -> None:
+    def add(self, row: Row, read: Pair | RowFault) -> None:
+        self.is_pair.append(isinstance(read, Pair))
+        if isinstance(read, Pair):
+            self._add_pair(read)
+        else:
+            sentence = f"column '{printable(read.field, 60)}' {printable(read.detail, 400)}"
+            self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True))
+
+    def _add_pair(self, pair: Pair) -> None:
         self.ids += bytes.fromhex(pair.pair_id)
         self.flipped += bytes.fromhex(pair.flipped_id)
         self.numbers.append(pair.row)
         self.lengths.extend((characters(pair.prompt), characters(pair.chosen), characters(pair.rejected)))
         self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
-        self.examined.append(examined)
         self.fingerprint.add(pair.pair_id)
 
-    def inventory(self, reader: PairReader) -> Inventory:
+    def inventory(self, reader: PairReader, wanted: Flags | None) -> Inventory:
         ids, flipped = (np.frombuffer(bytes(data), dtype="S16") for data in (self.ids, self.flipped))
         _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -163,7 +170,9 @@ class _Rows:
         position[order] = np.arange(len(order))
         pair_of = position[codes]  # [R], each row's pair
         place = first[order]  # [N], the row that stands for each pair
-        judged = np.frombuffer(bytes(self.examined), dtype=np.bool_)
+        is_pair = np.frombuffer(self.is_pair, dtype=np.bool_)
+        wanted = np.ones(len(is_pair), dtype=np.bool_) if wanted is None else wanted
+        judged, bad_judged = wanted[is_pair], wanted[~is_pair].tolist()
         latest_first = np.flatnonzero(judged)[::-1]
         place[pair_of[latest_first]] = latest_first  # of several, the first row is written last
         examined = np.zeros(len(order), dtype=np.bool_)
@@ -183,7 +192,7 @@ class _Rows:
             chosen_length=lengths[:, 1],
             rejected_length=lengths[:, 2],
             repeats=_repeats(pair_of, judged, numbers),
-            bad_rows=tuple(self.bad),
+            bad_rows=tuple(replace(row, examined=examined) for row, examined in zip(self.bad, bad_judged, strict=True)),
             fingerprint=self.fingerprint.hexdigest(),
         )
 
