@@ -27,7 +27,8 @@ def apply(
     manifest: Annotated[Path, typer.Argument(help="manifest.filter.jsonl or manifest.flip.jsonl of an audit.")],
     dataset: Annotated[str, typer.Argument(help="The audited dataset, in any format that can be audited.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (each also .gz), .parquet, or a new folder.")
+        Path | None,
+        typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (all also .gz), .parquet, or a new folder."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,
     allow_missing: Annotated[

@@ -98,7 +98,9 @@ SourceColumn = Annotated[str, typer.Option("--source-column", help="Column that 
 Format = Annotated[
     str, typer.Option("--format", help="trl, anthropic (raw Human/Assistant transcripts), or auto by the first row.")
 ]
-Split = Annotated[str | None, typer.Option("--split", help="Which split to read where there are several; CONFIGURATION/SPLIT where a card names several configurations.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which split to read where there are several, or CONFIGURATION/SPLIT.")
+]
 OnBadRow = Annotated[
     str, typer.Option("--on-bad-row", help="error refuses a dataset with bad rows; skip leaves them out and says so.")
 ]
