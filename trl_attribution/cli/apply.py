@@ -28,7 +28,7 @@ def apply(
     dataset: Annotated[str, typer.Argument(help="The audited dataset, in any format that can be audited.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (all also .gz), .parquet, or a new folder."),
+        typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (also .gz), .parquet, or a new folder."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,
     allow_missing: Annotated[
