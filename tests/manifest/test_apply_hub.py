@@ -73,10 +73,11 @@ def test_splits_go_up_as_parquet_and_a_folder_as_its_files(hub: FakeHub, tmp_pat
     assert set(hub.repositories["team/folder"].files) == {"README.md", "deep/a.jsonl"}
     assert not hub.repositories["team/folder"].private
 
-    write_jsonl(tmp_path / "data" / "train.jsonl", ROWS)
-    write_jsonl(tmp_path / "data" / "test.jsonl", ROWS[:2])
+    (tmp_path / "data" / "deep" / "a.jsonl").unlink()
+    write_jsonl(tmp_path / "data" / "deep" / "train.jsonl", ROWS)
+    write_jsonl(tmp_path / "data" / "deep" / "test.jsonl", ROWS[:2])
     push(HubTarget.check("team/files"), cleaned(tmp_path / "data", tmp_path / "out3", "train"))
-    assert set(hub.repositories["team/files"].files) == {"README.md", "deep/a.jsonl", "test.jsonl", "train.jsonl"}
+    assert set(hub.repositories["team/files"].files) == {"README.md", "deep/test.jsonl", "deep/train.jsonl"}
 
 
 def test_the_card_on_the_hub_stays_and_the_provenance_joins_it_once(hub: FakeHub, tmp_path: Path) -> None:

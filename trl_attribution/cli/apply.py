@@ -32,7 +32,7 @@ def apply(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=".jsonl, .csv (both also .gz), .parquet, or a new folder."),
+        typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (also .gz), .parquet, or a new folder."),
         paths.Made(),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,

@@ -34,7 +34,7 @@ class Reading:
     format: str = "auto"
     """``trl`` as DPOTrainer reads it, ``anthropic`` for raw transcripts, ``auto`` to decide on the first row."""
     split: str | None = None
-    """Which split to read where the dataset has several."""
+    """Which split to read where the dataset has several: SPLIT, or CONFIGURATION/SPLIT."""
     on_bad_row: str = "error"
     """``error`` refuses a dataset with bad rows, ``skip`` leaves them out and lists them."""
     eos_token: str | None = field(default=None, metadata={"option": None})

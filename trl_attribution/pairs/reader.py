@@ -133,8 +133,8 @@ class PairReader:
     def _with_its_source_named(self, values: dict[str, Any]) -> dict[str, Any]:
         """The source of a ``ClassLabel`` column by its name, which such a column stores apart from its rows."""
         number = values.get(self.reading.source_column)
-        known = isinstance(number, int) and 0 <= number < len(self._source_names)
-        return {**values, self.reading.source_column: self._source_names[number] if known else None}
+        name = self._source_names[number] if isinstance(number, int) and number >= 0 else None
+        return {**values, self.reading.source_column: name}
 
     def _first_form(self, head: list[Row]) -> Form | None:
         for row in head:

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -189,7 +189,7 @@ class FileRows:
             # fingerprint it would make one, which takes longer than all the rest.
             part = Dataset(table, fingerprint="rows")
             for start in range(0, len(table), BATCH_ROWS):
-                yield from unzip(self._read(lambda part=part, start=start: part[start : start + BATCH_ROWS]))
+                yield from unzip(self._read(partial(part.__getitem__, slice(start, start + BATCH_ROWS))))
 
     def _rows_as_written(self, reason: Exception) -> Iterator[Row]:
         """The lines by themselves, so that a row at fault can be named; any other fault is the file's."""
@@ -265,9 +265,10 @@ def _typed_refusal(path: Path, name: str, kind: str, error: Exception) -> DataEr
         schema = pq.read_schema(path) if kind == "parquet" else None
     except (pa.ArrowException, OSError):
         schema = None
+    names = [] if schema is None else schema.names
     for field in schema or ():
         shown = printable(field.name)
-        if schema.names.count(field.name) > 1:
+        if names.count(field.name) > 1:
             return DataError(f"{name}: has the column '{shown}' twice. Rename one of them.")
         try:
             Features.from_arrow_schema(pa.schema([field]))

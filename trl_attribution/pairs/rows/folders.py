@@ -108,7 +108,7 @@ def _check_card(path: Path, splits: Mapping[str, list[Path]], name: str) -> None
         if file not in read and file_kind(file) is not None and not hidden:
             raise DataError(
                 f"{name}: datasets would pass over '{printable(file, 200)}' beside '{printable(min(read), 200)}', as "
-                "it is of another kind or belongs to no split. Move it out, or name the data files in a card (README.md)."
+                "it is of another kind or belongs to no split. Move it out, or name the data files in a README.md."
             )
 
 
