@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,8 +115,10 @@ def _does_something(policy: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     below = {id(parameter) for _, parameter in own_parameters(policy.get_base_model())}
-    layers: list[torch.nn.Module] = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
+    modules: Iterator[torch.nn.Module] = policy.modules()
+    for layer in modules:
+        if not isinstance(layer, BaseTunerLayer):
+            continue
         zero = False
         for parameter in layer.parameters():
             if id(parameter) in below:

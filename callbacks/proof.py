@@ -38,7 +38,7 @@ class Proof:
 
     After the first step the pass that was read is run again, as M0 and in evaluation mode. From then on the first pair
     of that pass is run again before anything is written (so what is on disk was read before M0 was last seen to be in
-    place), and the latest pass too after 10, 100, 1,000, ... steps and at the end, where the weights are compared as well.
+    place), and the latest pass too after 10, 100, 1,000, ... steps and at the end, where the weights are compared too.
 
     Args:
         reference: where M0 is.
