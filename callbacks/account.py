@@ -20,11 +20,11 @@ def run_ending(
     run: TrainingAudit, vectors: Vectors, counts: CaptureCounts, probes: Sequence[Probe], findings: Findings
 ) -> Ending:
     """The end of ``run``, which has captured ``vectors``."""
-    pairs = len(run.census.index)
+    pairs = len(run.data.index)
     return Ending(
         folder=run.folder,
         reader=run.reader,
-        census=run.census,
+        data=run.data,
         vectors=vectors,
         probes=probes,
         score=run.config.asked_score,

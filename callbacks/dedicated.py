@@ -9,7 +9,6 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.census import encoded_pairs
 from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference_model import reloaded
@@ -17,6 +16,7 @@ from trl_attribution.callbacks.reference_pass import Reference
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoder, Encoding, PairReader, RowFault
+from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import parts_of
 from trl_attribution.utils.distributed import is_sharded

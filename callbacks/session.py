@@ -14,7 +14,6 @@ import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import choose_layers
-from trl_attribution.audit.census import Census, PairIndex, take_census
 from trl_attribution.audit.finish import Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder
 from trl_attribution.behaviors import Judge
@@ -33,6 +32,7 @@ from trl_attribution.callbacks.reference_pass import Reference, dedicated
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
+from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, pass_over
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Rule, power_notes
@@ -122,9 +122,9 @@ class TrainingAudit:
         self.start = time.perf_counter()
         lookup = PairLookup()
         with self.stopwatch.timed("read"):
-            self.census: Census = take_census(reader, m0.encoder, encoding, on_encoded=lookup.add)
-        config.rule.check(len(self.census.index))
-        self.notes = power_notes(config.rule, len(self.census.index), probes, config.asked_score)
+            self.data: DatasetPass = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
+        config.rule.check(len(self.data.index))
+        self.notes = power_notes(config.rule, len(self.data.index), probes, config.asked_score)
         for note in self.notes if ranks.is_main else ():
             logger.warning(note)
         self.settings = StoreSettings(
@@ -148,7 +148,7 @@ class TrainingAudit:
         self._claim()
         part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
         # TRL leaves long prompts out itself; on all other rows that make no pair it trains.
-        unreadable = sum(row.reason != "prompt_too_long" for row in self.census.skipped)
+        unreadable = sum(row.reason != "prompt_too_long" for row in self.data.skipped)
         self.recorder = Recorder(lookup, part, unreadable, config.shard_size)
         self.passes = ReferencePasses(config, self.layers, self.recorder, self.watch)
 
@@ -262,7 +262,7 @@ class TrainingAudit:
             self.reference,
             self.layers,
             self.encoding,
-            self.census.sample,
+            self.data.sample,
             [probe.name for probe in self.probes],
             self.ranks if self._is_shared else ALONE,
         )
@@ -327,7 +327,7 @@ class TrainingAudit:
         fault = None
         if self.ranks.is_main:
             try:
-                dataset, name = self.census.survey, self.reader.source.name
+                dataset, name = self.data.survey, self.reader.source.name
                 claim = FolderClaim(self.folder, self.folder / "vectors", self.settings, dataset, name, _OTHER_FOLDER)
                 claim.write()
                 self._main_rank.clear()
@@ -341,7 +341,7 @@ class TrainingAudit:
         check_shared(self.folder, self.ranks)
 
     def _run_dedicated(self, *, is_resumed: bool) -> None:
-        wanted = missing_pairs(self.folder, self.census.index.pair_ids)
+        wanted = missing_pairs(self.folder, self.data.index.pair_ids)
         if not self.ranks.any(bool(wanted)):
             return
         self.reference = replace(self.reference, source="dedicated pass")
@@ -353,12 +353,12 @@ class TrainingAudit:
             # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
             dtype = torch_dtype(self.settings.compute_dtype)
             autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
-            with autocast, engine.in_step(self.census.sample[:4]):
+            with autocast, engine.in_step(self.data.sample[:4]):
                 fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)
 
     def _captured_index(self) -> PairIndex:
         """The pairs that some part (or an earlier merge) has, in dataset order."""
-        index = self.census.index
+        index = self.data.index
         missing = set(missing_pairs(self.folder, index.pair_ids))
         kept = [place for place, pair_id in enumerate(index.pair_ids) if pair_id not in missing]
         if not kept:

@@ -99,16 +99,16 @@ def test_jobs_come_to_the_audit_of_one_process(count: int, auditor: DataAuditor,
 def test_a_job_computes_and_tokenizes_its_own_share_alone(
     auditor: DataAuditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trl_attribution.audit import census
+    from trl_attribution.pairs import dataset_pass
 
     tokenized: list[str] = []
-    encode = census.encode_pairs
+    encode = dataset_pass.encode_pairs
 
     def counted(pairs: Any, *arguments: Any) -> Any:
         tokenized.extend(pair.pair_id for pair in pairs)
         return encode(pairs, *arguments)
 
-    monkeypatch.setattr(census, "encode_pairs", counted)
+    monkeypatch.setattr(dataset_pass, "encode_pairs", counted)
     compute(auditor, tmp_path, "2/3")
     blocks = [ids_of(pair_rows(20))[start : start + SHARD_SIZE] for start in range(0, 20, SHARD_SIZE)]
     mine = [pair for block in blocks[1::3] for pair in block]

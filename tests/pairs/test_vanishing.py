@@ -9,9 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import BLOCKS_TEMPLATE, CHAT_TEMPLATE, vision_processor
-from trl_attribution.audit.census import dataset_info, take_census
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pairs, encode_prompt
+from trl_attribution.pairs.dataset_pass import dataset_info, pass_over
 
 Row = dict[str, Any]
 
@@ -127,9 +127,9 @@ def test_pairs_without_a_difference_are_counted_by_cause(cause: str, tokenizer: 
     good = chat() if cause == "template" else {"prompt": "Hi", "chosen": "Yes", "rejected": "No"}
     other = chat("Oh") if cause == "template" else {"prompt": "Oh", "chosen": "Yes", "rejected": "No"}
     reader = PairReader([good, other, *alike_pairs(cause)])
-    census = take_census(reader, tokenizer, Encoding(40))
-    assert census.alike == {cause: 1}
-    assert dataset_info(reader, census, 3)["alike"] == {cause: 1}
+    data = pass_over(reader, tokenizer, Encoding(40))
+    assert data.alike == {cause: 1}
+    assert dataset_info(reader, data, 3)["alike"] == {cause: 1}
 
 
 def test_what_a_tokenizer_reads_as_the_same_is_counted_as_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -150,7 +150,7 @@ def test_a_dataset_of_pairs_without_a_difference_is_refused(
     cause: str, says: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(DataError, match="1 of 1 pairs have two responses of the same tokens") as refused:
-        take_census(PairReader(alike_pairs(cause)), tokenizer, Encoding(40))
+        pass_over(PairReader(alike_pairs(cause)), tokenizer, Encoding(40))
     assert says in str(refused.value)
 
 
@@ -161,7 +161,7 @@ def test_only_a_prompt_that_is_too_long_is_answered_with_a_longer_limit(
     def refusal(rows: list[Row], template: str, limit: int) -> str:
         reader = PairReader(rows, Reading(on_bad_row=on_bad_row))
         with pytest.raises(DataError) as refused:
-            take_census(reader, with_template(tokenizer, template), Encoding(limit))
+            pass_over(reader, with_template(tokenizer, template), Encoding(limit))
         return str(refused.value)
 
     strict = refusal([chat()], "{{ raise_exception('roles must alternate') }}", 40)

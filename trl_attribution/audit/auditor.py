@@ -202,14 +202,14 @@ class DataAuditor:
             DataError: the dataset cannot be read as pairs.
             ModelError, ProbeError: as for :meth:`audit`.
         """
-        from trl_attribution.audit.census import take_census
         from trl_attribution.audit.estimate import estimate
         from trl_attribution.pairs import PairReader
+        from trl_attribution.pairs.dataset_pass import pass_over
 
         engine = self.new_engine()
-        census = take_census(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
-        engine.limits.check(census.highest_token, census.longest)
-        return estimate(engine, census, self.config.vector_dtype)
+        data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
+        engine.limits.check(data.highest_token, data.longest)
+        return estimate(engine, data, self.config.vector_dtype)
 
     def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:
         """Audit a run of ``trainer`` while it trains: an ``AttributionCallback`` with this auditor's settings.

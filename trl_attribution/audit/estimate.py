@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.census import Census
 from trl_attribution.audit.folder import machine
 from trl_attribution.pairs import EncodedPair
+from trl_attribution.pairs.dataset_pass import DatasetPass
 from trl_attribution.utils.dtypes import torch_dtype
 
 
@@ -39,29 +39,29 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(engine: ActivationEngine, census: Census, vector_dtype: str) -> Estimate:
-    """Run the census's sample through ``engine`` and extrapolate by tokens.
+def estimate(engine: ActivationEngine, data: DatasetPass, vector_dtype: str) -> Estimate:
+    """Run the sample through ``engine`` and extrapolate by tokens.
 
     The longest pairs run once before, untimed: they bring on the self-check and start the thread pools.
     """
-    sample = sorted(census.sample, key=_longest, reverse=True)
+    sample = sorted(data.sample, key=_longest, reverse=True)
     engine.pair_vectors(sample[: max(1, len(sample) // 8)])
-    timed = list(census.sample)
+    timed = list(data.sample)
     before = engine.stats.seconds
     engine.pair_vectors(timed)
     seconds = engine.stats.seconds - before
     sample_tokens = sum(
         len(pair.chosen.prompt_ids) + len(pair.chosen.response_ids) + len(pair.rejected.response_ids) for pair in timed
     )
-    total = seconds * census.tokens / sample_tokens
-    pairs = len(census.index)
+    total = seconds * data.tokens / sample_tokens
+    pairs = len(data.index)
     bytes_per_value = torch_dtype(vector_dtype).itemsize
     return Estimate(
         pairs=pairs,
-        skipped=census.skip_reasons,
-        tokens=census.tokens,
-        longest=census.longest,
-        flops=2 * engine.parameters_per_token() * census.tokens,
+        skipped=data.skip_reasons,
+        tokens=data.tokens,
+        longest=data.longest,
+        flops=2 * engine.parameters_per_token() * data.tokens,
         disk_bytes=pairs * (2 * len(engine.layers) * engine.hidden_size * bytes_per_value + 16),
         memory_bytes=machine()["peak_memory_bytes"],
         seconds=total,

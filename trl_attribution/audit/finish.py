@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit.census import Census, PairIndex, dataset_info
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.audit.folder import Audit, AuditInfo, noted_store, remove_results, versions
 from trl_attribution.pairs import PairReader
+from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, dataset_info
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view, write_scores
 from trl_attribution.store import VectorStore
@@ -59,7 +59,7 @@ class Ending:
 
     folder: Path
     reader: PairReader
-    census: Census
+    data: DatasetPass
     vectors: Vectors
     probes: Sequence[Probe]
     score: AskedScore
@@ -90,7 +90,7 @@ def finish(ending: Ending, watch: Stopwatch, cost: Mapping[str, Any], on_progres
         scores=scores,
         probes=tuple(ending.probes),
         reading=ending.reader.resolved,
-        skipped=tuple(ending.census.skipped),
+        skipped=tuple(ending.data.skipped),
         source=ending.reader.source,
     )
 
@@ -106,7 +106,7 @@ def _score(ending: Ending, on_progress: PairsScored | None) -> Scores:
 def _info(ending: Ending, cost: Mapping[str, Any]) -> AuditInfo:
     vectors, pairs = ending.vectors, len(ending.vectors.index)
     return AuditInfo(
-        dataset=dataset_info(ending.reader, ending.census, pairs),
+        dataset=dataset_info(ending.reader, ending.data, pairs),
         model=ending.model,
         probes={probe.name: probe.fingerprint for probe in ending.probes},
         settings=ending.settings,

@@ -17,11 +17,11 @@ from typing import Any, Literal, Self
 import filelock
 import torch
 
-from trl_attribution.audit.census import PairIndex
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Reading, SkippedRow, Survey
+from trl_attribution.pairs.dataset_pass import PairIndex
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source_table

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.census import Census, Choose, take_census
 from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, FolderClaim, check_folder, machine, model_info
 from trl_attribution.pairs import Encoder, PairReader
+from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule, power_notes
 from trl_attribution.store import VectorStore
@@ -54,28 +54,28 @@ class AuditRun:
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
-        census = self.read(model.encoder)
-        engine.limits.check(census.highest_token, census.longest)
-        self.look_at_rule(rule, census)
+        data = self.read(model.encoder)
+        engine.limits.check(data.highest_token, data.longest)
+        self.look_at_rule(rule, data)
         settings = self.auditor.store_settings(engine)
-        claim = FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)
+        claim = FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)
         with claim.released_on_failure():
             store = VectorStore.create(self.vectors, settings)
             claim.write()
-            missing = store.missing(census.index.pair_ids)
-            if len(missing) < len(census.index):
+            missing = store.missing(data.index.pair_ids)
+            if len(missing) < len(data.index):
                 store.verify()  # what is taken over is checked; what is written now was just computed
             # What a shard holds follows from what is missing alone, so a rerun audit makes the same shards.
             blocks = {pair_id: number // self.config.shard_size for number, pair_id in enumerate(missing)}
-            self.compute(store, engine, blocks, census)
-        return self.finish(store, census, self.model_info(), self.cost(engine), len(missing))
+            self.compute(store, engine, blocks, data)
+        return self.finish(store, data, self.model_info(), self.cost(engine), len(missing))
 
-    def read(self, tokenizer: Encoder, choose: Choose | None = None) -> Census:
+    def read(self, tokenizer: Encoder, choose: Choose | None = None) -> DatasetPass:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
         with self.watch.timed("read"):
             total = self.reader.source.num_rows or 0
             self.tokens = TokenSpool(beside=self.folder)
-            return take_census(
+            return pass_over(
                 self.reader,
                 tokenizer,
                 self.config.encoding,
@@ -84,22 +84,24 @@ class AuditRun:
                 choose=choose,
             )
 
-    def look_at_rule(self, rule: Rule | None, census: Census) -> None:
+    def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
         if rule is None:
             return
-        rule.check(len(census.index))
-        self.notes = power_notes(rule, len(census.index), self.auditor.probes, self.config.score)
+        rule.check(len(data.index))
+        self.notes = power_notes(rule, len(data.index), self.auditor.probes, self.config.score)
         for note in self.notes:
             logger.warning(note)
 
-    def compute(self, store: VectorStore, engine: ActivationEngine, blocks: Mapping[str, int], census: Census) -> None:
+    def compute(
+        self, store: VectorStore, engine: ActivationEngine, blocks: Mapping[str, int], data: DatasetPass
+    ) -> None:
         """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
 
-        Where ranks share one model, they agree on the path on samples of what each of them took a ``census`` of.
+        Where ranks share one model, they agree on the path on samples of what each of them has read.
         """
         total = len(blocks)
-        sample = [pair for pair in (census.longest_pair, *census.sample[:3]) if pair is not None]
+        sample = [pair for pair in (data.longest_pair, *data.sample[:3]) if pair is not None]
         self.on_progress("vectors", 0, total)
         with self.watch.timed("vectors"), engine.in_step(sample):
             if not blocks:
@@ -110,7 +112,7 @@ class AuditRun:
                 compute_shards(engine, shards, writer.add, lambda done: self.on_progress("vectors", done, total))
 
     def finish(
-        self, store: VectorStore, census: Census, model: dict[str, Any], cost: dict[str, Any], computed: int
+        self, store: VectorStore, data: DatasetPass, model: dict[str, Any], cost: dict[str, Any], computed: int
     ) -> Audit:
         """Score ``store`` and write ``audit.json``; what an earlier audit derived from other scores goes."""
         cost = dict(cost)
@@ -119,7 +121,7 @@ class AuditRun:
         rate = round(computed / seconds, 3) if computed and seconds else None
         vectors = Vectors(
             store,
-            census.index,
+            data.index,
             computed,
             path if computed else None,
             reason if computed else "nothing had to be computed",
@@ -127,7 +129,7 @@ class AuditRun:
         ending = Ending(
             folder=self.folder,
             reader=self.reader,
-            census=census,
+            data=data,
             vectors=vectors,
             probes=self.auditor.probes,
             score=self.config.score,

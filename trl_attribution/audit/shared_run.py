@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from trl_attribution.audit.census import Census, PairIndex
 from trl_attribution.audit.folder import Audit, AuditInfo, FolderClaim, check_folder
 from trl_attribution.audit.part_records import PartClaim, PartRecord, remove_parts, total_cost
 from trl_attribution.audit.run import AuditRun
@@ -22,6 +21,7 @@ from trl_attribution.errors import StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import Pair, Reading
+from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
@@ -67,13 +67,13 @@ class SharedRun(AuditRun):
 
     def audit_on(self, ranks: Ranks, rule: Rule | None) -> Audit:
         """The whole audit on all ``ranks``; those that are not the main one get it without index and scores."""
-        census, part, _ = self._compute_share(Share(0, 1), ranks, rule)
+        data, part, _ = self._compute_share(Share(0, 1), ranks, rule)
         written = ranks.gather((str(part.path), len(part)))
         with ranks.together():
             found = None
             if ranks.is_main:
                 _await_parts([(Path(path), pairs) for path, pairs in written])
-                found = self._merged(census)
+                found = self._merged(data)
         if found is not None:
             return found
         await_visible(
@@ -84,12 +84,12 @@ class SharedRun(AuditRun):
 
     def compute_share(self, share: Share, ranks: Ranks) -> ShareReport:
         """Compute what ``share`` lacks into the parts of the audit folder; nothing is merged or scored."""
-        census, part, computed = self._compute_share(share, ranks, None)
+        data, part, computed = self._compute_share(share, ranks, None)
         return ShareReport(
             share=share,
             folder=part.path,
             computed=sum(ranks.gather(computed)),
-            dataset_pairs=census.survey.unique,
+            dataset_pairs=data.survey.unique,
             seconds=round(self.watch.seconds["vectors"], 3),
         )
 
@@ -98,15 +98,15 @@ class SharedRun(AuditRun):
         check_folder(self.folder)
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
-        census = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
-        self.look_at_rule(rule, census)
+        data = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
+        self.look_at_rule(rule, data)
         settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
-        FolderClaim(self.folder, self.vectors, settings, census.survey, self.reader.source.name)  # refuses other data
-        self._check_complete(blocks, census)
-        return self._merged(census)
+        FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)  # refuses other data
+        self._check_complete(blocks, data)
+        return self._merged(data)
 
-    def _compute_share(self, share: Share, ranks: Ranks, rule: Rule | None) -> tuple[Census, VectorStore, int]:
-        """Read, claim, compute: the census (whole on the rank that merges), the part, and how many pairs are new."""
+    def _compute_share(self, share: Share, ranks: Ranks, rule: Rule | None) -> tuple[DatasetPass, VectorStore, int]:
+        """Read, claim, compute: what was read (whole on the rank that merges), the part, and how many pairs are new."""
         own = share.of_rank(ranks)
         merges = ranks.is_main and share.count == 1
         claim = PartClaim(self.folder, self.vectors, own)
@@ -119,11 +119,11 @@ class SharedRun(AuditRun):
             engine = self.auditor.new_engine()
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
-            census = self.read(model.encoder, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
-            engine.limits.check(census.highest_token, census.longest)
+            data = self.read(model.encoder, (lambda batch: _all(blocks, batch)) if merges else blocks.add)
+            engine.limits.check(data.highest_token, data.longest)
             if merges:
-                self.look_at_rule(rule, census)
-        encodable = set(census.index.pair_ids)
+                self.look_at_rule(rule, data)
+        encodable = set(data.index.pair_ids)
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
         settings = self.auditor.store_settings(engine)
         with ranks.together():
@@ -131,23 +131,23 @@ class SharedRun(AuditRun):
                 VectorStore.create(self.vectors, settings)  # refuses other settings; nothing is written
         with claim.released_on_failure():
             with ranks.together():
-                store = claim.take(settings, census.survey, self.reader.source.name)
+                store = claim.take(settings, data.survey, self.reader.source.name)
                 before = PartRecord.load(claim.part)
                 record = PartRecord(str(share), time.time(), self.model_info(), before.cost if before else None)
                 record.save(claim.part)
             if share.count == 1:
                 check_shared(self.folder, ranks)  # now, not when the vectors are to be merged
             with ranks.together():
-                self.compute(store, engine, missing, census)
+                self.compute(store, engine, missing, data)
                 if missing:
                     PartRecord(record.share, record.began, record.model, self.cost(engine)).save(claim.part)
-        return census, store, len(missing)
+        return data, store, len(missing)
 
-    def _merged(self, census: Census) -> Audit:
+    def _merged(self, data: DatasetPass) -> Audit:
         """The finished audit, made of all parts; they are removed at the very end."""
         parts = parts_of(self.folder)
         records = [record for part in parts if (record := PartRecord.load(part.path)) is not None]
-        ids = census.index.pair_ids
+        ids = data.index.pair_ids
         if parts:
             store = merge_parts(parts, self.vectors, parts[0].settings, ids, self.config.shard_size)
         else:
@@ -155,7 +155,7 @@ class SharedRun(AuditRun):
         store.verify()
         computed = sum(held_by_any(parts, ids))
         cost = total_cost(records) or _NO_COST
-        audit = self.finish(store, census, self._known_model(), cost, computed)
+        audit = self.finish(store, data, self._known_model(), cost, computed)
         remove_parts(self.folder)
         return audit
 
@@ -195,8 +195,8 @@ class SharedRun(AuditRun):
         self.auditor.check_stored(stores[0].settings, stores[0].path)
         return self.auditor.tokenizer_for(known)
 
-    def _check_complete(self, blocks: Blocks, census: Census) -> None:
-        encodable = set(census.index.pair_ids)
+    def _check_complete(self, blocks: Blocks, data: DatasetPass) -> None:
+        encodable = set(data.index.pair_ids)
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
         if not missing:
             return

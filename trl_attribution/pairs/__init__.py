@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from trl_attribution.pairs.dataset_pass import DatasetPass, Duplicate, PairIndex, Survey, pass_over, survey
     from trl_attribution.pairs.encoding import (
         EncodedPair,
         EncodedResponse,
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from trl_attribution.pairs.formats import Pair, Reading, pair_id
     from trl_attribution.pairs.identity import FingerprintBuilder, dataset_fingerprint
     from trl_attribution.pairs.messages import whole_text
-    from trl_attribution.pairs.reader import Duplicate, PairReader, Survey, survey
+    from trl_attribution.pairs.reader import PairReader
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
+    "DatasetPass",
     "Duplicate",
     "EncodedPair",
     "EncodedResponse",
@@ -33,6 +35,7 @@ __all__ = [
     "Encoding",
     "FingerprintBuilder",
     "Pair",
+    "PairIndex",
     "PairReader",
     "Reading",
     "RowFault",
@@ -43,6 +46,7 @@ __all__ = [
     "encode_pairs",
     "encode_prompt",
     "pair_id",
+    "pass_over",
     "survey",
     "tokenizer_of",
     "whole_text",

@@ -10,13 +10,9 @@ from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
-from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.utils.text import printable
 
@@ -261,70 +257,3 @@ class _Faults:
         )
         head = f"{name}: {self.count} of {rows} rows cannot be read as preference pairs ({by_reason})."
         return "\n".join([head, *self.lines, *rest, fix])
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A pair that stands in several rows."""
-
-    pair_id: str
-    count: int
-    first_row: int
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What one pass over a dataset shows, before any model is loaded."""
-
-    pairs: int
-    """Rows that are pairs, repeats counted."""
-    unique: int
-    """Different pairs among them."""
-    duplicates: list[Duplicate]
-    """The most repeated pairs, at most ten."""
-    contradictions: int
-    """Different pairs that also stand in the dataset the other way round."""
-    sources: dict[str, int]
-    """Rows of each source."""
-    skipped: list[SkippedRow]
-    """Rows left out."""
-    fingerprint: str
-    """The dataset's fingerprint."""
-
-
-def survey(reader: PairReader) -> Survey:
-    """Read a dataset once: check every row, count repeats and sources, and take its fingerprint.
-
-    Memory: 36 bytes a pair.
-
-    Raises:
-        DataError: as ``PairReader`` raises.
-    """
-    ids, flipped, rows = bytearray(), bytearray(), bytearray()
-    sources: Counter[str] = Counter()
-    fingerprint = FingerprintBuilder()
-    for pair in reader:
-        ids += bytes.fromhex(pair.pair_id)
-        flipped += bytes.fromhex(pair.flipped_id)
-        rows += pair.row.to_bytes(4, "little")
-        sources[pair.source] += 1
-        fingerprint.add(pair.pair_id)
-    unique, first, counts = np.unique(_as_ids(ids), return_index=True, return_counts=True)
-    row_of = np.frombuffer(rows, dtype="<u4")
-    return Survey(
-        pairs=sources.total(),
-        unique=len(unique),
-        duplicates=[
-            Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))
-            for place in np.lexsort((first, -counts))[:SHOWN]
-            if counts[place] > 1
-        ],
-        contradictions=int(np.isin(unique, _as_ids(flipped)).sum()) // 2,
-        sources=dict(sources.most_common()),
-        skipped=list(reader.skipped),
-        fingerprint=fingerprint.hexdigest(),
-    )
-
-
-def _as_ids(data: bytearray) -> npt.NDArray[np.void]:
-    return np.frombuffer(bytes(data), dtype="V16")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from trl_attribution.audit.census import alike_text
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate
+from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.audit.census import alike_text
+from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings

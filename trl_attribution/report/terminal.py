@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.audit.census import alike_text
 from trl_attribution.audit.estimate import Estimate
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.pairs import Pair
+from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.report.units import bytes_text, duration_text
 from trl_attribution.scoring import SourceRow

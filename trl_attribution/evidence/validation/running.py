@@ -14,7 +14,6 @@ from typing import Any
 import filelock
 import numpy as np
 
-from trl_attribution.audit.census import encoded_pairs
 from trl_attribution.audit.folder import check_folder
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import SettingsError
@@ -31,6 +30,7 @@ from trl_attribution.evidence.validation.statistics import Doubles
 from trl_attribution.evidence.validation.training import Job, StepCount, dpo_config, step_count, trainer_of
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
+from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.utils.distributed import current_ranks
 
 OnProgress = Callable[[str, int, int], None]

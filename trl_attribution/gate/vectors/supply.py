@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.census import encoded_pairs
 from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.audit.config import AuditConfig
 from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
@@ -20,6 +19,7 @@ from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, row
 from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
+from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.rows import Row
 from trl_attribution.probes import Probe
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore, VectorView

@@ -14,19 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs import (
-    EncodedPair,
-    Encoder,
-    Encoding,
-    Pair,
-    PairReader,
-    RowFault,
-    SkippedRow,
-    Survey,
-    encode_pairs,
-    survey,
-    tokenizer_of,
-)
+from trl_attribution.pairs.encoding import EncodedPair, Encoder, Encoding, encode_pairs, tokenizer_of
+from trl_attribution.pairs.faults import RowFault, SkippedRow
+from trl_attribution.pairs.formats import Pair
+from trl_attribution.pairs.identity import FingerprintBuilder
+from trl_attribution.pairs.reader import SHOWN, PairReader
 from trl_attribution.utils.text import counted
 
 Choose = Callable[[Sequence[Pair]], Sequence[bool]]
@@ -34,7 +26,6 @@ Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 
 ENCODE_BATCH = 256
 _SAMPLE = 64
-_SHOWN = 10
 _ALIKE = {
     "template": "the chat template writes both responses alike. Put what they differ in (reasoning, tool calls) into "
     "their content, or use a template that writes it",
@@ -47,6 +38,35 @@ def alike_text(alike: Mapping[str, int]) -> str:
     """How many pairs have two responses of the same tokens and why, for people; empty where none has."""
     causes = ", ".join(f"{cause}: {count:,}" for cause, count in alike.items())
     return f"{sum(alike.values()):,} have two responses of the same tokens ({causes})" if alike else ""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A pair that stands in several rows."""
+
+    pair_id: str
+    count: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a dataset shows, before any model is loaded."""
+
+    pairs: int
+    """Rows that are pairs, repeats counted."""
+    unique: int
+    """Different pairs among them."""
+    duplicates: list[Duplicate]
+    """The most repeated pairs, at most ten."""
+    contradictions: int
+    """Different pairs that also stand in the dataset the other way round."""
+    sources: dict[str, int]
+    """Rows of each source."""
+    skipped: list[SkippedRow]
+    """Rows left out."""
+    fingerprint: str
+    """The dataset's fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class PairIndex:
 
 
 @dataclass(frozen=True)
-class Census:
+class DatasetPass:
     """What a dataset holds, and what of it can be audited."""
 
     survey: Survey
@@ -93,14 +113,14 @@ class Census:
         return dict(Counter(row.reason for row in self.skipped).most_common())
 
 
-def take_census(
+def pass_over(
     reader: PairReader,
     tokenizer: Encoder,
     encoding: Encoding,
     on_progress: Callable[[int], None] | None = None,
     on_encoded: Callable[[EncodedPair], None] | None = None,
     choose: Choose | None = None,
-) -> Census:
+) -> DatasetPass:
     """Read and tokenize the whole dataset once; memory holds ids and rows, never texts.
 
     Args:
@@ -120,7 +140,7 @@ def take_census(
     counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, choose)
     found = survey(counter)  # type: ignore[arg-type]  # anything that iterates as a PairReader does
     counter.refuse_faults()
-    return Census(
+    return DatasetPass(
         survey=found,
         index=counter.index(),
         skipped=[*found.skipped, *counter.faulty],
@@ -134,23 +154,23 @@ def take_census(
     )
 
 
-def dataset_info(reader: PairReader, census: Census, pairs: int) -> dict[str, Any]:
+def dataset_info(reader: PairReader, data: DatasetPass, pairs: int) -> dict[str, Any]:
     """The dataset as ``audit.json`` describes it, ``pairs`` of its pairs audited."""
     return {
         "name": reader.source.name,
         "format": reader.format,
         "eos_token": reader.reading.eos_token,
-        "fingerprint": census.survey.fingerprint,
-        "rows": census.survey.pairs + len(census.survey.skipped),
+        "fingerprint": data.survey.fingerprint,
+        "rows": data.survey.pairs + len(data.survey.skipped),
         "pairs": pairs,
-        "duplicate_rows": census.survey.pairs - census.survey.unique,
-        "most_repeated": [asdict(duplicate) for duplicate in census.survey.duplicates],
-        "contradictions": census.survey.contradictions,
-        "skipped": census.skip_reasons,
-        "truncated_pairs": census.truncated,
-        "alike": census.alike,
-        "tokens": census.tokens,
-        "sources": census.survey.sources,
+        "duplicate_rows": data.survey.pairs - data.survey.unique,
+        "most_repeated": [asdict(duplicate) for duplicate in data.survey.duplicates],
+        "contradictions": data.survey.contradictions,
+        "skipped": data.skip_reasons,
+        "truncated_pairs": data.truncated,
+        "alike": data.alike,
+        "tokens": data.tokens,
+        "sources": data.survey.sources,
     }
 
 
@@ -207,7 +227,7 @@ class _Counter:
     def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
         if isinstance(encoded, RowFault):
             self.faulty.append(SkippedRow(pair.row, pair.location, encoded.reason))
-            if len(self.faults) < _SHOWN:
+            if len(self.faults) < SHOWN:
                 self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
         elif pair.pair_id not in self.ids:
             self._count(pair, encoded)
@@ -245,7 +265,7 @@ class _Counter:
         if not self.ids and not self.partial:
             raise DataError("\n".join([f"{name}: no pair can be encoded.", *self.faults]))
         if self.faulty and self.reader.reading.on_bad_row == "error":
-            more = [f"  and {len(self.faulty) - _SHOWN} more"] if len(self.faulty) > _SHOWN else []
+            more = [f"  and {len(self.faulty) - SHOWN} more"] if len(self.faulty) > SHOWN else []
             fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
             raise DataError(
                 "\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *self.faults, *more, fix])
@@ -261,3 +281,41 @@ class _Counter:
             np.array(self.rows, dtype=np.int64),
             pa.array(self.sources, pa.string()).dictionary_encode(),
         )
+
+
+def survey(reader: PairReader) -> Survey:
+    """Read a dataset once: check every row, count repeats and sources, and take its fingerprint.
+
+    Memory: 36 bytes a pair.
+
+    Raises:
+        DataError: as ``PairReader`` raises.
+    """
+    ids, flipped, rows = bytearray(), bytearray(), bytearray()
+    sources: Counter[str] = Counter()
+    fingerprint = FingerprintBuilder()
+    for pair in reader:
+        ids += bytes.fromhex(pair.pair_id)
+        flipped += bytes.fromhex(pair.flipped_id)
+        rows += pair.row.to_bytes(4, "little")
+        sources[pair.source] += 1
+        fingerprint.add(pair.pair_id)
+    unique, first, counts = np.unique(_as_ids(ids), return_index=True, return_counts=True)
+    row_of = np.frombuffer(rows, dtype="<u4")
+    return Survey(
+        pairs=sources.total(),
+        unique=len(unique),
+        duplicates=[
+            Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))
+            for place in np.lexsort((first, -counts))[:SHOWN]
+            if counts[place] > 1
+        ],
+        contradictions=int(np.isin(unique, _as_ids(flipped)).sum()) // 2,
+        sources=dict(sources.most_common()),
+        skipped=list(reader.skipped),
+        fingerprint=fingerprint.hexdigest(),
+    )
+
+
+def _as_ids(data: bytearray) -> npt.NDArray[np.void]:
+    return np.frombuffer(bytes(data), dtype="V16")
