@@ -351,4 +351,9 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
             f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
             "Build it from a behavior file, or ask for score 'response' or 'auto'."
         )
+    for probe in found:
+        if probe.reference_scores is not None:
+            from trl_attribution.scoring.scores import Column, kind_for, reference_for
+
+            reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
     return found
