@@ -152,7 +152,7 @@ class StatisticsPlan(_Part):
     seed: int = 0
 
 
-class Plan(_Part):
+class ValidationPlan(_Part):
     """A whole validation."""
 
     version: int = PLAN_VERSION
@@ -207,7 +207,7 @@ class Plan(_Part):
 
 _PLAN = SettingsKind(
     "plan",
-    Plan,
+    ValidationPlan,
     PLAN_VERSION,
     hint="The how-to page on validation has one to start from.",
     # Fields of others' classes, some of which may be None.
@@ -215,7 +215,7 @@ _PLAN = SettingsKind(
 )
 
 
-def load_plan(path: str | Path) -> Plan:
+def load_plan(path: str | Path) -> ValidationPlan:
     """Read a plan; what it names by a relative path lies beside it.
 
     Raises:
@@ -225,12 +225,12 @@ def load_plan(path: str | Path) -> Plan:
     return _beside(_PLAN.load(path), Path(path).absolute().parent)
 
 
-def plan_digest(plan: Plan) -> str:
+def plan_digest(plan: ValidationPlan) -> str:
     """SHA-256 of the plan, in hex."""
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
 
 
-def _beside(plan: Plan, folder: Path) -> Plan:
+def _beside(plan: ValidationPlan, folder: Path) -> ValidationPlan:
     """The plan with its relative paths made absolute; what is not there stays as it is, such as a Hub id."""
 
     def found(name: str | None) -> str | None:
