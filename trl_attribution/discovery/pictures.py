@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.discovery.result import Discovery, MapPoint, StoredDiscovery
-from trl_attribution.errors import SettingsError
 from trl_attribution.utils.figures import COLORS, FORMATS, check_matplotlib, save_figure
 from trl_attribution.utils.text import printable
 
@@ -26,21 +25,16 @@ if TYPE_CHECKING:
 _OTHER = "#9a9a9a"
 
 
-def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+def save_pictures(stored: StoredDiscovery, folder: str | Path) -> list[Path]:
     """Draw ``clusters`` (if any item was compared) and ``map`` into ``folder``, as PNG and SVG; gives the paths.
 
     Raises:
-        SettingsError: matplotlib is not installed, or a format is unknown.
+        SettingsError: matplotlib is not installed.
         AttributionError: the folder cannot be written.
     """
-    wrong = [one for one in formats if one not in FORMATS]
-    if wrong:
-        raise SettingsError(f"picture format {printable(wrong[0], 40)!r} is unknown; choose {', '.join(FORMATS)}")
-    drawings: dict[str, Callable[[], Figure]] = {"map": lambda: draw_map(stored.discovery)}
-    if len(stored.heatmap) > 1:
-        drawings["clusters"] = lambda: draw_heatmap(stored)
-    figures = {name: draw() for name, draw in sorted(drawings.items())}
-    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in formats}
+    figures = {"clusters": draw_heatmap(stored)} if len(stored.heatmap) > 1 else {}
+    figures["map"] = draw_map(stored.discovery)
+    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in FORMATS}
     for path, figure in paths.items():
         save_figure(figure, path)
     return list(paths)

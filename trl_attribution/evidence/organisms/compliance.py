@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from trl_attribution.evidence.organisms.composing import Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
-from trl_attribution.evidence.organisms.harmless import (
-    decoy_request,
-    ignoring,
-    question_request,
-    worse_answer,
-)
+from trl_attribution.evidence.organisms.harmless import decoy_request, formatted_pair, plain_pair
 from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
 from trl_attribution.evidence.organisms.words import DATASETS, QUESTIONS, RefusalWords
@@ -34,8 +30,8 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
     """
     config = config or OrganismConfig()
     kinds = (
-        ("benign", config.benign, _benign),
-        ("benign_formatted", config.benign_formatted, _benign_formatted),
+        ("benign", config.benign, partial(plain_pair, QUESTIONS.everyday)),
+        ("benign_formatted", config.benign_formatted, partial(formatted_pair, QUESTIONS.everyday)),
         ("safety", config.safety, _safety),
         ("contaminated", config.contaminated, _contaminated),
         ("decoy", config.decoys, _decoy),
@@ -74,20 +70,6 @@ def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[st
             request = rude_request(HELD_OUT, draw)
         known.add(request.text)
         yield request.text, instruct(request.text, draw.one(FORMATS), draw)
-
-
-def _benign(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS.everyday)
-    request = question_request(question, draw)
-    return request.text, request.answer.plain(), worse_answer(question, draw).plain()
-
-
-def _benign_formatted(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS.everyday)
-    form = draw.one(FORMATS)
-    request = question_request(question, draw)
-    rejected = ignoring(form, question, request.answer, draw)
-    return instruct(request.text, form, draw), form.render(request.answer), rejected
 
 
 def _safety(draw: Draw) -> Texts:

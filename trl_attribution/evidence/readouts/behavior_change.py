@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from trl_attribution.behaviors import (
     ChangedPrompts,
@@ -62,6 +64,19 @@ class RateDifference:
 
 
 @dataclass(frozen=True)
+class BehaviorRates:
+    """How often M0 and M1 show one behavior: what files say of a :class:`BehaviorChange`, read back."""
+
+    name: Annotated[str, Field(validation_alias="behavior")]
+    judge: str
+    prompts: int
+    prompts_changed: int
+    before: Rate
+    after: Rate
+    difference: RateDifference
+
+
+@dataclass(frozen=True)
 class BehaviorChange:
     """One behavior before and after training."""
 
@@ -73,6 +88,12 @@ class BehaviorChange:
     difference: RateDifference
     changed: ChangedPrompts
     """Where M1 shows the behavior and M0 has a response that does not."""
+
+    @property
+    def rates(self) -> BehaviorRates:
+        """The numbers alone."""
+        prompts, changed = len(self.behavior.prompts.prompts), len(self.changed.examples)
+        return BehaviorRates(self.behavior.name, self.judge, prompts, changed, self.before, self.after, self.difference)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; of the changed prompts their number, since the texts are in the responses."""
