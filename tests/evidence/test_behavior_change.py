@@ -371,12 +371,12 @@ def test_kept_responses_of_another_model_or_way_are_refused(m0: LoadedModel, m1:
 def test_a_judge_that_gives_up_leaves_the_responses(tmp_path: Path) -> None:
     behaviors = read_behaviors(ROWS[:1])
     responses = sample_behaviors(behaviors, answers([YES]), on_sampled=lambda found: found.save(tmp_path / "r.json"))
-    rows = [{**ROWS[0], "judge": "endpoint:http://127.0.0.1:9/v1#m"}]
+    asked = read_behaviors([{**ROWS[0], "judge": "endpoint:http://127.0.0.1:9/v1#m"}])
     from trl_attribution.behaviors import EndpointConfig, JudgeConfig
 
     config = JudgeConfig(endpoint=EndpointConfig(timeout=1, backoff=0.01))
     with pytest.raises(JudgeError, match="0 of 1 responses have been judged"):
-        compare(read_behaviors(rows), responses, responses, None, judge_config=config)
+        compare(asked, responses, responses, None, judges=resolve_judges(asked, None, config))
     assert Responses.load(tmp_path / "r.json") == responses
 
 

@@ -56,9 +56,14 @@ def drift_table(drifts: Sequence[LayerDrift]) -> Table:
     )
 
 
+def interval_text(rate: Rate) -> str:
+    """The bounds in per cent."""
+    return f"{100 * rate.low:.1f} .. {100 * rate.high:.1f}"
+
+
 def _rate(rate: Rate) -> Text:
     text = Text(f"{rate.share:.1%}")
-    text.append(f"\n{100 * rate.low:.1f} .. {100 * rate.high:.1f}", style="dim")
+    text.append(f"\n{interval_text(rate)}", style="dim")
     text.append(f"\n{rate.shown:,} of {rate.judged:,}", style="dim")
     return text
 
