@@ -146,5 +146,5 @@ def _at(layer: int, before_RD: Tensor, after_RD: Tensor) -> LayerDrift:
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:
-    """0 where nothing moved, whatever the scale."""
+    """``above / below``, and 0 where ``above`` is 0: nothing moved, even if ``below`` is 0 too."""
     return float(above / below) if float(above) > 0 else 0.0

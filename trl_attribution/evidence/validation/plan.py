@@ -179,7 +179,8 @@ class ValidationPlan(_Part):
     """Patterns of names of conditions that are not run, such as ``flip-bottom-*``: what they cost may be too much."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
     steps: Annotated[list[Steps], Field(min_length=1)] = ["fixed"]
-    """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: as many as are left for."""
+    """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: fewer, as
+    many as the pairs that are left make."""
     mixed: MixedPlan = MixedPlan()
     statistics: StatisticsPlan = StatisticsPlan()
     devices: Positive = 1

@@ -215,7 +215,7 @@ class _Command:
 
 
 def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the same columns: ``datasets`` takes them from the first row, and what it has not is gone without a word.
+    """``rows`` with the same columns: ``datasets`` takes those of the first row and drops all others silently.
 
     Tools go as JSON, which TRL reads; a table wants the tools of all rows to be of one shape.
     """
