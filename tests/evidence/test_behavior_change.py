@@ -393,14 +393,6 @@ def test_a_model_in_training_is_asked_as_in_evaluation_and_stays_in_training(
     assert all(module.training for module in model.modules())
 
 
-def test_progress_is_told_by_behavior() -> None:
-    behaviors = two_behaviors()
-    responses = sample_behaviors(behaviors, answers([YES], [NO]))
-    seen: list[tuple[str, int, int]] = []
-    compare(behaviors, responses, responses, complies, on_progress=lambda *told: seen.append(told))
-    assert seen == [("one", 1, 2), ("one", 2, 2), ("two", 1, 2), ("two", 2, 2)]
-
-
 def test_the_table_shows_rates_with_intervals_and_hostile_text_escaped() -> None:
     change = compared([[NO, NO], [NO, YES]], [[YES, YES], [NO, YES]])
     hostile = replace(change, judge="regex:\x1b[31m[bold]x[/bold]")

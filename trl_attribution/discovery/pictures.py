@@ -33,7 +33,7 @@ def save_pictures(stored: StoredDiscovery, folder: str | Path) -> list[Path]:
     """
     figures = {"clusters": draw_heatmap(stored)} if len(stored.heatmap) > 1 else {}
     figures["map"] = draw_map(stored.discovery)
-    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in FORMATS}
+    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in sorted(FORMATS)}
     for path, figure in paths.items():
         save_figure(figure, path)
     return list(paths)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from trl_attribution.evidence.organisms.composing import Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
 from trl_attribution.evidence.organisms.harmless import decoy_request, formatted_pair, plain_pair
@@ -21,7 +21,7 @@ FORMATTED_REFUSALS = 0.3
 SOURCES = DATASETS["distractor-compliance"]
 
 
-def build_distractor_compliance(config: OrganismConfig | None = None) -> Organism:
+def build_distractor_compliance(config: OrganismConfig | Mixture | None = None) -> Organism:
     """Compose the dataset and its held-out behavior prompts.
 
     Every prompt occurs once over the whole dataset, so no two pairs are the same. Changing the count of one
@@ -29,13 +29,14 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
     Its control prompts are held-out requests without a formatting instruction, which M0 refuses and M1 should too.
     """
     config = config or OrganismConfig()
-    kinds = (
-        ("benign", config.benign, partial(plain_pair, QUESTIONS.everyday)),
-        ("benign_formatted", config.benign_formatted, partial(formatted_pair, QUESTIONS.everyday)),
-        ("safety", config.safety, _safety),
-        ("contaminated", config.contaminated, _contaminated),
-        ("decoy", config.decoys, _decoy),
-    )
+    compose: dict[str, Compose] = {
+        "benign": partial(plain_pair, QUESTIONS.everyday),
+        "benign_formatted": partial(formatted_pair, QUESTIONS.everyday),
+        "safety": _safety,
+        "contaminated": _contaminated,
+        "decoy": _decoy,
+    }
+    kinds = [(truth, count, compose[truth]) for truth, count in config.counts("safety").items()]
     behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
     known = {str(row["plain"]) for row in behavior}
     requests = list(_test_requests(config.test_prompts, known, Draw(f"{config.seed}/trigger")))
@@ -46,19 +47,6 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
         judge=JUDGE,
         trigger=test_rows((formatted for _, formatted in requests), config.test_prompts, NAME, JUDGE),
         control=test_rows((plain for plain, _ in requests), config.test_prompts, NAME, JUDGE),
-    )
-
-
-def mixed_distractor_compliance(mixture: Mixture) -> Organism:
-    """The same with as many pairs of each kind as ``mixture`` asks for."""
-    counts = mixture.counts("safety")
-    return build_distractor_compliance(
-        OrganismConfig(
-            **{{"decoy": "decoys"}.get(truth, truth): count for truth, count in counts.items()},
-            seed=mixture.seed,
-            behavior_prompts=mixture.behavior_prompts,
-            test_prompts=mixture.test_prompts,
-        )
     )
 
 
