@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
-from trl_attribution.report.units import bytes_text, duration_text
+from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
@@ -128,8 +129,8 @@ def estimate_table(found: Estimate) -> RenderableType:
         ("pairs", f"{found.pairs:,}"),
         ("tokens", f"{found.tokens:,} to compute (each prompt once a pair); longest sequence {found.longest:,}"),
         ("FLOPs", f"{found.flops:.3g} in the linear layers"),
-        ("disk", bytes_text(found.disk_bytes)),
-        ("memory", f"{bytes_text(found.memory_bytes)} (peak of the trial run, model included)"),
+        ("disk", decimal(found.disk_bytes)),
+        ("memory", f"{decimal(found.memory_bytes)} (peak of the trial run, model included)"),
         ("time", f"{duration_text(found.seconds)} at {found.pairs_per_second:.1f} pairs/s, this machine"),
         ("path", f"{found.path} ({printable(found.path_reason)})"),
         ("trial run", counted(found.sample_pairs, "pair")),
