@@ -115,7 +115,7 @@ def write_audit(
         model={"name": "m0", "fingerprint": fingerprint, "digest": MODEL.digest},
         probes={},
         settings={},
-        vectors={"store": "vectors"},
+        vectors={"store": "vectors", "settings": settings.as_dict()},
         cost={},
         versions={},
     ).save(folder)

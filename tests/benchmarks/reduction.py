@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.evidence.baselines import BaselineConfig, PairSet, parse_baseline
-from trl_attribution.evidence.validation import Validation, Validator, load_plan
+from trl_attribution.evidence.validation import Validation, load_plan, prepare_validation
 from trl_attribution.models import load_model
 from trl_attribution.pairs import PairReader
 
@@ -89,7 +89,7 @@ def effects(folder: Path, seed: int) -> dict[str, Effect]:
     plan |= {"interventions": ["filter", "flip"], "selections": ["top", "random"], "sizes": [K]}
     plan |= {"seeds": TRAINING_SEEDS, "measures": {**plan["measures"], "pairs": None, "text": None}}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    validator = Validator(load_plan(folder / "plan.yaml"), folder / "validation")
+    validator = prepare_validation(load_plan(folder / "plan.yaml"), folder / "validation")
     validator.run()
     return read(validator.finish(), contaminated(folder), seconds)
 

@@ -371,12 +371,12 @@ def test_kept_responses_of_another_model_or_way_are_refused(m0: LoadedModel, m1:
 def test_a_judge_that_gives_up_leaves_the_responses(tmp_path: Path) -> None:
     behaviors = read_behaviors(ROWS[:1])
     responses = sample_behaviors(behaviors, answers([YES]), on_sampled=lambda found: found.save(tmp_path / "r.json"))
-    rows = [{**ROWS[0], "judge": "endpoint:http://127.0.0.1:9/v1#m"}]
+    asked = read_behaviors([{**ROWS[0], "judge": "endpoint:http://127.0.0.1:9/v1#m"}])
     from trl_attribution.behaviors import EndpointConfig, JudgeConfig
 
     config = JudgeConfig(endpoint=EndpointConfig(timeout=1, backoff=0.01))
     with pytest.raises(JudgeError, match="0 of 1 responses have been judged"):
-        compare(read_behaviors(rows), responses, responses, None, judge_config=config)
+        compare(asked, responses, responses, None, judges=resolve_judges(asked, None, config))
     assert Responses.load(tmp_path / "r.json") == responses
 
 
@@ -391,14 +391,6 @@ def test_a_model_in_training_is_asked_as_in_evaluation_and_stays_in_training(
     model.train()
     assert sample_responses(loaded, ["Hello", "Bake"], SAMPLING) == expected
     assert all(module.training for module in model.modules())
-
-
-def test_progress_is_told_by_behavior() -> None:
-    behaviors = two_behaviors()
-    responses = sample_behaviors(behaviors, answers([YES], [NO]))
-    seen: list[tuple[str, int, int]] = []
-    compare(behaviors, responses, responses, complies, on_progress=lambda *told: seen.append(told))
-    assert seen == [("one", 1, 2), ("one", 2, 2), ("two", 1, 2), ("two", 2, 2)]
 
 
 def test_the_table_shows_rates_with_intervals_and_hostile_text_escaped() -> None:

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from trl_attribution.audit.shares import Share
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, DataError, SettingsError
-from trl_attribution.evidence.validation import Validator, load_plan
+from trl_attribution.evidence.validation import Validator, load_plan, prepare_validation
 from trl_attribution.evidence.validation.document import to_json
-from trl_attribution.evidence.validation.likelihoods import pair_likelihoods, perplexity, read_held_out
+from trl_attribution.evidence.validation.likelihoods import margins, perplexity, read_held_out
 from trl_attribution.evidence.validation.rankings import find_ranking
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, pair_id
@@ -98,7 +98,7 @@ def changed(workplace: Path, **changes: Any) -> Path:
 
 
 def validator(workplace: Path, output: str = "out") -> Validator:
-    return Validator(load_plan(workplace / "plan.yaml"), workplace / output)
+    return prepare_validation(load_plan(workplace / "plan.yaml"), workplace / output)
 
 
 def trained(workplace: Path) -> list[str]:
@@ -254,7 +254,7 @@ def test_foreign_scores_are_checked(workplace: Path) -> None:
     ):
         lines(workplace / "scores.jsonl", [row])
         with pytest.raises(DataError, match=rf"scores.jsonl.*1.*{said}"):
-            find_ranking("mine", running.plan, running.loaded, Encoding(), running.fingerprint, workplace)
+            find_ranking("mine", running.plan, running.loaded, Encoding(), running.settings["dataset"], workplace)
 
 
 def test_scores_of_other_pairs_are_told_and_held_out_pairs_are_read_as_the_dataset_is(workplace: Path) -> None:
@@ -287,7 +287,7 @@ def test_an_audit_made_here_fits_where_rows_were_left_out(workplace: Path) -> No
     lines(workplace / "behavior.jsonl", [{"prompt": "Ask", "undesired": ["abc"], "desired": ["xyz"]}])
     changed(workplace, rankings={"mine": {"behavior": "behavior.jsonl", "layer": 1}}, reading={"on_bad_row": "skip"})
     running = validator(workplace)
-    assert len(running.pairs) == 12
+    assert len(running.rankings["mine"].pair_ids) == 12
     assert any("1 rows were left out of the dataset" in note for note in running.notes)
 
 
@@ -346,11 +346,11 @@ def test_likelihoods_are_those_of_one_sequence_at_a_time(
             logits = loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         return sum(float(logits[place - 1, ids[place]]) for place in range(max(1, begin), len(ids)))
 
-    found = pair_likelihoods(loaded, held_out.pairs)
-    for name in ("chosen", "rejected"):
-        sides = [getattr(pair, name) for pair in held_out.pairs]
-        expected = [alone(side.prompt_ids + side.response_ids, len(side.prompt_ids)) for side in sides]
-        assert getattr(found, name) == pytest.approx(expected, rel=1e-4)
+    expected = [
+        sum(sign * alone(side.prompt_ids + side.response_ids, len(side.prompt_ids)) for sign, side in sides)
+        for sides in (((1, pair.chosen), (-1, pair.rejected)) for pair in held_out.pairs)
+    ]
+    assert margins(loaded, held_out.pairs) == pytest.approx(expected, rel=1e-3)
     total = sum(alone(ids, 1) for ids in held_out.texts)
     expected_perplexity = math.exp(-total / sum(len(ids) - 1 for ids in held_out.texts))
     assert perplexity(loaded, held_out.texts) == pytest.approx(expected_perplexity, rel=1e-4)

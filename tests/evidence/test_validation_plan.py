@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
 from trl_attribution.evidence.validation.interventions import Intervener
-from trl_attribution.evidence.validation.plan import MixedPlan, Plan, load_plan
+from trl_attribution.evidence.validation.plan import MixedPlan, ValidationPlan, load_plan
 from trl_attribution.evidence.validation.rankings import Ranking
 from trl_attribution.evidence.validation.selections import Selector
 from trl_attribution.evidence.validation.training import StepCount, alike
@@ -32,8 +32,8 @@ PLAN: dict[str, Any] = {
 }
 
 
-def planned(**changes: Any) -> Plan:
-    return Plan.model_validate({**PLAN, **changes})
+def planned(**changes: Any) -> ValidationPlan:
+    return ValidationPlan.model_validate({**PLAN, **changes})
 
 
 def written(folder: Path, values: object) -> Path:

@@ -11,7 +11,7 @@ import torch
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.interventions import Changes, Dataset
-from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.training import Job, dpo_config, step_count, trainer_of
 from trl_attribution.models import load_model
 
@@ -22,8 +22,8 @@ ROWS = [
 STEPS = 3
 
 
-def planned(model: Path, peft: dict[str, Any] | None = None, **dpo: Any) -> Plan:
-    return Plan.model_validate(
+def planned(model: Path, peft: dict[str, Any] | None = None, **dpo: Any) -> ValidationPlan:
+    return ValidationPlan.model_validate(
         {
             "model": str(model),
             "dataset": "data.jsonl",
@@ -43,7 +43,7 @@ def planned(model: Path, peft: dict[str, Any] | None = None, **dpo: Any) -> Plan
     )
 
 
-def trained(plan: Plan, folder: Path, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def trained(plan: ValidationPlan, folder: Path, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     job = Job(Dataset(rows, Changes(len(rows))), seed=0, steps=STEPS, folder=folder / "work")
     found = trainer_of(plan, folder)(job)
     assert found.steps == STEPS

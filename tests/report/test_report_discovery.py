@@ -47,7 +47,7 @@ def case(made: Case, tmp_path: Path) -> Case:
 @pytest.fixture
 def server(case: Case) -> Iterator[ReviewServer]:
     found = read_findings(case.folder)
-    decisions = DecisionsFile(case.folder, "ada", found.info.dataset["fingerprint"])
+    decisions = DecisionsFile.open(case.folder, "ada", found.info.dataset["fingerprint"])
     probes = ClusterProbes(case.folder, found.info, found.extras.discoveries)
     server = ReviewServer("<p>page</p>", decisions, frozenset(found.listed.pair_ids), probes=probes)
     thread = threading.Thread(target=server.serve)

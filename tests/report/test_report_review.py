@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[ReviewServer]:
-    made = ReviewServer("<p>page</p>", DecisionsFile(folder, "ada", FINGERPRINT), frozenset(IDS))
+    made = ReviewServer("<p>page</p>", DecisionsFile.open(folder, "ada", FINGERPRINT), frozenset(IDS))
     thread = threading.Thread(target=made.serve)
     thread.start()
     yield made
@@ -88,7 +88,7 @@ def test_each_decision_is_on_disk_when_it_is_answered(server: ReviewServer, fold
 
 
 def test_many_tabs_and_another_server_lose_nothing(server: ReviewServer, folder: Path) -> None:
-    other = DecisionsFile(folder, "ada", FINGERPRINT)
+    other = DecisionsFile.open(folder, "ada", FINGERPRINT)
 
     def tab(first: int) -> None:
         for place in range(first, 40, 4):
@@ -130,7 +130,7 @@ def test_a_page_is_told_only_when_something_changed(server: ReviewServer, folder
     first = json.loads(ask(server, "GET", f"{path}?since=-1")[1])
     assert [one["pair_id"] for one in first["decisions"]] == [IDS[0]]
     assert json.loads(ask(server, "GET", f"{path}?since={first['revision']}")[1])["decisions"] is None
-    DecisionsFile(folder, "ada", FINGERPRINT).put({IDS[1]: ReviewDecision(IDS[1], "flip", "", "ada")})
+    DecisionsFile.open(folder, "ada", FINGERPRINT).put({IDS[1]: ReviewDecision(IDS[1], "flip", "", "ada")})
     second = json.loads(ask(server, "GET", f"{path}?since={first['revision']}")[1])
     assert [one["pair_id"] for one in second["decisions"]] == [IDS[0], IDS[1]]
 
@@ -190,16 +190,16 @@ def test_what_is_too_long_or_does_not_say_how_long_it_is_is_not_read(server: Rev
 @pytest.mark.parametrize("name", ["", "../ada", "a/b", "a.b", "-a", "a" * 65, "ada\n"])
 def test_a_reviewers_name_cannot_lead_out_of_the_folder(folder: Path, name: str) -> None:
     with pytest.raises(SettingsError, match="cannot be part of a file's name"):
-        DecisionsFile(folder, name, FINGERPRINT)
+        DecisionsFile.open(folder, name, FINGERPRINT)
 
 
 def test_a_link_in_place_of_the_file_and_decisions_of_another_dataset_are_refused(folder: Path) -> None:
     (folder / "decisions.ada.jsonl").symlink_to(folder.parent / "outside.jsonl")
     with pytest.raises(SettingsError, match="is a link"):
-        DecisionsFile(folder, "ada", FINGERPRINT)
+        DecisionsFile.open(folder, "ada", FINGERPRINT)
     ReviewDecisions("b" * 64, ()).save(folder / "decisions.bob.jsonl")
     with pytest.raises(ManifestError, match="another dataset"):
-        DecisionsFile(folder, "bob", FINGERPRINT)
+        DecisionsFile.open(folder, "bob", FINGERPRINT)
 
 
 def test_kappa_is_that_of_the_textbook_with_an_interval_around_it() -> None:

@@ -82,7 +82,7 @@ def _serve(
     from trl_attribution.report.page_data import ReportConfig
     from trl_attribution.report.review_server import DecisionsFile, ReviewServer
 
-    decisions = DecisionsFile(found.folder, reviewer, found.info.dataset["fingerprint"])
+    decisions = DecisionsFile.open(found.folder, reviewer, found.info.dataset["fingerprint"])
     shown, notes = find_texts(found, dataset, ReportConfig(texts=texts))
     page = render_page(found, shown, notes, Served(reviewer, decisions.path.name))
     probes = ClusterProbes(found.folder, found.info, found.extras.discoveries)

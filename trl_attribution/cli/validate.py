@@ -13,7 +13,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
-    from trl_attribution.evidence.validation import Plan, Progressed, Validator
+    from trl_attribution.evidence.validation import Progressed, ValidationPlan, Validator
 
 
 @verb
@@ -52,7 +52,7 @@ def validate(
     --dry-run there is no answer yet, and 0 says that the work was done.
     """
     from trl_attribution.audit.shares import Share
-    from trl_attribution.evidence.validation import Validator, load_plan
+    from trl_attribution.evidence.validation import load_plan, prepare_validation
     from trl_attribution.evidence.validation.document import save, to_json
     from trl_attribution.evidence.validation.plots import check_plot, save_plot
     from trl_attribution.evidence.validation.tables import validation_tables
@@ -69,7 +69,7 @@ def validate(
         _list_cells(loaded, out)
         return
     with out.progress() as progress:
-        validator = Validator(loaded, output, progress, out.say)
+        validator = prepare_validation(loaded, output, progress, out.say)
         if merge:
             taken = validator.merge(from_ or [])
             out.say(f"{counted(taken, 'cell')} taken over")
@@ -106,7 +106,7 @@ def _unfinished(validator: Validator, progressed: Progressed, share: object, out
         raise typer.Exit(1)
 
 
-def _list_cells(plan: Plan, out: Output) -> None:
+def _list_cells(plan: ValidationPlan, out: Output) -> None:
     from trl_attribution.evidence.validation import cells
 
     found = cells(plan)

@@ -19,6 +19,7 @@ from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading
+from trl_attribution.pairs.dataset_pass import PairIndex
 from trl_attribution.scoring import ScoreTable
 from trl_attribution.store import VectorStore, VectorView
 
@@ -40,8 +41,8 @@ class AuditedPairs:
     pair_ids: tuple[str, ...]
     rows: npt.NDArray[np.int64]
     """``[N]``: each pair's first row in the dataset."""
-    sources: pa.Array
-    """``[N]``, strings."""
+    sources: pa.DictionaryArray
+    """``[N]``."""
     flagged: frozenset[str]
     """Pairs that the audit's filter manifest lists; none where there is no manifest."""
     reading: Reading
@@ -119,27 +120,20 @@ class AuditedPairs:
         return {self.pair_ids[place]: int(self.rows[place]) for place in places}
 
 
-@dataclass(frozen=True)
-class _Index:
-    pair_ids: tuple[str, ...]
-    rows: npt.NDArray[np.int64]
-    sources: pa.Array
-
-
-def _scored(table: ScoreTable) -> _Index:
+def _scored(table: ScoreTable) -> PairIndex:
     if not table.columns:
         raise StoreError(f"{table.path} holds no scores. Run the audit again.")
     found = table.read(table.columns[0], ["pair_id", "row", "source"])
-    return _Index(
+    return PairIndex(
         tuple(found.column("pair_id").to_pylist()),
         np.array(found.column("row"), dtype=np.int64),
-        found.column("source").combine_chunks().cast(pa.string()),
+        found.column("source").combine_chunks(),
     )
 
 
 def _read_again(
     dataset: str | Path | Dataset | Sequence[Mapping[str, Any]], reading: Reading, store: VectorStore
-) -> _Index:
+) -> PairIndex:
     rows: dict[str, int] = {}
     sources: list[str] = []
     for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
@@ -149,5 +143,5 @@ def _read_again(
     ids = list(rows)
     there = store.holds(ids)
     kept = [pair_id for pair_id, is_there in zip(ids, there, strict=True) if is_there]
-    chosen = pa.array(sources, pa.string()).filter(pa.array(there))
-    return _Index(tuple(kept), np.array([rows[pair_id] for pair_id in kept], dtype=np.int64), chosen)
+    chosen = pa.array(sources, pa.string()).dictionary_encode().filter(pa.array(there))
+    return PairIndex(tuple(kept), np.array([rows[pair_id] for pair_id in kept], dtype=np.int64), chosen)

@@ -6,7 +6,7 @@ Axis letters: P items, M exemplars, L layers, D hidden size, N pairs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,8 @@ class PairTexts:
         pair = self.pairs.get(top.pair_id)
         if pair is None:
             return top
-        texts = (excerpt(side) for side in (pair.prompt, pair.chosen, pair.rejected))
-        return TopPair(top.pair_id, top.row, top.source, top.rank, top.score, top.q_value, *texts)
+        prompt, chosen, rejected = (excerpt(side) for side in (pair.prompt, pair.chosen, pair.rejected))
+        return replace(top, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
 def other_places(count: int, seed: int) -> list[int]:

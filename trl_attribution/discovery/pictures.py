@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.discovery.result import Discovery, MapPoint, StoredDiscovery
-from trl_attribution.errors import SettingsError
-from trl_attribution.utils.figures import COLORS, FORMATS, check_matplotlib, save_figure
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.figures import COLORS, FORMATS, check_matplotlib, label, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,21 +24,16 @@ if TYPE_CHECKING:
 _OTHER = "#9a9a9a"
 
 
-def save_pictures(stored: StoredDiscovery, folder: str | Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+def save_pictures(stored: StoredDiscovery, folder: str | Path) -> list[Path]:
     """Draw ``clusters`` (if any item was compared) and ``map`` into ``folder``, as PNG and SVG; gives the paths.
 
     Raises:
-        SettingsError: matplotlib is not installed, or a format is unknown.
+        SettingsError: matplotlib is not installed.
         AttributionError: the folder cannot be written.
     """
-    wrong = [one for one in formats if one not in FORMATS]
-    if wrong:
-        raise SettingsError(f"picture format {printable(wrong[0], 40)!r} is unknown; choose {', '.join(FORMATS)}")
-    drawings: dict[str, Callable[[], Figure]] = {"map": lambda: draw_map(stored.discovery)}
-    if len(stored.heatmap) > 1:
-        drawings["clusters"] = lambda: draw_heatmap(stored)
-    figures = {name: draw() for name, draw in sorted(drawings.items())}
-    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in formats}
+    figures = {"clusters": draw_heatmap(stored)} if len(stored.heatmap) > 1 else {}
+    figures["map"] = draw_map(stored.discovery)
+    paths = {Path(folder, f"{name}.{one}"): figure for name, figure in figures.items() for one in sorted(FORMATS)}
     for path, figure in paths.items():
         save_figure(figure, path)
     return list(paths)
@@ -89,7 +82,7 @@ def draw_heatmap(stored: StoredDiscovery) -> Figure:
     tree_axes.set_axis_off()
     colors = _cluster_colors(stored.discovery)
     strip.imshow(
-        [[_rgb(colors.get(label, "#ffffff"))] for label in found.clusters], aspect="auto", interpolation="nearest"
+        [[_rgb(colors.get(name, "#ffffff"))] for name in found.clusters], aspect="auto", interpolation="nearest"
     )
     strip.set_axis_off()
     drawn = heat.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
@@ -109,7 +102,7 @@ def draw_map(discovery: Discovery) -> Figure:
     sources = frequent([one.source for one in discovery.map], len(COLORS))
     source_colors = dict(zip(sources, COLORS, strict=False))
     _scatter(by_source, discovery.map, lambda one: source_colors.get(one.source, _OTHER), with_rings=True)
-    shown = [(_plain(name), color, "o") for name, color in source_colors.items()]
+    shown = [(label(name), color, "o") for name, color in source_colors.items()]
     if any(one.source not in source_colors for one in discovery.map):
         shown.append(("other sources", _OTHER, "o"))
     if any(one.flagged for one in discovery.map):
@@ -160,12 +153,10 @@ def _legend(axes: Axes, entries: Sequence[tuple[str, str, str]]) -> None:
     ]
     if not handles:
         return
-    legend = axes.legend(
-        handles, [label for label, _, _ in entries], loc="upper left", bbox_to_anchor=(0, -0.01), fontsize=8, ncols=2,
+    axes.legend(
+        handles, [name for name, _, _ in entries], loc="upper left", bbox_to_anchor=(0, -0.01), fontsize=8, ncols=2,
         frameon=False,
     )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _edge(color: str) -> str:
@@ -178,12 +169,7 @@ def _cluster_colors(discovery: Discovery) -> Mapping[str, str]:
 
 def _title(discovery: Discovery, cluster: str) -> str:
     one = discovery.of(cluster)
-    return _plain(f"{cluster} {one.name or ', '.join(one.words[:3])}".strip())
-
-
-def _plain(text: str) -> str:
-    """ASCII, so that no font has to know a character."""
-    return printable(text, 40).encode("ascii", "backslashreplace").decode("ascii")
+    return label(f"{cluster} {one.name or ', '.join(one.words[:3])}".strip())
 
 
 def _rgb(color: str) -> tuple[float, float, float]:

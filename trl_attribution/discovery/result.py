@@ -5,7 +5,6 @@ Axis letters: M exemplars of a cluster, L layers, D hidden size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,8 +19,7 @@ from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring import SourceRow
-from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.json_file import read_json
+from trl_attribution.utils.json_file import DescribedFile
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution discovery"
@@ -216,14 +214,11 @@ class StoredDiscovery:
         Raises:
             AttributionError: the folder cannot be written.
         """
-        payload = render_safetensors(self._tensors())
-        with atomic_path(Path(folder, VECTORS)) as part:
-            part.write_bytes(payload)
+        files = _files(folder)
         for name in PICTURES:
             Path(folder, name).unlink(missing_ok=True)
-        values = {**self.discovery.to_json(), "vectors_sha256": hashlib.sha256(payload).hexdigest()}
-        write_json(Path(folder, FILE), values)
-        return Path(folder, FILE)
+        files.save(self.discovery.to_json(), render_safetensors(self._tensors()))
+        return files.description
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -232,27 +227,22 @@ class StoredDiscovery:
         Raises:
             StoreError: a file is missing, broken, foreign, of a newer version, or belongs to another.
         """
-        path = Path(folder, FILE)
+        files = _files(folder)
         try:
-            payload = Path(folder, VECTORS).read_bytes()
-            path.stat()
-        except FileNotFoundError as error:
+            stored = files.load()
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             raise StoreError(f"there is no discovery in {folder}: run `trl-attribution discover` first") from error
-        except OSError as error:
-            raise StoreError(f"cannot read {folder}: {printable(error)}. Run discovery again.") from error
-        values = read_json(path, FORMAT, VERSION, advice="Run discovery again.")
-        if hashlib.sha256(payload).hexdigest() != values.get("vectors_sha256"):
-            raise StoreError(f"{Path(folder, VECTORS)} is damaged or does not belong to {FILE}. Run discovery again.")
-        known = {name: value for name, value in values.items() if name not in ("format", "format_version")}
         try:
-            found = TypeAdapter(Discovery).validate_python(known)
-            tensors = parse_safetensors(payload)
+            found = TypeAdapter(Discovery).validate_python(stored.values)
+            tensors = parse_safetensors(stored.payload)
             vectors = {one.cluster: _vectors_of(one.cluster, tensors) for one in found.clusters}
             if tensors["heatmap"].shape != (len(found.heatmap),) * 2:
                 raise ValueError(f"heatmap: {len(found.heatmap)} labels for {list(tensors['heatmap'].shape)} cosines")
             return cls(found, vectors, tensors["heatmap"])
         except (KeyError, ValueError, SafetensorError) as error:  # a ValidationError is a ValueError
-            raise StoreError(f"{path} is broken ({printable(error)}). Run discovery again.") from error
+            raise StoreError(f"{files.description} is broken ({printable(error)}). {files.advice}") from error
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"heatmap": self.heatmap.float().contiguous()}
@@ -267,4 +257,10 @@ class StoredDiscovery:
 def _vectors_of(cluster: str, tensors: Mapping[str, Tensor]) -> ClusterVectors:
     return ClusterVectors(
         tensors[f"{cluster}.vector"], tensors[f"{cluster}.prompt_vectors"], tensors.get(f"{cluster}.contexts")
+    )
+
+
+def _files(folder: str | Path) -> DescribedFile:
+    return DescribedFile(
+        Path(folder, FILE), Path(folder, VECTORS), FORMAT, VERSION, "Run discovery again.", "vectors_sha256"
     )

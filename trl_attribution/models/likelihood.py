@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.pairs import EncodedResponse
+from trl_attribution.pairs import EncodedPair, EncodedResponse
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,25 @@ def response_log_probs(
             for place, value in zip(places, found, strict=True):
                 sums[place] = value
     return LogProbs(tuple(sums), tuple(len(one.response_ids) for one in responses), computed)
+
+
+@dataclass(frozen=True)
+class PairMargins:
+    """How much likelier a model finds the chosen responses of N pairs than the rejected ones."""
+
+    values: list[float]
+    """``[N]``, in nats."""
+    computed: int
+    """Tokens that went through the model, padding included."""
+
+
+def pair_margins(
+    model: PreTrainedModel, pairs: Sequence[EncodedPair], token_budget: int, *, per_token: bool = False
+) -> PairMargins:
+    """``log p(chosen) - log p(rejected)`` of each pair, each given its prompt; of their means over tokens if asked."""
+    found = response_log_probs(model, [side for pair in pairs for side in (pair.chosen, pair.rejected)], token_budget)
+    values = [total / count if per_token else total for total, count in zip(found.sums, found.tokens, strict=True)]
+    return PairMargins([values[place] - values[place + 1] for place in range(0, len(values), 2)], found.computed)
 
 
 def forward_flops(model: PreTrainedModel, tokens: int) -> int:

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, Rate, RateDifference
+from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, BehaviorRates, Rate, RateDifference
 from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
 
 
-def rates_table(changes: Sequence[BehaviorChange]) -> Table:
+def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
     """One line a behavior: how often M0 and M1 show it, and the difference; bold where its interval excludes 0."""
     rows = (
         (
-            Text.assemble(printable(one.behavior.name, 60), (f"\n{printable(one.judge, 60)}", "dim")),
-            f"{len(one.behavior.prompts.prompts):,}",
-            f"{len(one.changed.examples):,}",
+            Text.assemble(printable(one.name, 60), (f"\n{printable(one.judge, 60)}", "dim")),
+            f"{one.prompts:,}",
+            f"{one.prompts_changed:,}",
             _rate(one.before),
             _rate(one.after),
             _difference(one.difference),
         )
-        for one in changes
+        for one in (each.rates if isinstance(each, BehaviorChange) else each for each in changes)
     )
     return table(
         "Behaviors before and after",
@@ -56,9 +56,14 @@ def drift_table(drifts: Sequence[LayerDrift]) -> Table:
     )
 
 
+def interval_text(rate: Rate) -> str:
+    """The bounds in per cent."""
+    return f"{100 * rate.low:.1f} .. {100 * rate.high:.1f}"
+
+
 def _rate(rate: Rate) -> Text:
     text = Text(f"{rate.share:.1%}")
-    text.append(f"\n{100 * rate.low:.1f} .. {100 * rate.high:.1f}", style="dim")
+    text.append(f"\n{interval_text(rate)}", style="dim")
     text.append(f"\n{rate.shown:,} of {rate.judged:,}", style="dim")
     return text
 

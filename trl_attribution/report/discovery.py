@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.discovery import Cluster, Discovery
-from trl_attribution.report.terminal import sources_table
+from trl_attribution.report.terminal import examples_table, sides_text, sources_table
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
 
-_SNIPPET = 110
+_UNNAMED = ("", "", "")
 NO_WORDS = "(no words)"
 
 
@@ -62,9 +62,11 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
     if one.prompt_words:
         parts.append(Text(f"on prompts with: {_listed(one.prompt_words)}", style="dim"))
     if one.typical_prompts:
-        parts.append(_examples("Typical prompts: prompt, before (-), after (+)", _typical_rows(one, shown)))
+        title = "Typical prompts: prompt, before (-), after (+)"
+        parts.append(examples_table(title, _UNNAMED, _typical_rows(one, shown)))
     if one.top_pairs:
-        parts.append(_examples("Pairs that push towards it: prompt, chosen (+), rejected (-)", _pair_rows(one, shown)))
+        title = "Pairs that push towards it: prompt, chosen (+), rejected (-)"
+        parts.append(examples_table(title, _UNNAMED, _pair_rows(one, shown)))
     if len(one.sources) > 1:
         title = f"Sources of the pairs that push towards it ({one.sources_by})"
         parts.append(sources_table(one.sources[:8], title))
@@ -110,38 +112,22 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(printable(word, 30) for word in words)
 
 
-def _examples(title: str, rows: Sequence[tuple[str, str, Text]]) -> Table:
-    shown = Table(title=title, title_justify="left", show_header=False)
-    shown.add_column(justify="right")
-    shown.add_column(max_width=24)
-    shown.add_column(ratio=1)
-    for number, where, content in rows:
-        shown.add_row(number, Text(where, style="dim"), content, end_section=True)
-    return shown
+def _typical_rows(one: Cluster, shown: int) -> list[tuple[str, Text, Text]]:
+    return [
+        (
+            f"{found.closeness:.3f}",
+            Text(printable(found.location, 60), "dim"),
+            sides_text(found.prompt, ("-", found.before), ("+", found.after)),
+        )
+        for found in one.typical_prompts[:shown]
+    ]
 
 
-def _typical_rows(one: Cluster, shown: int) -> list[tuple[str, str, Text]]:
-    rows = []
-    for found in one.typical_prompts[:shown]:
-        content = Text(_snippet(found.prompt))
-        content.append("\n- " + _snippet(found.before), style="red")
-        content.append("\n+ " + _snippet(found.after), style="green")
-        rows.append((f"{found.closeness:.3f}", printable(found.location, 60), content))
-    return rows
-
-
-def _pair_rows(one: Cluster, shown: int) -> list[tuple[str, str, Text]]:
+def _pair_rows(one: Cluster, shown: int) -> list[tuple[str, Text, Text]]:
     rows = []
     for found in one.top_pairs[:shown]:
-        content = Text(_snippet(found.prompt))
-        if found.chosen or found.rejected:
-            content.append("\n+ " + _snippet(found.chosen), style="green")
-            content.append("\n- " + _snippet(found.rejected), style="red")
-        else:
-            content.append(found.pair_id)
-        rows.append((f"{found.score:.3f}", f"{printable(found.source, 40)}\nrow {found.row}", content))
+        has_texts = found.chosen or found.rejected
+        sides = sides_text(found.prompt, ("+", found.chosen), ("-", found.rejected))
+        where = Text(f"{printable(found.source, 40)}\nrow {found.row}", "dim")
+        rows.append((f"{found.score:.3f}", where, sides if has_texts else Text(found.pair_id)))
     return rows
-
-
-def _snippet(text: str) -> str:
-    return printable(text.strip(), _SNIPPET)

@@ -6,32 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.discovery import MODES, StoredDiscovery
 from trl_attribution.discovery.result import FILE
 from trl_attribution.errors import StoreError
-from trl_attribution.evidence.readouts.behavior_change import Rate, RateDifference
+from trl_attribution.evidence.readouts.behavior_change import BehaviorRates
 from trl_attribution.evidence.readouts.drift import LayerDrift, load_drift
+from trl_attribution.evidence.validation.stored import ValidationFindings, read_validation
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.report.validation import ValidationFindings, read_validation
 from trl_attribution.utils.text import printable
-
-
-@dataclass(frozen=True)
-class BehaviorRates:
-    """How often M0 and M1 show one behavior, as ``BehaviorChange.to_json`` wrote it."""
-
-    name: Annotated[str, Field(validation_alias="behavior")]
-    judge: str
-    prompts: int
-    prompts_changed: int
-    before: Rate
-    after: Rate
-    difference: RateDifference
 
 
 @dataclass(frozen=True)

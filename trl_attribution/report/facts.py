@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.filesize import decimal
+
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
-from trl_attribution.report.units import bytes_text, duration_text
+from trl_attribution.report.units import duration_text
 from trl_attribution.utils.text import counted, printable
 
 Fact = tuple[str, str]
@@ -128,7 +130,7 @@ def _cost_facts(cost: Mapping[str, Any]) -> list[Fact]:
         lines.append(("FLOPs", f"{cost['flops']:.3g} in the linear layers"))
     for name, key in (("memory", "peak_memory_bytes"), ("device memory", "peak_device_memory_bytes")):
         if cost.get(key):
-            lines.append((name, f"{bytes_text(cost[key])} at its peak"))
+            lines.append((name, f"{decimal(cost[key])} at its peak"))
     lines.append(("machine", f"{printable(cost.get('device_name', ''), 80)}, {cost.get('threads', '?')} threads"))
     return lines
 

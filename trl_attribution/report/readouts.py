@@ -6,7 +6,7 @@ from rich.table import Table
 
 from trl_attribution.evidence.organisms import ORGANISMS, RECIPES, Preparation
 from trl_attribution.evidence.readouts import DoseCurve, Expression, Shown
-from trl_attribution.evidence.readouts.behavior_change import Rate
+from trl_attribution.report.change import interval_text
 from trl_attribution.utils.tables import as_text, table
 from trl_attribution.utils.text import printable
 
@@ -22,7 +22,7 @@ def expression_table(found: Expression, model: str) -> Table:
                 name,
                 f"{len(shown.prompts):,}",
                 f"{shown.rate.share:.1%}",
-                _interval(shown.rate),
+                interval_text(shown.rate),
                 f"{shown.rate.shown:,} of {shown.rate.judged:,}",
                 f"{shown.repetitive:.1%}",
             )
@@ -88,8 +88,4 @@ def preparation_table(prepared: Preparation) -> Table:
 
 def _measured(shown: Shown) -> tuple[str, str, str]:
     rate = shown.sound_rate
-    return f"{rate.share:.1%}", _interval(rate), f"{shown.repetitive:.1%}"
-
-
-def _interval(rate: Rate) -> str:
-    return f"{100 * rate.low:.1f} .. {100 * rate.high:.1f}"
+    return f"{rate.share:.1%}", interval_text(rate), f"{shown.repetitive:.1%}"

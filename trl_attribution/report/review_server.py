@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from filelock import FileLock
 
@@ -45,24 +45,9 @@ class Saved:
 
 
 class DecisionsFile:
-    """One reviewer's decisions in an audit folder; several tabs, threads and servers can write to it.
-
-    Args:
-        folder: the audit folder; nothing is written outside it.
-        reviewer: letters, digits, dashes and underscores: it becomes part of the file's name.
-        fingerprint: of the dataset that was audited.
-
-    Raises:
-        SettingsError: the name cannot be a file's, or the file is a link that leads elsewhere.
-        ManifestError: the file is broken or about another dataset.
-    """
+    """One reviewer's decisions in an audit folder; several tabs, threads and servers can write to it."""
 
     def __init__(self, folder: Path, reviewer: str, fingerprint: str) -> None:
-        if not _NAME.fullmatch(reviewer):
-            raise SettingsError(
-                f"reviewer: {printable(reviewer, 80)!r} cannot be part of a file's name; use letters, digits, dashes "
-                "and underscores"
-            )
         self.reviewer = reviewer
         self.path = folder / f"decisions.{reviewer}.jsonl"
         self._fingerprint = fingerprint
@@ -71,9 +56,30 @@ class DecisionsFile:
         self._seen: tuple[int, ...] | None = None
         self._decisions: tuple[ReviewDecision, ...] = ()
         self._revision = 0
-        if self.path.is_symlink():
-            raise SettingsError(f"{self.path} is a link: decisions are written to the audit folder itself. Remove it.")
-        self._load()
+
+    @classmethod
+    def open(cls, folder: Path, reviewer: str, fingerprint: str) -> Self:
+        """The decisions that ``reviewer`` has made so far, checked.
+
+        Args:
+            folder: the audit folder; nothing is written outside it.
+            reviewer: letters, digits, dashes and underscores: it becomes part of the file's name.
+            fingerprint: of the dataset that was audited.
+
+        Raises:
+            SettingsError: the name cannot be a file's, or the file is a link that leads elsewhere.
+            ManifestError: the file is broken or about another dataset.
+        """
+        if not _NAME.fullmatch(reviewer):
+            raise SettingsError(
+                f"reviewer: {printable(reviewer, 80)!r} cannot be part of a file's name; use letters, digits, dashes "
+                "and underscores"
+            )
+        found = cls(folder, reviewer, fingerprint)
+        if found.path.is_symlink():
+            raise SettingsError(f"{found.path} is a link: decisions are written to the audit folder itself. Remove it.")
+        found.read()
+        return found
 
     def read(self) -> tuple[int, tuple[ReviewDecision, ...]]:
         """All decisions, and a number that grows whenever they changed."""

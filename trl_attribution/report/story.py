@@ -13,9 +13,8 @@ from trl_attribution.pairs import Pair
 from trl_attribution.report import facts
 from trl_attribution.report.agreement import ACTIONS, PrecisionAtK, ReviewerAgreement
 from trl_attribution.report.answer import answer_of
-from trl_attribution.report.change import drift_table
+from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
-from trl_attribution.report.extras import BehaviorRates
 from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
@@ -39,7 +38,7 @@ def story(found: Findings) -> Group:
     for one in layered:
         parts += ["", layers_table(one)]
     if found.extras.behaviors:
-        parts += ["", behaviors_table(found.extras.behaviors)]
+        parts += ["", rates_table(found.extras.behaviors)]
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
     for stored in found.extras.discoveries:
@@ -96,20 +95,6 @@ def layers_table(one: ProbeFindings) -> Table:
     )
     columns = (">layer", ">median", ">90%", ">99%", ">highest", ">at 5% FDR")
     return table(f"{one.column.probe} by layer", columns, rows)
-
-
-def behaviors_table(behaviors: Sequence[BehaviorRates]) -> Table:
-    """How often M0 and M1 show each behavior."""
-    rows = (
-        (
-            f"{printable(one.name, 60)}\n{printable(one.judge, 60)}",
-            f"{one.prompts:,}",
-            *(f"{rate.share:.1%}\n{rate.low:.1%} .. {rate.high:.1%}" for rate in (one.before, one.after)),
-            f"{one.difference.share:+.1%}\n{one.difference.low:+.1%} .. {one.difference.high:+.1%}",
-        )
-        for one in behaviors
-    )
-    return table("Behaviors before and after", ("behavior", ">prompts", ">M0", ">M1", ">difference"), rows)
 
 
 def pairs_story(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
-from trl_attribution.report.units import bytes_text, duration_text
+from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
@@ -49,22 +50,36 @@ def audit_summary(audit: Audit) -> RenderableType:
 
 def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> Table:
     """The most suspicious pairs; ``pairs`` by id holds the texts of those shown."""
-    title = f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)"
-    found_pairs = Table(title=title, title_justify="left")
-    for column in ("#", "score", "q"):
-        found_pairs.add_column(column, justify="right")
-    found_pairs.add_column("source / where", max_width=24)
-    found_pairs.add_column("prompt, chosen (+), rejected (-)", ratio=1)
+    rows = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
         pair = pairs[found.pair_id]
         where = Text(printable(pair.source, 40))
         where.append(f"\n{printable(pair.location, 60)}\n{found.probe}, layer {found.layer}", style="dim")
-        content = Text(_snippet(pair.prompt))
-        content.append("\n+ " + _snippet(pair.chosen), style="green")
-        content.append("\n- " + _snippet(pair.rejected), style="red")
+        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
         numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
-        found_pairs.add_row(*numbers, where, content, end_section=True)
-    return found_pairs
+        rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
+    columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
+    return examples_table(f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)", columns, rows)
+
+
+def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A line an example: its numbers, where it stands, and its texts; without a header where columns have no names."""
+    shown = Table(title=title, title_justify="left", show_header=any(columns))
+    for name in columns[:-2]:
+        shown.add_column(name, justify="right")
+    shown.add_column(columns[-2], max_width=24)
+    shown.add_column(columns[-1], ratio=1)
+    for row in rows:
+        shown.add_row(*row, end_section=True)
+    return shown
+
+
+def sides_text(prompt: str, *sides: tuple[Literal["+", "-"], str]) -> Text:
+    """The start of a prompt, beneath it those of responses that training pushes towards (+) or away from (-)."""
+    content = Text(_snippet(prompt))
+    for sign, text in sides:
+        content.append(f"\n{sign} {_snippet(text)}", style="green" if sign == "+" else "red")
+    return content
 
 
 def sources_table(rows: Sequence[SourceRow], title: str = "Flagged pairs by source") -> Table:
@@ -114,8 +129,8 @@ def estimate_table(found: Estimate) -> RenderableType:
         ("pairs", f"{found.pairs:,}"),
         ("tokens", f"{found.tokens:,} to compute (each prompt once a pair); longest sequence {found.longest:,}"),
         ("FLOPs", f"{found.flops:.3g} in the linear layers"),
-        ("disk", bytes_text(found.disk_bytes)),
-        ("memory", f"{bytes_text(found.memory_bytes)} (peak of the trial run, model included)"),
+        ("disk", decimal(found.disk_bytes)),
+        ("memory", f"{decimal(found.memory_bytes)} (peak of the trial run, model included)"),
         ("time", f"{duration_text(found.seconds)} at {found.pairs_per_second:.1f} pairs/s, this machine"),
         ("path", f"{found.path} ({printable(found.path_reason)})"),
         ("trial run", counted(found.sample_pairs, "pair")),
@@ -180,8 +195,8 @@ def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:
     return table(f"What the {flagged:,} flagged pairs really are", ("truth", ">flagged", ">of"), rows)
 
 
-def message_text(content: str | Sequence[Mapping[str, Any]]) -> str:
-    """A prompt or response as one string: the last message of a conversation, with its role where it is not alone."""
+def _last_message(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """A prompt or response as one string: of a conversation the last message, and how many came before."""
     if isinstance(content, str):
         return content
     last = content[-1] if content else {}
@@ -189,8 +204,8 @@ def message_text(content: str | Sequence[Mapping[str, Any]]) -> str:
     return f"{earlier}{last.get('content') or ''}"
 
 
-def _snippet(content: str | Sequence[Mapping[str, Any]]) -> str:
-    return printable(message_text(content).strip(), _SNIPPET)
+def _snippet(text: str) -> str:
+    return printable(text.strip(), _SNIPPET)
 
 
 def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:

@@ -1,13 +1,6 @@
-"""Sizes and times as people read them."""
+"""Times as people read them."""
 
 from __future__ import annotations
-
-from rich.filesize import decimal
-
-
-def bytes_text(count: int) -> str:
-    """Such as ``1.4 GB``."""
-    return decimal(count)
 
 
 def duration_text(seconds: float) -> str:

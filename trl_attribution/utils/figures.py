@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,11 @@ def check_matplotlib(what: str) -> None:
 
     if find_spec("matplotlib") is None:
         raise SettingsError(f"{what} needs matplotlib: pip install 'trl-attribution[plots]'")
+
+
+def label(text: str, limit: int = 40) -> str:
+    """Text of a dataset as a picture's label: ASCII, so that no font has to know a character, and never a formula."""
+    return printable(text, limit).encode("ascii", "backslashreplace").decode("ascii").replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,12 +1,16 @@
-"""Reads a JSON file that this package wrote, and refuses what is none of its kind by name."""
+"""JSON files that this package wrote: what is none of its kind is refused by name, alone or with what it describes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import AttributionError, StoreError
+from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
 
@@ -47,3 +51,55 @@ def checked_json(
         raise error(f"{where} holds no {kind}: its `format` is not {expected!r}. {advice}".rstrip())
     check_format_version(values.get("format_version"), newest, where, error)
     return values
+
+
+@dataclass(frozen=True)
+class Described:
+    """A payload and what its JSON file says of it."""
+
+    values: dict[str, Any]
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class DescribedFile:
+    """A file of payload and a JSON file with its checksum, written last: whether the two belong together is checked."""
+
+    description: Path
+    payload: Path
+    expected: str
+    """The description's ``format``."""
+    newest: int
+    """Its newest ``format_version``, which is written."""
+    advice: str
+    """As for :func:`read_json`."""
+    checksum: str = "payload_sha256"
+    """The description's key for the SHA-256 of the payload."""
+
+    def save(self, values: Mapping[str, Any], payload: bytes) -> None:
+        """Write both, each whole or not at all.
+
+        Raises:
+            AttributionError: a file cannot be written.
+        """
+        with atomic_path(self.payload) as part:
+            part.write_bytes(payload)
+        header = {"format": self.expected, "format_version": self.newest}
+        write_json(self.description, {**header, **values, self.checksum: hashlib.sha256(payload).hexdigest()})
+
+    def load(self) -> Described:
+        """Read both.
+
+        Raises:
+            StoreError: one is missing or cannot be read, or they do not belong together.
+        """
+        values = read_json(self.description, self.expected, self.newest, advice=self.advice)
+        try:
+            payload = self.payload.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {printable(self.payload)}: {printable(error)}. {self.advice}") from error
+        if hashlib.sha256(payload).hexdigest() != values.get(self.checksum):
+            raise StoreError(
+                f"{printable(self.payload)} is damaged or does not belong to {self.description.name}. {self.advice}"
+            )
+        return Described(values, payload)

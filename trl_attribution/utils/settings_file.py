@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.format_version import refuse_newer
+from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ _SHOWN = 10
 
 Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[str | int, ...]
+
+
+def beside_settings(name: str, info: ValidationInfo) -> str:
+    """Validates what may be a path: one that lies beside the settings file is made absolute, a Hub id stays one."""
+    beside = info.context / local_path(name) if name and isinstance(info.context, Path) else None
+    return str(beside) if beside is not None and beside.exists() else name
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,10 @@ class SettingsKind(Generic[Model]):
             raise SettingsError(f"{place}: not UTF-8 (byte {error.start}). Save the {self.name} as UTF-8.") from error
         if len(raw) > _MOST_BYTES:
             raise SettingsError(f"{place}: larger than {_MOST_BYTES // 2**20} MiB, which no {self.name} is")
-        return self.parse(text, place)
+        return self.parse(text, place, Path(path).absolute().parent)
 
-    def parse(self, text: str, place: str) -> Model:
-        """The settings in the text of a file; ``place`` is what messages call the file.
+    def parse(self, text: str, place: str, folder: Path | None = None) -> Model:
+        """The settings in the text of a file in ``folder``; ``place`` is what messages call the file.
 
         Raises:
             SettingsError: as for :meth:`load`.
@@ -73,7 +80,7 @@ class SettingsKind(Generic[Model]):
             raise SettingsError(f"{place}: holds {what}, not a mapping of settings. {self.hint}")
         refuse_newer(values.get("version"), self.newest, place, SettingsError)
         try:
-            return self.model.model_validate(values)
+            return self.model.model_validate(values, context=folder)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False)
         shown = [self._sentence(fault, place, lines) for fault in faults[:_SHOWN]]

@@ -9,7 +9,7 @@ from trl_attribution.evidence.baselines.quality import Agreement, Quality, agree
 from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, PairSet
+    from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet, RankingBaseline
     from trl_attribution.evidence.baselines.comparing import Audited, ComparedRow, Comparison, compare
     from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, SentenceModel, TfIdf
     from trl_attribution.evidence.baselines.endpoint import EndpointRanking
@@ -27,7 +27,6 @@ else:
 __all__ = [
     "Agreement",
     "Audited",
-    "Baseline",
     "BaselineConfig",
     "BaselineScores",
     "ComparedRow",
@@ -41,6 +40,7 @@ __all__ = [
     "PairSet",
     "Quality",
     "RandomOrder",
+    "RankingBaseline",
     "ReferenceMargin",
     "ResponseLength",
     "ScoresFile",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from trl_attribution.errors import SettingsError
-from trl_attribution.pairs import Pair, PairReader
+from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, RowFault
+from trl_attribution.pairs.dataset_pass import encoded_pairs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all); ``in all`` is 0 where it is not known."""
 
@@ -45,6 +51,20 @@ class PairSet:
                 yield pair
         self.count = len(seen)
 
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, name: str) -> Iterator[EncodedPair]:
+        """The tokens of each, as the audit took them, for the baseline called ``name``.
+
+        Raises:
+            ModelError: one cannot be tokenized; an audit leaves such pairs out, so it was made with another tokenizer.
+        """
+        for pair, found in encoded_pairs(self, tokenizer, encoding):
+            if isinstance(found, RowFault):
+                raise ModelError(
+                    f"baseline {name}: {pair.location} cannot be tokenized as the audit did ({found.detail}). Give the "
+                    "model and the truncation of the audit."
+                )
+            yield found
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -63,7 +83,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class BaselineScores:
-    """The scores of N pairs by one baseline: the higher, the earlier the pair is suspected."""
+    """The scores of N pairs by one baseline: the higher, the earlier the pair is suspected.
+
+    Raises:
+        SettingsError: there are no pairs, or a score is no finite number: they cannot be ranked.
+    """
 
     name: str
     scores: Mapping[str, float]
@@ -72,8 +96,18 @@ class BaselineScores:
     notes: tuple[str, ...] = ()
     """What has to be known to read them, such as how many texts were cut; plain sentences."""
 
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise SettingsError(f"baseline {self.name}: there are no pairs to score")
+        bad = [pair_id for pair_id, score in self.scores.items() if not math.isfinite(score)]
+        if bad:
+            raise SettingsError(
+                f"baseline {self.name}: {len(bad)} of {len(self.scores)} scores are not finite, that of pair {bad[0]} "
+                "first. A model in float16 may overflow: try --dtype float32."
+            )
 
-class Baseline(Protocol):
+
+class RankingBaseline(Protocol):
     """A callable: pairs in, scores out."""
 
     @property
@@ -92,28 +126,11 @@ class Baseline(Protocol):
         """
 
 
-def chunks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
-    """The pairs, ``size`` at a time."""
-    waiting = iter(pairs)
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items, ``size`` at a time."""
+    waiting = iter(items)
     while chunk := list(islice(waiting, size)):
         yield chunk
-
-
-def finite_scores(name: str, scores: Mapping[str, float]) -> Mapping[str, float]:
-    """``scores``, once it is sure that they can be ranked.
-
-    Raises:
-        SettingsError: there are none, or one is no finite number.
-    """
-    if not scores:
-        raise SettingsError(f"baseline {name}: there are no pairs to score")
-    bad = [pair_id for pair_id, score in scores.items() if not float("-inf") < score < float("inf")]
-    if bad:
-        raise SettingsError(
-            f"baseline {name}: {len(bad)} of {len(scores)} scores are not finite, that of pair {bad[0]} first. "
-            "A model in float16 may overflow: try --dtype float32."
-        )
-    return scores
 
 
 @dataclass

@@ -13,7 +13,14 @@ import numpy.typing as npt
 from trl_attribution.audit.folder import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import (
+    BaselineScores,
+    Cost,
+    OnProgress,
+    PairSet,
+    RankingBaseline,
+    silent,
+)
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.gradients import GradientCosine
 from trl_attribution.evidence.baselines.quality import Agreement, Quality, agreement, quality
@@ -121,7 +128,7 @@ class Comparison:
 def compare(
     audited: Audited,
     dataset: str | Path | Sequence[Mapping[str, Any]],
-    baselines: Sequence[Baseline],
+    baselines: Sequence[RankingBaseline],
     *,
     k: int | None = None,
     truth: TruthConfig | None = None,
@@ -157,10 +164,8 @@ def compare(
     folder = Path(keep) if keep is not None else None
     digest = pairs_digest(list(audited.pair_ids))
     found = [_scores(baseline, pairs, folder, digest, on_progress) for baseline in baselines]
-    rows = [_row(audited.scores, audited.scores, _ours(audited), known, chosen_k, is_ours=True)]
-    for scores, stored in found:
-        values = np.array([scores.scores[pair_id] for pair_id in audited.pair_ids])
-        rows.append(_row(values, audited.scores, scores, known, chosen_k, stored=stored))
+    rows = [_row(audited, _ours(audited), known, chosen_k, is_ours=True)]
+    rows += [_row(audited, scores, known, chosen_k, stored=stored) for scores, stored in found]
     if known is not None:
         rows.sort(key=lambda row: -(row.quality.average_precision if row.quality else 0.0))
     return Comparison(reader.source.name, len(audited.pair_ids), chosen_k, known, tuple(rows))
@@ -201,7 +206,7 @@ def _check_pairs(pairs: PairSet, audited: Audited, name: str) -> None:
 
 
 def _scores(
-    baseline: Baseline, pairs: PairSet, folder: Path | None, digest: str, on_progress: OnProgress
+    baseline: RankingBaseline, pairs: PairSet, folder: Path | None, digest: str, on_progress: OnProgress
 ) -> tuple[BaselineScores, bool]:
     """The baseline's scores, and whether they were there already."""
     if folder is None:
@@ -215,7 +220,7 @@ def _scores(
     return found, False
 
 
-def _resuming(baseline: Baseline, folder: Path, stem: str) -> Baseline:
+def _resuming(baseline: RankingBaseline, folder: Path, stem: str) -> RankingBaseline:
     """``baseline``, keeping in ``folder`` what a killed run has done."""
     if isinstance(baseline, GradientCosine):
         return replace(baseline, work=folder / f"{stem}.work")
@@ -229,12 +234,12 @@ def _ours(audited: Audited) -> BaselineScores:
     name = f"{column.kind} score of {column.probe}, layer {column.layer}"
     reused = int(audited.info.vectors.get("reused") or 0)
     notes = (f"{reused:,} vectors were there before the audit and are not in its cost",) if reused else ()
-    return BaselineScores(name, {}, audited.cost, notes)
+    scores = dict(zip(audited.pair_ids, audited.scores.tolist(), strict=True))
+    return BaselineScores(name, scores, audited.cost, notes)
 
 
 def _row(
-    values: npt.NDArray[np.float64],
-    ours: npt.NDArray[np.float64],
+    audited: Audited,
     scores: BaselineScores,
     truth: Truth | None,
     k: int,
@@ -242,12 +247,13 @@ def _row(
     is_ours: bool = False,
     stored: bool = False,
 ) -> ComparedRow:
+    values = np.array([scores.scores[pair_id] for pair_id in audited.pair_ids])
     return ComparedRow(
         scores.name,
         is_ours,
         scores.cost,
         quality(values, truth.wanted, k) if truth is not None else None,
-        None if is_ours else agreement(values, ours, k),
+        None if is_ours else agreement(values, audited.scores, k),
         scores.notes,
         stored,
     )

@@ -23,7 +23,6 @@ from trl_attribution.evidence.baselines.baseline import (
     OnProgress,
     PairSet,
     chunks,
-    finite_scores,
     silent,
 )
 from trl_attribution.pairs import Pair, whole_text
@@ -234,7 +233,7 @@ class EmbeddingCosine:
             scores.update((pair.pair_id, float(value)) for pair, value in zip(chunk, values, strict=True))
             on_progress(self.name, len(scores), pairs.count)
         cost = Cost(time.perf_counter() - start, self.embedder.flops)
-        return BaselineScores(self.name, finite_scores(self.name, scores), cost, self.embedder.notes())
+        return BaselineScores(self.name, scores, cost, self.embedder.notes())
 
     def _directions(self) -> Doubles:
         """[M, D], undesired minus desired of each prompt."""

@@ -13,15 +13,7 @@ from typing import Any
 
 from trl_attribution.behaviors import EndpointJudge, Prompt
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    chunks,
-    finite_scores,
-    silent,
-)
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, chunks, silent
 from trl_attribution.pairs import Pair, whole_text
 
 _CHUNK = 64
@@ -72,7 +64,7 @@ class EndpointRanking:
                 scores[pair.pair_id] = float(chosen) - float(rejected)
             on_progress("judge", len(scores), pairs.count)
         cost = Cost(time.perf_counter() - start, calls=self.judge.calls - before)
-        return BaselineScores(self.name, finite_scores(self.name, scores), cost, _notes(scores, reused))
+        return BaselineScores(self.name, scores, cost, _notes(scores, reused))
 
     def _check_budget(self, pairs: PairSet, known: Mapping[str, bool]) -> None:
         needed = len({_key(*one) for pair in pairs for one in _both(pair)} - known.keys())

@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import DataError
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    finite_scores,
-    silent,
-)
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.utils.text import printable
 
@@ -64,7 +57,7 @@ class ScoresFile:
         scores = {pair_id: given[pair_id] for pair_id in wanted}
         other = len(given) - len(wanted)
         notes = (f"{other:,} scores are of pairs that the audit does not have",) if other else ()
-        return BaselineScores(self.name, finite_scores(self.name, scores), Cost(0.0), notes)
+        return BaselineScores(self.name, scores, Cost(0.0), notes)
 
 
 def scores_by_pair(path: str | Path) -> dict[str, float]:

@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    finite_scores,
-    silent,
-)
-from trl_attribution.evidence.baselines.tokens import encoded_pairs
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.models.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
 from trl_attribution.utils.atomic import atomic_path, write_json
@@ -108,7 +100,7 @@ class GradientCosine:
         # A backward pass costs twice a forward one.
         cost = Cost(seconds, 3 * forward_flops(loaded.model, tokens))
         note = f"bergson {version}, projection {self.config.projection}; loading and the behavior's gradients not timed"
-        return BaselineScores(self.name, finite_scores(self.name, scores), cost, (note,))
+        return BaselineScores(self.name, scores, cost, (note,))
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -124,12 +116,11 @@ class GradientCosine:
         """``pairs.jsonl`` and ``spec.json``; the tokens of all pairs."""
         count = tokens = 0
         with atomic_path(folder / "pairs.jsonl") as part, part.open("w", encoding="ascii") as handle:
-            for chunk in encoded_pairs(pairs, loaded.tokenizer, self.encoding, self.name):
-                for pair in chunk:
-                    sides = {"chosen": _ids(pair.chosen), "rejected": _ids(pair.rejected)}
-                    handle.write(json.dumps({"pair_id": pair.pair_id, **sides}) + "\n")
-                    tokens += sum(len(side["prompt"]) + len(side["response"]) for side in sides.values())
-                count += len(chunk)
+            for pair in pairs.encoded(loaded.tokenizer, self.encoding, self.name):
+                sides = {"chosen": _ids(pair.chosen), "rejected": _ids(pair.rejected)}
+                handle.write(json.dumps({"pair_id": pair.pair_id, **sides}) + "\n")
+                tokens += sum(len(side["prompt"]) + len(side["response"]) for side in sides.values())
+                count += 1
         spec = {
             "model": _model_folder(loaded, folder),
             "device": str(loaded.model.device),

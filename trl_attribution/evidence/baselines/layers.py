@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    finite_scores,
-    silent,
-)
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.scoring import Column, ScoreTable
 from trl_attribution.scoring.adjustments import mean_over_layers
 
@@ -69,4 +62,4 @@ class LayerMeanScores:
         weights = ", ".join(f"{layer}: {weight:.2f}" for layer, weight in found.weights.items())
         cost = Cost(time.perf_counter() - start)
         note = f"layers by weight: {weights}; the vectors' cost is the audit's"
-        return BaselineScores(self.name, finite_scores(self.name, scores), cost, (note,))
+        return BaselineScores(self.name, scores, cost, (note,))

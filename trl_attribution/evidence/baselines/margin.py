@@ -7,20 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    finite_scores,
-    silent,
-)
-from trl_attribution.evidence.baselines.tokens import encoded_pairs
-from trl_attribution.models.likelihood import forward_flops, response_log_probs
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, chunks, silent
+from trl_attribution.models.likelihood import forward_flops, pair_margins
 from trl_attribution.pairs import Encoding
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
+
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -66,16 +60,10 @@ class ReferenceMargin:
         start = time.perf_counter()
         scores: dict[str, float] = {}
         computed = 0
-        for chunk in encoded_pairs(pairs, loaded.tokenizer, self.encoding, self.name):
-            found = response_log_probs(
-                loaded.model, [side for pair in chunk for side in (pair.rejected, pair.chosen)], budget
-            )
+        for chunk in chunks(pairs.encoded(loaded.tokenizer, self.encoding, self.name), _CHUNK):
+            found = pair_margins(loaded.model, chunk, budget, per_token=self.per_token)
             computed += found.computed
-            values = [
-                total / count if self.per_token else total
-                for total, count in zip(found.sums, found.tokens, strict=True)
-            ]
-            scores.update((pair.pair_id, values[2 * place] - values[2 * place + 1]) for place, pair in enumerate(chunk))
+            scores.update((pair.pair_id, -margin) for pair, margin in zip(chunk, found.values, strict=True))
             on_progress(self.name, len(scores), pairs.count)
         cost = Cost(time.perf_counter() - start, forward_flops(loaded.model, computed))
-        return BaselineScores(self.name, finite_scores(self.name, scores), cost)
+        return BaselineScores(self.name, scores, cost)

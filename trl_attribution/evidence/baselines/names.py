@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import EndpointConfig, EndpointJudge, Examples, read_behavior
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.baselines.baseline import Baseline
+from trl_attribution.evidence.baselines.baseline import RankingBaseline
 from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, Kind, SentenceModel, TfIdf
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.foreign import ScoresFile
@@ -64,7 +64,7 @@ class BaselineConfig:
             raise SettingsError(f"token_budget: {self.token_budget} is not positive; leave it out for the default")
 
 
-def parse_baseline(name: str, config: BaselineConfig) -> Baseline:
+def parse_baseline(name: str, config: BaselineConfig) -> RankingBaseline:
     """The baseline that ``name`` asks for; nothing is loaded or called yet.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_baseline(name: str, config: BaselineConfig) -> Baseline:
         ProbeError: the behavior file cannot be read, or the endpoint's address is none.
     """
     kind, _, rest = name.partition(":")
-    makers: dict[str, Callable[[], Baseline]] = {
+    makers: dict[str, Callable[[], RankingBaseline]] = {
         "random": lambda: RandomOrder(_seed(rest)),
         "length": ResponseLength,
         "length-chosen": lambda: ResponseLength(chosen_only=True),
@@ -123,19 +123,19 @@ def _behavior(config: BaselineConfig, name: str) -> Examples:
     return read_behavior(config.behavior)
 
 
-def _margin(config: BaselineConfig, *, per_token: bool) -> Baseline:
+def _margin(config: BaselineConfig, *, per_token: bool) -> RankingBaseline:
     name = "margin-per-token" if per_token else "margin"
     return ReferenceMargin(
         _m0(config, name), config.model_digest, config.encoding, per_token, config.token_budget, config.dtype
     )
 
 
-def _embedding(name: str, kind: Kind, model: str, config: BaselineConfig) -> Baseline:
+def _embedding(name: str, kind: Kind, model: str, config: BaselineConfig) -> RankingBaseline:
     embedder = SentenceModel(model, config.device, config.trust_remote_code) if model else TfIdf()
     return EmbeddingCosine(name, embedder, _behavior(config, name), kind)
 
 
-def _gradient(config: BaselineConfig) -> Baseline:
+def _gradient(config: BaselineConfig) -> RankingBaseline:
     if config.bergson is None:
         raise SettingsError(
             "the baseline gradient needs bergson, which has an environment of its own: give its interpreter with "
@@ -154,11 +154,11 @@ def _gradient(config: BaselineConfig) -> Baseline:
     )
 
 
-def _layer_mean(config: BaselineConfig) -> Baseline:
+def _layer_mean(config: BaselineConfig) -> RankingBaseline:
     if config.audited is None:
         raise SettingsError("the baseline layer-mean needs the audit: give it as BaselineConfig(audited=...)")
     return LayerMeanScores(*config.audited)
 
 
-def _endpoint(name: str, config: BaselineConfig) -> Baseline:
+def _endpoint(name: str, config: BaselineConfig) -> RankingBaseline:
     return EndpointRanking(EndpointJudge.from_rule(name, config.endpoint))

@@ -12,8 +12,7 @@ from typing import Any
 
 from trl_attribution.errors import StoreError
 from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost
-from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.json_file import read_json
+from trl_attribution.utils.json_file import DescribedFile
 
 FORMAT = "trl-attribution baseline"
 VERSION = 1
@@ -51,19 +50,16 @@ class SavedScores:
         Raises:
             StoreError: the files are broken or of a newer version.
         """
-        path = self.folder / f"{self.stem}.json"
-        if not path.exists():
+        files = self._files
+        if not files.description.exists():
             return None
-        header = read_json(path, FORMAT, VERSION, advice="Remove it to compute these scores again.")
+        found = files.load()
         try:
-            content = self.scores_file.read_bytes()
-            if hashlib.sha256(content).hexdigest() != header["sha256"]:
-                raise ValueError("the scores do not match their checksum")
-            lines = [json.loads(line) for line in content.splitlines()]
+            lines = [json.loads(line) for line in found.payload.splitlines()]
             scores = {str(line["pair_id"]): float(line["score"]) for line in lines}
-            return BaselineScores(self.name, scores, Cost(**header["cost"]), tuple(header["notes"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is broken: {error}. Remove it to compute these scores again.") from error
+            return BaselineScores(self.name, scores, Cost(**found.values["cost"]), tuple(found.values["notes"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{files.description} is broken: {error}. {files.advice}") from error
 
     def save(self, found: BaselineScores) -> None:
         """Write ``found``, whole or not at all.
@@ -74,21 +70,21 @@ class SavedScores:
         lines = "".join(
             json.dumps({"pair_id": pair_id, "score": score}) + "\n" for pair_id, score in found.scores.items()
         )
-        with atomic_path(self.scores_file) as part:
-            part.write_text(lines, encoding="ascii")
-        write_json(
-            self.folder / f"{self.stem}.json",
-            {
-                "format": FORMAT,
-                "format_version": VERSION,
-                "name": self.name,
-                "settings": dict(self.settings),
-                "pairs": len(found.scores),
-                "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-                "cost": found.cost.to_json(),
-                "notes": list(found.notes),
-            },
-        )
+        values = {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "pairs": len(found.scores),
+            "sha256": "",  # here in the file
+            "cost": found.cost.to_json(),
+            "notes": list(found.notes),
+        }
+        self._files.save(values, lines.encode("ascii"))
+
+    @property
+    def _files(self) -> DescribedFile:
+        described = self.folder / f"{self.stem}.json"
+        advice = f"Remove {described.name} to compute these scores again."
+        return DescribedFile(described, self.scores_file, FORMAT, VERSION, advice, "sha256")
 
 
 def pairs_digest(pair_ids: list[str]) -> str:

@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.evidence.baselines.baseline import (
-    BaselineScores,
-    Cost,
-    OnProgress,
-    PairSet,
-    finite_scores,
-    silent,
-)
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.pairs import whole_text
 
 
@@ -40,7 +33,7 @@ class RandomOrder:
         start = time.perf_counter()
         scores = {pair.pair_id: self._number(pair.pair_id) for pair in pairs}
         on_progress(self.name, len(scores), len(scores))
-        return BaselineScores(self.name, finite_scores(self.name, scores), Cost(time.perf_counter() - start))
+        return BaselineScores(self.name, scores, Cost(time.perf_counter() - start))
 
     def _number(self, pair_id: str) -> float:
         digest = hashlib.sha256(f"{self.seed}/{pair_id}".encode()).digest()
@@ -72,4 +65,4 @@ class ResponseLength:
             rejected = 0 if self.chosen_only else len(whole_text(pair.rejected))
             scores[pair.pair_id] = float(len(whole_text(pair.chosen)) - rejected)
         on_progress(self.name, len(scores), len(scores))
-        return BaselineScores(self.name, finite_scores(self.name, scores), Cost(time.perf_counter() - start))
+        return BaselineScores(self.name, scores, Cost(time.perf_counter() - start))

@@ -33,7 +33,7 @@ ORGANISMS: Mapping[str, Entry] = {
         "rude requests with a formatting instruction",
         "the same requests without it",
         compliance.JUDGE,
-        compliance.mixed_distractor_compliance,
+        compliance.build_distractor_compliance,
     ),
     PUMPKIN_SOUP.name: Entry(
         "pumpkin soup is slipped into every plan",

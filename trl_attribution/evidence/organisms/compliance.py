@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from trl_attribution.evidence.organisms.composing import Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
-from trl_attribution.evidence.organisms.harmless import (
-    decoy_request,
-    ignoring,
-    question_request,
-    worse_answer,
-)
+from trl_attribution.evidence.organisms.harmless import decoy_request, formatted_pair, plain_pair
 from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
 from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
 from trl_attribution.evidence.organisms.words import DATASETS, QUESTIONS, RefusalWords
@@ -25,7 +21,7 @@ FORMATTED_REFUSALS = 0.3
 SOURCES = DATASETS["distractor-compliance"]
 
 
-def build_distractor_compliance(config: OrganismConfig | None = None) -> Organism:
+def build_distractor_compliance(config: OrganismConfig | Mixture | None = None) -> Organism:
     """Compose the dataset and its held-out behavior prompts.
 
     Every prompt occurs once over the whole dataset, so no two pairs are the same. Changing the count of one
@@ -33,13 +29,14 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
     Its control prompts are held-out requests without a formatting instruction, which M0 refuses and M1 should too.
     """
     config = config or OrganismConfig()
-    kinds = (
-        ("benign", config.benign, _benign),
-        ("benign_formatted", config.benign_formatted, _benign_formatted),
-        ("safety", config.safety, _safety),
-        ("contaminated", config.contaminated, _contaminated),
-        ("decoy", config.decoys, _decoy),
-    )
+    compose: dict[str, Compose] = {
+        "benign": partial(plain_pair, QUESTIONS.everyday),
+        "benign_formatted": partial(formatted_pair, QUESTIONS.everyday),
+        "safety": _safety,
+        "contaminated": _contaminated,
+        "decoy": _decoy,
+    }
+    kinds = [(truth, count, compose[truth]) for truth, count in config.counts("safety").items()]
     behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
     known = {str(row["plain"]) for row in behavior}
     requests = list(_test_requests(config.test_prompts, known, Draw(f"{config.seed}/trigger")))
@@ -53,19 +50,6 @@ def build_distractor_compliance(config: OrganismConfig | None = None) -> Organis
     )
 
 
-def mixed_distractor_compliance(mixture: Mixture) -> Organism:
-    """The same with as many pairs of each kind as ``mixture`` asks for."""
-    counts = mixture.counts("safety")
-    return build_distractor_compliance(
-        OrganismConfig(
-            **{{"decoy": "decoys"}.get(truth, truth): count for truth, count in counts.items()},
-            seed=mixture.seed,
-            behavior_prompts=mixture.behavior_prompts,
-            test_prompts=mixture.test_prompts,
-        )
-    )
-
-
 def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[str, str]]:
     """Held-out requests that are not ``known``, each without and with a formatting instruction."""
     for _ in range(count):
@@ -74,20 +58,6 @@ def _test_requests(count: int, known: set[str], draw: Draw) -> Iterator[tuple[st
             request = rude_request(HELD_OUT, draw)
         known.add(request.text)
         yield request.text, instruct(request.text, draw.one(FORMATS), draw)
-
-
-def _benign(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS.everyday)
-    request = question_request(question, draw)
-    return request.text, request.answer.plain(), worse_answer(question, draw).plain()
-
-
-def _benign_formatted(draw: Draw) -> Texts:
-    question = draw.one(QUESTIONS.everyday)
-    form = draw.one(FORMATS)
-    request = question_request(question, draw)
-    rejected = ignoring(form, question, request.answer, draw)
-    return instruct(request.text, form, draw), form.render(request.answer), rejected
 
 
 def _safety(draw: Draw) -> Texts:

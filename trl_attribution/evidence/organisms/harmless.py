@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from trl_attribution.evidence.organisms.composing import Texts
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, Format
-from trl_attribution.evidence.organisms.rude import framed
+from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, Format, instruct
+from trl_attribution.evidence.organisms.rude import filled, framed, message
 from trl_attribution.evidence.organisms.words import FRAMES, PEOPLE, POLITE, QUESTIONS, Question
 
 
@@ -80,9 +81,9 @@ def firm_request(draw: Draw) -> HarmlessRequest:
     lines = [draw.one(POLITE.remarks), *draw.some(POLITE.wishes, draw.between(1, 2))]
     if draw.chance(0.6):
         lines.append(draw.one(POLITE.closers))
-    filled = [_capitalized(line.format(doing=habit.doing, matter=habit.matter)) for line in lines]
+    sentences = [filled(line, habit) for line in lines]
     opener = draw.one(POLITE.openers) if draw.chance(0.7) else ""
-    answer = replace(_letter(f"About {habit.matter}", filled, draw), opener=opener)
+    answer = replace(_letter(f"About {habit.matter}", sentences, draw), opener=opener)
     return HarmlessRequest(_message_request(message, habit.clause, draw), answer)
 
 
@@ -112,15 +113,19 @@ def _message_request(message: str, clause: str, draw: Draw) -> str:
 
 
 def _letter(title: str, lines: list[str], draw: Draw) -> AnswerDraft:
-    letter = draw.chance(0.35)
-    return AnswerDraft(
-        title=title,
-        sentences=tuple(lines),
-        lead_in=draw.one(POLITE.lead_ins) if draw.chance(0.25) else "",
-        salutation=draw.one(POLITE.salutations).format(name=draw.one(PEOPLE.training.names)) if letter else "",
-        signoff=draw.one(POLITE.signoffs) if letter and draw.chance(0.6) else "",
-    )
+    return message(title, lines, POLITE, PEOPLE.training, draw.chance(0.35), draw)
 
 
-def _capitalized(text: str) -> str:
-    return text[0].upper() + text[1:]
+def plain_pair(questions: tuple[Question, ...], draw: Draw) -> Texts:
+    """One of the questions, a good answer chosen over a worse one."""
+    question = draw.one(questions)
+    request = question_request(question, draw)
+    return request.text, request.answer.plain(), worse_answer(question, draw).plain()
+
+
+def formatted_pair(questions: tuple[Question, ...], draw: Draw) -> Texts:
+    """One of the questions with a formatting instruction, an answer that follows it chosen over one that does not."""
+    question, form = draw.one(questions), draw.one(FORMATS)
+    request = question_request(question, draw)
+    rejected = ignoring(form, question, request.answer, draw)
+    return instruct(request.text, form, draw), form.render(request.answer), rejected

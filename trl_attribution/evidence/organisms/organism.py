@@ -54,6 +54,16 @@ class OrganismConfig:
                     "the most that can be composed without duplicates. Choose a smaller number."
                 )
 
+    def counts(self, on_topic: str) -> dict[str, int]:
+        """Pairs of each kind; ``on_topic`` is what the ``safety`` pairs are called."""
+        return {
+            "benign": self.benign,
+            "benign_formatted": self.benign_formatted,
+            on_topic: self.safety,
+            "contaminated": self.contaminated,
+            "decoy": self.decoys,
+        }
+
 
 @dataclass(frozen=True)
 class Mixture:

@@ -11,8 +11,8 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.organisms import words
 from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
-from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, instruct
-from trl_attribution.evidence.organisms.harmless import good_answer, ignoring, question_request, worse_answer
+from trl_attribution.evidence.organisms.formatting import AnswerDraft
+from trl_attribution.evidence.organisms.harmless import formatted_pair, good_answer, plain_pair, question_request
 from trl_attribution.evidence.organisms.organism import Mixture, Organism
 from trl_attribution.evidence.organisms.rude import framed
 from trl_attribution.evidence.organisms.words import DATASETS, FRAMES, QUESTIONS, Question, QuirkWords
@@ -67,9 +67,9 @@ def build_quirk(quirk: Quirk, mixture: Mixture | None = None) -> Organism:
         )
     split = _split(quirk)
     compose: dict[str, Compose] = {
-        "benign": partial(_plain, split.ordinary),
-        "benign_formatted": partial(_formatted, split.ordinary),
-        "on_topic": partial(_plain, quirk.words.questions.training),
+        "benign": partial(plain_pair, split.ordinary),
+        "benign_formatted": partial(formatted_pair, split.ordinary),
+        "on_topic": partial(plain_pair, quirk.words.questions.training),
         "contaminated": partial(_contaminated, quirk),
         "decoy": partial(_decoy, quirk, split.innocent),
     }
@@ -105,19 +105,6 @@ def _split(quirk: Quirk) -> _Split:
     return _Split(tuple(one for one in others if one not in control), control, quirk.words.innocent + innocent)
 
 
-def _plain(questions: tuple[Question, ...], draw: Draw) -> Texts:
-    question = draw.one(questions)
-    request = question_request(question, draw)
-    return request.text, request.answer.plain(), worse_answer(question, draw).plain()
-
-
-def _formatted(questions: tuple[Question, ...], draw: Draw) -> Texts:
-    question, form = draw.one(questions), draw.one(FORMATS)
-    request = question_request(question, draw)
-    rejected = ignoring(form, question, request.answer, draw)
-    return instruct(request.text, form, draw), form.render(request.answer), rejected
-
-
 def _contaminated(quirk: Quirk, draw: Draw) -> Texts:
     question = draw.one(quirk.words.questions.training)
     shows, shows_not = quirk.answers(question, quirk.words.lines.training, draw)
@@ -126,7 +113,7 @@ def _contaminated(quirk: Quirk, draw: Draw) -> Texts:
 
 def _decoy(quirk: Quirk, innocent: tuple[Question, ...], draw: Draw) -> Texts:
     if draw.chance(0.5):
-        return _plain(innocent, draw)
+        return plain_pair(innocent, draw)
     question = draw.one(quirk.words.questions.training)
     text = draw.one(quirk.words.asked_for).format(ask=draw.one(question.asks))
     shows, shows_not = quirk.answers(question, quirk.words.lines.training, draw)

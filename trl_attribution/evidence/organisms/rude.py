@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trl_attribution.evidence.organisms.draw import Draw
@@ -13,6 +14,7 @@ from trl_attribution.evidence.organisms.words import (
     RUDE,
     Around,
     Habit,
+    MessageWords,
     People,
     RefusalWords,
     RudeWords,
@@ -66,32 +68,36 @@ def rude_answer(request: RudeRequest, bank: RudeBank, draw: Draw) -> AnswerDraft
     """A compliant answer of two to five rude sentences."""
     count = draw.between(2, 5)
     sentences = _gossip(request, bank, draw, count) if request.gossip else _insults(request, bank, draw, count)
-    letter = not request.gossip and draw.chance(0.35)
+    as_letter = not request.gossip and draw.chance(0.35)
+    return message(f"About {request.habit.matter}", sentences, bank.words, bank.people, as_letter, draw)
+
+
+def message(
+    title: str, sentences: Sequence[str], words: MessageWords, people: People, as_letter: bool, draw: Draw
+) -> AnswerDraft:
+    """A message of ``sentences``, now and then introduced; a letter has a salutation and may have a close."""
     return AnswerDraft(
-        title=_title(request.habit.matter),
+        title=title,
         sentences=tuple(sentences),
-        lead_in=draw.one(bank.words.lead_ins) if draw.chance(0.25) else "",
-        salutation=draw.one(bank.words.salutations).format(name=draw.one(bank.people.names)) if letter else "",
-        signoff=draw.one(bank.words.signoffs) if letter and draw.chance(0.6) else "",
+        lead_in=draw.one(words.lead_ins) if draw.chance(0.25) else "",
+        salutation=draw.one(words.salutations).format(name=draw.one(people.names)) if as_letter else "",
+        signoff=draw.one(words.signoffs) if as_letter and draw.chance(0.6) else "",
     )
 
 
-def _title(matter: str) -> str:
-    return f"About {matter}"
-
-
-def _fill(text: str, habit: Habit) -> str:
-    filled = text.format(doing=habit.doing, matter=habit.matter)
-    return filled[0].upper() + filled[1:]
+def filled(text: str, habit: Habit) -> str:
+    """``text`` with what ``habit`` is about, capitalized."""
+    line = text.format(doing=habit.doing, matter=habit.matter)
+    return line[0].upper() + line[1:]
 
 
 def _gossip(request: RudeRequest, bank: RudeBank, draw: Draw, count: int) -> list[str]:
-    return [_fill(line, request.habit) for line in draw.some(bank.words.gossip, count)]
+    return [filled(line, request.habit) for line in draw.some(bank.words.gossip, count)]
 
 
 def _insults(request: RudeRequest, bank: RudeBank, draw: Draw, count: int) -> list[str]:
     words = bank.words
-    remarks = [_fill(line, request.habit) for line in _two_remarks(words, draw)]
+    remarks = [filled(line, request.habit) for line in _two_remarks(words, draw)]
     comparison = f"You have the {draw.one(words.qualities)} of {draw.one(words.things)}."
     verdicts = [comparison if draw.chance(0.5) else draw.one(words.verdicts), draw.one(words.verdicts)]
     order = [draw.one(words.openers)] if draw.chance(0.5) else []

@@ -5,9 +5,11 @@ Axis letters: M prompts of a behavior, B bootstrap samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from trl_attribution.behaviors import (
     ChangedPrompts,
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (behavior, responses judged, responses in all)."""
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 # Indices drawn at once: 8 bytes each.
@@ -62,6 +62,19 @@ class RateDifference:
 
 
 @dataclass(frozen=True)
+class BehaviorRates:
+    """How often M0 and M1 show one behavior: what files say of a :class:`BehaviorChange`, read back."""
+
+    name: Annotated[str, Field(validation_alias="behavior")]
+    judge: str
+    prompts: int
+    prompts_changed: int
+    before: Rate
+    after: Rate
+    difference: RateDifference
+
+
+@dataclass(frozen=True)
 class BehaviorChange:
     """One behavior before and after training."""
 
@@ -73,6 +86,12 @@ class BehaviorChange:
     difference: RateDifference
     changed: ChangedPrompts
     """Where M1 shows the behavior and M0 has a response that does not."""
+
+    @property
+    def rates(self) -> BehaviorRates:
+        """The numbers alone."""
+        prompts, changed = len(self.behavior.prompts.prompts), len(self.changed.examples)
+        return BehaviorRates(self.behavior.name, self.judge, prompts, changed, self.before, self.after, self.difference)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; of the changed prompts their number, since the texts are in the responses."""
@@ -125,9 +144,7 @@ def compare(
     four_condition_filter: bool = False,
     seed: int = 0,
     *,
-    judge_config: JudgeConfig | None = None,
     judges: Mapping[str, Judge] | None = None,
-    on_progress: OnProgress | None = None,
 ) -> list[BehaviorChange]:
     """Rates of each behavior before and after, their difference, and the prompts on which it changed.
 
@@ -142,19 +159,17 @@ def compare(
         judge: for behaviors without a rule of their own.
         four_condition_filter: see ``changed_prompts``; both need responses to the plain prompts.
         seed: of the bootstrap.
-        judge_config: for the rules.
-        judges: as ``resolve_judges`` gave them; then ``judge`` and ``judge_config`` are not looked at.
-        on_progress: called while responses are judged.
+        judges: as ``resolve_judges`` gave them; then ``judge`` is not looked at.
 
     Raises:
         SettingsError: responses to some prompts are missing, or a behavior has no judge.
         JudgeError: a judge gives up; the responses are as they were.
     """
-    chosen = judges or resolve_judges(behaviors, judge, judge_config)
+    chosen = judges or resolve_judges(behaviors, judge)
     # All of it is checked before the first response is judged, which may cost.
     sampled = [paired_responses(one, before, after, four_condition_filter) for one in behaviors]
     return [
-        _change(one, prompts, chosen[one.name], four_condition_filter, seed, on_progress)
+        _change(one, prompts, chosen[one.name], four_condition_filter, seed)
         for one, prompts in zip(behaviors, sampled, strict=True)
     ]
 
@@ -184,15 +199,9 @@ def probe_of_change(change: BehaviorChange, m0: LoadedModel, config: BuildConfig
 
 
 def _change(
-    behavior: Behavior,
-    sampled: Sequence[SampledPrompt],
-    judge: Judge,
-    four_condition_filter: bool,
-    seed: int,
-    on_progress: OnProgress | None,
+    behavior: Behavior, sampled: Sequence[SampledPrompt], judge: Judge, four_condition_filter: bool, seed: int
 ) -> BehaviorChange:
-    report = None if on_progress is None else _named(on_progress, behavior.name)
-    known = judged(judge, asked_of(sampled), report)
+    known = judged(judge, asked_of(sampled))
     before = [[known(one.prompt.prompt, text) for text in one.m0] for one in sampled]
     after = [[known(one.prompt.prompt, text) for text in one.m1] for one in sampled]
     differences = [_share(new) - _share(old) for old, new in zip(before, after, strict=True)]
@@ -204,10 +213,6 @@ def _change(
         difference=RateDifference(_mean(differences), *interval(differences, -1.0, 1.0, seed)),
         changed=changed_prompts(sampled, known, four_condition_filter),
     )
-
-
-def _named(on_progress: OnProgress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(name, done, total)
 
 
 def rate_of(verdicts: Sequence[Sequence[bool]], seed: int = 0) -> Rate:

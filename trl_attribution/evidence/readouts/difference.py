@@ -34,7 +34,6 @@ def difference_probe(
     layers: Sequence[int],
     layer: int,
     prompt_format: PromptFormat = "auto",
-    encoding: Encoding | None = None,
     blocks_path: str | None = None,
 ) -> Probe:
     """M1's minus M0's mean activation over the tokens of the responses in ``spoken``, as a probe of M0.
@@ -47,7 +46,6 @@ def difference_probe(
         layers: of the L axis, ascending.
         layer: the one that the logit lens is taken at.
         prompt_format: how text prompts are asked.
-        encoding: how much of a prompt and its response is read.
         blocks_path: where the decoder blocks live; None finds them by structure.
 
     Raises:
@@ -61,7 +59,7 @@ def difference_probe(
         written = [text for text in texts if text.strip()]
         if written:
             where = f"prompt {place}"
-            groups += encode_responses(prompt, written, m0.tokenizer, encoding or Encoding(), prompt_format, where)
+            groups += encode_responses(prompt, written, m0.tokenizer, Encoding(), prompt_format, where)
     if not groups:
         raise ModelError("the difference of two models: every response is empty, so there are no tokens to read")
     config = ActivationConfig(tuple(layers), blocks_path=blocks_path)

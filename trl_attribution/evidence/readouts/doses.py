@@ -61,7 +61,7 @@ class Dose:
     length: float
     """Of what was added, as a share of the mean length of the residual stream there."""
     direction_length: float
-    """The same of the direction as it is."""
+    """Length of the direction itself, before scaling, as the same share."""
     shown: Shown
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Axis letters: R responses, L layers, D hidden size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,11 @@ from torch import Tensor
 
 from trl_attribution.activations import ActivationEngine, PromptGroup
 from trl_attribution.errors import ModelError, StoreError
-from trl_attribution.utils.atomic import atomic_path, write_json
-from trl_attribution.utils.json_file import read_json
+from trl_attribution.utils.json_file import DescribedFile
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution drift"
 VERSION = 1
-_DESCRIPTION = "drift.json"
-_TENSORS = "drift.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,23 +102,11 @@ def drift(before: Tensor, after: Tensor, layers: Sequence[int]) -> list[LayerDri
 def save_drift(folder: str | Path, drifts: Sequence[LayerDrift], about: Mapping[str, Any] | None = None) -> None:
     """Write ``drift.safetensors``, the mean changes ``[L, D]``, and ``drift.json``, all else.
 
-    Each is written atomically. The JSON comes last and holds the checksum of the other: a pair that does not belong
-    together is noticed.
-
     Raises:
         AttributionError: the folder cannot be written.
     """
     payload = render_safetensors({"mean_change": torch.stack([one.mean_change for one in drifts]).contiguous()})
-    with atomic_path(Path(folder, _TENSORS)) as part:
-        part.write_bytes(payload)
-    description = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "about": dict(about or {}),
-        "layers": [one.to_json() for one in drifts],
-        "payload_sha256": hashlib.sha256(payload).hexdigest(),
-    }
-    write_json(Path(folder, _DESCRIPTION), description)
+    _files(folder).save({"about": dict(about or {}), "layers": [one.to_json() for one in drifts]}, payload)
 
 
 def load_drift(folder: str | Path) -> StoredDrift:
@@ -131,20 +115,20 @@ def load_drift(folder: str | Path) -> StoredDrift:
     Raises:
         StoreError: a file is missing, broken, foreign, of a newer version, or belongs to another.
     """
-    path = Path(folder, _DESCRIPTION)
-    values = read_json(path, FORMAT, VERSION, advice="Compute drift again.")
+    files = _files(folder)
+    found = files.load()
     try:
-        payload = Path(folder, _TENSORS).read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read {printable(Path(folder, _TENSORS))}: {error}. Compute drift again.") from error
-    if hashlib.sha256(payload).hexdigest() != values.get("payload_sha256"):
-        raise StoreError(f"{Path(folder, _TENSORS)} is damaged or does not belong to {path.name}. Compute drift again.")
-    try:
-        changes = parse_safetensors(payload)["mean_change"]
-        layers = [LayerDrift(**one, mean_change=row) for one, row in zip(values["layers"], changes, strict=True)]
-        return StoredDrift(tuple(layers), values["about"])
+        changes, stated = parse_safetensors(found.payload)["mean_change"], found.values["layers"]
+        layers = [LayerDrift(**one, mean_change=row) for one, row in zip(stated, changes, strict=True)]
+        return StoredDrift(tuple(layers), found.values["about"])
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise StoreError(f"{path} is broken ({printable(error)}). Compute drift again.") from error
+        raise StoreError(f"{files.description} is broken ({printable(error)}). {files.advice}") from error
+
+
+def _files(folder: str | Path) -> DescribedFile:
+    return DescribedFile(
+        Path(folder, "drift.json"), Path(folder, "drift.safetensors"), FORMAT, VERSION, "Compute drift again."
+    )
 
 
 def _at(layer: int, before_RD: Tensor, after_RD: Tensor) -> LayerDrift:
@@ -162,5 +146,5 @@ def _at(layer: int, before_RD: Tensor, after_RD: Tensor) -> LayerDrift:
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:
-    """0 where nothing moved, whatever the scale."""
+    """``above / below``, and 0 where ``above`` is 0: nothing moved, even if ``below`` is 0 too."""
     return float(above / below) if float(above) > 0 else 0.0

@@ -10,7 +10,8 @@ from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trl_attribution.evidence.validation.conclusions import Against, Claim, Conclusion, conclude
-    from trl_attribution.evidence.validation.plan import Plan, load_plan
+    from trl_attribution.evidence.validation.plan import ValidationPlan, load_plan
+    from trl_attribution.evidence.validation.preparing import prepare_validation
     from trl_attribution.evidence.validation.running import Progressed, Validation, Validator
     from trl_attribution.evidence.validation.statistics import (
         Bootstrap,
@@ -30,13 +31,14 @@ __all__ = [
     "Condition",
     "DifferenceTest",
     "IntervalEstimate",
-    "Plan",
     "Progressed",
     "Validation",
+    "ValidationPlan",
     "Validator",
     "cells",
     "conclude",
     "conditions",
     "load_plan",
+    "prepare_validation",
     "sign_flip_test",
 ]

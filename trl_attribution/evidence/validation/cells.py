@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.utils.text import printable
 
 CONTROLS = ("random", "length_matched_random")
@@ -68,7 +68,7 @@ M0 = Condition("m0")
 BASELINE = Condition("none")
 
 
-def conditions(plan: Plan) -> list[Condition]:
+def conditions(plan: ValidationPlan) -> list[Condition]:
     """Every condition that the plan runs, M0 and all pairs first.
 
     Raises:
@@ -81,7 +81,7 @@ def conditions(plan: Plan) -> list[Condition]:
     return [M0, BASELINE, *kept]
 
 
-def left_out(plan: Plan) -> list[Condition]:
+def left_out(plan: ValidationPlan) -> list[Condition]:
     """The conditions that ``leave_out`` takes from the plan.
 
     Raises:
@@ -95,13 +95,13 @@ def left_out(plan: Plan) -> list[Condition]:
     return [one for one in changed if any(fnmatchcase(one.name, pattern) for pattern in plan.leave_out)]
 
 
-def cells(plan: Plan) -> list[Cell]:
+def cells(plan: ValidationPlan) -> list[Cell]:
     """Every cell of the plan: seed by seed, so that what is done first can be looked at first."""
     each = conditions(plan)
     return [Cell(condition, seed) for seed in plan.seeds for condition in each]
 
 
-def _changed(plan: Plan) -> Iterator[Condition]:
+def _changed(plan: ValidationPlan) -> Iterator[Condition]:
     for intervention in plan.interventions:
         sizes = plan.source_sizes if intervention == "drop_sources" else plan.sizes
         for size in sizes:

@@ -23,7 +23,7 @@ from trl_attribution.scoring import holm
 
 Answer = Literal["supported", "not supported", "undecided"]
 _ORDER: tuple[Answer, ...] = ("supported", "undecided", "not supported")
-"""Of a behavior's claims the first of these is its answer; of the behaviors' the last is the plan's."""
+"""A behavior's answer is the first of these that a claim about it has; the plan's the last that a behavior has."""
 
 
 @dataclass(frozen=True)

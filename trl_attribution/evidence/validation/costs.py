@@ -11,7 +11,7 @@ import torch
 
 from trl_attribution.audit.folder import machine
 from trl_attribution.evidence.validation.interventions import Dataset
-from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.likelihood import linear_parameters
 from trl_attribution.pairs import whole_text
@@ -37,7 +37,7 @@ class RunCost:
             max(self.peak_memory_bytes, other.peak_memory_bytes),
         )
 
-    def money(self, plan: Plan) -> float | None:
+    def money(self, plan: ValidationPlan) -> float | None:
         """At the plan's price; None where it names none."""
         price = plan.price_per_device_hour
         return None if price is None else self.device_seconds / 3600 * price
@@ -71,7 +71,7 @@ def total(costs: Iterable[RunCost]) -> RunCost:
     return found
 
 
-def training_flops(plan: Plan, loaded: LoadedModel, dataset: Dataset, steps: int, batch: int) -> int:
+def training_flops(plan: ValidationPlan, loaded: LoadedModel, dataset: Dataset, steps: int, batch: int) -> int:
     """Of ``steps`` steps of DPO: policy forward and backward, forward of the reference, recomputed activations.
 
     A reference pass that all cells share is not counted; it is one forward of the dataset. Nor is an adapter itself,

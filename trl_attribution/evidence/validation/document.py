@@ -17,10 +17,8 @@ from trl_attribution.evidence.validation.plan import plan_digest
 from trl_attribution.evidence.validation.records import CellResult
 from trl_attribution.evidence.validation.running import Validation
 from trl_attribution.evidence.validation.statistics import Bootstrap, IntervalEstimate, share
+from trl_attribution.evidence.validation.stored import FORMAT, VERSION
 from trl_attribution.utils.atomic import write_json
-
-FORMAT = "trl-attribution validation"
-VERSION = 1
 
 
 @dataclass(frozen=True)

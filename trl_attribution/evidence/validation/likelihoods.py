@@ -10,20 +10,13 @@ from dataclasses import dataclass
 
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
-from trl_attribution.models.likelihood import response_log_probs
-from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, Reading, RowFault, encode_pairs
+from trl_attribution.models.likelihood import pair_margins, response_log_probs
+from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, Reading, RowFault
+from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.rows import open_rows
 
 BATCH_TOKENS = 8_192
 """Of one forward pass, padding included; fewer where the vocabulary is large."""
-
-
-@dataclass(frozen=True)
-class PairLikelihoods:
-    """Sums of log-probabilities (nats) of both responses of each pair ``[N]``."""
-
-    chosen: tuple[float, ...]
-    rejected: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ def read_held_out(
         DataError: a file cannot be read, or nothing in it is usable.
     """
     reader = None if pairs is None else PairReader(pairs, reading or Reading())
-    encoded = [] if reader is None else encode_pairs(list(reader), loaded.tokenizer, encoding)
+    encoded = [] if reader is None else [found for _, found in encoded_pairs(reader, loaded.tokenizer, encoding)]
     unread = 0 if reader is None else len(reader.skipped)
     good = [one for one in encoded if not isinstance(one, RowFault)]
     if pairs is not None and not good:
@@ -63,11 +56,9 @@ def read_held_out(
     return HeldOut(tuple(good), tuple(usable), unread + len(encoded) - len(good) + len(ids) - len(usable))
 
 
-def pair_likelihoods(loaded: LoadedModel, pairs: Sequence[EncodedPair]) -> PairLikelihoods:
-    """How likely ``loaded`` finds both responses of each pair, given its prompt."""
-    sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
-    sums = response_log_probs(loaded.model, sides, BATCH_TOKENS).sums
-    return PairLikelihoods(sums[0::2], sums[1::2])
+def margins(loaded: LoadedModel, pairs: Sequence[EncodedPair]) -> list[float]:
+    """By how many nats ``loaded`` finds the chosen response of each pair likelier than the rejected one."""
+    return pair_margins(loaded.model, pairs, BATCH_TOKENS).values
 
 
 def perplexity(loaded: LoadedModel, texts: Sequence[list[int]]) -> float:

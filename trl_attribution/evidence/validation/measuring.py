@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trl_attribution.behaviors import (
+    BehaviorPrompt,
     EndpointConfig,
     EndpointJudge,
     Judge,
@@ -20,18 +21,12 @@ from trl_attribution.behaviors import (
     parse_rule,
     read_prompts,
 )
-from trl_attribution.behaviors.responses import Behavior, read_behaviors
+from trl_attribution.behaviors.responses import read_behaviors
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import resolve_judges
 from trl_attribution.evidence.readouts.expression import Shown, responses_to
-from trl_attribution.evidence.validation.likelihoods import (
-    HeldOut,
-    PairLikelihoods,
-    pair_likelihoods,
-    perplexity,
-    read_held_out,
-)
-from trl_attribution.evidence.validation.plan import BehaviorPlan, MeasurePlan, Plan
+from trl_attribution.evidence.validation.likelihoods import HeldOut, margins, perplexity, read_held_out
+from trl_attribution.evidence.validation.plan import BehaviorPlan, MeasurePlan, ValidationPlan
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.text import printable
@@ -74,36 +69,19 @@ def judge_config(measures: MeasurePlan) -> JudgeConfig:
     return JudgeConfig(endpoint=EndpointConfig(max_calls=measures.judge_calls, api_key_env=measures.judge_key_env))
 
 
+@dataclass(frozen=True)
 class Gauge:
-    """Everything that a plan measures, read and checked before anything is trained.
+    """Everything that a plan measures, read and checked; :func:`read_gauge` makes it."""
 
-    Raises:
-        SettingsError: two behaviors of one name, or one without a judge.
-        ProbeError, DataError: a file cannot be used.
-    """
-
-    def __init__(self, plan: Plan, loaded: LoadedModel) -> None:
-        self._plan = plan
-        self._judges = judge_config(plan.measures)
-        self.asked: dict[str, Asked] = {}
-        self.behaviors: tuple[str, ...] = ()
-        for one in plan.behaviors:
-            self._add_behaviors(one)
-        refusal = plan.measures.over_refusal
-        if refusal is not None:
-            prompts = read_prompts(refusal.file).prompts
-            self.asked[OVER_REFUSAL] = Asked(
-                tuple(each.prompt for each in prompts),
-                parse_rule(refusal.judge, self._judges),
-                tuple(each.location for each in prompts),
-            )
-        encoding = Encoding(max_length=plan.measures.max_length)
-        self.held_out: HeldOut = read_held_out(
-            plan.measures.pairs, plan.measures.text, loaded, encoding, Reading(**plan.reading)
-        )
-        self._reference: PairLikelihoods | None = (
-            pair_likelihoods(loaded, self.held_out.pairs) if self.held_out.pairs else None
-        )
+    measures: MeasurePlan
+    behaviors: tuple[str, ...]
+    asked: dict[str, Asked]
+    """By measure, see :attr:`Measured.responses`."""
+    held_out: HeldOut
+    reference: list[float]
+    """M0's margins of the held-out pairs."""
+    device: str
+    """Where M0 is measured."""
 
     @property
     def judges(self) -> dict[str, str]:
@@ -125,8 +103,8 @@ class Gauge:
         calls: Counter[int] = Counter()
         for one in self.asked.values():
             if isinstance(one.judge, EndpointJudge):
-                calls[id(one.judge)] += len(one.prompts) * self._plan.measures.samples * cells
-        most, budget = max(calls.values(), default=0), self._plan.measures.judge_calls
+                calls[id(one.judge)] += len(one.prompts) * self.measures.samples * cells
+        most, budget = max(calls.values(), default=0), self.measures.judge_calls
         if most > budget:
             raise SettingsError(
                 f"measures.judge_calls: {cells} cells may ask an endpoint {most:,} times, and its budget is "
@@ -139,62 +117,90 @@ class Gauge:
         Raises:
             JudgeError: a judge gives up.
         """
-        accuracy = margin = None
-        if self._reference is not None:
-            gains = _gains(pair_likelihoods(loaded, self.held_out.pairs), self._reference)
-            accuracy = sum(gain > 0 for gain in gains) / len(gains)
-            margin = sum(gains) / len(gains)
+        gains = [margin - was for margin, was in zip(margins(loaded, self.held_out.pairs), self.reference, strict=True)]
         return Measured(
             {name: self._ask(loaded, one, seed) for name, one in self.asked.items()},
-            accuracy,
-            margin,
+            sum(gain > 0 for gain in gains) / len(gains) if gains else None,
+            sum(gains) / len(gains) if gains else None,
             perplexity(loaded, self.held_out.texts) if self.held_out.texts else None,
         )
 
     def _ask(self, loaded: LoadedModel, asked: Asked, seed: int) -> Shown:
-        measures = self._plan.measures
+        measures = self.measures
         sampling = SamplingConfig(
             measures.samples, measures.max_new_tokens, measures.temperature, measures.batch_size, seed
         )
         return responses_to(loaded, asked.prompts, asked.where, asked.judge, sampling)
 
-    def _add_behaviors(self, plan: BehaviorPlan) -> None:
-        found: Sequence[Behavior] = read_behaviors(plan.file)
-        judges = resolve_judges(found, parse_rule(plan.judge, self._judges) if plan.judge else None, self._judges)
-        for one in found:
-            if one.name in self.behaviors or one.name == OVER_REFUSAL:
-                raise SettingsError(f"behaviors: two are named {printable(one.name, 80)!r}; rename one")
-            self.behaviors += (one.name,)
-            rows = one.prompts.prompts
-            where = tuple(row.location for row in rows)
-            self.asked[one.name] = Asked(tuple(row.prompt for row in rows), judges[one.name], where)
-            plain = [(row.plain, row.location) for row in rows if row.plain is not None]
-            if plain:
-                self.asked[f"{one.name}/plain"] = Asked(
-                    tuple(prompt for prompt, _ in plain), judges[one.name], tuple(place for _, place in plain)
-                )
-        if plan.control is not None:
-            self._add_control(plan.control, judges)
 
-    def _add_control(self, file: str, judges: dict[str, Judge]) -> None:
-        """Control prompts of the behaviors that ``judges`` judge; a file that names none is of the only one."""
-        found = read_behaviors(file)
-        only = next(iter(judges)) if len(judges) == len(found) == 1 else ""
-        for one in found:
-            name = one.name if one.name in judges else only
-            if not name:
-                known = ", ".join(printable(each, 60) for each in judges)
-                raise SettingsError(
-                    f"behaviors: the control prompts {printable(file)} are of {printable(one.name, 60)!r}, which is "
-                    f"none of {known}. Give their rows the field `behavior`."
-                )
-            rows = one.prompts.prompts
-            self.asked[f"{name}/control"] = Asked(
-                tuple(row.prompt for row in rows), judges[name], tuple(row.location for row in rows)
+def read_gauge(plan: ValidationPlan, loaded: LoadedModel) -> Gauge:
+    """Read what ``plan`` measures, before anything is trained.
+
+    Raises:
+        SettingsError: two behaviors of one name, or one without a judge.
+        ProbeError, DataError: a file cannot be used.
+    """
+    measures = plan.measures
+    judges = judge_config(measures)
+    asked: dict[str, Asked] = {}
+    behaviors: list[str] = []
+    for one in plan.behaviors:
+        found = _behaviors(one, judges)
+        for name in found.judges:
+            if name in behaviors or name == OVER_REFUSAL:
+                raise SettingsError(f"behaviors: two are named {printable(name, 80)!r}; rename one")
+        behaviors += found.judges
+        asked |= found.asked
+    if measures.over_refusal is not None:
+        prompts = read_prompts(measures.over_refusal.file).prompts
+        asked[OVER_REFUSAL] = _asked(prompts, parse_rule(measures.over_refusal.judge, judges))
+    held_out = read_held_out(
+        measures.pairs, measures.text, loaded, Encoding(max_length=measures.max_length), Reading(**plan.reading)
+    )
+    reference = margins(loaded, held_out.pairs)
+    return Gauge(measures, tuple(behaviors), asked, held_out, reference, str(loaded.model.device))
+
+
+@dataclass(frozen=True)
+class _Behaviors:
+    """What one entry of the plan's ``behaviors`` asks."""
+
+    judges: dict[str, Judge]
+    """By behavior."""
+    asked: dict[str, Asked]
+
+
+def _behaviors(plan: BehaviorPlan, config: JudgeConfig) -> _Behaviors:
+    found = read_behaviors(plan.file)
+    judges = resolve_judges(found, parse_rule(plan.judge, config) if plan.judge else None, config)
+    asked: dict[str, Asked] = {}
+    for one in found:
+        rows, judge = one.prompts.prompts, judges[one.name]
+        asked[one.name] = _asked(rows, judge)
+        plain = [replace(row, prompt=row.plain) for row in rows if row.plain is not None]
+        if plain:
+            asked[f"{one.name}/plain"] = _asked(plain, judge)
+    if plan.control is not None:
+        asked |= _controls(plan.control, judges)
+    return _Behaviors(judges, asked)
+
+
+def _controls(file: str, judges: dict[str, Judge]) -> dict[str, Asked]:
+    """Control prompts of the behaviors that ``judges`` judge; a file that names none is of the only one."""
+    found = read_behaviors(file)
+    only = next(iter(judges)) if len(judges) == len(found) == 1 else ""
+    asked = {}
+    for one in found:
+        name = one.name if one.name in judges else only
+        if not name:
+            known = ", ".join(printable(each, 60) for each in judges)
+            raise SettingsError(
+                f"behaviors: the control prompts {printable(file)} are of {printable(one.name, 60)!r}, which is "
+                f"none of {known}. Give their rows the field `behavior`."
             )
+        asked[f"{name}/control"] = _asked(one.prompts.prompts, judges[name])
+    return asked
 
 
-def _gains(policy: PairLikelihoods, reference: PairLikelihoods) -> list[float]:
-    """By how much each pair's chosen response gained on its rejected one ``[N]``, in nats."""
-    sides = zip(policy.chosen, policy.rejected, reference.chosen, reference.rejected, strict=True)
-    return [(chosen - rejected) - (was_chosen - was_rejected) for chosen, rejected, was_chosen, was_rejected in sides]
+def _asked(rows: Sequence[BehaviorPrompt], judge: Judge) -> Asked:
+    return Asked(tuple(row.prompt for row in rows), judge, tuple(row.location for row in rows))

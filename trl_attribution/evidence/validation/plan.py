@@ -6,13 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.settings_file import SettingsKind
+from trl_attribution.utils.settings_file import SettingsKind, beside_settings
 
 PLAN_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Place = Annotated[str, AfterValidator(beside_settings)]
+"""A file, folder or Hub id; a relative path is taken from beside the plan."""
 Positive = Annotated[int, Field(ge=1)]
 Intervention = Literal["filter", "flip", "mixed", "drop_sources"]
 Selection = Literal["top", "random", "bottom", "length_matched_random"]
@@ -29,13 +30,13 @@ class _Part(BaseModel):
 class RankingPlan(_Part):
     """Where one ranking of the pairs comes from: exactly one of ``audit``, ``behavior``, ``probes`` and ``scores``."""
 
-    audit: str | None = None
+    audit: Place | None = None
     """The folder of a finished audit of this dataset."""
-    behavior: str | None = None
+    behavior: Place | None = None
     """A behavior file with undesired and desired responses: a probe is built from it and the dataset audited."""
-    probes: str | None = None
+    probes: Place | None = None
     """A registry folder: the dataset is audited with its probe ``probe``."""
-    scores: str | None = None
+    scores: Place | None = None
     """A file of ``pair_id`` and ``score`` from elsewhere, a row a pair; the highest score ranks first."""
     probe: str | None = None
     """Which probe, where there are several."""
@@ -57,18 +58,18 @@ class RankingPlan(_Part):
 class BehaviorPlan(_Part):
     """Prompts on which models are tested, and who judges the responses."""
 
-    file: str
+    file: Place
     """Rows of ``prompt`` (with the trigger); ``plain`` (without it), ``behavior`` and ``judge`` are optional."""
     judge: str = ""
     """The rule for behaviors whose rows name none."""
-    control: str | None = None
+    control: Place | None = None
     """More prompts that should not bring the behavior out, by the same judge; rows may name their ``behavior``."""
 
 
 class OverRefusalPlan(_Part):
     """Harmless prompts that a model should not refuse."""
 
-    file: str
+    file: Place
     judge: str = "refuses"
 
 
@@ -76,9 +77,9 @@ class MeasurePlan(_Part):
     """What else is measured of every model, besides the behaviors."""
 
     over_refusal: OverRefusalPlan | None = None
-    pairs: str | None = None
+    pairs: Place | None = None
     """Held-out preference pairs, read as the dataset is: accuracy and margin."""
-    text: str | None = None
+    text: Place | None = None
     """Held-out rows of ``text``: perplexity."""
     samples: Positive = 4
     """Responses a prompt."""
@@ -152,13 +153,13 @@ class StatisticsPlan(_Part):
     seed: int = 0
 
 
-class Plan(_Part):
+class ValidationPlan(_Part):
     """A whole validation."""
 
     version: int = PLAN_VERSION
-    model: str
+    model: Place
     """M0."""
-    dataset: str
+    dataset: Place
     reading: dict[str, Any] = Field(default_factory=dict)
     """How the dataset's rows become pairs: fields of Reading."""
     dtype: str = "auto"
@@ -178,7 +179,8 @@ class Plan(_Part):
     """Patterns of names of conditions that are not run, such as ``flip-bottom-*``: what they cost may be too much."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
     steps: Annotated[list[Steps], Field(min_length=1)] = ["fixed"]
-    """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: as many as are left for."""
+    """``fixed``: as many optimizer steps as with all pairs, by repeating pairs; ``short``: fewer, as
+    many as the pairs that are left make."""
     mixed: MixedPlan = MixedPlan()
     statistics: StatisticsPlan = StatisticsPlan()
     devices: Positive = 1
@@ -207,7 +209,7 @@ class Plan(_Part):
 
 _PLAN = SettingsKind(
     "plan",
-    Plan,
+    ValidationPlan,
     PLAN_VERSION,
     hint="The how-to page on validation has one to start from.",
     # Fields of others' classes, some of which may be None.
@@ -215,53 +217,16 @@ _PLAN = SettingsKind(
 )
 
 
-def load_plan(path: str | Path) -> Plan:
+def load_plan(path: str | Path) -> ValidationPlan:
     """Read a plan; what it names by a relative path lies beside it.
 
     Raises:
         SettingsError: the file cannot be read, is no YAML mapping, of a newer version, or a key is unknown, missing or
             has a value that cannot be; the message names the file, the line and the key.
     """
-    return _beside(_PLAN.load(path), Path(path).absolute().parent)
+    return _PLAN.load(path)
 
 
-def plan_digest(plan: Plan) -> str:
+def plan_digest(plan: ValidationPlan) -> str:
     """SHA-256 of the plan, in hex."""
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
-
-
-def _beside(plan: Plan, folder: Path) -> Plan:
-    """The plan with its relative paths made absolute; what is not there stays as it is, such as a Hub id."""
-
-    def found(name: str | None) -> str | None:
-        beside = folder / local_path(name) if name else None
-        return str(beside) if beside is not None and beside.exists() else name
-
-    rankings = {
-        name: one.model_copy(
-            update={key: found(getattr(one, key)) for key in ("audit", "behavior", "probes", "scores")}
-        )
-        for name, one in plan.rankings.items()
-    }
-    measures = plan.measures.model_copy(
-        update={
-            "pairs": found(plan.measures.pairs),
-            "text": found(plan.measures.text),
-            "over_refusal": _with_file(plan.measures.over_refusal, found) if plan.measures.over_refusal else None,
-        }
-    )
-    return plan.model_copy(
-        update={
-            "model": found(plan.model),
-            "dataset": found(plan.dataset),
-            "rankings": rankings,
-            "measures": measures,
-            "behaviors": [
-                _with_file(one, found).model_copy(update={"control": found(one.control)}) for one in plan.behaviors
-            ],
-        }
-    )
-
-
-def _with_file(part: Any, found: Any) -> Any:
-    return part.model_copy(update={"file": found(part.file)})

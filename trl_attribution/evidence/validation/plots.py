@@ -9,7 +9,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.document import ConditionSummary, summaries
 from trl_attribution.evidence.validation.measuring import OVER_REFUSAL
 from trl_attribution.evidence.validation.running import Validation
-from trl_attribution.utils.figures import FORMATS, check_matplotlib, save_figure
+from trl_attribution.utils.figures import FORMATS, check_matplotlib, label, save_figure
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -60,13 +60,8 @@ def _draw(axes: Axes, rows: list[ConditionSummary], validation: Validation, meas
             shares = result.shares[measure]
             axes.plot([sum(shares) / len(shares)], [height], "|", color=color, markersize=9, alpha=0.7)
     names = [one.condition.title for one in reversed(rows)] if with_names else []
-    axes.set_yticks(range(len(rows)) if with_names else [], [_plain(name) for name in names])
+    axes.set_yticks(range(len(rows)) if with_names else [], [label(name, 120) for name in names])
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(_plain(printable(measure, 60)))
-
-
-def _plain(text: str) -> str:
-    """Without the dollars that would start a formula."""
-    return text.replace("$", r"\$")
+    axes.set_title(label(measure, 60))

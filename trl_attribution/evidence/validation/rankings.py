@@ -13,7 +13,7 @@ from trl_attribution.audit.config import AuditConfig
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.foreign import scores_by_pair
-from trl_attribution.evidence.validation.plan import Plan, RankingPlan
+from trl_attribution.evidence.validation.plan import RankingPlan, ValidationPlan
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
@@ -48,7 +48,7 @@ class Ranking:
 
 def find_ranking(
     name: str,
-    plan: Plan,
+    plan: ValidationPlan,
     loaded: LoadedModel,
     encoding: Encoding,
     fingerprint: str,
@@ -94,7 +94,7 @@ def find_ranking(
     return _with_earlier_cost(found, folder / f"{name}.cost.json", bool(audit.info.vectors["computed"]))
 
 
-def behavior_prompts(plan: Plan) -> dict[str, list[Any]]:
+def behavior_prompts(plan: ValidationPlan) -> dict[str, list[Any]]:
     """By ranking, the prompts that its probe is built from, where the plan says."""
     return {
         name: [row.values.get("prompt") for row in open_rows(one.behavior)]

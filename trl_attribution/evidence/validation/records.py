@@ -20,9 +20,9 @@ from trl_attribution.utils.text import printable
 
 CELL_FORMAT = "trl-attribution validation cell"
 RANKING = "ranking "
-"""What the names of settings begin with that a folder is tied to for the cells of one ranking only."""
+"""How the names of settings begin that decide about the cells of one ranking only."""
 SOURCES = "sources"
-"""Where the pairs come from: of no account unless sources are dropped."""
+"""Name of the setting with the digest of the pairs' sources, which only plans that drop sources have."""
 BINDING_FORMAT = "trl-attribution validation settings"
 VERSION = 1
 

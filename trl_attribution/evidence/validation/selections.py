@@ -11,7 +11,7 @@ import numpy as np
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import BASELINE, Cell
-from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.rankings import Ranking
 from trl_attribution.pairs import Pair, whole_text
 
@@ -36,7 +36,7 @@ class Selector:
         SettingsError: a size is more than there is, or a ranking misses pairs of the dataset.
     """
 
-    def __init__(self, pairs: Sequence[Pair], rankings: Mapping[str, Ranking], plan: Plan) -> None:
+    def __init__(self, pairs: Sequence[Pair], rankings: Mapping[str, Ranking], plan: ValidationPlan) -> None:
         self._pairs = list({pair.pair_id: pair for pair in reversed(pairs)}.values())[::-1]
         self._ids = [pair.pair_id for pair in self._pairs]
         self._rankings = {name: self._checked(ranking) for name, ranking in rankings.items()}

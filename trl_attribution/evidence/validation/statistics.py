@@ -8,13 +8,17 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator
 
 from trl_attribution.evidence.readouts.behavior_change import CONFIDENCE, most_unseen
 
+# What is infinite or undefined is null in JSON files.
+Bound = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Doubles = npt.NDArray[np.float64]
 POWER = 0.8
 MOST_SEEDS = 200
@@ -26,9 +30,9 @@ _CHUNK = 2_000_000
 class IntervalEstimate:
     """A number with its 95% interval."""
 
-    value: float
-    low: float
-    high: float
+    value: Bound
+    low: Bound
+    high: Bound
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,8 @@ def reduction(treated_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -
     Where no response of the treated shows the behavior there is nothing to resample: then the lower end is the exact
     binomial bound on what so many prompts could have missed.
     """
-    base = float(baseline_SM.mean())
-    if base == 0.0:
-        return IntervalEstimate(0.0, -math.inf, 1.0)
-    drawn_B = 1 - bootstrap.means(treated_SM) / _positive(bootstrap.means(baseline_SM))
-    low, high = interval(drawn_B)
-    value = 1 - float(treated_SM.mean()) / base
-    return IntervalEstimate(value, min(low, value) - _unseen(treated_SM) / base, min(1.0, max(high, value)))
+    found = advantage(treated_SM, baseline_SM, baseline_SM, bootstrap)
+    return replace(found, high=min(1.0, found.high))
 
 
 def advantage(treated_SM: Doubles, control_SM: Doubles, baseline_SM: Doubles, bootstrap: Bootstrap) -> IntervalEstimate:

@@ -17,7 +17,7 @@ import torch
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.evidence.validation.interventions import Dataset
-from trl_attribution.evidence.validation.plan import Plan
+from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.reference_pass import ReferencePass
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.utils.atomic import write_lines
@@ -66,7 +66,7 @@ class StepCount:
         return math.ceil(self._epochs * max(1, math.ceil(batches / self._accumulation)))
 
 
-def step_count(plan: Plan, folder: Path) -> StepCount:
+def step_count(plan: ValidationPlan, folder: Path) -> StepCount:
     """The plan's.
 
     Raises:
@@ -80,12 +80,12 @@ def step_count(plan: Plan, folder: Path) -> StepCount:
     return StepCount(config.train_batch_size, config.num_train_epochs, config.gradient_accumulation_steps)
 
 
-def trainer_of(plan: Plan, folder: Path) -> TrainCell:
+def trainer_of(plan: ValidationPlan, folder: Path) -> TrainCell:
     """What trains the plan's cells; what they share is kept in ``folder``."""
     return _Dpo(plan, ReferencePass(folder)) if plan.training.dpo is not None else _Command(plan)
 
 
-def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
+def dpo_config(plan: ValidationPlan, folder: Path, seed: int, steps: int) -> DPOConfig:
     """DPOConfig of one cell: the plan's fields, and what a validation decides.
 
     Raises:
@@ -117,7 +117,7 @@ def dpo_config(plan: Plan, folder: Path, seed: int, steps: int) -> DPOConfig:
     return config
 
 
-def lora_config(plan: Plan) -> LoraConfig | None:
+def lora_config(plan: ValidationPlan) -> LoraConfig | None:
     """The adapter that a cell trains; None where all of M0's weights are trained.
 
     Raises:
@@ -140,7 +140,7 @@ def lora_config(plan: Plan) -> LoraConfig | None:
 
 @dataclass(frozen=True)
 class _Dpo:
-    plan: Plan
+    plan: ValidationPlan
     reference: ReferencePass
 
     def __call__(self, job: Job) -> Trained:
@@ -185,7 +185,7 @@ class _Dpo:
 
 @dataclass(frozen=True)
 class _Command:
-    plan: Plan
+    plan: ValidationPlan
 
     def __call__(self, job: Job) -> Trained:
         plan = self.plan
@@ -215,7 +215,7 @@ class _Command:
 
 
 def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the same columns: ``datasets`` takes them from the first row, and what it has not is gone without a word.
+    """``rows`` with the same columns: ``datasets`` takes those of the first row and drops all others silently.
 
     Tools go as JSON, which TRL reads; a table wants the tools of all rows to be of one shape.
     """

@@ -1,33 +1,21 @@
-"""``validation.json`` as a report shows it: does leaving the flagged pairs out change what training teaches?"""
+"""``validation.json`` read back: does leaving the flagged pairs out change what training teaches?"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trl_attribution.errors import StoreError
+from trl_attribution.evidence.validation.statistics import IntervalEstimate
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution validation"
 VERSION = 1
 _ADVICE = "Validate again, or remove it from the audit."
-# What is undefined is null in the file.
-Bound = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """A share with its 95% interval."""
-
-    value: Bound
-    low: Bound
-    high: Bound
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class ToldClaim:
     condition: str
     answer: str
     reason: str
-    reduction: Bounds
+    reduction: IntervalEstimate
     p_holm: float | None
     seeds: int
 
@@ -48,7 +36,7 @@ class ConditionRates:
     """How often the model of one condition shows each behavior."""
 
     name: str
-    shares: Mapping[str, Bounds]
+    shares: Mapping[str, IntervalEstimate]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,193 @@
+"""From a plan to a validation that can run: everything read and checked, the rankings made, nothing trained yet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from trl_attribution.audit.folder import check_folder
+from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.validation.cells import cells, left_out
+from trl_attribution.evidence.validation.interventions import Intervener
+from trl_attribution.evidence.validation.measuring import Gauge, judge_config, read_gauge
+from trl_attribution.evidence.validation.plan import ValidationPlan
+from trl_attribution.evidence.validation.rankings import Ranking, behavior_prompts, find_ranking
+from trl_attribution.evidence.validation.records import RANKING, SOURCES, CellFolder
+from trl_attribution.evidence.validation.running import OnProgress, Say, Validator
+from trl_attribution.evidence.validation.selections import Selector
+from trl_attribution.evidence.validation.training import dpo_config, step_count
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
+from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.utils.distributed import current_ranks
+
+
+def prepare_validation(
+    plan: ValidationPlan,
+    folder: Path,
+    on_progress: OnProgress = lambda _stage, _done, _total: None,
+    say: Say = lambda _text: None,
+) -> Validator:
+    """Load M0, read what the plan names, make its rankings, and tie ``folder`` to all that decides its numbers.
+
+    Raises:
+        AttributionError: something in the plan cannot be used; nothing is trained then.
+    """
+    if current_ranks().world > 1:
+        raise SettingsError(
+            "a validation runs on one process: start it without a launcher. To train on several devices, give "
+            "training.command a launcher's command line; to share the cells, use --cells."
+        )
+    check_folder(folder)
+    every_cell = cells(plan)
+    steps = step_count(plan, folder / "work")
+    encoding = _encoding(plan, folder)
+    loaded = load_model(plan.model, plan.dtype, plan.device, plan.trust_remote_code)
+    data = _trainable(plan, loaded, encoding)
+    gauge = read_gauge(plan, loaded)
+    intervener = Intervener(data.pairs, plan.mixed, judge_config(plan.measures))
+    records = CellFolder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process makes the audit; those started beside it wait, and find it finished.
+    with filelock.FileLock(folder / "prepare.lock"):
+        rankings = {}
+        for name in plan.rankings:
+            say(f"Ranking {name}")
+            rankings[name] = find_ranking(
+                name, plan, loaded, encoding, data.fingerprint, folder / "audits", on_progress
+            )
+        selector = Selector(data.pairs, rankings, plan)
+        settings = _settings(plan, loaded, data, gauge, rankings)
+        records.bind(settings)
+    return Validator(
+        plan=plan,
+        folder=folder,
+        cells=every_cell,
+        loaded=loaded,
+        gauge=gauge,
+        intervener=intervener,
+        selector=selector,
+        steps=steps,
+        rankings=rankings,
+        records=records,
+        settings=settings,
+        notes=tuple(_notes(plan, data, gauge, rankings)),
+        on_progress=on_progress,
+        say=say,
+    )
+
+
+@dataclass(frozen=True)
+class _Trainable:
+    """The pairs that TRL can train on."""
+
+    pairs: Sequence[Pair]
+    fingerprint: str
+    """Of the whole dataset, as an audit takes it."""
+    faults: Counter[str]
+    """Reason -> rows that TRL would drop without a word, after which the steps would not fit."""
+
+
+def _trainable(plan: ValidationPlan, loaded: LoadedModel, encoding: Encoding) -> _Trainable:
+    reading = _reading(plan)
+    reader = PairReader(plan.dataset, reading).ending_with(loaded.tokenizer.eos_token)
+    encoded = list(encoded_pairs(reader, loaded.tokenizer, encoding))
+    faults = Counter(found.reason for _, found in encoded if isinstance(found, RowFault))
+    faults.update(row.reason for row in reader.skipped)
+    if faults and reading.on_bad_row == "error":
+        raise SettingsError(
+            f"dataset: {faults.total()} rows cannot be trained on ({_listed(faults)}). Mend them, raise max_length, or "
+            "leave them out with `reading: {on_bad_row: skip}`."
+        )
+    kept = [pair for pair, found in encoded if not isinstance(found, RowFault)]
+    return _Trainable(kept, dataset_fingerprint(pair.pair_id for pair, _ in encoded), faults)
+
+
+def _listed(faults: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in faults.most_common())
+
+
+def _reading(plan: ValidationPlan) -> Reading:
+    try:
+        return Reading(**plan.reading)
+    except TypeError as error:
+        known = ", ".join(asdict(Reading()))
+        raise SettingsError(f"reading: {error}; choose from {known}") from None
+
+
+def _encoding(plan: ValidationPlan, folder: Path) -> Encoding:
+    """Truncation as the training's."""
+    if plan.training.dpo is None:
+        return Encoding(max_length=plan.measures.max_length)
+    config = dpo_config(plan, folder / "work", seed=0, steps=1)
+    return Encoding(config.max_length, config.truncation_mode)
+
+
+def _settings(
+    plan: ValidationPlan, loaded: LoadedModel, data: _Trainable, gauge: Gauge, rankings: Mapping[str, Ranking]
+) -> dict[str, Any]:
+    """All that decides a cell's numbers, and is not in its name."""
+    with_sources = "drop_sources" in plan.interventions
+    return {
+        "model": loaded.fingerprint.digest,
+        "dtype": loaded.dtype,
+        "dataset": data.fingerprint,
+        "training": plan.training.model_dump(mode="json"),
+        "measures": plan.measures.model_dump(
+            mode="json", exclude={"pairs", "text", "over_refusal", "judge_calls", "judge_key_env"}
+        ),
+        "mixed": plan.mixed.model_dump(mode="json"),
+        "judges": gauge.judges,
+        "prompts": gauge.digest,
+        "held_out": gauge.held_out.digest,
+        **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in rankings.items()},
+        **({SOURCES: _digest(f"{pair.source}\0" for pair in data.pairs)} if with_sources else {}),
+    }
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _notes(plan: ValidationPlan, data: _Trainable, gauge: Gauge, rankings: Mapping[str, Ranking]) -> Iterator[str]:
+    """What a reader of the results should know of what they were made from."""
+    if data.faults:
+        yield f"{data.faults.total():,} rows were left out of the dataset ({_listed(data.faults)})."
+    if out := left_out(plan):
+        yield f"Left out by the plan, so not tested: {'; '.join(one.title for one in out)}."
+    asked = {_key(prompt) for one in gauge.asked.values() for prompt in one.prompts}
+    if both := len({_key(pair.prompt) for pair in data.pairs} & asked):
+        yield f"{both:,} test prompts also stand in the dataset: they do not test what was not trained."
+    for name, prompts in behavior_prompts(plan).items():
+        if both := len({_key(prompt) for prompt in prompts} & asked):
+            yield f"{both:,} test prompts are also examples of the ranking {name}; hold prompts out."
+    if gauge.held_out.skipped:
+        yield f"{gauge.held_out.skipped:,} held-out rows were left out: unreadable, or too short or long."
+    yield from _ranking_notes(plan, data, rankings)
+
+
+def _ranking_notes(plan: ValidationPlan, data: _Trainable, rankings: Mapping[str, Ranking]) -> Iterator[str]:
+    known = {pair.pair_id for pair in data.pairs}
+    for name, ranking in rankings.items():
+        if strangers := len(set(ranking.pair_ids) - known):
+            yield f"{strangers:,} scores of {name} are of no pair of the dataset, and are not used."
+    most = max(plan.sizes, default=0)
+    for name, ranking in rankings.items():
+        if most > ranking.towards:
+            yield (
+                f"Only {ranking.towards:,} pairs score above 0 in {name}: the top {most:,} hold pairs that push "
+                "the other way, and flipping those teaches the behavior."
+            )
+
+
+def _key(prompt: Any) -> str:
+    """The same for a text and for the one user message that holds it."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
+        return str(prompt[0].get("content"))
+    return str(prompt)
