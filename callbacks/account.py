@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.audit.finish import Ending, Vectors
-from trl_attribution.audit.folder import machine, model_info
+from trl_attribution.audit.info import ModelInfo, TrainingInfo, machine
 from trl_attribution.callbacks.before_after import Findings
 from trl_attribution.callbacks.recorder import CaptureCounts
 from trl_attribution.probes import Probe
@@ -29,23 +29,23 @@ def run_ending(
         probes=probes,
         score=run.config.asked_score,
         layers=run.layers,
-        model=model_info(run.m0, run.settings.compute_dtype),
+        model=ModelInfo.of(run.m0, run.settings.compute_dtype),
         settings=run.config.to_json(),
         notes=run.notes,
-        training={
+        training=TrainingInfo(
             **counts.to_json(),
-            "pairs_in_dataset": pairs,
-            "never_seen": pairs - len(vectors.index),
-            "ranks": run.ranks.world,
-            "windows": run.windows,
-            "flag_at": run.watch.limits,
-            "on_flag": run.config.on_flag,
-            "stopped_at_step": run.stopped_at,
-            "skipped_rows": run.skipped_rows,
-            "behaviors": [change.to_json() for change in findings.changes],
-            "drift": [layer.to_json() for layer in findings.drifts],
-            "notes": findings.notes,
-        },
+            pairs_in_dataset=pairs,
+            never_seen=pairs - len(vectors.index),
+            ranks=run.ranks.world,
+            windows=run.windows,
+            flag_at=run.watch.limits,
+            on_flag=run.config.on_flag,
+            stopped_at_step=run.stopped_at,
+            skipped_rows=run.skipped_rows,
+            behaviors=tuple(change.to_json() for change in findings.changes),
+            drift=tuple(layer.to_json() for layer in findings.drifts),
+            notes=tuple(findings.notes),
+        ),
     )
 
 

@@ -14,8 +14,9 @@ import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import choose_layers
+from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch, Vectors, finish
-from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder
+from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.account import run_cost, run_ending
 from trl_attribution.callbacks.before_after import BeforeAfter, Findings
@@ -328,8 +329,8 @@ class TrainingAudit:
         if self.ranks.is_main:
             try:
                 dataset, name = self.data.survey, self.reader.source.name
-                claim = FolderClaim(self.folder, self.folder / "vectors", self.settings, dataset, name, _OTHER_FOLDER)
-                claim.write()
+                vectors = self.folder / "vectors"
+                FolderClaim(self.folder, vectors, self.settings, dataset, name, advice=_OTHER_FOLDER).bind()
                 self._main_rank.clear()
                 write_m0(self.folder, self.m0, is_in_memory=self.reference.is_m0)
             except AttributionError as error:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.store_cases import HIDDEN, ids, settings
-from trl_attribution.audit.folder import AuditInfo, FolderClaim
+from trl_attribution.audit.claim import FolderClaim
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.pairs import Survey
-from trl_attribution.store import VectorStore
 
 
 def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
@@ -28,7 +28,7 @@ def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
     return FolderClaim(folder, folder / "vectors", settings(), survey, "data.jsonl")
 
 
-def fail(claim: FolderClaim, before: Callable[[], None] = lambda: None) -> None:
+def fail(claim: FolderClaim, before: Callable[[], object] = lambda: None) -> None:
     def run() -> None:
         with claim.released_on_failure():
             before()
@@ -50,28 +50,20 @@ def test_an_audit_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:
 
 def test_a_claim_that_fails_before_a_vector_leaves_no_trace(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-
-    def bind() -> None:
-        VectorStore.create(tmp_path / "audit" / "vectors", settings())
-        claim.write()
-
-    fail(claim, bind)
+    fail(claim, claim.take)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_claim_leaves_what_a_simultaneous_one_bound(tmp_path: Path) -> None:
     failing, other = claim_of(tmp_path / "audit"), claim_of(tmp_path / "audit")
-    VectorStore.create(tmp_path / "audit" / "vectors", settings())
-    other.write()
-    failing.write()
-    fail(failing)
+    other.take()
+    fail(failing, failing.take)
     assert names(tmp_path) == {"store.json", "settings.json"}
 
 
 def test_a_failed_claim_removes_nothing_while_another_process_writes(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
-    claim.write()
+    store = claim.take()
     with store.writer() as writer:
         fail(claim)
         assert names(tmp_path) == {"store.json", "settings.json"}
@@ -83,7 +75,7 @@ def test_a_failed_claim_removes_nothing_while_another_process_writes(tmp_path: P
 
 def test_a_store_that_a_failed_claim_removed_takes_no_vectors(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
+    store = claim.take()
     fail(claim)
     (tmp_path / "audit" / "vectors").mkdir(parents=True)
     with pytest.raises(StoreError, match="changed by another process"):
@@ -92,6 +84,6 @@ def test_a_store_that_a_failed_claim_removed_takes_no_vectors(tmp_path: Path) ->
 
 def test_a_folder_that_a_simultaneous_audit_bound_to_another_dataset_is_refused(tmp_path: Path) -> None:
     late, first = claim_of(tmp_path / "audit", "a" * 64), claim_of(tmp_path / "audit")
-    first.write()
+    first.take()
     with pytest.raises(SettingsError, match=r"made with something else:\n.*dataset_fingerprint: stored 'fff"):
-        late.write()
+        late.take()

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, describe_difference
-from trl_attribution.store.settings import StoreSettings, read_settings, write_settings
+from trl_attribution.store.header import read_settings, write_settings
+from trl_attribution.store.settings import StoreSettings
 from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype

@@ -1,14 +1,69 @@
-"""Reads a JSON file that this package wrote, and refuses what is none of its kind by name."""
+"""JSON files that this package writes: what is none of its kind, newer or broken is refused by name."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trl_attribution.errors import AttributionError, StoreError
+from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
+
+
+class JsonFile(BaseModel):
+    """A kind of JSON file, declared by its fields.
+
+    What is written is what was given: a field that was left out is not in the file. What is read may hold fields of
+    other releases; they are passed over.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    FORMAT: ClassVar[str]
+    """What ``format`` has to be, such as ``trl-attribution audit``."""
+    VERSION: ClassVar[int] = 1
+    """The newest ``format_version`` that is read, and the one that is written."""
+    ADVICE: ClassVar[str]
+    """What to do where a file is no good, a sentence."""
+    ERROR: ClassVar[type[AttributionError]] = StoreError
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically."""
+        write_json(path, {"format": self.FORMAT, "format_version": self.VERSION, **self.model_dump(exclude_unset=True)})
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The file at ``path``, None where there is none.
+
+        Raises:
+            AttributionError: it cannot be read, is of another format or a newer version, or a field is missing or
+                wrong; the message names it.
+        """
+        values = cls.header(path)
+        if values is None:
+            return None
+        try:
+            return cls.model_validate(values)
+        except (ValidationError, AttributionError) as error:
+            raise cls.ERROR(f"{printable(path)} is broken: {_fault(error)}. {cls.ADVICE}") from error
+
+    @classmethod
+    def header(cls, path: Path) -> dict[str, Any] | None:
+        """All values in the file at ``path``, of which only format and version are checked; None where there is none.
+
+        Raises:
+            AttributionError: it cannot be read, is of another format or a newer version.
+        """
+        try:
+            return read_json(path, cls.FORMAT, cls.VERSION, cls.ERROR, cls.ADVICE)
+        except AttributionError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
 
 
 def read_json(
@@ -47,3 +102,11 @@ def checked_json(
         raise error(f"{where} holds no {kind}: its `format` is not {expected!r}. {advice}".rstrip())
     check_format_version(values.get("format_version"), newest, where, error)
     return values
+
+
+def _fault(error: ValidationError | AttributionError) -> str:
+    if isinstance(error, AttributionError):  # of a field that checks itself
+        return printable(error, 300)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"field '{printable(field)}': {printable(first['msg'], 200)}"

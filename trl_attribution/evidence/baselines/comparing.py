@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.baseline import Baseline, BaselineScores, Cost, OnProgress, PairSet, silent
@@ -69,8 +69,8 @@ class Audited:
     @property
     def cost(self) -> Cost:
         """Of the audit's vectors, those that it did not take from elsewhere."""
-        seconds = self.info.cost.get("seconds", {})
-        return Cost(float(seconds.get("vectors", 0.0)) + float(seconds.get("scores", 0.0)), self.info.cost.get("flops"))
+        seconds = self.info.cost.seconds
+        return Cost(seconds.get("vectors", 0.0) + seconds.get("scores", 0.0), self.info.cost.flops)
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _resuming(baseline: Baseline, folder: Path, stem: str) -> Baseline:
 def _ours(audited: Audited) -> BaselineScores:
     column = audited.column
     name = f"{column.kind} score of {column.probe}, layer {column.layer}"
-    reused = int(audited.info.vectors.get("reused") or 0)
+    reused = audited.info.vectors.reused
     notes = (f"{reused:,} vectors were there before the audit and are not in its cost",) if reused else ()
     return BaselineScores(name, {}, audited.cost, notes)
 

@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from trl_attribution.audit.folder import check_folder
+from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import M0, Cell, Condition, cells, conditions, left_out
