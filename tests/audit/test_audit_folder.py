@@ -13,9 +13,12 @@ from trl_attribution.audit.claim import FolderClaim
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.pairs import Survey
+from trl_attribution.store import VectorStore
 
 
-def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
+def claim_of(
+    folder: Path, fingerprint: str = "f" * 64, vectors: Path | None = None, part: int | None = None
+) -> FolderClaim:
     survey = Survey(
         pairs=3,
         unique=3,
@@ -25,7 +28,7 @@ def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
         skipped=[],
         fingerprint=fingerprint,
     )
-    return FolderClaim(folder, folder / "vectors", settings(), survey, "data.jsonl")
+    return FolderClaim(folder, vectors or folder / "vectors", settings(), survey, "data.jsonl", part=part)
 
 
 def fail(claim: FolderClaim, before: Callable[[], object] = lambda: None) -> None:
@@ -87,3 +90,23 @@ def test_a_folder_that_a_simultaneous_audit_bound_to_another_dataset_is_refused(
     first.take()
     with pytest.raises(SettingsError, match=r"made with something else:\n.*dataset_fingerprint: stored 'fff"):
         late.take()
+
+
+def test_the_last_part_to_fail_unbinds_the_folder(tmp_path: Path) -> None:
+    first, second = (claim_of(tmp_path / "audit", part=number) for number in range(2))
+    first.take()
+    second.take()
+    fail(first)
+    assert names(tmp_path) == {"settings.json", "claim.lock", "store.json"}
+    fail(second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_part_frees_its_folder_beside_vectors_that_lie_elsewhere(tmp_path: Path) -> None:
+    store = VectorStore.create(tmp_path / "vectors", settings())
+    with store.writer() as writer:
+        writer.add(ids(1), torch.ones(1, 3, HIDDEN), torch.ones(1, 3, HIDDEN))
+    claim = claim_of(tmp_path / "audit", vectors=tmp_path / "vectors", part=0)
+    fail(claim, claim.take)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+    assert len(VectorStore.open(tmp_path / "vectors")) == 1
