@@ -17,9 +17,10 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
-    Reference,
+    ReferenceModel,
     check_arguments,
     dedicated,
     precompute_reference,
@@ -28,7 +29,7 @@ from trl_attribution.callbacks.reference_pass import (
 )
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -170,10 +171,7 @@ class AttributionCallback(TrainerCallback):
         """Called when training fails: write what was read so far, for a resumed run, and :meth:`close`."""
         try:
             if self._session is not None:
-                self._session.save_alone()
-        except (AttributionError, RuntimeError, OSError) as error:
-            # The run is ending with an error of its own, which must stay the one that is raised.
-            logger.error("the vectors read since the last checkpoint are not kept: %s", error)
+                self._session.keep_what_was_read()
         finally:
             self.close()
 
@@ -211,7 +209,7 @@ class AttributionCallback(TrainerCallback):
             raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
 
     def _open(
-        self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: Reference
+        self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: ReferenceModel
     ) -> TrainingAudit:
         processor = kwargs["processing_class"]
         tokenizer = tokenizer_of(processor)
@@ -230,7 +228,7 @@ class AttributionCallback(TrainerCallback):
         if rows is None:
             rows = prepared_rows(self._trainer.train_dataset)
         assert rows is not None
-        return TrainingAudit(
+        return open_training_audit(
             self.config,
             self._probes,
             PairReader(rows, Reading(format="trl", on_bad_row="skip")),
@@ -242,7 +240,7 @@ class AttributionCallback(TrainerCallback):
             self._judge,
         )
 
-    def _reference(self) -> Reference:
+    def _reference(self) -> ReferenceModel:
         if self._trainer is not None:
             return reference_of(self._trainer)
         return dedicated(reference_of(_calling_trainer(self)), "the callback was not given the trainer")
@@ -267,7 +265,7 @@ class AttributionCallback(TrainerCallback):
 
         trainer._precompute_ref_logps = read_precompute  # noqa: SLF001
 
-    def _identity(self, reference: Reference, tokenizer: Any, *, is_resumed: bool) -> Identity:
+    def _identity(self, reference: ReferenceModel, tokenizer: Any, *, is_resumed: bool) -> Identity:
         noted = read_m0(Path(self.config.output_dir)) if is_resumed else None
         if noted is not None and not reference.stays:  # the policy, which is another by now
             return noted

@@ -28,7 +28,7 @@ from trl_attribution.behaviors.responses import (
 )
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.reference_model import reloaded
-from trl_attribution.callbacks.reference_pass import Reference
+from trl_attribution.callbacks.reference_pass import ReferenceModel
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.evidence.readouts.behavior_change import (
     BehaviorChange,
@@ -52,7 +52,7 @@ SUFFIX = "-changed"
 
 
 @dataclass(frozen=True)
-class Findings:
+class RunChanges:
     """What the run changed."""
 
     changes: list[BehaviorChange] = field(default_factory=list)
@@ -70,35 +70,24 @@ class BeforeAfter:
     judging and writing to the main rank. M0 is looked at after training then, since a pass through a sharded policy
     would break its first step; so it is in a resumed run whose first attempt did not come to look at it.
 
-    Args:
-        config: the settings.
-        judge: which responses show a behavior, where its file does not say; None takes ``config.judge``.
-        m0: M0 with the trainer's tokenizer.
-        reference: where M0 is, now and after training.
-        layers: the layers captured.
-        encoding: the trainer's truncation.
-        sample: pairs to measure the drift on.
-        taken: names of the registered probes.
-        ranks: those that share one model, or this one alone.
-
-    Raises:
-        AttributionError: the behaviors, the judge or the layers do not fit, or M0 could not be had after training.
+    Made by :func:`compare_before_after`.
     """
 
     def __init__(
         self,
         config: CallbackConfig,
-        judge: Judge | None,
         m0: LoadedModel,
-        reference: Reference,
         layers: tuple[int, ...],
         encoding: Encoding,
         sample: Sequence[EncodedPair],
-        taken: Sequence[str],
+        reference: ReferenceModel,
         ranks: Ranks,
+        behaviors: tuple[Behavior, ...],
+        judges: dict[str, Judge],
     ) -> None:
         self._config, self._m0, self._reference = config, m0, reference
         self._layers, self._encoding, self._ranks = layers, encoding, ranks
+        self._behaviors, self._judges = behaviors, judges
         self._is_shared = is_sharded(reference.model)
         self._folder = Path(config.output_dir) / "behaviors"
         self._groups = [
@@ -106,8 +95,6 @@ class BeforeAfter:
         ]
         self._m0_means: Tensor | None = None
         self._copy: LoadedModel | None = None
-        self._behaviors: tuple[Behavior, ...] = ()
-        self._judges: dict[str, Judge] = {}
         self._sampling = SamplingConfig(
             n=config.samples,
             max_new_tokens=config.max_new_tokens,
@@ -115,18 +102,6 @@ class BeforeAfter:
             batch_size=config.sampling_batch_size,
             seed=config.seed,
         )
-        if config.behaviors is not None:
-            self._behaviors = read_behaviors(config.behaviors)
-            clashing = [one.name + SUFFIX for one in self._behaviors if one.name + SUFFIX in taken]
-            if clashing:
-                raise SettingsError(
-                    f"behaviors: what changes becomes a probe named {', '.join(clashing)}, but a probe of that name is "
-                    "given. Give the behavior another name, or leave the probe out."
-                )
-            if ranks.is_main:
-                self._judges = resolve_judges(self._behaviors, judge or parse_rule(config.judge))
-            if not reference.stays:
-                self._reloaded()
 
     def before(self, *, is_resumed: bool) -> None:
         """Sample M0's responses and read its activations, where the policy still is M0 and can be run."""
@@ -138,11 +113,11 @@ class BeforeAfter:
             if self._groups and not self._reference.stays:
                 self._m0_means = self._means(self._reference.model)
 
-    def look_at(self, reference: Reference) -> None:
-        """M0 turned out to be elsewhere."""
+    def look_at(self, reference: ReferenceModel) -> None:
+        """Take M0 from ``reference`` from here on."""
         self._reference = reference
 
-    def after(self, policy: Any) -> Findings:
+    def after(self, policy: Any) -> RunChanges:
         """Sample the trained ``policy``, judge, and measure.
 
         What fails here is noted rather than raised: the training is done, and its model not saved yet.
@@ -157,7 +132,7 @@ class BeforeAfter:
             changes = self._noted(notes, "behaviors", lambda: self._changes(m1)) or []
             probes = self._noted(notes, "behaviors", lambda: self._probes(changes, notes)) or []
         self._copy = None
-        return Findings(changes, probes, drifts, notes)
+        return RunChanges(changes, probes, drifts, notes)
 
     @staticmethod
     def _noted(notes: list[str], what: str, measure: Callable[[], T]) -> T | None:
@@ -256,13 +231,58 @@ class BeforeAfter:
                 yield self._m0
             return
         if self._copy is None:
-            self._copy = self._reloaded()
+            self._copy = _reloaded(self._m0, self._reference)
         yield self._copy
 
-    def _reloaded(self) -> LoadedModel:
-        """M0 by its name.
 
-        Raises:
-            SettingsError: there is no such model any more, or it is another one.
-        """
-        return reloaded(self._m0, self._m0.device, f"M0 is needed again after training, but {self._reference.reason}")
+def compare_before_after(
+    config: CallbackConfig,
+    judge: Judge | None,
+    m0: LoadedModel,
+    layers: tuple[int, ...],
+    encoding: Encoding,
+    sample: Sequence[EncodedPair],
+    taken: Sequence[str],
+    reference: ReferenceModel,
+    ranks: Ranks,
+) -> BeforeAfter:
+    """Read the behaviors to compare, and make sure that they can be: M0 is needed again after training.
+
+    Args:
+        config: the settings.
+        judge: which responses show a behavior, where its file does not say; None takes ``config.judge``.
+        m0: M0 with the trainer's tokenizer.
+        layers: the layers captured.
+        encoding: the trainer's truncation.
+        sample: pairs to measure the drift on.
+        taken: names of the registered probes.
+        reference: where M0 is, now and after training.
+        ranks: those that share one model, or this one alone.
+
+    Raises:
+        AttributionError: the behaviors, the judge or the layers do not fit, or M0 could not be had after training.
+    """
+    behaviors: tuple[Behavior, ...] = ()
+    judges: dict[str, Judge] = {}
+    if config.behaviors is not None:
+        behaviors = read_behaviors(config.behaviors)
+        clashing = [one.name + SUFFIX for one in behaviors if one.name + SUFFIX in taken]
+        if clashing:
+            raise SettingsError(
+                f"behaviors: what changes becomes a probe named {', '.join(clashing)}, but a probe of that name is "
+                "given. Give the behavior another name, or leave the probe out."
+            )
+        if ranks.is_main:
+            judges = resolve_judges(behaviors, judge or parse_rule(config.judge))
+        if not reference.stays:
+            _reloaded(m0, reference)
+    return BeforeAfter(config, m0, layers, encoding, sample, reference, ranks, behaviors, judges)
+
+
+def _reloaded(m0: LoadedModel, reference: ReferenceModel) -> LoadedModel:
+    """M0 by its name.
+
+    Raises:
+        SettingsError: there is no such model any more, or it is another one.
+    """
+    return reloaded(m0, m0.device, f"M0 is needed again after training, but {reference.reason}")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,12 +65,7 @@ def labeled(wanted: Callable[[], bool]) -> Describe:
 class CapturedBatch:
     """What one reference forward over B pairs showed; tensors lie on the model's device until they are needed."""
 
-    input_ids: Tensor
-    """[R, T]"""
-    attention_mask: Tensor
-    """[R, T], 1 for tokens, 0 for padding."""
-    response_mask: Tensor
-    """[R, T], True for the tokens of a response."""
+    tokens: Tokens
     means: Tensor
     """[R, L, D] float32, mean over each response's tokens."""
     contexts: Tensor
@@ -88,13 +82,12 @@ class SeenPass:
     """Device, whether it was on, and its dtype."""
     dtype: torch.dtype
     """Of the residual stream."""
-    tokens: Tokens
     batch: CapturedBatch
     """What it showed."""
 
     def one_pair(self) -> SeenPass:
         """The pass over the first of its pairs alone (two sequences where it is half a batch); it showed the same."""
-        rows = len(self.tokens.input_ids)
+        rows = len(self.batch.means)
         kept = torch.tensor([0, rows // 2])
 
         def cut(value: Any) -> Any:
@@ -106,8 +99,11 @@ class SeenPass:
             self,
             args=tuple(cut(value) for value in self.args),
             kwargs={name: cut(value) for name, value in self.kwargs.items()},
-            tokens=Tokens(*(cut(value) for value in vars(self.tokens).values())),
-            batch=CapturedBatch(*(cut(value) for value in vars(self.batch).values())),
+            batch=CapturedBatch(
+                Tokens(*(cut(value) for value in vars(self.batch.tokens).values())),
+                cut(self.batch.means),
+                cut(self.batch.contexts),
+            ),
         )
 
 
@@ -153,8 +149,6 @@ class ForwardCapture:
 
     def attach(self) -> None:
         """Put the hooks on the model; :meth:`detach` takes them off again."""
-        if self._handles:
-            return
         # Compiled models break their graph at these hooks rather than trace them into it.
         before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
         self._handles = [
@@ -174,7 +168,7 @@ class ForwardCapture:
         """What ``seen`` shows when ``call`` runs the model over the same tokens now."""
         found: list[CapturedBatch] = []
         kept = self._describe, self._take, self.last, self.passes
-        self._describe, self._take = lambda _args, _kwargs: seen.tokens, found.append
+        self._describe, self._take = lambda _args, _kwargs: seen.batch.tokens, found.append
         device, is_enabled, dtype = seen.autocast
         try:
             with torch.no_grad(), torch.autocast(device, dtype, enabled=is_enabled):
@@ -182,15 +176,6 @@ class ForwardCapture:
         finally:
             self._describe, self._take, self.last, self.passes = kept
         return found[0]
-
-    def __enter__(self) -> Self:
-        self.attach()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def _hook(self, layer: int) -> torch.utils.hooks.RemovableHandle:
         if layer == 0:
@@ -262,13 +247,11 @@ class _Pass:
             raise CaptureError(f"one reference forward read {told}, not once: the model skips or repeats blocks")
         device = self._means[layers[-1]][0].device
         batch = CapturedBatch(
-            self._tokens.input_ids,
-            self._tokens.attention_mask,
-            self._tokens.response_mask,
+            self._tokens,
             torch.stack([self._means[layer][0].to(device) for layer in layers], dim=1),
             torch.stack([self._contexts[layer][0].to(device) for layer in layers], dim=1),
         )
-        return SeenPass(self._args, self._kwargs, self._autocast, self._dtype, self._tokens, batch)
+        return SeenPass(self._args, self._kwargs, self._autocast, self._dtype, batch)
 
 
 def _copy(value: Any) -> Any:

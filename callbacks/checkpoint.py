@@ -1,4 +1,4 @@
-"""Which M0 a model in training is made of: the checkpoint's own identity, whatever was put on or below it since."""
+"""Identifies the reference model (M0) as its checkpoint has it, whatever adapter or reward head is on it by now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.activations.blocks import find_blocks
-from trl_attribution.callbacks.reference_pass import Reference, is_peft
+from trl_attribution.callbacks.reference_pass import ReferenceModel, is_peft
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, own_parameters
@@ -34,7 +34,7 @@ class Identity:
 
 
 def m0_identity(
-    reference: Reference, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, noted: Identity | None = None
+    reference: ReferenceModel, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, noted: Identity | None = None
 ) -> Identity:
     """M0 as the checkpoint has it; ``noted`` is what a run that goes on began with. A collective.
 
@@ -78,7 +78,7 @@ def _below_head(model: PreTrainedModel, own: ModelFingerprint) -> ModelFingerpri
     return ModelFingerprint(loaded.fingerprint.config, loaded.fingerprint.weights, own.chat_template)
 
 
-def _below_adapter(reference: Reference, own: ModelFingerprint) -> Identity:
+def _below_adapter(reference: ReferenceModel, own: ModelFingerprint) -> Identity:
     name = str(reference.model.config.name_or_path)
     unknown = "the adapter already does something, so the model below it may have been changed to make room for it"
     advice = (

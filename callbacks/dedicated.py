@@ -12,7 +12,7 @@ from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference_model import reloaded
-from trl_attribution.callbacks.reference_pass import Reference
+from trl_attribution.callbacks.reference_pass import ReferenceModel
 from trl_attribution.errors import DataError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoder, Encoding, PairReader, RowFault
@@ -35,7 +35,7 @@ def missing_pairs(folder: Path, pair_ids: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def m0_to_run(m0: LoadedModel, reference: Reference, pairs: int, *, is_resumed: bool) -> Iterator[PreTrainedModel]:
+def m0_to_run(m0: LoadedModel, reference: ReferenceModel, pairs: int, *, is_resumed: bool) -> Iterator[PreTrainedModel]:
     """M0 for a pass over ``pairs``: the trainer's model, or another copy where that one is not M0 or cannot be run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the main rank does alone while the others wait: they watch the disk, where it leaves its marks."""
+"""Lets ranks wait, by files that mark how far it is, for what the main rank does alone."""
 
 from __future__ import annotations
 

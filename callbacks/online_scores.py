@@ -35,7 +35,7 @@ class Window:
 
 
 @dataclass
-class _Watched:
+class _OnlineProbe:
     """One probe, where it is scored, and its scores of the window under way."""
 
     probe: Probe
@@ -63,14 +63,14 @@ class _Watched:
         return {"sum": sum(self.scores), "max": max(self.scores, default=-1.0), "above": above}
 
 
-class Watch:
+class OnlineScores:
     """Scores of each probe over the pairs that pass by.
 
     The contextual score centers contexts by the dataset's mean, which is known only at the end: while training, the
     mean over the pairs that this rank has seen so far stands for it. The audit's own scores are taken anew.
 
     Args:
-        probes: the behaviors to watch for.
+        probes: the behaviors to score for.
         layers: the layers captured, each probe's own among them.
         score: kind of score; auto is contextual for probes that know their prompts.
         flag_at: score from which a pair is flagged, for every probe; None takes the 99th percentile of each
@@ -80,7 +80,7 @@ class Watch:
     def __init__(
         self, probes: Sequence[Probe], layers: tuple[int, ...], score: AskedScore, flag_at: float | None
     ) -> None:
-        self._watched = [_watched(probe, layers, score, flag_at) for probe in probes]
+        self._probes = [_online_probe(probe, layers, score, flag_at) for probe in probes]
         size = probes[0].hidden_size if probes else 0
         self._sums = torch.zeros(len(layers), size, dtype=torch.float64)
         self._seen = torch.zeros(len(layers), 1, dtype=torch.float64)
@@ -89,7 +89,7 @@ class Watch:
     @property
     def limits(self) -> dict[str, float | None]:
         """The score that each probe flags at, None where it cannot."""
-        return {one.probe.name: one.limit for one in self._watched}
+        return {one.probe.name: one.limit for one in self._probes}
 
     def require_limits(self, setting: str) -> None:
         """Make sure that every probe can flag.
@@ -108,7 +108,7 @@ class Watch:
     def forget_window(self) -> None:
         """Start the window anew, as if nothing of it had been seen."""
         self._flags = []
-        for one in self._watched:
+        for one in self._probes:
             one.scores = []
 
     def require_fixed_scores(self, setting: str) -> None:
@@ -117,22 +117,22 @@ class Watch:
         Raises:
             SettingsError: one is contextual, and the mean of the contexts moves while training.
         """
-        moving = [one.probe.name for one in self._watched if one.contextual]
+        moving = [one.probe.name for one in self._probes if one.contextual]
         if moving:
             raise SettingsError(
                 f"{setting} needs scores that do not depend on the pairs seen before, but those of "
                 f"{', '.join(moving)} are contextual: their center is known at the end only. Set score='response'."
             )
 
-    def see(self, pair: Tensor, context: Tensor) -> Tensor:
+    def score(self, pair: Tensor, context: Tensor) -> Tensor:
         """Score pair vectors [n, L, D] with contexts [n, L, D]; which of the n pairs any probe flags."""
         flagged = torch.zeros(len(pair), dtype=torch.bool)
-        if not len(pair) or not self._watched:
+        if not len(pair) or not self._probes:
             return flagged
         self._sums += context.sum(dim=0, dtype=torch.float64)
         self._seen += (context != 0).any(dim=2).sum(dim=0)[:, None]
         means = (self._sums / self._seen.clamp(min=1)).float()
-        for one in self._watched:
+        for one in self._probes:
             scores = one.score(pair, context, means[one.row])
             one.scores += scores.tolist()
             if one.limit is not None:
@@ -145,7 +145,7 @@ class Watch:
         mine: dict[str, Any] = {
             "pairs": len(self._flags),
             "flagged": sum(self._flags),
-            "probes": {one.probe.name: one.summary() for one in self._watched},
+            "probes": {one.probe.name: one.summary() for one in self._probes},
         }
         self.forget_window()
         everyone = [rank for rank in ranks.gather(mine) if rank["pairs"]]
@@ -166,10 +166,10 @@ class Watch:
         return Window(pairs, metrics, share)
 
 
-def _watched(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _Watched:
+def _online_probe(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _OnlineProbe:
     layer = probe.layer
     contextual = probe.knows_prompts and score != "response"
-    return _Watched(probe, layer, layers.index(layer), contextual, _limit(probe, layer, contextual, flag_at))
+    return _OnlineProbe(probe, layer, layers.index(layer), contextual, _limit(probe, layer, contextual, flag_at))
 
 
 def _limit(probe: Probe, layer: int, contextual: bool, flag_at: float | None) -> float | None:

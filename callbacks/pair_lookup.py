@@ -1,4 +1,4 @@
-"""Which pair a row of a batch is: the tokens are all that reaches it, so their digest is the key."""
+"""Finds the pair that a row of a batch is by a digest of its tokens, which are all that reaches a batch."""
 
 from __future__ import annotations
 

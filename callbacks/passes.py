@@ -1,4 +1,4 @@
-"""The forward passes of M0 that a run makes: read, watched, and proved before anything of them is kept."""
+"""Reads and scores the reference model's forward passes in a run, and keeps nothing that is not proved to be M0's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Describe, ForwardCapture, labeled
 from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.online_scores import Watch
+from trl_attribution.callbacks.online_scores import OnlineScores
 from trl_attribution.callbacks.proof import Fault, Proof
 from trl_attribution.callbacks.recorder import Recorder, Resolved
-from trl_attribution.callbacks.reference_pass import Reference
+from trl_attribution.callbacks.reference_pass import ReferenceModel
 from trl_attribution.utils.distributed import ALONE, Ranks
 
 
@@ -23,12 +23,14 @@ class ReferencePasses:
         config: the settings.
         layers: the layers to read.
         recorder: where the vectors go.
-        watch: what scores them.
+        online: what scores them.
     """
 
-    def __init__(self, config: CallbackConfig, layers: tuple[int, ...], recorder: Recorder, watch: Watch) -> None:
+    def __init__(
+        self, config: CallbackConfig, layers: tuple[int, ...], recorder: Recorder, online: OnlineScores
+    ) -> None:
         self._config, self._layers = config, layers
-        self._recorder, self._watch = recorder, watch
+        self._recorder, self._online = recorder, online
         self._in_micro_batch = 0
         self._capture: ForwardCapture | None = None
         self._proof: Proof | None = None
@@ -38,14 +40,14 @@ class ReferencePasses:
         """Whether forward passes are read."""
         return self._capture is not None
 
-    def attach(self, reference: Reference, describe: Describe, take: Callable[[CapturedBatch], None]) -> None:
+    def attach(self, reference: ReferenceModel, describe: Describe, take: Callable[[CapturedBatch], None]) -> None:
         """Read the passes of ``reference`` that ``describe`` wants, until :meth:`detach` or a fault."""
         capture = ForwardCapture(reference.model, self._layers, self._config.blocks_path, describe, take)
         self._proof = Proof(reference, capture)
         capture.attach()
         self._capture, self._in_micro_batch = capture, 0
 
-    def attach_to_trainer(self, reference: Reference) -> None:
+    def attach_to_trainer(self, reference: ReferenceModel) -> None:
         """Read the passes that TRL makes."""
         self.attach(reference, labeled(reference.is_training_pass), self._take)
 
@@ -74,14 +76,14 @@ class ReferencePasses:
     def resolve(self) -> Resolved:
         """Identify and score the pairs seen since the last call; returns them."""
         found = self._recorder.resolve()
-        self._watch.see(found.pair, found.context)
+        self._online.score(found.pair, found.context)
         return found
 
     def flagged_rows(self) -> Tensor:
         """Which pairs [B] of the batch that was read last any probe flags."""
         rows = self._recorder.waiting_rows
         found = self._recorder.resolve()
-        flags = self._watch.see(found.pair, found.context)
+        flags = self._online.score(found.pair, found.context)
         flagged = torch.zeros(rows, dtype=torch.bool)
         flagged[torch.tensor(found.rows, dtype=torch.long)[flags]] = True
         return flagged
@@ -100,7 +102,7 @@ class ReferencePasses:
         if found is not None:
             self.detach()
             self._recorder.forget()
-            self._watch.forget_window()
+            self._online.forget_window()
         return found
 
     def save_alone(self, *, is_shared: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.callbacks.capture import CapturedBatch, ForwardCapture, SeenPass
-from trl_attribution.callbacks.reference_pass import Reference
+from trl_attribution.callbacks.reference_pass import ReferenceModel
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.models.loading import evaluating
 from trl_attribution.utils.distributed import Ranks, random_state_kept
@@ -45,7 +45,7 @@ class Proof:
         capture: the hooks that read it.
     """
 
-    def __init__(self, reference: Reference, capture: ForwardCapture) -> None:
+    def __init__(self, reference: ReferenceModel, capture: ForwardCapture) -> None:
         self._reference, self._capture = reference, capture
         self._weights = fingerprint(reference.model, None).weights
         self._first: SeenPass | None = None

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from trl_attribution.callbacks.capture import CapturedBatch, CaptureError
+from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Tokens
 from trl_attribution.callbacks.pair_lookup import Digest, PairLookup, token_digest
-from trl_attribution.store import VectorStore
+from trl_attribution.store import ShardWriter, VectorStore
 
 # Of pair and context vectors in one shard; those that wait to be looked at take up to twice as much.
 _WRITE_BYTES = 8 * 2**20
@@ -80,11 +80,14 @@ class Recorder:
     Args:
         lookup: the dataset's pairs by their tokens.
         store: this rank's part of the audit's vectors; pairs that it holds are not written again.
+        writer: of that store; :meth:`close` gives it back.
         unreadable: how many rows of the dataset are no valid pairs: so many unknown rows are no surprise.
         shard_size: pairs a shard.
     """
 
-    def __init__(self, lookup: PairLookup, store: VectorStore, unreadable: int, shard_size: int) -> None:
+    def __init__(
+        self, lookup: PairLookup, store: VectorStore, writer: ShardWriter, unreadable: int, shard_size: int
+    ) -> None:
         self.counts = CaptureCounts()
         self.is_strict = True
         """Whether rows that are not in the dataset are counted, and too many of them an error."""
@@ -94,7 +97,7 @@ class Recorder:
         self._stored = list(store.pair_ids)
         self._found = len(self._stored)
         self._known = set(self._stored)
-        self._writer = store.writer()
+        self._writer = writer
         row_bytes = 8 * len(store.layers) * store.hidden_size
         self._shard_size = max(1, min(shard_size, _WRITE_BYTES // row_bytes))
         self._waiting: list[CapturedBatch] = []
@@ -103,7 +106,7 @@ class Recorder:
     @property
     def waiting_rows(self) -> int:
         """Pairs of the batches that were not resolved yet."""
-        return sum(len(batch.input_ids) for batch in self._waiting) // 2
+        return sum(len(batch.means) for batch in self._waiting) // 2
 
     @property
     def waits(self) -> bool:
@@ -175,7 +178,7 @@ class Recorder:
         rows: list[int] = []
         pair_ids: list[str] = []
         context = contexts[0].clone()
-        for row, digest, same_prompt in _digests(batch):
+        for row, digest, same_prompt in _digests(batch.tokens):
             self.counts.rows += 1
             if not same_prompt:  # each side was cut by itself (truncation_mode="keep_end")
                 context[row] = (contexts[0][row] + contexts[1][row]) / 2
@@ -223,11 +226,11 @@ class Recorder:
             self._buffer = rest
 
 
-def _digests(batch: CapturedBatch) -> list[tuple[int, Digest | None, bool]]:
+def _digests(tokens: Tokens) -> list[tuple[int, Digest | None, bool]]:
     """Each pair's row, its tokens' digest (None without response tokens), and whether its prompts are the same."""
-    ids = batch.input_ids.cpu()
-    attended = batch.attention_mask.cpu() != 0
-    response = batch.response_mask.cpu() & attended
+    ids = tokens.input_ids.cpu()
+    attended = tokens.attention_mask.cpu() != 0
+    response = tokens.response_mask.cpu() & attended
     prompts = [ids[row][attended[row] & ~response[row]].tolist() for row in range(len(ids))]
     responses = [ids[row][response[row]].tolist() for row in range(len(ids))]
     half = len(ids) // 2

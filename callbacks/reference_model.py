@@ -1,28 +1,36 @@
-"""Which M0 a run began with, and M0 once more by its name: what is trained is no longer it."""
+"""Which reference model (M0) a run began with, and how to load it again where the trainer no longer has it."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from trl_attribution.audit.info import Fingerprint
 from trl_attribution.callbacks.checkpoint import Identity
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import sharding_of
-from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.distributed import random_state_kept
+from trl_attribution.utils.json_file import JsonFile
 
-_FILE = "m0.json"
-_FORMAT = "trl-attribution m0"
-_VERSION = 1
+
+class ReferenceRecord(JsonFile):
+    """The content of ``m0.json``: the reference model that a run began with."""
+
+    FORMAT = "trl-attribution m0"
+    ADVICE = "Remove it and train from the start, or use another audit folder."
+    ERROR = SettingsError
+
+    name: str
+    fingerprint: Fingerprint
+    in_memory: bool = True
+    """Whether the trainer's own model was it."""
 
 
 def write_m0(folder: Path, m0: LoadedModel, *, is_in_memory: bool) -> None:
     """Note in the audit folder which M0 a run began with, and whether the trainer's own model was it."""
-    about = {"name": m0.name, "fingerprint": m0.fingerprint.to_json(), "in_memory": is_in_memory}
-    write_json(folder / _FILE, {"format": _FORMAT, "format_version": _VERSION, **about})
+    record = ReferenceRecord(name=m0.name, fingerprint=m0.fingerprint, in_memory=is_in_memory)
+    record.write(folder / "m0.json")
 
 
 def read_m0(folder: Path) -> Identity | None:
@@ -31,16 +39,8 @@ def read_m0(folder: Path) -> Identity | None:
     Raises:
         SettingsError: the file is broken, or a newer version wrote it.
     """
-    path = folder / _FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != _FORMAT or values["format_version"] > _VERSION:
-            raise SettingsError(f"{path} was written by something else or newer. Use another audit folder.")
-        return Identity(ModelFingerprint.from_json(values["fingerprint"]), bool(values.get("in_memory", True)))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}. Remove it and train from the start.") from error
+    record = ReferenceRecord.read(folder / "m0.json")
+    return None if record is None else Identity(record.fingerprint, record.in_memory)
 
 
 def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:

@@ -24,7 +24,7 @@ _UNSUPPORTED = (
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceModel:
     """M0 as one training run has it."""
 
     source: Source
@@ -53,7 +53,7 @@ class Reference:
         return self.source in ("reference model", "disabled adapter", "reference adapter")
 
 
-def reference_of(trainer: Any) -> Reference:
+def reference_of(trainer: Any) -> ReferenceModel:
     """M0 in ``trainer``, a DPO, reward, CPO or ORPO trainer of TRL.
 
     Raises:
@@ -71,7 +71,7 @@ def reference_of(trainer: Any) -> Reference:
         found = _adapter_reference(trainer.model) if reason is None else _policy_reference(trainer.model, reason)
         return replace(found, suspects=lambda: _others(trainer))
     model, policy = unwrapped(trainer.ref_model), trainer.model
-    found = Reference(
+    found = ReferenceModel(
         "reference model",
         "DPOTrainer keeps one",
         model,
@@ -85,7 +85,7 @@ def reference_of(trainer: Any) -> Reference:
     return found if reason is None else replace(dedicated(found, reason), stays=_holder(trainer) is None)
 
 
-def precompute_reference(trainer: Any) -> Reference:
+def precompute_reference(trainer: Any) -> ReferenceModel:
     """M0 during the pass that ``DPOTrainer`` makes over its datasets with ``precompute_ref_log_probs``."""
 
     def called() -> Any:
@@ -94,14 +94,14 @@ def precompute_reference(trainer: Any) -> Reference:
     return replace(reference_of(trainer), source="precompute pass", is_training_pass=_always, called=called)
 
 
-def dedicated(reference: Reference, reason: str) -> Reference:
+def dedicated(reference: ReferenceModel, reason: str) -> ReferenceModel:
     """The same M0, to be read in a pass of its own."""
     return replace(reference, source="dedicated pass", reason=reason, is_training_pass=_never)
 
 
-def _policy_reference(model: Any, reason: str) -> Reference:
+def _policy_reference(model: Any, reason: str) -> ReferenceModel:
     """The policy before its first step; an adapter is switched off (or replaced by its frozen copy)."""
-    found = Reference("dedicated pass", reason, unwrapped(model), _never, _as_it_is, False, lambda: model)
+    found = ReferenceModel("dedicated pass", reason, unwrapped(model), _never, _as_it_is, False, lambda: model)
     if not is_peft(model):
         return found
     return replace(
@@ -134,7 +134,7 @@ def _holder(trainer: Any) -> str | None:
     return None
 
 
-def loop_reference(model: Any, policy: Any) -> Reference:
+def loop_reference(model: Any, policy: Any) -> ReferenceModel:
     """M0 in a training loop of the user's own, which says itself which of its forward passes are to be read.
 
     ``is_training_pass`` of the result only tells whether ``model`` computes M0 at the moment.
@@ -153,7 +153,9 @@ def loop_reference(model: Any, policy: Any) -> Reference:
                 "reference_model: it is the policy itself, which is M0 before the first step only. Give the frozen "
                 "copy that the loop runs for its reference, or train an adapter."
             )
-        return Reference("reference model", "the loop runs it", unwrapped(model), _always, _as_it_is, True, lambda: run)
+        return ReferenceModel(
+            "reference model", "the loop runs it", unwrapped(model), _always, _as_it_is, True, lambda: run
+        )
     layer = _adapted_layer(model)
     if layer is None:
         raise SettingsError(
@@ -165,7 +167,7 @@ def loop_reference(model: Any, policy: Any) -> Reference:
             f"reference_model: the adapter trains weights of the model below it ({_some(trained)}), which is not M0 "
             "after the first step. Give a frozen reference model without adapter."
         )
-    return Reference(
+    return ReferenceModel(
         "disabled adapter",
         "the loop runs the policy without its adapter",
         unwrapped(model),
@@ -208,7 +210,7 @@ def _of_trl(value: Any, names: Sequence[str]) -> str | None:
     return None
 
 
-def _adapter_reference(model: Any) -> Reference:
+def _adapter_reference(model: Any) -> ReferenceModel:
     if not is_peft(model):
         return _policy_reference(model, "DPOTrainer keeps no reference model")
     layer = _adapted_layer(model)
@@ -222,7 +224,7 @@ def _adapter_reference(model: Any) -> Reference:
         is_reference = "ref" in layer.active_adapters if has_copy else layer.disable_adapters
         return bool(model.training and is_reference)
 
-    return Reference(
+    return ReferenceModel(
         "reference adapter" if has_copy else "disabled adapter",
         "DPOTrainer runs the policy without its adapter" if not has_copy else "DPOTrainer keeps a copy of the adapter",
         unwrapped(model),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,41 +13,31 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.audit.auditor import choose_layers
-from trl_attribution.audit.finish import Stopwatch, Vectors, finish
-from trl_attribution.audit.folder import Audit, Flagged, FolderClaim, check_folder
-from trl_attribution.behaviors import Judge
-from trl_attribution.callbacks.account import run_cost, run_ending
-from trl_attribution.callbacks.before_after import BeforeAfter, Findings
+from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.folder import Audit, Flagged
+from trl_attribution.audit.info import ModelInfo, TrainingInfo, machine
+from trl_attribution.callbacks.before_after import BeforeAfter, RunChanges
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.dedicated import fill_store, m0_to_run, missing_pairs
 from trl_attribution.callbacks.main_rank import MainRank
-from trl_attribution.callbacks.online_scores import Watch, Window
-from trl_attribution.callbacks.pair_lookup import PairLookup
+from trl_attribution.callbacks.online_scores import OnlineScores, Window
 from trl_attribution.callbacks.passes import ReferencePasses
 from trl_attribution.callbacks.recorder import CaptureCounts, Recorder, added, without_copies
-from trl_attribution.callbacks.reference_model import write_m0
-from trl_attribution.callbacks.reference_pass import Reference, dedicated
+from trl_attribution.callbacks.reference_pass import ReferenceModel, dedicated
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
-from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, pass_over
+from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
-from trl_attribution.scoring import Rule, power_notes
-from trl_attribution.store import StoreSettings, VectorStore
-from trl_attribution.store.merging import merge_parts, part_folder, parts_of
-from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded, random_state_kept
+from trl_attribution.scoring import Rule
+from trl_attribution.store import StoreSettings
+from trl_attribution.store.merging import merge_parts, parts_of
+from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
-from trl_attribution.utils.shared_storage import check_shared
 
 logger = logging.getLogger(__name__)
-
-_OTHER_FOLDER = (
-    "Set output_dir to another folder. A model that was trained already is another M0, so a second train() without a "
-    "reference model of its own needs a new one too."
-)
 
 
 @dataclass(frozen=True)
@@ -60,100 +50,52 @@ class Finished:
     manifests: dict[str, str]
     counts: CaptureCounts
     """Of all ranks together."""
-    findings: Findings
+    findings: RunChanges
     """What the run changed."""
     report: Path | None = None
     """``report.html``; None where it could not be written."""
 
 
+@dataclass
 class TrainingAudit:
     """Reads, keeps and finally scores the vectors of one training run; every rank has one.
 
-    Args:
-        config: the settings.
-        probes: the behaviors to score for.
-        reader: the dataset's pairs, as the trainer was given them.
-        encoding: the trainer's truncation.
-        m0: M0 with the trainer's tokenizer.
-        reference: which forward passes show M0.
-        compute_dtype: what M0 computes in while training.
-        ranks: this run's processes.
-        judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
-
-    Raises:
-        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
+    Made by :func:`open_training_audit`.
     """
 
-    def __init__(
-        self,
-        config: CallbackConfig,
-        probes: Sequence[Probe],
-        reader: PairReader,
-        encoding: Encoding,
-        m0: LoadedModel,
-        reference: Reference,
-        compute_dtype: str,
-        ranks: Ranks,
-        judge: Judge | None = None,
-    ) -> None:
-        self.config, self.probes, self.reader, self.m0 = config, tuple(probes), reader, m0
-        self.reference, self.ranks = reference, ranks
-        self.folder = Path(config.output_dir)
-        self.layers = choose_layers(config.layers, probes)
-        for probe in probes:
-            probe.check_model(m0.fingerprint)
-            if probe.layer not in self.layers:
-                raise SettingsError(
-                    f"layers: probe {probe.name!r} flags at layer {probe.layer}, which is not among "
-                    f"{list(self.layers)}; add it, or leave layers out to take those of the probes"
-                )
-        self.watch = Watch(probes, self.layers, config.asked_score, config.flag_at)
-        if config.on_flag != "log":
-            self.watch.require_limits(f"on_flag={config.on_flag!r}")
-        if config.on_flag == "skip":
-            self.watch.require_fixed_scores("on_flag='skip'")
-        if config.on_flag == "stop" and not reference.is_free:
-            raise SettingsError(
-                f"on_flag='stop' cannot act here: no pair is looked at while training ({reference.reason}). Use "
-                "on_flag='log', and read the flagged share from the audit."
-            )
-        check_folder(self.folder)
-        self.stopwatch = Stopwatch()
-        self.start = time.perf_counter()
-        lookup = PairLookup()
-        with self.stopwatch.timed("read"):
-            self.data: DatasetPass = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
-        config.rule.check(len(self.data.index))
-        self.notes = power_notes(config.rule, len(self.data.index), probes, config.asked_score)
-        for note in self.notes if ranks.is_main else ():
-            logger.warning(note)
-        self.settings = StoreSettings(
-            model_fingerprint=m0.fingerprint.digest,
-            layers=self.layers,
-            hidden_size=m0.model.config.get_text_config().hidden_size,
-            vector_dtype=config.vector_dtype,
-            compute_dtype=compute_dtype,
-            max_length=encoding.max_length,
-            truncation_mode=encoding.truncation_mode,
-        )
-        self.encoding = encoding
-        self.stopped_at: int | None = None
-        self.skipped_rows = 0
-        self.windows = 0
-        self._main_rank = MainRank(self.folder / "parts", ranks)
-        self._judge = judge
-        self._is_shared = is_sharded(reference.model)
-        with ranks.together():
-            self._before_after = self._new_before_after()
-        self._claim()
-        part = VectorStore.create(part_folder(self.folder, ranks.rank), self.settings)
-        # TRL leaves long prompts out itself; on all other rows that make no pair it trains.
-        unreadable = sum(row.reason != "prompt_too_long" for row in self.data.skipped)
-        self.recorder = Recorder(lookup, part, unreadable, config.shard_size)
-        self.passes = ReferencePasses(config, self.layers, self.recorder, self.watch)
+    config: CallbackConfig
+    probes: tuple[Probe, ...]
+    reader: PairReader
+    encoding: Encoding
+    m0: LoadedModel
+    reference: ReferenceModel
+    """Which forward passes show M0."""
+    ranks: Ranks
+    layers: tuple[int, ...]
+    settings: StoreSettings
+    data: DatasetPass
+    notes: tuple[str, ...]
+    online: OnlineScores
+    recorder: Recorder
+    passes: ReferencePasses
+    compare: Callable[[ReferenceModel, Ranks], BeforeAfter]
+    """Prepares the comparison of M0 with the trained model."""
+    before_after: BeforeAfter | None
+    """None on ranks that leave it to the main rank."""
+    stopwatch: Stopwatch
+    start: float
+    """When the audit was opened, by ``time.perf_counter``."""
+    stopped_at: int | None = None
+    skipped_rows: int = 0
+    windows: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.config.output_dir)
+        self._main_rank = MainRank(self.folder / "parts", self.ranks)
+        self._is_shared = is_sharded(self.reference.model)
 
     def begin_precompute(self) -> None:
-        """Read the pass that the trainer makes over its datasets before training; other datasets' rows are let by."""
+        """Read the trainer's own pass over its datasets before training; rows of other datasets are skipped."""
         self.recorder.is_strict = False
         self.passes.attach_to_trainer(self.reference)
 
@@ -170,14 +112,14 @@ class TrainingAudit:
         if self.reference.is_free:
             self.passes.attach_to_trainer(self.reference)
             return
-        self.watch.forget_window()
+        self.online.forget_window()
         self.recorder.is_strict = True
         self._complete(is_resumed=is_resumed)
 
     def close_window(self) -> Window | None:
         """Metrics over the pairs since the last call, on all ranks together. A collective."""
         self.passes.resolve()
-        window = self.watch.close_window(self.ranks)
+        window = self.online.close_window(self.ranks)
         self.windows += window is not None
         return window
 
@@ -198,13 +140,15 @@ class TrainingAudit:
         self._prove(at_end=at_end)
         self.recorder.write()
 
-    def save_alone(self) -> None:
-        """:meth:`save` on a rank that cannot wait for the others: the run is ending with an error.
+    def keep_what_was_read(self) -> None:
+        """:meth:`save` on a rank that cannot wait for the others, as the run is ending with an error.
 
-        Raises:
-            CaptureError: what was read is not proved to be M0's.
+        That error must stay the one that is raised, so what goes wrong here is logged.
         """
-        self.passes.save_alone(is_shared=self._is_shared)
+        try:
+            self.passes.save_alone(is_shared=self._is_shared)
+        except (AttributionError, RuntimeError, OSError) as error:
+            logger.error("the vectors read since the last save are not kept: %s", error)
 
     def release(self) -> None:
         """Take the hooks off and let go of the files; whatever happens to the run, this is called."""
@@ -227,7 +171,7 @@ class TrainingAudit:
         with self._main_rank.failure_told():
             return self._conclude(counts, findings, policy)
 
-    def _conclude(self, counts: CaptureCounts, findings: Findings | None, policy: Any) -> Finished:
+    def _conclude(self, counts: CaptureCounts, findings: RunChanges | None, policy: Any) -> Finished:
         """Everything that the main rank does alone; the parts go last, which tells the others that it is done."""
         parts = parts_of(self.folder)
         counts = without_copies(counts, parts)
@@ -239,11 +183,41 @@ class TrainingAudit:
             findings = self._look_after(policy)
         probes = (*self.probes, *findings.probes)
         vectors = Vectors(store, index, counts.captured, self.reference.source, self.reference.reason)
-        audit = finish(run_ending(self, vectors, counts, probes, findings), self.stopwatch, run_cost(self))
+        cost = {"training_seconds": round(time.perf_counter() - self.start, 3), **machine()}
+        audit = finish(self._ending(vectors, counts, probes, findings), self.stopwatch, cost)
         flagged = None if audit.scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
         return Finished(audit, flagged, manifests, counts, findings, self._write_report(probes))
+
+    def _ending(self, vectors: Vectors, counts: CaptureCounts, probes: Sequence[Probe], findings: RunChanges) -> Ending:
+        pairs = len(self.data.index)
+        return Ending(
+            folder=self.folder,
+            reader=self.reader,
+            data=self.data,
+            vectors=vectors,
+            probes=probes,
+            score=self.config.asked_score,
+            layers=self.layers,
+            model=ModelInfo.of(self.m0, self.settings.compute_dtype),
+            settings=self.config.to_json(),
+            notes=self.notes,
+            training=TrainingInfo(
+                **counts.to_json(),
+                pairs_in_dataset=pairs,
+                never_seen=pairs - len(vectors.index),
+                ranks=self.ranks.world,
+                windows=self.windows,
+                flag_at=self.online.limits,
+                on_flag=self.config.on_flag,
+                stopped_at_step=self.stopped_at,
+                skipped_rows=self.skipped_rows,
+                behaviors=tuple(change.to_json() for change in findings.changes),
+                drift=tuple(layer.to_json() for layer in findings.drifts),
+                notes=tuple(findings.notes),
+            ),
+        )
 
     def _write_report(self, probes: Sequence[Probe]) -> Path | None:
         try:
@@ -251,21 +225,6 @@ class TrainingAudit:
         except AttributionError as error:  # the audit is whole without it
             logger.error("no report: %s. Make it with: trl-attribution report %s", error, self.folder)
             return None
-
-    def _new_before_after(self) -> BeforeAfter | None:
-        if not self.ranks.is_main and not self._is_shared:
-            return None
-        return BeforeAfter(
-            self.config,
-            self._judge,
-            self.m0,
-            self.reference,
-            self.layers,
-            self.encoding,
-            self.data.sample,
-            [probe.name for probe in self.probes],
-            self.ranks if self._is_shared else ALONE,
-        )
 
     def look_before(self, *, is_resumed: bool) -> None:
         """The main rank samples from M0, which may take long; the others wait.
@@ -276,20 +235,20 @@ class TrainingAudit:
         if is_sharded(self.reference.model) and not self._is_shared:  # the trainer has done that since
             self._is_shared = True
             with self.ranks.together():
-                self._before_after = self._new_before_after()
+                self.before_after = self.compare(self.reference, self.ranks)
         if not self.ranks.is_main:
             self._main_rank.await_ready()
             return
         with self._main_rank.failure_told(), self.stopwatch.timed("before"):
-            if self._before_after is not None:
-                self._before_after.before(is_resumed=is_resumed)
+            if self.before_after is not None:
+                self.before_after.before(is_resumed=is_resumed)
             self._main_rank.tell_ready()
 
-    def _look_after(self, policy: Any) -> Findings:
-        if policy is None or self._before_after is None:
-            return Findings()
+    def _look_after(self, policy: Any) -> RunChanges:
+        if policy is None or self.before_after is None:
+            return RunChanges()
         with self.stopwatch.timed("after"):
-            return self._before_after.after(policy)
+            return self.before_after.after(policy)
 
     def _prove(self, *, at_end: bool = False) -> None:
         """Where what was read since the last proof is not M0's, compute what is not on disk in a pass of M0 itself.
@@ -310,8 +269,8 @@ class TrainingAudit:
         self.reference = dedicated(self.reference, fault.reason)
         if fault.has_moved:
             self.reference = replace(self.reference, is_m0=False, stays=False)
-        if self._before_after is not None:
-            self._before_after.look_at(self.reference)
+        if self.before_after is not None:
+            self.before_after.look_at(self.reference)
         self._complete(is_resumed=False)
 
     def _complete(self, *, is_resumed: bool) -> None:
@@ -321,24 +280,6 @@ class TrainingAudit:
         with self.stopwatch.timed("dedicated_pass"), random_state_kept():
             self._run_dedicated(is_resumed=is_resumed)
         self.release()
-
-    def _claim(self) -> None:
-        """Bind the folder to this dataset and these settings, or find that it is bound to others."""
-        fault = None
-        if self.ranks.is_main:
-            try:
-                dataset, name = self.data.survey, self.reader.source.name
-                claim = FolderClaim(self.folder, self.folder / "vectors", self.settings, dataset, name, _OTHER_FOLDER)
-                claim.write()
-                self._main_rank.clear()
-                write_m0(self.folder, self.m0, is_in_memory=self.reference.is_m0)
-            except AttributionError as error:
-                fault = str(error)
-        # Told to all ranks rather than raised on one: the others would wait for it.
-        fault = self.ranks.broadcast(fault)
-        if fault is not None:
-            raise SettingsError(fault)
-        check_shared(self.folder, self.ranks)
 
     def _run_dedicated(self, *, is_resumed: bool) -> None:
         wanted = missing_pairs(self.folder, self.data.index.pair_ids)

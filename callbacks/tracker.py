@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,10 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Tokens
 from trl_attribution.callbacks.checkpoint import m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
+from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_pass import loop_reference
 from trl_attribution.callbacks.session import Finished, TrainingAudit
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -29,8 +29,6 @@ from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 Side = Literal["both", "chosen", "rejected"]
 _SIDES = ("both", "chosen", "rejected")
@@ -126,7 +124,7 @@ class AttributionTracker:
                 "adapter it is not M0. Give a frozen reference model without adapter."
             )
         m0 = LoadedModel(model, self._tokenizer, str(model.config.name_or_path), identity.fingerprint)
-        self._session = TrainingAudit(
+        self._session = open_training_audit(
             self.config,
             self._probes,
             PairReader(self._dataset, self._reading),
@@ -155,7 +153,7 @@ class AttributionTracker:
                 self._check_whole()
                 self.finished = self._session.finish(self._policy)
             else:
-                self._keep_what_was_read(self._session)
+                self._session.keep_what_was_read()
         finally:
             self._release()
 
@@ -271,13 +269,6 @@ class AttributionTracker:
                 f"the {', '.join(self._halves)} half of the last batch has no other half: it would be lost"
             )
 
-    def _keep_what_was_read(self, session: TrainingAudit) -> None:
-        try:
-            session.save_alone()
-        except (AttributionError, RuntimeError, OSError) as error:
-            # The loop is ending with an error of its own, which must stay the one that is raised.
-            logger.error("the vectors read since the last tracker.save() are not kept: %s", error)
-
     def _release(self) -> None:
         if self._session is not None:
             self._session.release()
@@ -295,21 +286,13 @@ def _same(run: Tensor, told: Tensor) -> bool:
 
 def _joined(chosen: CapturedBatch, rejected: CapturedBatch) -> CapturedBatch:
     """Two halves [B, T] of a batch as one [2B, T]; the shorter one is padded."""
-    if len(chosen.input_ids) != len(rejected.input_ids):
-        raise CaptureError(
-            f"{len(chosen.input_ids)} chosen sequences and {len(rejected.input_ids)} rejected ones are no pairs"
-        )
-    width = max(chosen.input_ids.shape[1], rejected.input_ids.shape[1])
-
-    def both(name: str) -> Tensor:
-        return torch.cat(
-            [pad(part, (0, width - part.shape[1])) for part in (getattr(chosen, name), getattr(rejected, name))]
-        )
-
+    if len(chosen.means) != len(rejected.means):
+        raise CaptureError(f"{len(chosen.means)} chosen sequences and {len(rejected.means)} rejected ones are no pairs")
+    sides = [list(vars(side.tokens).values()) for side in (chosen, rejected)]
+    width = max(parts[0].shape[1] for parts in sides)
+    padded = [[pad(part, (0, width - part.shape[1])) for part in parts] for parts in sides]
     return CapturedBatch(
-        both("input_ids"),
-        both("attention_mask"),
-        both("response_mask"),
+        Tokens(*(torch.cat(both) for both in zip(*padded, strict=True))),
         torch.cat([chosen.means, rejected.means]),
         torch.cat([chosen.contexts, rejected.contexts]),
     )

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery import Change, ChangeVectors
 from trl_attribution.discovery.similarity import Items
 from trl_attribution.models.fingerprint import ModelFingerprint
@@ -109,15 +108,25 @@ def write_audit(
         for start in range(0, len(ids), 64):
             part = slice(start, start + 64)
             writer.add(ids[part], pair[part], context[part])
-    fingerprint: dict[str, Any] = MODEL.to_json()
-    AuditInfo(
-        dataset={"name": str(data), "format": "trl", "fingerprint": "f" * 64, "pairs": len(ids)},
-        model={"name": "m0", "fingerprint": fingerprint, "digest": MODEL.digest},
-        probes={},
-        settings={},
-        vectors={"store": "vectors", "settings": settings.as_dict()},
-        cost={},
-        versions={},
+    counts = {"rows": len(ids), "pairs": len(ids), "sources": {}, "skipped": {}, "tokens": 0}
+    counts |= {"duplicate_rows": 0, "contradictions": 0, "truncated_pairs": 0}
+    made = {"store": "vectors", "settings": settings, "computed": len(ids), "reused": 0}
+    AuditInfo.model_validate(
+        {
+            "dataset": {"name": str(data), "format": "trl", "fingerprint": "f" * 64, **counts},
+            "model": {
+                "name": "m0",
+                "fingerprint": MODEL,
+                "digest": MODEL.digest,
+                "dtype": "float32",
+                "device": "cpu",
+            },
+            "probes": {},
+            "settings": {},
+            "vectors": {**made, "path": "plain", "path_reason": "planted"},
+            "cost": {},
+            "versions": {},
+        }
     ).save(folder)
 
 

@@ -21,7 +21,7 @@ from types import FrameType
 from tests.killing import killed_at_line, on_lines, start, was_killed
 from tests.store_cases import fill, ids, settings
 from trl_attribution.store import VectorStore
-from trl_attribution.store.settings import write_settings
+from trl_attribution.store.header import write_settings
 from trl_attribution.store.shards import write_shard
 from trl_attribution.utils.atomic import atomic_path
 

@@ -180,7 +180,7 @@ class _Run:
     def compared(self, alone: _Run) -> Outcome:
         assert self.callback is not None and self.callback.finished is not None
         audit = self.callback.finished.audit
-        path = str(audit.info.vectors["path"])
+        path = str(audit.info.vectors.path)
         if self.losses != alone.losses or not all(
             torch.equal(mine, theirs)
             for mine, theirs in zip(self.trainer.model.parameters(), alone.trainer.model.parameters(), strict=True)
@@ -197,7 +197,7 @@ class _Run:
             return Outcome("different", f"{path}: cosine {least:.4f}")
         if self.draw.adapter != "trained lora":
             m0 = load_model(_m0_folder(self.draw), dtype="float32").fingerprint
-            if audit.info.model["digest"] != m0.digest:
+            if audit.info.model.digest != m0.digest:
                 return Outcome("different", f"{path}: another fingerprint than the checkpoint's")
         return Outcome("equal", path)
 

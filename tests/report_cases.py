@@ -12,7 +12,7 @@ import torch
 
 from tests.audit_cases import SHORT, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.tiny import HIDDEN
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery import (
     Cluster,
     ClusterVectors,
@@ -133,8 +133,8 @@ def save_discoveries(folder: Path, rows: Sequence[Row]) -> None:
         }
         found = Discovery(
             mode=mode,  # type: ignore[arg-type]
-            dataset={name: info.dataset[name] for name in ("name", "fingerprint", "pairs")},
-            model={name: info.model[name] for name in ("name", "digest")},
+            dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
+            model=info.model.model_dump(include={"name", "digest"}),
             settings=DiscoveryConfig().to_json(),
             layers=(3,),
             kind="contextual",

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from tests.store_cases import HIDDEN, ids, settings
-from trl_attribution.audit.folder import AuditInfo, FolderClaim
+from trl_attribution.audit.claim import FolderClaim
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.pairs import Survey
 from trl_attribution.store import VectorStore
 
 
-def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
+def claim_of(
+    folder: Path, fingerprint: str = "f" * 64, vectors: Path | None = None, part: int | None = None
+) -> FolderClaim:
     survey = Survey(
         pairs=3,
         unique=3,
@@ -25,10 +28,10 @@ def claim_of(folder: Path, fingerprint: str = "f" * 64) -> FolderClaim:
         skipped=[],
         fingerprint=fingerprint,
     )
-    return FolderClaim(folder, folder / "vectors", settings(), survey, "data.jsonl")
+    return FolderClaim(folder, vectors or folder / "vectors", settings(), survey, "data.jsonl", part=part)
 
 
-def fail(claim: FolderClaim, before: Callable[[], None] = lambda: None) -> None:
+def fail(claim: FolderClaim, before: Callable[[], object] = lambda: None) -> None:
     def run() -> None:
         with claim.released_on_failure():
             before()
@@ -50,28 +53,20 @@ def test_an_audit_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:
 
 def test_a_claim_that_fails_before_a_vector_leaves_no_trace(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-
-    def bind() -> None:
-        VectorStore.create(tmp_path / "audit" / "vectors", settings())
-        claim.write()
-
-    fail(claim, bind)
+    fail(claim, claim.take)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_claim_leaves_what_a_simultaneous_one_bound(tmp_path: Path) -> None:
     failing, other = claim_of(tmp_path / "audit"), claim_of(tmp_path / "audit")
-    VectorStore.create(tmp_path / "audit" / "vectors", settings())
-    other.write()
-    failing.write()
-    fail(failing)
+    other.take()
+    fail(failing, failing.take)
     assert names(tmp_path) == {"store.json", "settings.json"}
 
 
 def test_a_failed_claim_removes_nothing_while_another_process_writes(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
-    claim.write()
+    store = claim.take()
     with store.writer() as writer:
         fail(claim)
         assert names(tmp_path) == {"store.json", "settings.json"}
@@ -83,7 +78,7 @@ def test_a_failed_claim_removes_nothing_while_another_process_writes(tmp_path: P
 
 def test_a_store_that_a_failed_claim_removed_takes_no_vectors(tmp_path: Path) -> None:
     claim = claim_of(tmp_path / "audit")
-    store = VectorStore.create(tmp_path / "audit" / "vectors", settings())
+    store = claim.take()
     fail(claim)
     (tmp_path / "audit" / "vectors").mkdir(parents=True)
     with pytest.raises(StoreError, match="changed by another process"):
@@ -92,6 +87,26 @@ def test_a_store_that_a_failed_claim_removed_takes_no_vectors(tmp_path: Path) ->
 
 def test_a_folder_that_a_simultaneous_audit_bound_to_another_dataset_is_refused(tmp_path: Path) -> None:
     late, first = claim_of(tmp_path / "audit", "a" * 64), claim_of(tmp_path / "audit")
-    first.write()
+    first.take()
     with pytest.raises(SettingsError, match=r"made with something else:\n.*dataset_fingerprint: stored 'fff"):
-        late.write()
+        late.take()
+
+
+def test_the_last_part_to_fail_unbinds_the_folder(tmp_path: Path) -> None:
+    first, second = (claim_of(tmp_path / "audit", part=number) for number in range(2))
+    first.take()
+    second.take()
+    fail(first)
+    assert names(tmp_path) == {"settings.json", "claim.lock", "store.json"}
+    fail(second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_part_frees_its_folder_beside_vectors_that_lie_elsewhere(tmp_path: Path) -> None:
+    store = VectorStore.create(tmp_path / "vectors", settings())
+    with store.writer() as writer:
+        writer.add(ids(1), torch.ones(1, 3, HIDDEN), torch.ones(1, 3, HIDDEN))
+    claim = claim_of(tmp_path / "audit", vectors=tmp_path / "vectors", part=0)
+    fail(claim, claim.take)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+    assert len(VectorStore.open(tmp_path / "vectors")) == 1

@@ -37,7 +37,7 @@ from tests.kill_audit import PAIRS, SHARD_SIZE
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.errors import StoreError
 from trl_attribution.models import LoadedModel
@@ -164,8 +164,8 @@ def test_a_second_dataset_computes_only_the_pairs_that_are_new(
     auditor.audit(first, tmp_path / "first")
     shared = auditor.audit(second, tmp_path / "second", vectors=tmp_path / "first" / "vectors")
     alone = auditor.audit(second, tmp_path / "alone")
-    assert (shared.info.vectors["computed"], shared.info.vectors["reused"]) == (4, 6)
-    assert (alone.info.vectors["computed"], alone.info.vectors["reused"]) == (10, 0)
+    assert (shared.info.vectors.computed, shared.info.vectors.reused) == (4, 6)
+    assert (alone.info.vectors.computed, alone.info.vectors.reused) == (10, 0)
     assert not (tmp_path / "second" / "vectors").exists()
     assert shared.store.pair_ids == ids_of([*first, *second[:4]])
     assert scores_of(tmp_path / "second") == pytest.approx(scores_of(tmp_path / "alone"), abs=2e-6)
@@ -208,7 +208,7 @@ def test_an_audit_run_again_computes_nothing(loaded: LoadedModel, probe: Probe, 
     assert not (tmp_path / "scores.parquet").exists()
     before = contents(tmp_path / "vectors")
     again = auditor_of(loaded, [probe], layers=(3,)).audit(pair_rows(6), tmp_path)
-    assert again.info.vectors["computed"] == 0 and again.info.cost["tokens_computed"] == 0
+    assert again.info.vectors.computed == 0 and again.info.cost.tokens_computed == 0
     assert contents(tmp_path / "vectors") == before
     assert list(scores_of(tmp_path)) == ids_of(pair_rows(6))
 
@@ -237,7 +237,7 @@ def test_duplicates_are_counted_and_audited_once(loaded: LoadedModel, probe: Pro
     rows = pair_rows(6)
     audit = auditor_of(loaded, [probe]).audit([*rows[:4], rows[1], rows[1], *rows[4:], rows[0]], tmp_path)
     dataset = audit.info.dataset
-    assert (dataset["rows"], dataset["pairs"], dataset["duplicate_rows"]) == (9, 6, 3)
+    assert (dataset.rows, dataset.pairs, dataset.duplicate_rows) == (9, 6, 3)
     assert audit.store.pair_ids == ids_of(rows)
     assert audit.index.rows.tolist() == [0, 1, 2, 3, 6, 7]
     assert [row["row"] for row in score_rows(tmp_path)] == [0, 1, 2, 3, 6, 7]
@@ -262,22 +262,22 @@ def unlike_rows(count: int) -> list[Row]:
 def test_the_estimate_counts_the_tokens_that_are_computed(path: str, loaded: LoadedModel, tmp_path: Path) -> None:
     auditor = auditor_of(loaded, layers=(3,), path=path)
     estimate, audit = auditor.estimate(unlike_rows(10)), auditor.audit(unlike_rows(10), tmp_path)
-    computed = audit.info.cost["tokens_computed"]
+    computed = audit.info.cost.tokens_computed
     assert estimate.pairs == 10
     if path == "packed":
         assert computed == estimate.tokens
-        assert audit.info.cost["flops"] == estimate.flops
+        assert audit.info.cost.flops == estimate.flops
     elif path == "auto":
         assert estimate.path == "packed"
         assert estimate.tokens < computed < 2.5 * estimate.tokens  # the self-check runs four prompts both ways
     else:
-        assert computed >= audit.info.cost["tokens_in_sequences"] > estimate.tokens
+        assert computed >= audit.info.cost.tokens_in_sequences > estimate.tokens
 
 
 def test_sequences_that_begin_alike_cost_less_than_estimated(loaded: LoadedModel, tmp_path: Path) -> None:
     auditor = auditor_of(loaded, layers=(3,), path="packed")
     estimate, audit = auditor.estimate(pair_rows(9)), auditor.audit(pair_rows(9), tmp_path)
-    assert audit.info.cost["tokens_computed"] < estimate.tokens
+    assert audit.info.cost.tokens_computed < estimate.tokens
 
 
 def test_an_estimate_writes_nothing(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_a_model_folder_gives_the_same_vectors_as_the_loaded_model(
 ) -> None:
     folder = DataAuditor(model_folder, layers=[3], dtype="float32", device="cpu").audit(pair_rows(4), tmp_path / "a")
     memory = DataAuditor(loaded, layers=[3]).audit(pair_rows(4), tmp_path / "b")
-    assert folder.info.model["digest"] == memory.info.model["digest"]
+    assert folder.info.model.digest == memory.info.model.digest
     assert torch.equal(folder.store.layer(3), memory.store.layer(3))
 
 
@@ -378,7 +378,7 @@ def test_the_same_pairs_give_the_same_audit_in_every_format(loaded: LoadedModel,
     audits = {name: auditor.audit(source, tmp_path / name) for name, source in sources.items()}
     first = audits["list"]
     for name, audit in audits.items():
-        assert audit.info.dataset["fingerprint"] == first.info.dataset["fingerprint"], name
+        assert audit.info.dataset.fingerprint == first.info.dataset.fingerprint, name
         assert contents(tmp_path / name / "vectors") == contents(tmp_path / "list" / "vectors"), name
         assert score_rows(tmp_path / name) == score_rows(tmp_path / "list"), name
 
@@ -386,7 +386,7 @@ def test_the_same_pairs_give_the_same_audit_in_every_format(loaded: LoadedModel,
 def test_hh_rlhf_transcripts_are_audited(hh_rlhf: Path, loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
     rows, whole = [row.values for row in islice(open_rows(hh_rlhf), 20)], Encoding(max_length=None)
     audit = auditor_of(loaded, [probe], encoding=whole).audit(rows, tmp_path)
-    assert audit.info.dataset["format"] == audit.reading.format == "anthropic"
+    assert audit.info.dataset.format == audit.reading.format == "anthropic"
     assert len(audit.index) == 20
     pairs, contexts = naive_vectors(loaded, rows[:3], [3], whole)
     torch.testing.assert_close(audit.store.layer(3)[:3], pairs[:, 0], rtol=1e-4, atol=2e-5)
@@ -410,21 +410,21 @@ def test_skipped_rows_are_reported_and_no_manifest_touches_them(
         (2, f"{data}:3", "identical_responses"),
         (5, f"{data}:6", "prompt_too_long"),
     ]
-    assert audit.info.dataset["skipped"] == {"identical_responses": 1, "prompt_too_long": 1}
-    assert (audit.info.dataset["rows"], audit.info.dataset["pairs"]) == (8, 6)
+    assert audit.info.dataset.skipped == {"identical_responses": 1, "prompt_too_long": 1}
+    assert (audit.info.dataset.rows, audit.info.dataset.pairs) == (8, 6)
     assert audit.index.rows.tolist() == [0, 1, 3, 4, 6, 7]
     everything = audit.flag(top_k=6).to_manifest("filter")
-    assert everything.header.dataset_fingerprint == audit.info.dataset["fingerprint"]
+    assert everything.header.dataset_fingerprint == audit.info.dataset.fingerprint
     left = everything.apply(rows)
     assert rows[2] in left and rows[5] in left
 
 
 def test_audit_json_says_what_was_done(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
     audit = auditor_of(loaded, [probe]).audit(pair_rows(6), tmp_path)
-    assert AuditInfo.load(tmp_path) == AuditInfo(**json.loads(json.dumps(vars(audit.info))))
-    assert audit.info.model["digest"] == loaded.fingerprint.digest == audit.store.settings.model_fingerprint
-    assert audit.info.vectors["path"] == "packed" and "self-check" in audit.info.vectors["path_reason"]
-    assert set(audit.info.cost["seconds"]) == {"read", "vectors", "scores"}
+    assert AuditInfo.load(tmp_path) == audit.info
+    assert audit.info.model.digest == loaded.fingerprint.digest == audit.store.settings.model_fingerprint
+    assert audit.info.vectors.path == "packed" and "self-check" in audit.info.vectors.path_reason
+    assert set(audit.info.cost.seconds) == {"read", "vectors", "scores"}
     assert audit.info.versions["torch"] == torch.__version__
     assert VectorStore.open(tmp_path / "vectors").pair_ids == audit.store.pair_ids
 

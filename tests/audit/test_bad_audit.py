@@ -20,7 +20,7 @@ from tests.manifest_cases import ids_of, write_jsonl
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.calibrate import calibrate_probe
 from trl_attribution.audit.config import AuditConfig
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import AttributionError, DataError, ModelError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Reading
@@ -179,7 +179,7 @@ def test_pairs_of_equal_tokens_are_shown_with_their_cause(loaded: LoadedModel, t
     same = [{"role": "assistant", "content": "Paris."}]
     rows[2] |= {"chosen": [{**same[0], "reasoning_content": "I think so."}], "rejected": same}
     audit = auditor_of(loaded, layers=[1]).audit(rows, tmp_path / "audit")
-    assert AuditInfo.load(tmp_path / "audit").dataset["alike"] == {"template": 1}
+    assert AuditInfo.load(tmp_path / "audit").dataset.alike == {"template": 1}
     assert not audit.store.layer(1)[2].any()
     assert audit.store.layer(1).any(dim=1).sum() == 5
     console = Console(width=200, record=True, file=StringIO())
@@ -194,7 +194,7 @@ def test_pairs_of_equal_tokens_are_shown_with_their_cause(loaded: LoadedModel, t
 
 def test_an_audit_folder_of_another_dataset_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
     auditor, folder = auditor_of(loaded, layers=[1]), tmp_path / "audit"
-    first = auditor.audit(data, folder).info.dataset["fingerprint"]
+    first = auditor.audit(data, folder).info.dataset.fingerprint
     message = message_of(SettingsError, lambda: auditor.audit(pair_rows(5), folder), tmp_path)
     assert str(folder) in message and f"dataset_fingerprint: stored '{first}'" in message
     assert "pairs: stored 6, asked for 5" in message
@@ -274,7 +274,7 @@ def test_a_dataset_that_changes_once_it_was_read_changes_nothing(
 
     audit = auditor_of(loaded, [probe], shard_size=2).audit(data, tmp_path / "audit", on_progress=on_progress)
     assert audit.store.pair_ids == list(audit.index.pair_ids) == ids_of(pair_rows(6))
-    assert audit.info.dataset["rows"] == 6
+    assert audit.info.dataset.rows == 6
 
 
 def test_a_file_in_the_place_of_the_output_folder_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused(loaded: LoadedModel, da
     ("change", "parts"),
     [
         ({"format_version": 99}, ["format version 99", "reads up to 1", "newer trl-attribution"]),
-        ({"format": "a shopping list"}, ["was not written by an audit"]),
+        ({"format": "a shopping list"}, ["holds no audit", "its `format` is not 'trl-attribution audit"]),
     ],
 )
 def test_a_folder_that_something_else_wrote_is_refused(
@@ -335,13 +335,38 @@ def test_an_unfinished_audit_cannot_be_loaded(tmp_path: Path) -> None:
         AuditInfo.load(tmp_path)
 
 
-def test_audit_json_that_lacks_a_field_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
+def test_audit_json_with_a_missing_or_wrong_field_is_refused_by_its_name(
+    loaded: LoadedModel, data: Path, tmp_path: Path
+) -> None:
     auditor_of(loaded, layers=[1]).audit(data, tmp_path)
-    values = json.loads((tmp_path / "audit.json").read_text())
-    del values["cost"]
-    (tmp_path / "audit.json").write_text(json.dumps(values))
-    with pytest.raises(StoreError, match="lacks 'cost'"):
-        AuditInfo.load(tmp_path)
+    path = tmp_path / "audit.json"
+    values = json.loads(path.read_text())
+    for broken, fault in (
+        ({"cost": None}, "'cost': Input should be a valid dictionary"),
+        ({"dataset": {**values["dataset"], "pairs": "many"}}, "'dataset.pairs': Input should be a valid integer"),
+        (
+            {"vectors": {**values["vectors"], "settings": {"layers": [1]}}},
+            "'vectors.settings.model_fingerprint': Field",
+        ),
+    ):
+        path.write_text(json.dumps({**values, **broken}))
+        with pytest.raises(StoreError) as caught:
+            AuditInfo.load(tmp_path)
+        assert str(caught.value).startswith(f"{path} is broken: field {fault}")
+
+
+def test_audit_json_of_an_older_release_is_read(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
+    auditor_of(loaded, layers=[1]).audit(data, tmp_path)
+    path = tmp_path / "audit.json"
+    values = json.loads(path.read_text())
+    for newer in ("training", "notes"):
+        del values[newer]
+    for newer in ("format", "eos_token", "alike"):
+        del values["dataset"][newer]
+    path.write_text(json.dumps(values))
+    info = AuditInfo.load(tmp_path)
+    assert info.training is None and info.notes == () and info.reading.format == "auto"
+    assert info.to_json() == {name: value for name, value in values.items() if not name.startswith("format")}
 
 
 def test_another_process_writing_to_the_store_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.store_cases import contents
 from tests.tiny import build_tiny_model
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import AttributionError
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.models.sharding import load_sharded
@@ -99,7 +99,7 @@ def assert_equal_audits(found: Path, alone: Path) -> None:
     assert contents(found / "vectors") == contents(alone / "vectors")
     assert score_rows(found) == score_rows(alone)
     mine, theirs = AuditInfo.load(found), AuditInfo.load(alone)
-    assert (mine.dataset["pairs"], mine.model["digest"]) == (theirs.dataset["pairs"], theirs.model["digest"])
+    assert (mine.dataset.pairs, mine.model.digest) == (theirs.dataset.pairs, theirs.model.digest)
     assert not (found / "parts").exists()
 
 

@@ -23,7 +23,7 @@ from tests.commands import Commands
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import DataError, ModelError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
@@ -146,7 +146,7 @@ def test_another_split_takes_over_what_is_there(auditor: DataAuditor, alone: Pat
 
 def test_one_process_finishes_what_jobs_began(auditor: DataAuditor, alone: Path, tmp_path: Path) -> None:
     compute(auditor, tmp_path, "2/3")
-    assert auditor.audit(rows(), tmp_path).info.vectors["computed"] == 20
+    assert auditor.audit(rows(), tmp_path).info.vectors.computed == 20
     assert_equal_audits(tmp_path, alone)
 
 
@@ -176,9 +176,8 @@ def test_merging_again_scores_again_without_the_model(
     finally:
         (tmp_path / "elsewhere").rename(model_folder / "model.safetensors")
     assert scored.scores is not None
-    assert scored.info.model == auditor_of(loaded, probes).audit(rows(), tmp_path / "b").info.model | {
-        "name": str(model_folder)
-    }
+    expected = auditor_of(loaded, probes).audit(rows(), tmp_path / "b").info.model
+    assert scored.info.model == expected.model_copy(update={"name": str(model_folder)})
 
 
 def test_a_store_shared_with_another_audit_is_used_and_added_to(
@@ -190,7 +189,7 @@ def test_a_store_shared_with_another_audit_is_used_and_added_to(
     assert sum(compute(auditor, tmp_path / "second", "1/2", "2/2", vectors=vectors)) == 13
     assert contents(vectors) == before
     audit = auditor.merge(rows(), tmp_path / "second", vectors=vectors)
-    assert (audit.info.vectors["computed"], audit.info.vectors["reused"]) == (13, 7)
+    assert (audit.info.vectors.computed, audit.info.vectors.reused) == (13, 7)
     assert audit.store.pair_ids == ids_of(pair_rows(20))
 
 
@@ -205,7 +204,7 @@ def test_rows_that_cannot_be_encoded_are_left_out_by_all(loaded: LoadedModel, pr
     merged = auditor.merge(data, tmp_path / "jobs")
     assert merged.store.pair_ids == whole.store.pair_ids
     assert merged.info.dataset == whole.info.dataset
-    assert merged.info.dataset["skipped"] == {"prompt_too_long": 1}
+    assert merged.info.dataset.skipped == {"prompt_too_long": 1}
     for mine, theirs in zip(score_rows(tmp_path / "jobs"), score_rows(tmp_path / "alone"), strict=True):
         assert mine["score"] == pytest.approx(theirs["score"], abs=2e-6)
 

@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from tests.browser import Seen, browser, context, until, visit
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import PairReader, dataset_fingerprint
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Column, Scores, calibrate, write_scores
 from trl_attribution.scoring.columns import ColumnFile
+from trl_attribution.store import StoreSettings
 
 FIRST_PAINT, FILTER = 2000, 200
 """Milliseconds that opening the page and filtering may take."""
@@ -145,9 +147,12 @@ def _info(fingerprint: str, pairs: int) -> AuditInfo:
     dataset: dict[str, Any] = {"name": "data.jsonl", "format": "trl", "fingerprint": fingerprint, "rows": pairs}
     counts = ("duplicate_rows", "contradictions", "truncated_pairs", "tokens")
     dataset |= {"pairs": pairs, "skipped": {}, **dict.fromkeys(counts, 0)}
-    vectors = {"settings": {"layers": [20]}, "computed": 0, "reused": pairs, "path": None, "path_reason": "none"}
-    model = {"name": "none", "dtype": "float32", "device": "cpu", "digest": "m"}
-    return AuditInfo(dataset, model, {"behavior": "p"}, {}, vectors, {"seconds": {}}, {})
+    settings = StoreSettings("m", (20,), 1)
+    vectors = {"store": "vectors", "settings": settings, "computed": 0, "reused": pairs}
+    identity = ModelFingerprint("none", "none", "none")
+    model = {"name": "none", "fingerprint": identity, "dtype": "float32", "device": "cpu", "digest": "m"}
+    about = {"dataset": dataset, "model": model, "vectors": {**vectors, "path": None, "path_reason": "none"}}
+    return AuditInfo.model_validate({**about, "probes": {"behavior": "p"}, "settings": {}, "cost": {}, "versions": {}})
 
 
 if __name__ == "__main__":

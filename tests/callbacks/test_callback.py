@@ -27,7 +27,7 @@ from tests.training import (
 )
 from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.main_rank import MainRank
@@ -48,7 +48,7 @@ def losses(trainer: Any) -> list[float]:
 def training_of(folder: Path) -> dict[str, Any]:
     training = AuditInfo.load(folder).training
     assert training is not None
-    return dict(training)
+    return training.model_dump()
 
 
 class Interrupt(TrainerCallback):
@@ -129,7 +129,7 @@ def test_rows_that_trl_trains_on_but_that_are_no_pairs_are_counted(model_folder:
     audited(model_folder, tmp_path, [*text_rows(7), same])
     found = training_of(tmp_path / "audit")
     assert (found["rows"], found["captured"], found["unaudited"]) == (8, 7, 1)
-    assert AuditInfo.load(tmp_path / "audit").dataset["skipped"] == {"identical_responses": 1}
+    assert AuditInfo.load(tmp_path / "audit").dataset.skipped == {"identical_responses": 1}
 
 
 def test_different_pairs_with_the_same_tokens_share_their_vectors(model_folder: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def run(programs: Commands, model: Path, folder: Path, config: str, **asked: Any
 def training_of(folder: Path) -> dict[str, Any]:
     training = AuditInfo.load(folder / "audit").training
     assert training is not None
-    return dict(training)
+    return training.model_dump()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[BUILDS] if "zero3" in name else []) for name in RUNS])
@@ -151,7 +151,7 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     store = VectorStore.open(tmp_path / "audit" / "vectors")
     other = expected.store if rows == 24 else offline(model, tmp_path, text_rows(rows)).store
     assert least_cosine(store, other) >= 0.99999
-    assert AuditInfo.load(tmp_path / "audit").model["digest"] == expected.info.model["digest"]
+    assert AuditInfo.load(tmp_path / "audit").model.digest == expected.info.model.digest
     assert (tmp_path / "audit" / "manifest.flip.jsonl").exists()
     assert not (tmp_path / "audit" / "parts").exists()
     if "dedicated" not in name:

@@ -68,8 +68,8 @@ def test_vectors_read_while_training_equal_those_of_the_offline_audit(
     rows = text_rows()
     found = audited(model_folder, tmp_path, rows, trainer=trainer, **settings).finished
     assert found is not None
-    assert found.audit.info.vectors["path"] == source
-    assert found.audit.info.training is not None and found.audit.info.training["never_seen"] == 0
+    assert found.audit.info.vectors.path == source
+    assert found.audit.info.training is not None and found.audit.info.training.never_seen == 0
     assert least_cosine(found.audit.store, offline(model_folder, tmp_path, rows).store) >= 0.99999
 
 
@@ -85,7 +85,7 @@ def test_responses_that_end_with_the_end_of_text_have_the_ids_of_the_offline_aud
     assert found is not None
     expected = offline(model_folder, tmp_path, rows)
     assert found.audit.index.pair_ids == expected.index.pair_ids
-    assert found.audit.info.dataset["fingerprint"] == expected.info.dataset["fingerprint"]
+    assert found.audit.info.dataset.fingerprint == expected.info.dataset.fingerprint
     assert least_cosine(found.audit.store, expected.store) >= 0.99999
     plain = text_rows()
     assert expected.index.pair_ids[4:] == tuple(pair_id(row) for row in plain[4:])
@@ -144,7 +144,7 @@ def test_rows_whose_text_the_template_leaves_out_are_counted_where_others_are_re
     callback = AttributionCallback(running, layers=LAYERS, output_dir=tmp_path / "audit")
     train(running, callback)
     assert callback.finished is not None
-    assert callback.finished.audit.info.dataset["skipped"] == {"text_vanishes": 1}
+    assert callback.finished.audit.info.dataset.skipped == {"text_vanishes": 1}
     assert len(callback.finished.audit.store) == 7
 
 
@@ -162,7 +162,7 @@ def test_vectors_of_truncated_pairs_are_equal_too(mode: str, model_folder: Path,
     found = audited(model_folder, tmp_path, rows, **cut).finished
     expected = offline(model_folder, tmp_path, rows, **cut)
     assert found is not None
-    assert expected.info.dataset["truncated_pairs"] > 0
+    assert expected.info.dataset.truncated_pairs > 0
     assert least_cosine(found.audit.store, expected.store) >= 0.99999
 
 
@@ -200,7 +200,7 @@ def test_the_precompute_pass_is_read_by_a_callback_given_at_construction(model_f
     )
     train(trainer)
     assert callback.finished is not None
-    assert callback.finished.audit.info.vectors["path"] == "precompute pass"
+    assert callback.finished.audit.info.vectors.path == "precompute pass"
     assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, rows).store) >= 0.99999
 
 
@@ -219,7 +219,7 @@ def test_a_precompute_pass_that_trl_takes_from_its_cache_is_made_up_for(model_fo
         train(trainer)
         assert callback.finished is not None
         source = {"first": "precompute pass", "second": "dedicated pass"}[attempt]
-        assert callback.finished.audit.info.vectors["path"] == source
+        assert callback.finished.audit.info.vectors.path == source
     first, second = (VectorStore.open(tmp_path / attempt / "vectors") for attempt in ("first", "second"))
     assert least_cosine(second, first) >= 0.99999
 
@@ -246,9 +246,9 @@ def test_a_trained_adapter_is_audited_with_its_frozen_copy(model_folder: Path, t
     callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
     train(trainer, callback)
     assert callback.finished is not None
-    assert callback.finished.audit.info.vectors["path"] == "reference adapter"
-    below = offline(model_folder, tmp_path / "below", text_rows(8)).info.model["digest"]
-    assert callback.finished.audit.info.model["digest"] != below  # probes of the model without its adapter do not fit
+    assert callback.finished.audit.info.vectors.path == "reference adapter"
+    below = offline(model_folder, tmp_path / "below", text_rows(8)).info.model.digest
+    assert callback.finished.audit.info.model.digest != below  # probes of the model without its adapter do not fit
     assert least_cosine(callback.finished.audit.store, offline(tmp_path / "merged", tmp_path, text_rows()).store) >= (
         0.99999
     )
@@ -275,7 +275,7 @@ def test_a_reference_model_that_was_given_is_m0_whatever_the_policy_is(
     found = audited(policy, tmp_path, text_rows(8), trainer=arguments, **settings).finished
     assert found is not None
     expected = offline(model_folder, tmp_path, text_rows(8))
-    assert found.audit.info.model["digest"] == expected.info.model["digest"]
+    assert found.audit.info.model.digest == expected.info.model.digest
     assert least_cosine(found.audit.store, expected.store) >= 0.99999
 
 
@@ -291,10 +291,7 @@ def test_the_fingerprint_of_m0_is_the_one_that_an_offline_audit_has(model_folder
     for name, trainer in (("plain", {}), ("adapter", {"peft_config": LORA})):
         found = audited(model_folder, tmp_path / name, text_rows(8), trainer=trainer).finished
         assert found is not None
-        assert (
-            found.audit.info.model["digest"]
-            == offline(model_folder, tmp_path / name, text_rows(8)).info.model["digest"]
-        )
+        assert found.audit.info.model.digest == offline(model_folder, tmp_path / name, text_rows(8)).info.model.digest
 
 
 def test_all_scores_of_a_run_equal_those_of_the_offline_audit(model_folder: Path, tmp_path: Path) -> None:

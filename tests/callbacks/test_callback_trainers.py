@@ -53,11 +53,11 @@ def test_vectors_equal_those_of_the_offline_audit(
     train(trainer, callback)
     assert callback.finished is not None
     found = callback.finished.audit
-    assert found.info.vectors["path"] == "dedicated pass"
-    assert kind in found.info.vectors["path_reason"]
+    assert found.info.vectors.path == "dedicated pass"
+    assert kind in found.info.vectors.path_reason
     expected = offline(model_folder, tmp_path, rows())
     assert least_cosine(found.store, expected.store) >= 0.99999
-    assert found.info.model["digest"] == expected.info.model["digest"]
+    assert found.info.model.digest == expected.info.model.digest
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +96,7 @@ def test_a_reward_model_that_was_trained_before_is_an_m0_of_its_own(model_folder
     train(again, callback)
     assert callback.finished is not None
     expected = offline(model_folder, tmp_path, text_rows(8))
-    assert callback.finished.audit.info.model["digest"] != expected.info.model["digest"]
+    assert callback.finished.audit.info.model.digest != expected.info.model.digest
 
 
 def test_a_reward_model_with_other_weights_than_its_checkpoint_is_not_taken_for_it(
@@ -170,7 +170,7 @@ def test_a_subclass_of_a_dpo_trainer_is_audited(model_folder: Path, tmp_path: Pa
     callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
     train(trainer, callback)
     assert callback.finished is not None
-    assert callback.finished.audit.info.vectors["path"] == "reference model"
+    assert callback.finished.audit.info.vectors.path == "reference model"
     assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, text_rows()).store) >= 0.99999
 
 

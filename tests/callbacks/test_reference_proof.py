@@ -74,8 +74,8 @@ def finished(callback: AttributionCallback) -> Finished:
 def equals_m0(found: Finished, model: Path, folder: Path, source: str = "dedicated pass") -> bool:
     """Vectors and fingerprint are those of the checkpoint, and M0 was read where it should."""
     expected = offline(model, folder, ROWS)
-    assert found.audit.info.vectors["path"] == source
-    assert found.audit.info.model["digest"] == expected.info.model["digest"]
+    assert found.audit.info.vectors.path == source
+    assert found.audit.info.model.digest == expected.info.model.digest
     return least_cosine(found.audit.store, expected.store) >= 0.99999
 
 
@@ -106,7 +106,7 @@ def test_noise_in_the_reference_forward_is_noticed_and_m0_read_by_itself(
     found = audited(folder, tmp_path, ROWS, trainer={"peft_config": lora()}, **settings).finished
     assert found is not None and equals_m0(found, folder, tmp_path)
     named = next(iter({**noise, **settings}))
-    assert named in found.audit.info.vectors["path_reason"] and named in caplog.text
+    assert named in found.audit.info.vectors.path_reason and named in caplog.text
 
 
 def test_a_jittering_router_is_noticed(tokenizer: Any, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_biases_that_are_trained_below_the_adapter_are_noticed_before_the_first_
     adapter = {"peft_config": lora(bias=bias)}
     found = audited(folder, tmp_path, ROWS, trainer=adapter, learning_rate=5e-2).finished
     assert found is not None and equals_m0(found, folder, tmp_path)
-    assert "trains weights of the model below it" in found.audit.info.vectors["path_reason"]
+    assert "trains weights of the model below it" in found.audit.info.vectors.path_reason
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
@@ -220,7 +220,7 @@ def test_an_adapter_merged_and_unmerged_while_training_is_noticed(model_folder: 
     trainer = make_trainer(model_folder, tmp_path, ROWS, trainer=adapter, model_init_kwargs={"dtype": "bfloat16"})
     trainer.add_callback(AtStepEnd(lambda _step: (trainer.model.merge_adapter(), trainer.model.unmerge_adapter())))
     found = audited_after(trainer, tmp_path)
-    assert found.audit.info.vectors["path"] == "dedicated pass"
+    assert found.audit.info.vectors.path == "dedicated pass"
     assert least_cosine(found.audit.store, offline(model_folder, tmp_path, ROWS, "bfloat16").store) >= 0.99
 
 
@@ -244,7 +244,7 @@ def test_a_reference_that_a_callback_moves_is_not_read(kind: Any, model_folder: 
     trainer.add_callback(mover)
     found = audited_after(trainer, tmp_path)
     assert equals_m0(found, model_folder, tmp_path)
-    assert kind.__name__ in found.audit.info.vectors["path_reason"]
+    assert kind.__name__ in found.audit.info.vectors.path_reason
 
 
 @pytest.mark.parametrize("moves_at", [1, 2, 5, 6])
@@ -263,7 +263,7 @@ def test_what_a_checkpoint_has_brought_to_disk_was_read_before_the_reference_mov
     trainer.add_callback(AtStepEnd(lambda step: scale(trainer.ref_model, 1.02) if step == 4 else None))
     found = audited_after(trainer, tmp_path)
     assert equals_m0(found, model_folder, tmp_path)
-    assert found.audit.info.training is not None and found.audit.info.training["captured"] == 12
+    assert found.audit.info.training is not None and found.audit.info.training.captured == 12
 
 
 def test_a_moved_reference_that_cannot_be_loaded_again_is_refused_with_what_moved_it(

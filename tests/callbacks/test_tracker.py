@@ -128,8 +128,8 @@ def test_vectors_of_a_loop_equal_those_of_the_offline_audit(
     expected = offline(model_folder, tmp_path, rows, max_length=None)
     assert tracker.finished is not None
     found = tracker.finished.audit
-    assert found.info.model["digest"] == expected.info.model["digest"]
-    assert found.info.vectors["path"] == ("reference model" if adapter is None else "disabled adapter")
+    assert found.info.model.digest == expected.info.model.digest
+    assert found.info.vectors.path == ("reference model" if adapter is None else "disabled adapter")
     assert least_cosine(found.store, expected.store) >= 0.99999
     assert tracker.finished.counts.to_json() == {"rows": 23, "captured": 23, "repeats": 0, "unaudited": 0}
 
@@ -141,7 +141,7 @@ def test_truncated_pairs_are_known_again(model_folder: Path, tmp_path: Path) -> 
     loop.run(tracker)
     expected = offline(model_folder, tmp_path, rows, max_length=48)
     assert tracker.finished is not None
-    assert expected.info.dataset["truncated_pairs"] > 0
+    assert expected.info.dataset.truncated_pairs > 0
     assert least_cosine(tracker.finished.audit.store, expected.store) >= 0.99999
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.commands import Commands
 from tests.gate_cases import write_rows
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import DataError, StoreError
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.pairs.rows.writers import output_kind
@@ -32,7 +32,7 @@ def test_a_dataset_of_such_a_name_is_audited_reported_cleaned_and_gated(place: P
     loaded = tiny_loaded()
     audit = auditor_of(loaded, [tiny_probe(loaded)], layers=(3,)).audit(ODD, "audit", vectors=f"vectors {ODD}")
     audit.flag(top_k=3).save_manifests()
-    assert AuditInfo.load("audit").dataset["name"] == ODD
+    assert AuditInfo.load("audit").dataset.name == ODD
     assert AuditInfo.load("audit").open_store("audit").path == place / f"vectors {ODD}"
     written = write_report("audit")
     assert written.texts == written.listed > 0

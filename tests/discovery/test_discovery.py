@@ -57,7 +57,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def found(case: Case) -> dict[str, StoredDiscovery]:
     """What both modes find, texts read."""
     audited = AuditedPairs.open(case.folder)
-    read = partial(pairs_at_rows, audited.info.dataset["name"], audited.reading)
+    read = partial(pairs_at_rows, audited.info.dataset.name, audited.reading)
     config = DiscoveryConfig(map_pairs=60, resamples=10, top=64)
     return {
         "prompts": discover_prompts(audited, case.changed, config, read=read),
@@ -385,7 +385,7 @@ def test_hostile_text_reaches_neither_terminal_nor_picture(tmp_path: Path) -> No
         clean.view.context(LAYER)[:, None],
     )
     audited = AuditedPairs.open(tmp_path / "audit")
-    read = partial(pairs_at_rows, audited.info.dataset["name"], audited.reading)
+    read = partial(pairs_at_rows, audited.info.dataset.name, audited.reading)
     stored = discover_pairs(audited, QUICK, read=read, namer=None)
     assert stored.discovery.clusters[0].top_pairs[0].prompt.startswith(hostile)
     console = Console(record=True, width=100, file=(tmp_path / "out.txt").open("w"))
@@ -442,4 +442,4 @@ def test_an_audit_whose_dataset_is_gone_needs_it_again(case: Case, tmp_path: Pat
         AuditedPairs.open(other.folder)
     assert AuditedPairs.open(other.folder, tmp_path / "moved.jsonl").pair_ids == other.pair_ids
     with pytest.raises(SettingsError, match=r"audited 100 pairs, but \d+ of them were found"):
-        AuditedPairs.open(other.folder, AuditedPairs.open(case.folder).info.dataset["name"])
+        AuditedPairs.open(other.folder, AuditedPairs.open(case.folder).info.dataset.name)

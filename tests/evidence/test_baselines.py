@@ -285,7 +285,7 @@ def test_where_the_truth_is_known_the_best_ranking_comes_first_whosever_it_is(au
     (ours,) = (row for row in found.rows if row.ours)
     assert ours.quality == quality(audited.scores, wanted, found.k)
     assert ours.name == "contextual score of rude, layer 3" and ours.agreement is None
-    assert ours.cost.seconds > 0 and ours.cost.flops == audited.info.cost["flops"]
+    assert ours.cost.seconds > 0 and ours.cost.flops == audited.info.cost.flops
 
 
 def test_where_it_is_not_known_agreement_with_the_audit_is_told(audited: Audited) -> None:

@@ -56,11 +56,14 @@ def test_a_folder_without_a_store_is_refused_and_stays_without(tmp_path: Path) -
     ("text", "message"),
     [
         ('{"format": "trl-attribution vectors", "format_version": 2}', "format version 2; .* reads up to 1"),
-        ('{"format": "something else"}', "does not describe a vector store"),
-        ("[]", "does not describe a vector store"),
+        ('{"format": "something else"}', r"store\.json holds no vectors"),
+        ("[]", r"store\.json holds no vectors"),
         ('{"format": "trl-attr', r"cannot read .*store\.json: Unterminated string"),
-        ('{"format": "trl-attribution vectors", "format_version": 1, "settings": {"layers": [1]}}', "bad settings"),
-        ('{"format": "trl-attribution vectors", "format_version": 1}', "bad settings"),
+        (
+            '{"format": "trl-attribution vectors", "format_version": 1, "settings": {"layers": [1]}}',
+            r"field 'settings\.model_fingerprint'",
+        ),
+        ('{"format": "trl-attribution vectors", "format_version": 1}', "field 'settings': Field required"),
     ],
 )
 def test_a_store_json_that_is_newer_foreign_or_broken_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -117,7 +117,7 @@ def test_a_qlora_run_takes_the_probe_of_the_quantized_m0_and_gives_the_vectors_o
         str(checkpoint), probes=[probe], dtype="float32", vector_dtype="float32", quantization="4bit"
     ).audit(ROWS, tmp_path / "offline")
     in_run = json.loads((tmp_path / "in-run" / "audit.json").read_text())
-    assert in_run["model"]["fingerprint"] == offline.info.model["fingerprint"]
+    assert in_run["model"]["fingerprint"] == offline.info.model.fingerprint
     of_run = VectorStore.open(tmp_path / "in-run" / "vectors").select(offline.index.pair_ids)
     of_audit = VectorStore.open(tmp_path / "offline" / "vectors").select(offline.index.pair_ids)
     cosines = torch.nn.functional.cosine_similarity(of_run.layer(2), of_audit.layer(2), dim=-1)

@@ -279,14 +279,16 @@ def test_a_card_tells_the_same_with_names_that_do_nothing(case: Case, kind: Card
 
 def test_a_card_names_what_is_on_the_hub_and_no_path(case: Case) -> None:
     found = read_findings(case.folder)
-    info = replace(
-        found.info,
-        dataset={**found.info.dataset, "name": "allenai/preferences"},
-        model={**found.info.model, "name": "allenai/OLMo-2"},
-    )
+    dataset, model = found.info.dataset, found.info.model
+    named = {
+        "dataset": dataset.model_copy(update={"name": "allenai/preferences"}),
+        "model": model.model_copy(update={"name": "allenai/OLMo-2"}),
+    }
+    info = found.info.model_copy(update=named)
     data = ModelCard(card(replace(found, info=info), "model")).data.to_dict()
     assert (data["base_model"], data["datasets"]) == ("allenai/OLMo-2", ["allenai/preferences"])
-    hidden = replace(found.info, dataset={**found.info.dataset, "name": "/home/ada/secret/data.jsonl"})
+    local = dataset.model_copy(update={"name": "/home/ada/secret/data.jsonl"})
+    hidden = found.info.model_copy(update={"dataset": local})
     assert "secret" not in card(replace(found, info=hidden), "model")
     with pytest.raises(SettingsError, match="choose dataset or model"):
         card(found, "both")  # type: ignore[arg-type]

@@ -395,7 +395,7 @@ def test_a_review_survives_a_reload_and_its_export_makes_the_dataset_that_was_cl
     assert {one.pair_id: one.action for one in found.decisions} == clicked
     assert {one.note for one in found.decisions} == {"because keep </script>", "because filter </script>"}
     assert {one.reviewer for one in found.decisions} == {"Ada Lovelace"}
-    assert found.dataset_fingerprint == place.found.info.dataset["fingerprint"]
+    assert found.dataset_fingerprint == place.found.info.dataset.fingerprint
 
     from trl_attribution.manifest import MergeRules, merge
 
@@ -486,7 +486,7 @@ def test_pairs_without_texts_are_listed_and_said_to_be_without(place: Place, tmp
 def test_the_review_server_keeps_what_two_tabs_decide(place: Place) -> None:
     found, file = place.found, place.case.folder / "decisions.ada.jsonl"
     texts, notes = find_texts(found, place.case.data, ReportConfig())
-    decisions = DecisionsFile.open(place.case.folder, "ada", found.info.dataset["fingerprint"])
+    decisions = DecisionsFile.open(place.case.folder, "ada", found.info.dataset.fingerprint)
     page = render_page(found, texts, notes, Served("ada", file.name))
     probes = ClusterProbes(place.case.folder, found.info, found.extras.discoveries)
     server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), probes=probes)

@@ -21,7 +21,6 @@ from tests.report.test_report_review import ask, send
 from tests.report_cases import Case, make_case
 from trl_attribution.discovery import StoredDiscovery, cluster_probe
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.cluster_probes import ClusterProbes
@@ -47,7 +46,7 @@ def case(made: Case, tmp_path: Path) -> Case:
 @pytest.fixture
 def server(case: Case) -> Iterator[ReviewServer]:
     found = read_findings(case.folder)
-    decisions = DecisionsFile.open(case.folder, "ada", found.info.dataset["fingerprint"])
+    decisions = DecisionsFile.open(case.folder, "ada", found.info.dataset.fingerprint)
     probes = ClusterProbes(case.folder, found.info, found.extras.discoveries)
     server = ReviewServer("<p>page</p>", decisions, frozenset(found.listed.pair_ids), probes=probes)
     thread = threading.Thread(target=server.serve)
@@ -135,7 +134,7 @@ def test_a_click_makes_the_probe_that_the_command_would_make(case: Case, server:
     assert (status, json.loads(answer)["already"]) == (200, False)
     probe = ProbeRegistry(case.folder / "probes").load("praises-pizza")
     stored = StoredDiscovery.load(case.folder / "discovery" / "pairs")
-    model = ModelFingerprint(**read_findings(case.folder).info.model["fingerprint"])
+    model = read_findings(case.folder).info.model.fingerprint
     assert probe.fingerprint == cluster_probe(stored, "p1", "x", model).fingerprint
     assert probe.fingerprint == json.loads(answer)["fingerprint"]
     assert {path.name for path in case.folder.iterdir()} == before | {"probes"}

@@ -51,8 +51,8 @@ def calibrate_probe(
         center = torch.stack([means[layer] for layer in probe.layers]) if means else None
     calibration = {
         "kind": columns[0].kind,
-        "source": audit.info.dataset["name"],
-        "dataset_fingerprint": audit.info.dataset["fingerprint"],
+        "source": audit.info.dataset.name,
+        "dataset_fingerprint": audit.info.dataset.fingerprint,
         "pairs": len(audit.index),
         "max_length": settings.encoding.max_length,
         "truncation_mode": settings.encoding.truncation_mode,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Protocol
 
 from torch import Tensor
 
@@ -15,11 +14,8 @@ PairsDone = Callable[[int], None]
 """Called with the number of pairs computed so far; also within a shard, as a part of its pairs."""
 
 
-class Keep(Protocol):
-    """Takes a shard: n ids, pair vectors ``[n, L, D]``, context vectors ``[n, L, D]``; brings it to disk."""
-
-    def __call__(self, pair_ids: list[str], pair: Tensor, context: Tensor, /) -> object:
-        """Keep the shard."""
+Keep = Callable[[list[str], Tensor, Tensor], object]
+"""Brings a shard to disk: n ids, pair vectors ``[n, L, D]``, context vectors ``[n, L, D]``."""
 
 
 def compute_shards(

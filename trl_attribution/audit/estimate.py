@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.folder import machine
+from trl_attribution.audit.info import machine
 from trl_attribution.pairs import EncodedPair
 from trl_attribution.pairs.dataset_pass import DatasetPass
 from trl_attribution.utils.dtypes import torch_dtype

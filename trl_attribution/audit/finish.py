@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.audit.config import AskedScore
-from trl_attribution.audit.folder import Audit, AuditInfo, noted_store, remove_results, versions
+from trl_attribution.audit.folder import Audit
+from trl_attribution.audit.info import AuditInfo, CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo, versions
 from trl_attribution.pairs import PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, dataset_info
 from trl_attribution.probes import Probe
@@ -64,23 +65,23 @@ class Ending:
     probes: Sequence[Probe]
     score: AskedScore
     layers: tuple[int, ...]
-    model: Mapping[str, Any]
-    """M0 as ``audit.json`` describes it."""
+    model: ModelInfo
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     """What a person should know before reading on."""
-    training: Mapping[str, Any] | None = None
-    """How the vectors were read while training."""
+    training: TrainingInfo | None = None
 
 
 def finish(ending: Ending, watch: Stopwatch, cost: Mapping[str, Any], on_progress: PairsScored | None = None) -> Audit:
-    """Score and write; ``cost`` is what is to be said beside the seconds of ``watch``."""
-    remove_results(ending.folder)
+    """Score and write; ``cost`` has the fields of :class:`CostInfo` beside the seconds of ``watch``."""
+    # What an earlier audit in the folder derived from its vectors must not stand beside new ones.
+    for name in ("scores.parquet", "manifest.filter.jsonl", "manifest.flip.jsonl", "report.html"):
+        (ending.folder / name).unlink(missing_ok=True)
     scores = None
     if ending.probes:
         with watch.timed("scores"):
             scores = _score(ending, on_progress)
-    info = _info(ending, {"seconds": watch.rounded(), **cost})
+    info = _info(ending, CostInfo(seconds=watch.rounded(), **cost))
     info.save(ending.folder)
     return Audit(
         folder=ending.folder,
@@ -103,23 +104,32 @@ def _score(ending: Ending, on_progress: PairsScored | None) -> Scores:
     return scores
 
 
-def _info(ending: Ending, cost: Mapping[str, Any]) -> AuditInfo:
+def _info(ending: Ending, cost: CostInfo) -> AuditInfo:
     vectors, pairs = ending.vectors, len(ending.vectors.index)
     return AuditInfo(
-        dataset=dataset_info(ending.reader, ending.data, pairs),
+        dataset=DatasetInfo.model_validate(dataset_info(ending.reader, ending.data, pairs)),
         model=ending.model,
         probes={probe.name: probe.fingerprint for probe in ending.probes},
         settings=ending.settings,
-        vectors={
-            "store": noted_store(ending.folder, vectors.store.path),
-            "settings": vectors.store.settings.as_dict(),
-            "computed": vectors.computed,
-            "reused": pairs - vectors.computed,
-            "path": vectors.path,
-            "path_reason": vectors.path_reason,
-        },
+        vectors=VectorsInfo(
+            store=_noted(ending.folder, vectors.store.path),
+            settings=vectors.store.settings,
+            computed=vectors.computed,
+            reused=pairs - vectors.computed,
+            path=vectors.path,
+            path_reason=vectors.path_reason,
+        ),
         cost=cost,
         notes=ending.notes,
         versions=versions(),
         training=ending.training,
     )
+
+
+def _noted(folder: Path, vectors: Path) -> str:
+    """Where the ``vectors`` of the audit in ``folder`` lie, as ``audit.json`` says it to readers that work elsewhere.
+
+    Relative to the folder where they are inside of it, so that it can be moved as a whole; else absolute.
+    """
+    inside, outside = vectors.absolute(), folder.absolute()
+    return str(inside.relative_to(outside) if inside.is_relative_to(outside) else inside)

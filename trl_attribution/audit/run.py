@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.activations import ActivationEngine
+from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
-from trl_attribution.audit.folder import Audit, FolderClaim, check_folder, machine, model_info
+from trl_attribution.audit.folder import Audit
+from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
 from trl_attribution.pairs.token_spool import TokenSpool
@@ -60,8 +62,7 @@ class AuditRun:
         settings = self.auditor.store_settings(engine)
         claim = FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)
         with claim.released_on_failure():
-            store = VectorStore.create(self.vectors, settings)
-            claim.write()
+            store = claim.take()
             missing = store.missing(data.index.pair_ids)
             if len(missing) < len(data.index):
                 store.verify()  # what is taken over is checked; what is written now was just computed
@@ -112,20 +113,14 @@ class AuditRun:
                 compute_shards(engine, shards, writer.add, lambda done: self.on_progress("vectors", done, total))
 
     def finish(
-        self, store: VectorStore, data: DatasetPass, model: dict[str, Any], cost: dict[str, Any], computed: int
+        self, store: VectorStore, data: DatasetPass, model: ModelInfo, cost: ComputeCost, computed: int
     ) -> Audit:
         """Score ``store`` and write ``audit.json``; what an earlier audit derived from other scores goes."""
-        cost = dict(cost)
-        path, reason = cost.pop("path"), cost.pop("path_reason")
-        self.watch.seconds["vectors"] = seconds = cost.pop("seconds")  # of all shares together
-        rate = round(computed / seconds, 3) if computed and seconds else None
-        vectors = Vectors(
-            store,
-            data.index,
-            computed,
-            path if computed else None,
-            reason if computed else "nothing had to be computed",
-        )
+        self.watch.seconds["vectors"] = cost.seconds  # of all shares together
+        rate = round(computed / cost.seconds, 3) if computed and cost.seconds else None
+        path, reason = (cost.path, cost.path_reason) if computed else (None, "nothing had to be computed")
+        vectors = Vectors(store, data.index, computed, path, str(reason))
+        spent = cost.model_dump(exclude_unset=True, exclude={"path", "path_reason", "seconds"})
         ending = Ending(
             folder=self.folder,
             reader=self.reader,
@@ -141,26 +136,26 @@ class AuditRun:
         return finish(
             ending,
             self.watch,
-            {"pairs_per_second": rate, **cost},
+            {"pairs_per_second": rate, **spent},
             lambda done, total: self.on_progress("scores", done, total),
         )
 
-    def model_info(self) -> dict[str, Any]:
+    def model_info(self) -> ModelInfo:
         """M0 as ``audit.json`` describes it."""
-        return model_info(self.auditor.model, self.auditor.model.dtype)
+        return ModelInfo.of(self.auditor.model, self.auditor.model.dtype)
 
-    def cost(self, engine: ActivationEngine) -> dict[str, Any]:
+    def cost(self, engine: ActivationEngine) -> ComputeCost:
         """What computing vectors took on this process, and how they were computed."""
         stats = engine.stats
-        return {
-            "path": engine.path,
-            "path_reason": engine.path_reason,
-            "seconds": self.watch.seconds["vectors"],
-            "tokens_computed": stats.tokens_computed,
-            "tokens_in_sequences": stats.tokens_in_sequences,
-            "flops": 2 * engine.parameters_per_token() * stats.tokens_computed,
+        return ComputeCost(
+            path=engine.path,
+            path_reason=engine.path_reason,
+            seconds=self.watch.seconds["vectors"],
+            tokens_computed=stats.tokens_computed,
+            tokens_in_sequences=stats.tokens_in_sequences,
+            flops=2 * engine.parameters_per_token() * stats.tokens_computed,
             **machine(),
-        }
+        )
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import StoreError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
@@ -37,7 +37,7 @@ class SavedAudit:
         info = AuditInfo.load(place)
         path = place / "manifest.filter.jsonl"
         manifest = Manifest.load(path) if path.exists() else None
-        if manifest is not None and manifest.header.dataset_fingerprint != info.dataset["fingerprint"]:
+        if manifest is not None and manifest.header.dataset_fingerprint != info.dataset.fingerprint:
             raise StoreError(f"{path} is about another dataset than {place}/audit.json. Run the audit again.")
         return cls(place, info, manifest, _reading(info, manifest))
 

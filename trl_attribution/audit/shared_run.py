@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from trl_attribution.audit.folder import Audit, AuditInfo, FolderClaim, check_folder
-from trl_attribution.audit.part_records import PartClaim, PartRecord, remove_parts, total_cost
+from trl_attribution.audit.claim import FolderClaim, check_folder
+from trl_attribution.audit.folder import Audit
+from trl_attribution.audit.info import AuditInfo, ModelInfo
+from trl_attribution.audit.part_records import PartRecord, record_path, records_of, remove_parts, total_cost
 from trl_attribution.audit.run import AuditRun
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.audit.shares import Blocks, Share, held_by_any
 from trl_attribution.errors import StoreError
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
-
-
-_NO_COST = {
-    "path": None,
-    "path_reason": None,
-    "seconds": 0.0,
-    "tokens_computed": 0,
-    "tokens_in_sequences": 0,
-    "flops": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class SharedRun(AuditRun):
         data = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
         self.look_at_rule(rule, data)
         settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
-        FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)  # refuses other data
+        FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name).check()
         self._check_complete(blocks, data)
         return self._merged(data)
 
@@ -109,10 +100,9 @@ class SharedRun(AuditRun):
         """Read, claim, compute: what was read (whole on the rank that merges), the part, and how many pairs are new."""
         own = share.of_rank(ranks)
         merges = ranks.is_main and share.count == 1
-        claim = PartClaim(self.folder, self.vectors, own)
         with ranks.together():
             check_folder(self.folder)
-        # Loading pieces of a model is a matter of all ranks itself: they meet errors together, or must not wait.
+        # Where each rank loads a piece of the model, loading is a collective already: a second one could wait forever.
         with nullcontext() if asked_sharding() else ranks.together():
             model = self.auditor.model
         with ranks.together():
@@ -129,24 +119,30 @@ class SharedRun(AuditRun):
         with ranks.together():
             if blocks.base is not None:
                 VectorStore.create(self.vectors, settings)  # refuses other settings; nothing is written
+        name = self.reader.source.name
+        claim = FolderClaim(self.folder, self.vectors, settings, data.survey, name, part=own.index)
         with claim.released_on_failure():
             with ranks.together():
-                store = claim.take(settings, data.survey, self.reader.source.name)
-                before = PartRecord.load(claim.part)
-                record = PartRecord(str(share), time.time(), self.model_info(), before.cost if before else None)
-                record.save(claim.part)
+                store = claim.take()
+                before = PartRecord.read(record_path(store.path))
+                record = PartRecord(
+                    share=str(share),
+                    began=time.time(),
+                    model=self.model_info(),
+                    cost=before.cost if before else None,
+                )
+                record.write(record_path(store.path))
             if share.count == 1:
                 check_shared(self.folder, ranks)  # now, not when the vectors are to be merged
             with ranks.together():
                 self.compute(store, engine, missing, data)
                 if missing:
-                    PartRecord(record.share, record.began, record.model, self.cost(engine)).save(claim.part)
+                    record.model_copy(update={"cost": self.cost(engine)}).write(record_path(store.path))
         return data, store, len(missing)
 
     def _merged(self, data: DatasetPass) -> Audit:
         """The finished audit, made of all parts; they are removed at the very end."""
         parts = parts_of(self.folder)
-        records = [record for part in parts if (record := PartRecord.load(part.path)) is not None]
         ids = data.index.pair_ids
         if parts:
             store = merge_parts(parts, self.vectors, parts[0].settings, ids, self.config.shard_size)
@@ -154,26 +150,23 @@ class SharedRun(AuditRun):
             store = VectorStore.open(self.vectors)
         store.verify()
         computed = sum(held_by_any(parts, ids))
-        cost = total_cost(records) or _NO_COST
-        audit = self.finish(store, data, self._known_model(), cost, computed)
+        audit = self.finish(store, data, self._known_model(), total_cost(records_of(parts)), computed)
         remove_parts(self.folder)
         return audit
 
     def _base(self) -> VectorStore | None:
         return VectorStore.open(self.vectors) if (self.vectors / "store.json").exists() else None
 
-    def _known_model(self) -> dict[str, Any]:
+    def _known_model(self) -> ModelInfo:
         """M0 as the first part describes it, or an audit that was merged already.
 
         Raises:
             StoreError: there is neither.
         """
-        for part in parts_of(self.folder):
-            record = PartRecord.load(part.path)
-            if record is not None:
-                return dict(record.model)
-        if (self.folder / "audit.json").exists():
-            return dict(AuditInfo.load(self.folder).model)
+        if records := records_of(parts_of(self.folder)):
+            return records[0].model
+        if (info := AuditInfo.read(self.folder / "audit.json")) is not None:
+            return info.model
         raise StoreError(
             f"there is nothing to merge in {self.folder}: no shard has been computed. Run `trl-attribution audit` "
             "with --shard 1/n to --shard n/n and this output folder first."
@@ -187,8 +180,7 @@ class SharedRun(AuditRun):
             ProbeError: a probe was made with another M0.
             StoreError: parts were made with other settings than those asked for, or there are none.
         """
-        model = self._known_model()
-        known = ModelFingerprint.from_json(model["fingerprint"])
+        known = self._known_model().fingerprint
         for probe in self.auditor.probes:
             probe.check_model(known)
         stores = [*parts_of(self.folder), *([base] if (base := self._base()) else [])]
@@ -200,7 +192,7 @@ class SharedRun(AuditRun):
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
         if not missing:
             return
-        records = [record for part in parts_of(self.folder) if (record := PartRecord.load(part.path))]
+        records = records_of(parts_of(self.folder))
         count = Share.parse(max(records, key=lambda record: record.began).share).count if records else 1
         lacking = Counter(block % count for block in missing.values())
         named = ", ".join(f"{Share(index, count)} ({pairs:,} pairs)" for index, pairs in sorted(lacking.items())[:20])

@@ -121,7 +121,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
     if found.scores is None:
         report = write_report(found.folder, listed)
         out.show("No probes were given: vectors are stored, nothing is scored.")
-        out.document({"audit": str(found.folder), "info": asdict(found.info), "report": str(report.path)})
+        out.document({"audit": str(found.folder), "info": found.info.to_json(), "report": str(report.path)})
         return None
     flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
     manifests = flagged.save_manifests()
@@ -137,7 +137,7 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
     out.document(
         {
             "audit": str(found.folder),
-            "info": asdict(found.info),
+            "info": found.info.to_json(),
             "rule": rule.as_dict(),
             "flagged": len(flagged),
             "manifests": manifests,

@@ -91,7 +91,7 @@ def compare(
     folder = output or audit / "comparison"
     settings = BaselineConfig(
         m0=_m0(audited, model, loading),
-        model_digest=str(audited.info.model["digest"]),
+        model_digest=audited.info.model.digest,
         encoding=_encoding(audited),
         behavior=behavior,
         token_budget=token_budget,
@@ -106,7 +106,7 @@ def compare(
     with out.progress() as progress:
         found = compare_rankings(
             audited,
-            dataset or audited.info.dataset["name"],
+            dataset or audited.info.dataset.name,
             baselines,
             k=k,
             truth=TruthConfig(truth_column, tuple(truth_value or ())) if truth_column is not None else None,
@@ -127,16 +127,16 @@ def _m0(audited: Audited, model: str | None, loading: LoadConfig) -> Any:
         from trl_attribution.errors import ModelError
         from trl_attribution.models import load_model
 
-        name = model or str(audited.info.model["name"])
+        name = model or audited.info.model.name
         changes: dict[str, Any] = {part: audited.info.settings.get(part) for part in ("adapter", "quantization")}
         try:
             loaded = load_model(name, **{**vars(loading), **changes})
         except ModelError as error:
             raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
-        if loaded.fingerprint.digest != audited.info.model["digest"]:
+        if loaded.fingerprint.digest != audited.info.model.digest:
             raise ModelError(
                 f"{name} is not the M0 of {audited.folder}: fingerprint {loaded.fingerprint.digest}, the audit's is "
-                f"{audited.info.model['digest']}. Give the audited model with --model."
+                f"{audited.info.model.digest}. Give the audited model with --model."
             )
         return loaded
 
@@ -147,5 +147,5 @@ def _encoding(audited: Audited) -> Any:
     """Truncation as the audit's vectors were made with."""
     from trl_attribution.pairs import Encoding
 
-    made = audited.info.vectors["settings"]
-    return Encoding(made["max_length"], made["truncation_mode"])
+    made = audited.info.vectors.settings
+    return Encoding(made.max_length, made.truncation_mode)

@@ -247,13 +247,11 @@ def _refuse_ranks() -> None:
 def _m0(load: Callable[..., LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
     """M0, which has to be that of the audit."""
     made = pairs.info.settings
-    found = load(
-        model or str(pairs.info.model["name"]), adapter=made.get("adapter"), quantization=made.get("quantization")
-    )
+    found = load(model or pairs.info.model.name, adapter=made.get("adapter"), quantization=made.get("quantization"))
     differing = found.fingerprint.differences(pairs.model)
     if differing:
         raise SettingsError(
-            f"--model: {found.name} is not the M0 of this audit ({pairs.info.model['name']}): {', '.join(differing)} "
+            f"--model: {found.name} is not the M0 of this audit ({pairs.info.model.name}): {', '.join(differing)} "
             "differ. Responses have to be read by the model that read the pairs."
         )
     return found
@@ -265,7 +263,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     from trl_attribution.pairs import PairReader
     from trl_attribution.report.texts import pairs_at_rows
 
-    name = dataset if dataset is not None else str(pairs.info.dataset["name"])
+    name = dataset if dataset is not None else pairs.info.dataset.name
     try:
         PairReader(name, pairs.reading)
     except DataError as error:

@@ -104,7 +104,7 @@ def _card(found: Findings, kind: str, output: Path | None, out: Output) -> None:
 
 def audit_probes(audit: Path, registry: Path | None) -> list[Probe]:
     """The probes of ``registry`` that the audit used; none without a registry."""
-    from trl_attribution.audit.folder import AuditInfo
+    from trl_attribution.audit.info import AuditInfo
     from trl_attribution.probes import ProbeRegistry
 
     if registry is None:

@@ -82,7 +82,7 @@ def _serve(
     from trl_attribution.report.page_data import ReportConfig
     from trl_attribution.report.review_server import DecisionsFile, ReviewServer
 
-    decisions = DecisionsFile.open(found.folder, reviewer, found.info.dataset["fingerprint"])
+    decisions = DecisionsFile.open(found.folder, reviewer, found.info.dataset.fingerprint)
     shown, notes = find_texts(found, dataset, ReportConfig(texts=texts))
     page = render_page(found, shown, notes, Served(reviewer, decisions.path.name))
     probes = ClusterProbes(found.folder, found.info, found.extras.discoveries)
@@ -124,7 +124,7 @@ def _precision(audit: Path, path: Path, out: Output) -> None:
 
     found = read_findings(audit)
     review = ReviewDecisions.load(path)
-    if review.dataset_fingerprint != found.info.dataset["fingerprint"]:
+    if review.dataset_fingerprint != found.info.dataset.fingerprint:
         raise SettingsError(f"--precision: {path} is about another dataset than {audit}")
     rows = precision_at_k(found.listed.pair_ids[: found.listed.flagged], review)
     out.show(precision_table(rows))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.fingerprint import ModelFingerprint
@@ -68,10 +68,10 @@ class AuditedPairs:
         if saved.scores_path.exists():
             index = _scored(saved.table())
         else:
-            index = _read_again(info.dataset["name"] if dataset is None else dataset, saved.reading, store)
-        if len(index.pair_ids) != info.dataset["pairs"]:
+            index = _read_again(info.dataset.name if dataset is None else dataset, saved.reading, store)
+        if len(index.pair_ids) != info.dataset.pairs:
             raise SettingsError(
-                f"{place} audited {info.dataset['pairs']:,} pairs, but {len(index.pair_ids):,} of them were found. "
+                f"{place} audited {info.dataset.pairs:,} pairs, but {len(index.pair_ids):,} of them were found. "
                 "Give the dataset that was audited (--dataset)."
             )
         return cls(
@@ -92,7 +92,7 @@ class AuditedPairs:
     @property
     def model(self) -> ModelFingerprint:
         """M0's fingerprint."""
-        return ModelFingerprint(**self.info.model["fingerprint"])
+        return self.info.model.fingerprint
 
     @property
     def encoding(self) -> Encoding:

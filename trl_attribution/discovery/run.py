@@ -122,8 +122,8 @@ def _stored(
     info = run.audited.info
     discovery = Discovery(
         mode=run.mode,
-        dataset={name: info.dataset[name] for name in ("name", "fingerprint", "pairs")},
-        model={name: info.model[name] for name in ("name", "digest")},
+        dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
+        model=info.model.model_dump(include={"name", "digest"}),
         settings=run.config.to_json(),
         layers=run.layers,
         kind=run.kind,

@@ -82,11 +82,11 @@ def section(found: Findings, kind: CardKind) -> str:
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
     info = found.info
     dataset, model = info.dataset, info.model
-    pairs = f"{counted(found.pairs, 'different pair')} in {counted(dataset['rows'], 'row')}"
-    yield "dataset", f"{inline(_shown(dataset['name']))}: {pairs}"
-    yield "its fingerprint", inline(dataset["fingerprint"])
-    yield "M0, which read it", f"{inline(_shown(model['name']))}, fingerprint {inline(model['digest'])}"
-    yield "layers", ", ".join(str(layer) for layer in info.vectors["settings"]["layers"])
+    pairs = f"{counted(found.pairs, 'different pair')} in {counted(dataset.rows, 'row')}"
+    yield "dataset", f"{inline(_shown(dataset.name))}: {pairs}"
+    yield "its fingerprint", inline(dataset.fingerprint)
+    yield "M0, which read it", f"{inline(_shown(model.name))}, fingerprint {inline(model.digest)}"
+    yield "layers", ", ".join(str(layer) for layer in info.vectors.settings.layers)
     if found.rule is not None:
         share = f" ({found.listed.flagged / found.pairs:.1%})" if found.pairs else ""
         yield "flagged", f"{counted(found.listed.flagged, 'pair')}{share}, by the rule: {inline(rule_text(found))}"
@@ -182,13 +182,13 @@ def _limits(found: Findings, kind: CardKind) -> Iterator[str]:
     if found.probes:
         yield "A probe finds what it was built for; a behavior that nobody built a probe for is not looked for."
     dataset = found.info.dataset
-    if dataset["skipped"]:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
+    if dataset.skipped:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
         yield f"Rows left out of the audit: {reasons}."
-    if dataset["truncated_pairs"]:
-        yield f"{dataset['truncated_pairs']:,} pairs reach the longest sequence that was read, and may be cut."
-    if dataset.get("alike"):
-        yield f"Pairs without a direction: {alike_text(dataset['alike'])}."
+    if dataset.truncated_pairs:
+        yield f"{dataset.truncated_pairs:,} pairs reach the longest sequence that was read, and may be cut."
+    if dataset.alike:
+        yield f"Pairs without a direction: {alike_text(dataset.alike)}."
     if found.extras.validation is None:
         yield "No model was retrained without the flagged pairs to see what they cause."
     if kind == "model" and found.info.training is None:
@@ -210,7 +210,7 @@ def _front_matter(found: Findings, kind: CardKind) -> str:
     tags = ["trl-attribution", "preference"]
     if kind == "dataset":
         return f"---\n{DatasetCardData(tags=tags).to_yaml()}\n---\n"
-    base, data = (_hub_id(values["name"]) for values in (found.info.model, found.info.dataset))
+    base, data = (_hub_id(about.name) for about in (found.info.model, found.info.dataset))
     values = ModelCardData(base_model=base, datasets=None if data is None else [data], tags=tags)
     return f"---\n{values.to_yaml()}\n---\n"
 
@@ -227,7 +227,7 @@ def _shown(name: object) -> str:
 
 
 def _marks(found: Findings) -> Marks:
-    about = f"{found.info.dataset['fingerprint']} {found.info.model['digest']}"
+    about = f"{found.info.dataset.fingerprint} {found.info.model.digest}"
     digest = hashlib.sha256(about.encode()).hexdigest()[:32]
     return Marks(*(f"<!-- trl-attribution audit {digest} {which} -->" for which in ("begin", "end")))
 

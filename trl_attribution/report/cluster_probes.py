@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery import StoredDiscovery, cluster_probe
 from trl_attribution.errors import ProbeError, SettingsError
-from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import ProbeRegistry
 
 
@@ -36,7 +35,7 @@ class ClusterProbes:
 
     def __init__(self, folder: Path, info: AuditInfo, discoveries: Sequence[StoredDiscovery]) -> None:
         self.registry = ProbeRegistry(folder / "probes")
-        self._model = info.model
+        self._model = info.model.fingerprint
         self._discoveries = tuple(discoveries)
         self._lock = threading.Lock()
 
@@ -61,8 +60,7 @@ class ClusterProbes:
             raise SettingsError(str(error)) from error
         if self.registry.path.is_symlink():
             raise SettingsError(f"{self.registry.path} is a link: probes are written to the audit folder. Remove it.")
-        model = ModelFingerprint(**self._model["fingerprint"])
-        probe = cluster_probe(stored, stored.discovery.clusters[cluster].cluster, name, model)
+        probe = cluster_probe(stored, stored.discovery.clusters[cluster].cluster, name, self._model)
         with self._lock:
             if name in self.registry:
                 return self._known(name, probe.fingerprint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery import MODES, StoredDiscovery
 from trl_attribution.discovery.result import FILE
 from trl_attribution.errors import StoreError
@@ -47,17 +47,17 @@ def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) ->
             the folder given.
         ProbeError: a probe in the folder is broken.
     """
-    training = info.training or {}
+    training = info.training
     registry = folder / "probes"
     found = folder / "discovery" if discovery is None else discovery
     return Extras(
-        behaviors=_behaviors(folder, training.get("behaviors") or ()),
+        behaviors=_behaviors(folder, () if training is None else training.behaviors),
         drift=load_drift(folder).layers if (folder / "drift.json").exists() else (),
         probes=tuple(ProbeRegistry(registry)) if registry.is_dir() else (),
         validation=_validation(folder),
         discoveries=_discoveries(found, info, asked=discovery is not None),
         discovery_folder=found,
-        notes=tuple(printable(note, 500) for note in training.get("notes") or ()),
+        notes=tuple(printable(note, 500) for note in (() if training is None else training.notes)),
     )
 
 
@@ -90,6 +90,6 @@ def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
     if found.mode != place.name:
         raise StoreError(f"{place} holds a discovery over {found.mode}. Move it to a folder of that name.")
     about = (found.dataset.get("fingerprint"), found.model.get("digest"))
-    if about != (info.dataset["fingerprint"], info.model["digest"]):
+    if about != (info.dataset.fingerprint, info.model.digest):
         raise StoreError(f"{place} is about another dataset or model than this audit. Discover again, or remove it.")
     return stored

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from trl_attribution.audit.info import CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.report.answer import rule_text
@@ -31,7 +32,7 @@ class Tile:
 def tiles(found: Findings) -> list[Tile]:
     """The figures under the answer."""
     dataset, listed = found.info.dataset, found.listed
-    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {counted(dataset['rows'], 'row')}")]
+    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {counted(dataset.rows, 'row')}")]
     if found.rule is not None:
         share = f"{listed.flagged / found.pairs:.1%} of all" if found.pairs else ""
         shown.append(Tile("Flagged", f"{listed.flagged:,}", share))
@@ -40,8 +41,8 @@ def tiles(found: Findings) -> list[Tile]:
         shown.append(Tile("At 5% false discoveries", f"{sure:,}", under))
         highest = max((one.at_flag_layer.highest for one in found.probes), default=0.0)
         shown.append(Tile("Highest score", f"{highest:.3f}", "of -1 to 1"))
-    seconds = sum(found.info.cost["seconds"].values())
-    shown.append(Tile("Time", duration_text(seconds), printable(found.info.cost.get("device_name", ""), 40)))
+    seconds = sum(found.info.cost.seconds.values())
+    shown.append(Tile("Time", duration_text(seconds), printable(found.info.cost.device_name or "", 40)))
     return shown
 
 
@@ -88,56 +89,53 @@ def about(found: Findings) -> list[tuple[str, list[Fact]]]:
     ]
 
 
-def _dataset_facts(dataset: Mapping[str, Any]) -> list[Fact]:
-    skipped = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
+def _dataset_facts(dataset: DatasetInfo) -> list[Fact]:
+    skipped = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
     return [
-        ("name", printable(dataset["name"], _LONGEST)),
-        ("format", str(dataset["format"])),
-        ("rows", f"{dataset['rows']:,}"),
-        ("different pairs", f"{dataset['pairs']:,}"),
-        ("repeated rows", f"{dataset['duplicate_rows']:,}"),
-        ("also flipped", f"{dataset['contradictions']:,} pairs stand there the other way round too"),
+        ("name", printable(dataset.name, _LONGEST)),
+        ("format", dataset.format),
+        ("rows", f"{dataset.rows:,}"),
+        ("different pairs", f"{dataset.pairs:,}"),
+        ("repeated rows", f"{dataset.duplicate_rows:,}"),
+        ("also flipped", f"{dataset.contradictions:,} pairs stand there the other way round too"),
         ("left out", skipped or "none"),
-        ("maybe cut", f"{dataset['truncated_pairs']:,} pairs reach max_length"),
-        ("zero vectors", alike_text(dataset.get("alike", {})) or "none"),
-        ("tokens", f"{dataset['tokens']:,}"),
-        ("fingerprint", str(dataset["fingerprint"])),
+        ("maybe cut", f"{dataset.truncated_pairs:,} pairs reach max_length"),
+        ("zero vectors", alike_text(dataset.alike) or "none"),
+        ("tokens", f"{dataset.tokens:,}"),
+        ("fingerprint", dataset.fingerprint),
     ]
 
 
-def _model_facts(model: Mapping[str, Any], vectors: Mapping[str, Any]) -> list[Fact]:
+def _model_facts(model: ModelInfo, vectors: VectorsInfo) -> list[Fact]:
     return [
-        ("M0", printable(model["name"], _LONGEST)),
-        ("computes in", f"{model['dtype']} on {model['device']}"),
-        ("fingerprint", str(model["digest"])),
-        ("layers", ", ".join(map(str, vectors["settings"]["layers"]))),
-        ("vectors", f"{vectors['computed']:,} computed, {vectors['reused']:,} stored already"),
-        ("path", printable(f"{vectors['path']} ({vectors['path_reason']})", _LONGEST)),
+        ("M0", printable(model.name, _LONGEST)),
+        ("computes in", f"{model.dtype} on {model.device}"),
+        ("fingerprint", model.digest),
+        ("layers", ", ".join(map(str, vectors.settings.layers))),
+        ("vectors", f"{vectors.computed:,} computed, {vectors.reused:,} stored already"),
+        ("path", printable(f"{vectors.path} ({vectors.path_reason})", _LONGEST)),
     ]
 
 
-def _cost_facts(cost: Mapping[str, Any]) -> list[Fact]:
-    lines = [(f"{stage}", duration_text(seconds)) for stage, seconds in cost["seconds"].items()]
-    if cost.get("pairs_per_second"):
-        lines.append(("pairs a second", f"{cost['pairs_per_second']:,.1f}"))
-    if cost.get("training_seconds"):
-        lines.append(("training in all", duration_text(cost["training_seconds"])))
-    if cost.get("tokens_computed"):
-        lines.append(
-            ("tokens computed", f"{cost['tokens_computed']:,} of {cost['tokens_in_sequences']:,} in sequences")
-        )
-    if cost.get("flops"):
-        lines.append(("FLOPs", f"{cost['flops']:.3g} in the linear layers"))
-    for name, key in (("memory", "peak_memory_bytes"), ("device memory", "peak_device_memory_bytes")):
-        if cost.get(key):
-            lines.append((name, f"{decimal(cost[key])} at its peak"))
-    lines.append(("machine", f"{printable(cost.get('device_name', ''), 80)}, {cost.get('threads', '?')} threads"))
+def _cost_facts(cost: CostInfo) -> list[Fact]:
+    lines = [(f"{stage}", duration_text(seconds)) for stage, seconds in cost.seconds.items()]
+    if cost.pairs_per_second:
+        lines.append(("pairs a second", f"{cost.pairs_per_second:,.1f}"))
+    if cost.training_seconds:
+        lines.append(("training in all", duration_text(cost.training_seconds)))
+    if cost.tokens_computed:
+        lines.append(("tokens computed", f"{cost.tokens_computed:,} of {cost.tokens_in_sequences:,} in sequences"))
+    if cost.flops:
+        lines.append(("FLOPs", f"{cost.flops:.3g} in the linear layers"))
+    for name, peak in (("memory", cost.peak_memory_bytes), ("device memory", cost.peak_device_memory_bytes)):
+        if peak:
+            lines.append((name, f"{decimal(peak)} at its peak"))
+    lines.append(("machine", f"{printable(cost.device_name or '', 80)}, {cost.threads or '?'} threads"))
     return lines
 
 
-def _training_facts(training: Mapping[str, Any]) -> list[Fact]:
-    told = {name: value for name, value in training.items() if name not in ("behaviors", "drift", "notes", "windows")}
-    return _flat(told)
+def _training_facts(training: TrainingInfo) -> list[Fact]:
+    return _flat(training.model_dump(exclude_unset=True, exclude={"behaviors", "drift", "notes", "windows"}))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[Fact]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.manifest import Manifest
@@ -131,7 +131,7 @@ class Findings:
     @property
     def pairs(self) -> int:
         """N."""
-        return int(self.info.dataset["pairs"])
+        return self.info.dataset.pairs
 
 
 def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: str | Path | None = None) -> Findings:

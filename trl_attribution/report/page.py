@@ -158,7 +158,7 @@ def find_texts(
 
 def audited_file(found: Findings) -> Path | None:
     """The file or folder that was audited, if it is still where it was."""
-    path = Path(str(found.info.dataset["name"]))
+    path = Path(found.info.dataset.name)
     return path if path.exists() else None
 
 
@@ -194,8 +194,8 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
     return environment.get_template("page.html.j2").render(
         found=found,
         answer=answer_of(found),
-        dataset_name=printable(info.dataset["name"], 200),
-        model_name=printable(info.model["name"], 200),
+        dataset_name=printable(info.dataset.name, 200),
+        model_name=printable(info.model.name, 200),
         sections=_sections(found),
         tiles=facts.tiles(found),
         text_notes=notes,

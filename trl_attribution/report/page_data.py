@@ -72,7 +72,7 @@ def page_data(found: Findings, texts: PageTexts, missing: str, review: Mapping[s
     """Everything but the texts themselves; ``missing`` is what stands where a text would."""
     every = found.pairs
     return {
-        "fingerprint": found.info.dataset["fingerprint"],
+        "fingerprint": found.info.dataset.fingerprint,
         "review": dict(review),
         "share": found.listed.flagged / every if every else 0.0,
         "probes": [_probe(one) for one in found.probes],

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trl_attribution.audit.estimate import Estimate
 from trl_attribution.audit.folder import Audit, Flagged
+from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, VectorsInfo
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
@@ -28,14 +29,14 @@ def audit_summary(audit: Audit) -> RenderableType:
     info = audit.info
     dataset, vectors, cost = info.dataset, info.vectors, info.cost
     lines = [
-        ("dataset", f"{printable(dataset['name'])} ({dataset['format']} format)"),
+        ("dataset", f"{printable(dataset.name)} ({dataset.format} format)"),
         ("pairs", _pairs_line(dataset)),
-        ("model", f"{printable(info.model['name'])} in {info.model['dtype']} on {info.model['device']}"),
+        ("model", f"{printable(info.model.name)} in {info.model.dtype} on {info.model.device}"),
         ("layers", ", ".join(str(layer) for layer in audit.store.layers)),
         ("vectors", _vectors_line(vectors, cost) if info.training is None else _read_line(vectors, info.training)),
     ]
-    if dataset["skipped"]:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset["skipped"].items())
+    if dataset.skipped:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
         lines.insert(2, ("left out", reasons))
     if audit.scores is not None:
         for layer, count in audit.scores.zero_pairs.items():
@@ -214,32 +215,32 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
     return table(f"Cosine with other probes at layer {probe.layer}", ("probe", ">cosine"), rows)
 
 
-def _pairs_line(dataset: Mapping[str, Any]) -> str:
-    parts = [f"{counted(dataset['pairs'], 'different pair')} in {counted(dataset['rows'], 'row')}"]
-    if dataset["duplicate_rows"]:
-        parts.append(f"{dataset['duplicate_rows']:,} rows repeat a pair")
-    if dataset["contradictions"]:
-        parts.append(f"{dataset['contradictions']:,} pairs also stand there the other way round")
-    if dataset["truncated_pairs"]:
-        parts.append(f"{dataset['truncated_pairs']:,} reach max_length and may be cut")
-    if dataset.get("alike"):  # audits of older versions have not counted them
-        parts.append(alike_text(dataset["alike"]))
+def _pairs_line(dataset: DatasetInfo) -> str:
+    parts = [f"{counted(dataset.pairs, 'different pair')} in {counted(dataset.rows, 'row')}"]
+    if dataset.duplicate_rows:
+        parts.append(f"{dataset.duplicate_rows:,} rows repeat a pair")
+    if dataset.contradictions:
+        parts.append(f"{dataset.contradictions:,} pairs also stand there the other way round")
+    if dataset.truncated_pairs:
+        parts.append(f"{dataset.truncated_pairs:,} reach max_length and may be cut")
+    if dataset.alike:
+        parts.append(alike_text(dataset.alike))
     return "; ".join(parts)
 
 
-def _vectors_line(vectors: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
-    if not vectors["computed"]:
-        return f"all {vectors['reused']:,} were stored already"
-    line = f"{vectors['computed']:,} computed in {duration_text(cost['seconds']['vectors'])}"
-    line += f" ({cost['pairs_per_second']:.1f} pairs/s, {vectors['path']} path)"
-    return line + (f", {vectors['reused']:,} stored already" if vectors["reused"] else "")
+def _vectors_line(vectors: VectorsInfo, cost: CostInfo) -> str:
+    if not vectors.computed:
+        return f"all {vectors.reused:,} were stored already"
+    line = f"{vectors.computed:,} computed in {duration_text(cost.seconds['vectors'])}"
+    line += f" ({cost.pairs_per_second:.1f} pairs/s, {vectors.path} path)"
+    return line + (f", {vectors.reused:,} stored already" if vectors.reused else "")
 
 
-def _read_line(vectors: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    line = f"{vectors['computed']:,} read while training ({vectors['path']})"
-    if vectors["reused"]:
-        line += f", {vectors['reused']:,} stored already"
-    return line + (f"; {training['never_seen']:,} pairs were not trained on" if training["never_seen"] else "")
+def _read_line(vectors: VectorsInfo, training: TrainingInfo) -> str:
+    line = f"{vectors.computed:,} read while training ({vectors.path})"
+    if vectors.reused:
+        line += f", {vectors.reused:,} stored already"
+    return line + (f"; {training.never_seen:,} pairs were not trained on" if training.never_seen else "")
 
 
 def _span(layers: Sequence[int]) -> str:

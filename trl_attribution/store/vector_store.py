@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, describe_difference
-from trl_attribution.store.settings import StoreSettings, read_settings, write_settings
+from trl_attribution.store.header import read_settings, write_settings
+from trl_attribution.store.settings import StoreSettings
 from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
 from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype
@@ -242,7 +243,18 @@ class VectorStore:
             StoreBusyError: another process writes to the store now or has written since it was opened.
             StoreError: the folder cannot be written, or ``name`` is no plain word.
         """
-        return ShardWriter(self.path, self.settings, self._shards, name)
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise StoreError(f"a writer's name is letters, digits and underscores, not {name!r}")
+        lock = _lock(self.path)
+        try:
+            there, known = set(_shard_files(self.path)), {shard.path for shard in self._shards.shards}
+            if there != known or not (self.path / "store.json").exists():
+                raise StoreBusyError(f"{self.path} was changed by another process since it was opened: open it again")
+            _remove_parts(self.path)
+        except BaseException:
+            lock.release()
+            raise
+        return ShardWriter(self.path, self.settings, self._shards, name, lock)
 
     def verify(self, pair_ids: Sequence[str] | None = None) -> None:
         """Read everything, or the shards that hold the given pairs, and compare it with the checksums.
@@ -265,22 +277,11 @@ class VectorStore:
 class ShardWriter:
     """Writes shards, one complete shard a call; made by :meth:`VectorStore.writer`, which sees them at once."""
 
-    def __init__(self, folder: Path, settings: StoreSettings, shards: ShardSet, name: str) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise StoreError(f"a writer's name is letters, digits and underscores, not {name!r}")
-        self._folder = folder
-        self._settings = settings
-        self._shards = shards
-        self._name = name
-        self._lock = _lock(folder)
-        try:
-            there = set(_shard_files(folder))
-            if there != {shard.path for shard in shards.shards} or not (folder / "store.json").exists():
-                raise StoreBusyError(f"{folder} was changed by another process since it was opened: open it again")
-            _remove_parts(folder)
-        except BaseException:
-            self._lock.release()
-            raise
+    def __init__(
+        self, folder: Path, settings: StoreSettings, shards: ShardSet, name: str, lock: filelock.BaseFileLock
+    ) -> None:
+        self._folder, self._settings, self._shards = folder, settings, shards
+        self._name, self._lock = name, lock
         order = [_shard_order(shard.path) for shard in shards.shards]
         self._next = 1 + max((number for owner, number in order if owner == name), default=-1)
 

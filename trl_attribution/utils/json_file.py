@@ -1,4 +1,4 @@
-"""JSON files that this package wrote: what is none of its kind is refused by name, alone or with what it describes."""
+"""JSON files of this package: what is none of its kind, newer or broken is refused by name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,66 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trl_attribution.errors import AttributionError, StoreError
 from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
+
+
+class JsonFile(BaseModel):
+    """A kind of JSON file, declared by its fields.
+
+    What is written is what was given: a field that was left out is not in the file. What is read may hold fields of
+    other releases; they are passed over.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    FORMAT: ClassVar[str]
+    """What ``format`` has to be, such as ``trl-attribution audit``."""
+    VERSION: ClassVar[int] = 1
+    """The newest ``format_version`` that is read, and the one that is written."""
+    ADVICE: ClassVar[str]
+    """What to do where a file is no good, a sentence."""
+    ERROR: ClassVar[type[AttributionError]] = StoreError
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically."""
+        write_json(path, {"format": self.FORMAT, "format_version": self.VERSION, **self.model_dump(exclude_unset=True)})
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The file at ``path``, None where there is none.
+
+        Raises:
+            AttributionError: it cannot be read, is of another format or a newer version, or a field is missing or
+                wrong; the message names it.
+        """
+        values = cls.header(path)
+        if values is None:
+            return None
+        try:
+            return cls.model_validate(values)
+        except (ValidationError, AttributionError) as error:
+            raise cls.ERROR(f"{printable(path)} is broken: {_fault(error)}. {cls.ADVICE}") from error
+
+    @classmethod
+    def header(cls, path: Path) -> dict[str, Any] | None:
+        """All values in the file at ``path``, of which only format and version are checked; None where there is none.
+
+        Raises:
+            AttributionError: it cannot be read, is of another format or a newer version.
+        """
+        try:
+            return read_json(path, cls.FORMAT, cls.VERSION, cls.ERROR, cls.ADVICE)
+        except AttributionError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
 
 
 def read_json(
@@ -103,3 +157,11 @@ class DescribedFile:
                 f"{printable(self.payload)} is damaged or does not belong to {self.description.name}. {self.advice}"
             )
         return Described(values, payload)
+
+
+def _fault(error: ValidationError | AttributionError) -> str:
+    if isinstance(error, AttributionError):  # of a field that checks itself
+        return printable(error, 300)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"field '{printable(field)}': {printable(first['msg'], 200)}"

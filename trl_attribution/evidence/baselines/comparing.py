@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.audit.folder import AuditInfo
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.baseline import (
@@ -76,8 +76,8 @@ class Audited:
     @property
     def cost(self) -> Cost:
         """Of the audit's vectors, those that it did not take from elsewhere."""
-        seconds = self.info.cost.get("seconds", {})
-        return Cost(float(seconds.get("vectors", 0.0)) + float(seconds.get("scores", 0.0)), self.info.cost.get("flops"))
+        seconds = self.info.cost.seconds
+        return Cost(seconds.get("vectors", 0.0) + seconds.get("scores", 0.0), self.info.cost.flops)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _resuming(baseline: RankingBaseline, folder: Path, stem: str) -> RankingBase
 def _ours(audited: Audited) -> BaselineScores:
     column = audited.column
     name = f"{column.kind} score of {column.probe}, layer {column.layer}"
-    reused = int(audited.info.vectors.get("reused") or 0)
+    reused = audited.info.vectors.reused
     notes = (f"{reused:,} vectors were there before the audit and are not in its cost",) if reused else ()
     scores = dict(zip(audited.pair_ids, audited.scores.tolist(), strict=True))
     return BaselineScores(name, scores, audited.cost, notes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trl_attribution.audit.folder import machine
+from trl_attribution.audit.info import machine
 from trl_attribution.evidence.validation.interventions import Dataset
 from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.models import LoadedModel

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trl_attribution.audit.folder import machine, versions
+from trl_attribution.audit.info import machine, versions
 from trl_attribution.evidence.validation.cells import BASELINE, M0, Condition
 from trl_attribution.evidence.validation.conclusions import Claim
 from trl_attribution.evidence.validation.costs import RunCost, total

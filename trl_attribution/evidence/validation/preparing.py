@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from trl_attribution.audit.folder import check_folder
+from trl_attribution.audit.claim import check_folder
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import cells, left_out
 from trl_attribution.evidence.validation.interventions import Intervener

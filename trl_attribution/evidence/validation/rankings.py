@@ -91,7 +91,7 @@ def find_ranking(
     vectors = folder / f"vectors-layer-{auditor.layers[0]}"
     audit = auditor.audit(plan.dataset, target, vectors=vectors, on_progress=on_progress)
     found = _audited(name, target, wanted.model_copy(update={"probe": probe.name, "layer": None}), loaded, fingerprint)
-    return _with_earlier_cost(found, folder / f"{name}.cost.json", bool(audit.info.vectors["computed"]))
+    return _with_earlier_cost(found, folder / f"{name}.cost.json", bool(audit.info.vectors.computed))
 
 
 def behavior_prompts(plan: ValidationPlan) -> dict[str, list[Any]]:
@@ -124,10 +124,10 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
     saved = SavedAudit.open(folder)
     info, table = saved.info, saved.table()
     where = f"rankings.{name}: the audit {printable(folder)}"
-    if info.dataset["fingerprint"] != fingerprint:
-        raise SettingsError(f"{where} is of another dataset ({printable(info.dataset['name'])}). Audit this one.")
-    if info.model["fingerprint"]["weights"] != loaded.fingerprint.to_json()["weights"]:
-        raise SettingsError(f"{where} was made with another model ({printable(info.model['name'])}). Audit with M0.")
+    if info.dataset.fingerprint != fingerprint:
+        raise SettingsError(f"{where} is of another dataset ({printable(info.dataset.name)}). Audit this one.")
+    if info.model.fingerprint.weights != loaded.fingerprint.weights:
+        raise SettingsError(f"{where} was made with another model ({printable(info.model.name)}). Audit with M0.")
     columns = [
         column
         for column in table.columns
@@ -145,8 +145,8 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
         tuple(rows["pair_id"][place] for place in order),
         tuple(float(rows["score"][place]) for place in order),
         f"{column.kind} score of {column.probe}, layer {column.layer}",
-        float(cost["seconds"].get("vectors", 0.0)),
-        int(cost.get("flops") or 0),
+        cost.seconds.get("vectors", 0.0),
+        cost.flops or 0,
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from trl_attribution.errors import AttributionError, StoreBusyError, StoreError
 from trl_attribution.gate.vectors.remote import KEY, RemoteCache
 from trl_attribution.store import StoreSettings, VectorStore
-from trl_attribution.store.settings import read_settings
+from trl_attribution.store.header import read_settings
 from trl_attribution.utils.atomic import atomic_path
 
 log = logging.getLogger("trl_attribution")

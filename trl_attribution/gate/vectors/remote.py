@@ -15,7 +15,7 @@ from typing import Any
 
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.store import StoreSettings
-from trl_attribution.store.settings import read_settings
+from trl_attribution.store.header import read_settings
 from trl_attribution.store.shards import read_shard
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.text import printable
