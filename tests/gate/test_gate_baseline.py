@@ -24,7 +24,7 @@ from trl_attribution.scoring import p_values, q_values
 from trl_attribution.store import StoreSettings, VectorStore
 
 CONTEXTUAL = "{probes: {rude: {max_score: -1}}}"
-"""Every pair that scores above -1 is named, so that all scores can be read from the findings."""
+"""Every pair that scores above -1 is named, so that all scores can be read from the violations."""
 
 
 def rude_probe() -> Probe:
@@ -55,7 +55,7 @@ def record(place: Place, known_bad: Path | None = None) -> Baseline:
 
 
 def scores(verdict: Verdict) -> dict[str, float]:
-    return {str(finding.pair_id): float(finding.score or 0) for finding in verdict.rules[0].findings}
+    return {str(violation.pair_id): float(violation.score or 0) for violation in verdict.rules[0].violations}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -103,7 +103,7 @@ def test_without_a_baseline_new_pairs_are_scored_as_in_an_audit_of_the_whole_dat
     assert set(scores(changed)) == {pair_id(each) for each in new}
     assert scores(changed).items() <= scores(everything).items()
     assert (changed.pairs, changed.examined, changed.cached, changed.base_ref) == (24, 4, 24, "main")
-    assert [finding.place.line for finding in changed.rules[0].findings if finding.place] == pytest.approx(
+    assert [violation.place.line for violation in changed.rules[0].violations if violation.place] == pytest.approx(
         sorted(range(21, 25), key=lambda line: -scores(changed)[pair_id(new[line - 21])])
     )
 
@@ -130,9 +130,9 @@ def test_with_a_baseline_new_pairs_need_nothing_but_their_own_vectors(place: Pla
     verdict = place.run(base_ref="main").verdict
     rule = only_rule(verdict)
     assert rule.sentence == "2 of 4 new pairs push towards insults; at most 0 allowed"
-    assert [finding.place.line for finding in rule.findings if finding.place] == [31, 34]
+    assert [violation.place.line for violation in rule.violations if violation.place] == [31, 34]
     expected = q_values(p_values(np.array([0.9, 0.1, 0.2, 0.9]), -baseline.scores[0].astype(np.float64)))
-    assert rule.findings[0].q_value == pytest.approx(expected[0])
+    assert rule.violations[0].q_value == pytest.approx(expected[0])
     assert (verdict.cached, verdict.computed) == (4, 0)
 
 
@@ -162,7 +162,7 @@ def test_only_new_rows_are_duplicates_of_what_was_there(place: Place) -> None:
     place.policy.write_text("version: 1\nrules: {hygiene: {duplicates: 0}}\n")
     verdict = place.run(base_ref="main").verdict
     assert only_rule(verdict).sentence == "1 new row repeats a pair of the dataset; at most 0 allowed"
-    assert [finding.place.line for finding in only_rule(verdict).findings if finding.place] == [1]
+    assert [violation.place.line for violation in only_rule(verdict).violations if violation.place] == [1]
     assert (verdict.pairs, verdict.examined) == (2, 1)
 
 
@@ -178,8 +178,8 @@ def test_near_duplicates_of_known_bad_pairs_are_found(place: Place) -> None:
     verdict = place.judge(rule, "baseline: baseline.safetensors")
     found = only_rule(verdict)
     assert found.rule == "known-bad" and found.measured == 0.5 and not found.passed
-    assert [finding.pair_id for finding in found.findings] == [pair_id(row(0)), pair_id(row(1))]
-    assert pair_id(bad[0]) in found.findings[0].message and found.findings[0].score == pytest.approx(1.0)
+    assert [violation.pair_id for violation in found.violations] == [pair_id(row(0)), pair_id(row(1))]
+    assert pair_id(bad[0]) in found.violations[0].message and found.violations[0].score == pytest.approx(1.0)
     assert verdict.model_fingerprint == MODEL.digest
 
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
-from trl_attribution.errors import AttributionError, SettingsError, StoreError
+from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
@@ -213,19 +213,9 @@ def show(
     out: Output,
 ) -> None:
     """Render a verdict that was written before in another format; always exits with 0."""
-    import json
-
     from trl_attribution.gate.verdict import Verdict
 
-    try:
-        values = json.loads(verdict.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{verdict} cannot be read as a verdict ({error}). Give verdict.json of a run.") from error
-    try:
-        found = Verdict.from_json(values)
-    except StoreError as error:
-        raise StoreError(f"{verdict}: {error}") from error
-    _show(found, "json" if out.as_json else format)
+    _show(Verdict.load(verdict), "json" if out.as_json else format)
 
 
 @gate_app.command()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.gate.check import GateRun
 from trl_attribution.gate.formats import render
 from trl_attribution.gate.policy.file import PolicyFile
@@ -19,6 +19,7 @@ from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.paths import local_path
 
 Action = Literal["filter", "flip"]
@@ -88,21 +89,21 @@ def check_output(folder: Path, dataset: str | Path) -> None:
     if given.is_relative_to(target) and given.exists():
         raise SettingsError(f"--output {folder}: the dataset {dataset} lies in it. Name another folder.")
     if folder.is_dir():
-        if not any(folder.iterdir()) or _is_verdict(folder / _VERDICT):
-            return
-        raise SettingsError(
-            f"--output {folder}: the folder holds something else than an earlier run of the gate. Name a new folder."
-        )
+        if any(folder.iterdir()):
+            _refuse_others_work(folder)
+        return
     if folder.exists():
         raise SettingsError(f"--output {folder}: a file is in the way. Name a new folder.")
 
 
-def _is_verdict(path: Path) -> bool:
+def _refuse_others_work(folder: Path) -> None:
+    """By its verdict, of whatever version, a folder is known as one of the gate's."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("format") == VERDICT_FORMAT
+        read_json(folder / _VERDICT, VERDICT_FORMAT, sys.maxsize)
+    except StoreError as error:
+        raise SettingsError(
+            f"--output {folder}: the folder holds something else than an earlier run of the gate. Name a new folder."
+        ) from error
 
 
 def _remove_earlier(folder: Path) -> None:

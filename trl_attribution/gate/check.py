@@ -18,8 +18,8 @@ from trl_attribution.gate.rows.changes import NewRows
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, take_inventory
 from trl_attribution.gate.rows.places import Places, as_written
 from trl_attribution.gate.rules.drafts import AllowList, Draft, Offense
-from trl_attribution.gate.rules.findings import finished
 from trl_attribution.gate.rules.hygiene import hygiene_drafts, tolerated_reasons
+from trl_attribution.gate.rules.listing import finished
 from trl_attribution.gate.rules.scored import judge, needs_whole_dataset, nothing_scored, score_pairs
 from trl_attribution.gate.rules.scores import Docket, known_bad_draft, probe_drafts
 from trl_attribution.gate.vectors.supply import Needed, OnProgress, Supplier, Supply

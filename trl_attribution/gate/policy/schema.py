@@ -155,7 +155,7 @@ class Policy(Part):
     rules: Rules
     """What the dataset has to satisfy."""
     allow: list[AllowEntry] = Field(default_factory=list)
-    """Accepted findings."""
+    """Accepted violations."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -39,7 +39,7 @@ class Offense:
 
 @dataclass(frozen=True)
 class Draft:
-    """A rule result whose findings have no places and texts yet."""
+    """A rule result whose violations have no places and texts yet."""
 
     rule: str
     severity: Severity

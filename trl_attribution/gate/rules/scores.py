@@ -205,7 +205,7 @@ def _alike(
 
 
 def _draft(name: str, rule: CountLimit | ShareLimit, measured: float, sentence: str, found: Sorted) -> Draft:
-    """A rule that is kept has no findings: what it counts is within the limit."""
+    """A rule that is kept has no violations: what it counts is within the limit."""
     passed = measured <= rule.limit
     kept = () if passed else found.kept
     return Draft(name, rule.severity, passed, measured, rule.limit, sentence, kept, kept, found.allowed)

@@ -9,7 +9,7 @@ from typing import Any
 from trl_attribution.gate.rows.inventory import Inventory, rows_again
 from trl_attribution.gate.rows.places import Places
 from trl_attribution.gate.rules.drafts import Draft, Offense
-from trl_attribution.gate.verdict import EXCERPT_LENGTH, Allowed, Excerpt, Finding, Place, RuleResult
+from trl_attribution.gate.verdict import EXCERPT_LENGTH, Allowed, Excerpt, Place, RuleResult, Violation
 from trl_attribution.pairs.messages import text_of
 
 
@@ -28,7 +28,7 @@ class _Found:
 
 
 def finished(drafts: Sequence[Draft], inventory: Inventory, places: Places, most: int) -> Results:
-    """Rule results with the worst ``most`` findings of each, read from the dataset once more.
+    """Rule results with the worst ``most`` violations of each, read from the dataset once more.
 
     Raises:
         DataError: the dataset has changed since it was read.
@@ -36,7 +36,7 @@ def finished(drafts: Sequence[Draft], inventory: Inventory, places: Places, most
     listed = [offense for draft in drafts for offense in _listed(draft, most)]
     found = _look_up(listed, inventory, places)
     notes = [
-        f"{draft.rule}: the worst {most:,} of {len(draft.offenses):,} findings are listed"
+        f"{draft.rule}: the worst {most:,} of {len(draft.offenses):,} violations are listed"
         for draft in drafts
         if len(draft.offenses) > most
     ]
@@ -71,8 +71,8 @@ def _row(offense: Offense, inventory: Inventory) -> int | None:
 
 
 def _result(draft: Draft, most: int, inventory: Inventory, places: Places, found: Mapping[int, _Found]) -> RuleResult:
-    def finding(offense: Offense) -> Finding:
-        return _finding(offense, inventory, places, found)
+    def violation(offense: Offense) -> Violation:
+        return _violation(offense, inventory, places, found)
 
     return RuleResult(
         rule=draft.rule,
@@ -81,20 +81,20 @@ def _result(draft: Draft, most: int, inventory: Inventory, places: Places, found
         measured=draft.measured,
         limit=draft.limit,
         sentence=draft.sentence,
-        findings=tuple(finding(offense) for offense in draft.offenses[:most]),
+        violations=tuple(violation(offense) for offense in draft.offenses[:most]),
         allowed=tuple(
-            Allowed(finding(offense), entry.reason, entry.expires.isoformat()) for offense, entry in draft.allowed
+            Allowed(violation(offense), entry.reason, entry.expires.isoformat()) for offense, entry in draft.allowed
         ),
     )
 
 
-def _finding(offense: Offense, inventory: Inventory, places: Places, found: Mapping[int, _Found]) -> Finding:
+def _violation(offense: Offense, inventory: Inventory, places: Places, found: Mapping[int, _Found]) -> Violation:
     row = _row(offense, inventory)
     known = None if row is None else found[row]
     place = None if known is None else known.place
     if offense.bad_row is not None:
         place = places.of(offense.bad_row.row, offense.bad_row.location)
-    return Finding(
+    return Violation(
         message=offense.message,
         pair_id=None if offense.pair is None else inventory.pair_ids[offense.pair],
         place=place,
