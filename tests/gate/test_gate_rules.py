@@ -72,7 +72,7 @@ def test_one_bad_source_is_found_among_good_ones_and_small_ones_are_not_judged(p
     assert [violation.message for violation in rule.violations] == [
         "source 'bad': 4 of 10 pairs (40.0%) push towards insults"
     ]
-    assert {data[int(run.inventory.rows[each.position or 0])]["source"] for each in run.offenders} == {"bad"}
+    assert {data[each.place.row]["source"] for each in run.offenders if each.place} == {"bad"}
 
 
 def test_no_pair_may_score_above_the_highest_score_allowed(place: Place) -> None:

@@ -12,11 +12,9 @@ field's, or None for a field that the command line leaves at its default; ``type
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hints
@@ -24,6 +22,7 @@ from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hin
 import typer
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.declared import field_texts
 from trl_attribution.utils.text import printable, whole_number
 
 Command = Callable[..., None]
@@ -84,13 +83,13 @@ def _fields(kind: type, without: tuple[str, ...]) -> Iterator[tuple[dataclasses.
 
 
 def _options(kind: type, without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
-    texts = _documented(kind)
+    texts = field_texts(kind)
     for field, annotation in _fields(kind, without):
         if _is_settings(annotation):
             yield from _options(annotation, without)
             continue
         option = field.metadata.get("typer") or typer.Option(f"--{_named(field).replace('_', '-')}")
-        option.help = option.help or texts[field.name]
+        option.help = option.help or texts[field.name].replace("``", "")
         taken, default = annotation, field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -129,18 +128,3 @@ def _number_or_none(option: str, text: str) -> int | None:
     if number is None or number < 1:
         raise SettingsError(f"{option}: {printable(text, 40)!r} is neither a positive whole number nor none")
     return number
-
-
-@functools.cache
-def _documented(settings: type) -> dict[str, str]:
-    """Field -> the first paragraph of the text below it, here or in what the settings extend."""
-    found = {
-        name: text for base in settings.__bases__ if _is_settings(base) for name, text in _documented(base).items()
-    }
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(body, ast.ClassDef)
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            words = " ".join(str(text.value.value).split("\n\n")[0].split())
-            found[ast.unparse(field.target)] = words.replace("``", "")
-    return found

@@ -14,9 +14,8 @@ from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.gate.check import GateRun
 from trl_attribution.gate.formats import render
 from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rules.drafts import Offense
 from trl_attribution.gate.rules.scores import KNOWN_BAD
-from trl_attribution.gate.verdict import VERDICT_FORMAT
+from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import read_json
@@ -65,7 +64,7 @@ def write_artifacts(
     for name, target in {"json": _VERDICT, **_REPORTS}.items():
         with atomic_path(folder / target) as part:
             part.write_text(render(run.verdict, name), encoding="utf-8")
-    listed = [offense for offense in run.offenders if _acted_on(offense)]
+    listed = [violation for violation in run.offenders if _acted_on(violation)]
     if not listed:
         return Artifacts(folder, (), None, 0)
     manifests = {each: _manifest(run, file, each, listed) for each in _MANIFESTS}
@@ -116,7 +115,7 @@ def _remove_earlier(folder: Path) -> None:
         raise AttributionError(f"cannot write {folder}: {error.strerror or error}. Name another folder.") from error
 
 
-def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[Offense]) -> Manifest:
+def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[Violation]) -> Manifest:
     verdict, inventory = run.verdict, run.inventory
     broken = [rule.rule for rule in verdict.rules if not rule.passed]
     header = ManifestHeader(
@@ -129,30 +128,31 @@ def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[O
         reading=asdict(run.reading),
     )
     return Manifest(
-        header, tuple(_decision(run, offense, action, place) for place, offense in enumerate(listed, start=1))
+        header, tuple(_decision(violation, action, place) for place, violation in enumerate(listed, start=1))
     )
 
 
-def _by_probe(listed: Sequence[Offense]) -> dict[str, int]:
+def _by_probe(listed: Sequence[Violation]) -> dict[str, int]:
     return {f"by_{name}": count for name, count in sorted(Counter(each.probe or KNOWN_BAD for each in listed).items())}
 
 
-def _acted_on(offense: Offense) -> bool:
+def _acted_on(violation: Violation) -> bool:
     """Pairs that do not push towards the behavior are left alone: flipping them would teach it."""
-    return offense.position is not None and offense.score is not None and offense.score > 0
+    return violation.score is not None and violation.score > 0
 
 
-def _decision(run: GateRun, offense: Offense, action: Action, place: int) -> Decision:
-    assert offense.position is not None  # it is one of those that _acted_on lets through
-    assert offense.score is not None
+def _decision(violation: Violation, action: Action, place: int) -> Decision:
+    assert violation.pair_id is not None  # it is one of those that _acted_on lets through
+    assert violation.place is not None
+    assert violation.score is not None
     return Decision(
-        pair_id=run.inventory.pair_ids[offense.position],
-        row=int(run.inventory.rows[offense.position]),
+        pair_id=violation.pair_id,
+        row=violation.place.row,
         action=action,
-        probe=offense.probe or KNOWN_BAD,
-        score=offense.score,
-        rank=place if offense.rank is None else offense.rank,
-        q_value=offense.q_value,
+        probe=violation.probe or KNOWN_BAD,
+        score=violation.score,
+        rank=place if violation.rank is None else violation.rank,
+        q_value=violation.q_value,
     )
 
 
