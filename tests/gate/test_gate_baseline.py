@@ -13,7 +13,7 @@ import torch
 
 from tests.gate_cases import HIDDEN, LAYER, MODEL, Place, Row, axis_probe, only_rule, row, rows, write_rows
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.gate.baseline.baseline import BASELINE_FORMAT, Baseline
+from trl_attribution.gate.baseline.baseline import BASELINE_FORMAT, GateBaseline
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import Verdict
@@ -48,7 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
-def record(place: Place, known_bad: Path | None = None) -> Baseline:
+def record(place: Place, known_bad: Path | None = None) -> GateBaseline:
     found = record_baseline(load_policy(place.policy), place.data, known_bad)
     found.save(place.folder / "baseline.safetensors")
     return found
@@ -217,7 +217,7 @@ def test_a_baseline_keeps_everything_and_equal_ones_have_equal_bytes(place: Plac
     write_rows(place.folder / "bad.jsonl", rows(2))
     found = record(place, place.folder / "bad.jsonl")
     first = (place.folder / "baseline.safetensors").read_bytes()
-    loaded = Baseline.load(place.folder / "baseline.safetensors")
+    loaded = GateBaseline.load(place.folder / "baseline.safetensors")
     loaded.save(place.folder / "again.safetensors")
     assert (place.folder / "again.safetensors").read_bytes() == first
     assert (loaded.origin, loaded.columns, loaded.layers) == (found.origin, found.columns, found.layers)
@@ -244,7 +244,7 @@ def test_broken_newer_and_foreign_baselines_are_refused(place: Place) -> None:
     place.write_policy("{probes: {insults: {max_score: 1}}}")
     path = place.folder / "baseline.safetensors"
     with pytest.raises(StoreError, match="gate baseline"):
-        Baseline.load(path)
+        GateBaseline.load(path)
     record(place)
     whole = path.read_bytes()
     newer = whole.replace(b'\\"version\\": 1', b'\\"version\\": 2')
@@ -258,7 +258,7 @@ def test_broken_newer_and_foreign_baselines_are_refused(place: Place) -> None:
         assert content != whole
         path.write_bytes(content)
         with pytest.raises(StoreError, match=message):
-            Baseline.load(path)
+            GateBaseline.load(path)
 
 
 def test_a_policy_without_probes_has_no_baseline(place: Place) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rows.changes import NewRows
@@ -93,22 +93,21 @@ class _Gate:
             Places(inventory.reader.source),
             "pairs" if self.options.base_ref is None else "new pairs",
         )
-        supply, usable = None, docket.examined
+        supply, usable = Supply(), docket.examined
         outcomes: list[Outcome] = []
         if policy.rules.need_vectors:
             supply, usable, outcomes = self._judge_vectors(docket)
-        unusable = supply.unusable if supply is not None else ()
-        outcomes += hygiene_outcomes(docket, policy.rules.hygiene, unusable)
+        outcomes += hygiene_outcomes(docket, policy.rules.hygiene, supply.unusable)
         self.notes += [*cut_notes(outcomes, policy.max_findings), *docket.allow.notes(inventory)]
-        skipped = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in unusable)])
+        skipped = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in supply.unusable)])
         probes = self.materials.probes.ruled
         verdict = Verdict(
             dataset=shown_name(self.dataset),
             base_ref=None if self.options.base_ref is None else printable(self.options.base_ref),
             pairs=len(inventory),
             examined=len(usable),
-            computed=supply.computed if supply is not None else 0,
-            cached=supply.cached if supply is not None else 0,
+            computed=supply.computed,
+            cached=supply.cached,
             skipped=dict(sorted(skipped.items())),
             model_fingerprint=self.materials.model_fingerprint if policy.rules.need_vectors else "",
             probe_fingerprints={each.name: each.probe.fingerprint for each in probes},
@@ -128,10 +127,10 @@ class _Gate:
         self.notes += new.notes if new is not None else ()
         return inventory
 
-    def _judge_vectors(self, docket: Docket) -> tuple[Supply | None, Integers, list[Outcome]]:
+    def _judge_vectors(self, docket: Docket) -> tuple[Supply, Integers, list[Outcome]]:
         """Where the vectors come from, the pairs that could be judged, and what the rules about vectors come to."""
         ruled, kind, baseline = self.materials.probes.ruled, self.policy.score, self.materials.baseline
-        supply, usable, judged = None, docket.examined, [nothing_scored(each, kind) for each in ruled]
+        supply, usable, judged = Supply(), docket.examined, [nothing_scored(each, kind) for each in ruled]
         wanted = np.arange(len(docket.inventory)) if needs_whole_dataset(ruled, kind, baseline) else usable
         if len(usable):
             supplier = Supplier(self.materials, self.options.trust_remote_code, self.on_progress)
@@ -139,7 +138,7 @@ class _Gate:
             wanted, usable = supply.usable(wanted), supply.usable(usable)
             self.notes += _precision_note(supply, baseline)
         docket = replace(docket, examined=usable)
-        if supply is not None and ruled and len(usable):
+        if ruled and len(usable):
             view = supply.view(docket.inventory.ids_at(wanted))
             scores = score_pairs(view, ruled, kind, baseline, self.on_progress)
             places = np.searchsorted(wanted, usable)
@@ -148,13 +147,11 @@ class _Gate:
         outcomes = [outcome for found in judged for outcome in probe_outcomes(docket, found)]
         return supply, usable, outcomes + self._known_bad(docket, supply)
 
-    def _known_bad(self, docket: Docket, supply: Supply | None) -> list[Outcome]:
+    def _known_bad(self, docket: Docket, supply: Supply) -> list[Outcome]:
         rule, baseline = self.policy.rules.known_bad, self.materials.baseline
         if rule is None or baseline is None:
             return []
-        view = None
-        if supply is not None and len(docket.examined):
-            view = supply.view(docket.inventory.ids_at(docket.examined))
+        view = supply.view(docket.inventory.ids_at(docket.examined)) if len(docket.examined) else None
         return [known_bad_outcome(docket, rule, view, baseline, max(self.materials.layers))]
 
 
@@ -164,7 +161,7 @@ def shown_name(dataset: str | Path) -> str:
     return printable(as_written(path) if path.exists() else dataset, 400)
 
 
-def _precision_note(supply: Supply, baseline: Baseline | None) -> list[str]:
+def _precision_note(supply: Supply, baseline: GateBaseline | None) -> list[str]:
     found = {store.settings.compute_dtype for store in supply.stores}
     if baseline is None or found <= {baseline.origin.compute_dtype}:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trl_attribution.errors import SettingsError, describe_difference
-from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.probes import PolicyProbes, choose_layers, load_policy_probes
 
@@ -16,7 +16,7 @@ class Materials:
 
     file: PolicyFile
     probes: PolicyProbes
-    baseline: Baseline | None
+    baseline: GateBaseline | None
     layers: tuple[int, ...]
 
     @property
@@ -45,7 +45,7 @@ def load_materials(file: PolicyFile, download: bool, with_baseline: bool = True)
     probes = load_policy_probes(file, download)
     baseline = None
     if with_baseline and policy.baseline is not None and policy.rules.need_vectors:
-        baseline = Baseline.load(file.path(policy.baseline))
+        baseline = GateBaseline.load(file.path(policy.baseline))
     layers = choose_layers(policy.layers, probes.ruled)
     if not layers and baseline is not None:
         layers = baseline.layers
@@ -55,7 +55,7 @@ def load_materials(file: PolicyFile, download: bool, with_baseline: bool = True)
     return found
 
 
-def _check_baseline(materials: Materials, baseline: Baseline) -> None:
+def _check_baseline(materials: Materials, baseline: GateBaseline) -> None:
     encoding, origin = materials.file.policy.encoding, baseline.origin
     recorded: dict[str, object] = {
         "model_fingerprint": origin.model_fingerprint,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.gate.baseline.baseline import Baseline, Origin, sorted_scores
+from trl_attribution.gate.baseline.baseline import GateBaseline, Origin, sorted_scores
 from trl_attribution.gate.materials import Materials, load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rows.inventory import Inventory, OnProgress, take_inventory
@@ -36,7 +36,7 @@ def record_baseline(
     download: bool = False,
     trust_remote_code: bool = False,
     on_progress: OnProgress | None = None,
-) -> Baseline:
+) -> GateBaseline:
     """Score a whole dataset with the policy's probes and keep what new pairs are to be compared with.
 
     Args:
@@ -62,7 +62,7 @@ def record_baseline(
     scores = score_pairs(view, ruled, kind, None, report)
     means = context_means(view, materials.layers)
     encoding = file.policy.encoding
-    baseline = Baseline(
+    baseline = GateBaseline(
         origin=Origin(
             model_fingerprint=materials.model_fingerprint,
             compute_dtype=supply.stores[0].settings.compute_dtype,

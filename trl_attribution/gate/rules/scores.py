@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.policy.rules import (
     CountLimit,
     DriftLimit,
@@ -49,7 +49,7 @@ def probe_outcomes(docket: Docket, found: ProbeScores) -> Iterator[Outcome]:
 
 
 def known_bad_outcome(
-    docket: Docket, rule: KnownBadLimit, view: JointView | None, baseline: Baseline, layer: int
+    docket: Docket, rule: KnownBadLimit, view: JointView | None, baseline: GateBaseline, layer: int
 ) -> Outcome:
     """How many examined pairs are near-duplicates of known-bad ones; ``view`` holds the examined pairs.
 

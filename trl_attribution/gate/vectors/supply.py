@@ -63,12 +63,12 @@ class JointView:
 
 @dataclass(frozen=True)
 class Supply:
-    """Where the vectors are."""
+    """Where the vectors are; by default there are none."""
 
-    stores: tuple[VectorStore, ...]
-    layers: tuple[int, ...]
-    computed: int
-    cached: int
+    stores: tuple[VectorStore, ...] = ()
+    layers: tuple[int, ...] = ()
+    computed: int = 0
+    cached: int = 0
     unusable: tuple[tuple[int, BadRow], ...] = ()
     """Pairs that no tokens can be made of: their position in the inventory, and what is wrong with their row."""
 
