@@ -220,8 +220,8 @@ def test_the_schema_is_printed_as_json() -> None:
     [
         (["data.jsonl", "--policy", "nowhere.yaml"], "cannot read the policy nowhere.yaml"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
-        (["data.jsonl", "--format", "pdf"], "--format: 'pdf' is unknown"),
-        (["data.jsonl", "--clean", "burn"], "--clean: 'burn' is unknown"),
+        (["data.jsonl", "--format", "pdf"], "'pdf' is not one of 'text'"),
+        (["data.jsonl", "--clean", "burn"], "'burn' is not one of 'filter'"),
         (["data.jsonl", "--today", "tomorrow"], "--today: 'tomorrow' is no date"),
         (["data.jsonl", "--output", "probes"], "holds something else than an earlier run"),
         (["probes", "--output", "probes/out"], "lies in the dataset probes"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EVERY_PROBE = "*"
 DEFAULT_FDR = 0.05
 FLAGGING_RULES = ("max_flagged_count", "max_flagged_fraction", "max_source_fraction")
-BAD_ROWS = {"empty_responses": "empty_response", "identical_responses": "identical_responses"}
+BAD_ROWS = {"identical_responses": "identical_responses", "empty_responses": "empty_response"}
 """Rules about rows that are no pairs, and the reason of the reader that each is about."""
 TOO_LONG = "prompt_too_long"
 PROBE_RULES = (*FLAGGING_RULES, "max_score", "drift")

@@ -12,6 +12,16 @@ from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.verdict import Violation
 
 
+_SAID = {
+    "duplicates": ("row repeats a pair of the dataset", "rows repeat a pair of the dataset"),
+    "contradictions": ("pair also stands there the other way round", "pairs also stand there the other way round"),
+    "identical_responses": ("row prefers nothing: both are equal", "rows prefer nothing: both are equal"),
+    "empty_responses": ("row has an empty response", "rows have an empty response"),
+    "long_prompts": ("pair has an over-long prompt", "pairs have an over-long prompt"),
+}
+"""What is counted by each rule, one and several of it."""
+
+
 def hygiene_outcomes(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[int, BadRow]]) -> Iterator[Outcome]:
     """The results of the rules that are there.
 
@@ -24,18 +34,9 @@ def hygiene_outcomes(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[in
         yield _duplicates(docket, rules.duplicates)
     if rules.contradictions is not None:
         yield _contradictions(docket, rules.contradictions)
-    if rules.identical_responses is not None:
-        yield _bad_rows(
-            docket,
-            "identical_responses",
-            rules.identical_responses,
-            " prefers nothing: both are equal",
-            " prefer nothing: both are equal",
-        )
-    if rules.empty_responses is not None:
-        yield _bad_rows(
-            docket, "empty_responses", rules.empty_responses, " has an empty response", " have an empty response"
-        )
+    for name in BAD_ROWS:
+        if name in rules.given:
+            yield _bad_rows(docket, name, getattr(rules, name))
     if rules.long_prompts is not None:
         yield _long_prompts(docket, rules.long_prompts, unusable)
     if rules.length_bias is not None:
@@ -45,29 +46,20 @@ def hygiene_outcomes(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[in
 def _duplicates(docket: Docket, rule: CountLimit) -> Outcome:
     message = "repeats a pair that the dataset holds already"
     found = docket.allow.sort(docket.violation(message, position, row) for row, position in docket.inventory.repeats)
-    return _counted(
-        docket, "duplicates", rule, found, "row repeats a pair of the dataset", "rows repeat a pair of the dataset"
-    )
+    return _counted(docket, "duplicates", rule, found)
 
 
 def _contradictions(docket: Docket, rule: CountLimit) -> Outcome:
     message = "the dataset also holds this pair with chosen and rejected exchanged"
     positions = np.flatnonzero(docket.inventory.examined & docket.inventory.contradicted)
     found = docket.allow.sort(docket.violation(message, position) for position in positions.tolist())
-    return _counted(
-        docket,
-        "contradictions",
-        rule,
-        found,
-        "pair also stands there the other way round",
-        "pairs also stand there the other way round",
-    )
+    return _counted(docket, "contradictions", rule, found)
 
 
-def _bad_rows(docket: Docket, name: str, rule: CountLimit, one: str, many: str) -> Outcome:
+def _bad_rows(docket: Docket, name: str, rule: CountLimit) -> Outcome:
     rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == BAD_ROWS[name]]
     found = Sorted(tuple(Violation(row.sentence, place=docket.places.of(row.row, row.location)) for row in rows))
-    return _counted(docket, name, rule, found, f"row{one}", f"rows{many}")
+    return _counted(docket, name, rule, found)
 
 
 def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[int, BadRow]]) -> Outcome:
@@ -80,9 +72,7 @@ def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[in
             messages.setdefault(place, told)
     worst_first = sorted(messages, key=lambda place: (-inventory.prompt_length[place], place))
     found = docket.allow.sort(docket.violation(messages[place], place) for place in worst_first)
-    return _counted(
-        docket, "long_prompts", rule, found, "pair has an over-long prompt", "pairs have an over-long prompt"
-    )
+    return _counted(docket, "long_prompts", rule, found)
 
 
 def _length_bias(docket: Docket, rule: LengthBias) -> Outcome:
@@ -104,7 +94,8 @@ def _length_bias(docket: Docket, rule: LengthBias) -> Outcome:
     return outcome("hygiene.length_bias", rule, not broken, share, rule.limit, sentence, found)
 
 
-def _counted(docket: Docket, name: str, rule: CountLimit, found: Sorted, one: str, many: str) -> Outcome:
+def _counted(docket: Docket, name: str, rule: CountLimit, found: Sorted) -> Outcome:
+    one, many = _SAID[name]
     new = "" if docket.noun == "pairs" else docket.noun.partition(" ")[0] + " "
     sentence = f"{len(found):,} {new}{one if len(found) == 1 else many}; at most {rule.limit:,} allowed"
     return outcome(f"hygiene.{name}", rule, len(found) <= rule.limit, len(found), rule.limit, sentence, found)
