@@ -11,7 +11,6 @@ from trl_attribution.gate.rows.inventory import BadRow
 from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.verdict import Violation
 
-
 _SAID = {
     "duplicates": ("row repeats a pair of the dataset", "rows repeat a pair of the dataset"),
     "contradictions": ("pair also stands there the other way round", "pairs also stand there the other way round"),
