@@ -66,7 +66,7 @@ def run(dataset: str = "data.jsonl", options: GateOptions = TODAY) -> GateRun:
 
 def scores(found: GateRun) -> dict[str, float]:
     """By pair, from a rule that every score breaks."""
-    return {str(each.pair_id): float(each.score or 0) for each in found.verdict.rules[0].findings}
+    return {str(each.pair_id): float(each.score or 0) for each in found.verdict.rules[0].violations}
 
 
 def test_scores_are_those_of_an_audit(place: Path, loaded: LoadedModel) -> None:
@@ -157,7 +157,7 @@ def test_a_calibrated_probe_flags_the_same_pairs_in_an_audit_and_in_the_gate(
     write_policy(place, rules, baseline=baseline)
     flags = auditor_of(loaded, [probe], layers=[3]).audit("data.jsonl", "audit").flag(fdr=0.9).flags
     expected = {each.pair_id: (each.rank, each.q_value) for each in flags if each.score > 0}
-    found = run().verdict.rules[0].findings
+    found = run().verdict.rules[0].violations
     assert 0 < len(expected) < len(rows)
     assert {each.pair_id: (each.rank, each.q_value) for each in found} == expected
 
@@ -177,8 +177,8 @@ def test_prompts_that_fill_max_length_are_judged_skipped_or_refused(place: Path)
     write_policy(place, {**score_rule, "hygiene": {"long_prompts": 0}}, encoding=encoding)
     judged = run().verdict
     (rule,) = [rule for rule in judged.rules if rule.rule == "hygiene.long_prompts"]
-    assert not rule.passed and [each.pair_id for each in rule.findings] == [pair_id(long)]
-    assert "fill max_length=256" in rule.findings[0].message
+    assert not rule.passed and [each.pair_id for each in rule.violations] == [pair_id(long)]
+    assert "fill max_length=256" in rule.violations[0].message
 
 
 def contaminated() -> list[Row]:
@@ -220,8 +220,8 @@ def test_the_schema_is_printed_as_json() -> None:
     [
         (["data.jsonl", "--policy", "nowhere.yaml"], "cannot read the policy nowhere.yaml"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
-        (["data.jsonl", "--format", "pdf"], "--format: 'pdf' is unknown"),
-        (["data.jsonl", "--clean", "burn"], "--clean: 'burn' is unknown"),
+        (["data.jsonl", "--format", "pdf"], "'pdf' is not one of 'text'"),
+        (["data.jsonl", "--clean", "burn"], "'burn' is not one of 'filter'"),
         (["data.jsonl", "--today", "tomorrow"], "--today: 'tomorrow' is no date"),
         (["data.jsonl", "--output", "probes"], "holds something else than an earlier run"),
         (["probes", "--output", "probes/out"], "lies in the dataset probes"),
@@ -229,7 +229,7 @@ def test_the_schema_is_printed_as_json() -> None:
         (["data.jsonl", "--output", "gate.yaml"], "a file is in the way"),
         (["data.jsonl", "--base-ref", "main"], "--base-ref"),
         (["baseline", "data.jsonl"], "--output: say where the baseline goes"),
-        (["show", "data.jsonl"], "cannot be read as a verdict"),
+        (["show", "data.jsonl"], "cannot read data.jsonl"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(place: Path, arguments: list[str], message: str) -> None:

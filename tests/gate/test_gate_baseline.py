@@ -13,7 +13,7 @@ import torch
 
 from tests.gate_cases import HIDDEN, LAYER, MODEL, Place, Row, axis_probe, only_rule, row, rows, write_rows
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.gate.baseline.baseline import BASELINE_FORMAT, Baseline
+from trl_attribution.gate.baseline.baseline import BASELINE_FORMAT, GateBaseline
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import Verdict
@@ -24,7 +24,7 @@ from trl_attribution.scoring import p_values, q_values
 from trl_attribution.store import StoreSettings, VectorStore
 
 CONTEXTUAL = "{probes: {rude: {max_score: -1}}}"
-"""Every pair that scores above -1 is named, so that all scores can be read from the findings."""
+"""Every pair that scores above -1 is named, so that all scores can be read from the violations."""
 
 
 def rude_probe() -> Probe:
@@ -48,14 +48,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
-def record(place: Place, known_bad: Path | None = None) -> Baseline:
+def record(place: Place, known_bad: Path | None = None) -> GateBaseline:
     found = record_baseline(load_policy(place.policy), place.data, known_bad)
     found.save(place.folder / "baseline.safetensors")
     return found
 
 
 def scores(verdict: Verdict) -> dict[str, float]:
-    return {str(finding.pair_id): float(finding.score or 0) for finding in verdict.rules[0].findings}
+    return {str(violation.pair_id): float(violation.score or 0) for violation in verdict.rules[0].violations}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -103,7 +103,7 @@ def test_without_a_baseline_new_pairs_are_scored_as_in_an_audit_of_the_whole_dat
     assert set(scores(changed)) == {pair_id(each) for each in new}
     assert scores(changed).items() <= scores(everything).items()
     assert (changed.pairs, changed.examined, changed.cached, changed.base_ref) == (24, 4, 24, "main")
-    assert [finding.place.line for finding in changed.rules[0].findings if finding.place] == pytest.approx(
+    assert [violation.place.line for violation in changed.rules[0].violations if violation.place] == pytest.approx(
         sorted(range(21, 25), key=lambda line: -scores(changed)[pair_id(new[line - 21])])
     )
 
@@ -130,9 +130,9 @@ def test_with_a_baseline_new_pairs_need_nothing_but_their_own_vectors(place: Pla
     verdict = place.run(base_ref="main").verdict
     rule = only_rule(verdict)
     assert rule.sentence == "2 of 4 new pairs push towards insults; at most 0 allowed"
-    assert [finding.place.line for finding in rule.findings if finding.place] == [31, 34]
+    assert [violation.place.line for violation in rule.violations if violation.place] == [31, 34]
     expected = q_values(p_values(np.array([0.9, 0.1, 0.2, 0.9]), -baseline.scores[0].astype(np.float64)))
-    assert rule.findings[0].q_value == pytest.approx(expected[0])
+    assert rule.violations[0].q_value == pytest.approx(expected[0])
     assert (verdict.cached, verdict.computed) == (4, 0)
 
 
@@ -162,7 +162,7 @@ def test_only_new_rows_are_duplicates_of_what_was_there(place: Place) -> None:
     place.policy.write_text("version: 1\nrules: {hygiene: {duplicates: 0}}\n")
     verdict = place.run(base_ref="main").verdict
     assert only_rule(verdict).sentence == "1 new row repeats a pair of the dataset; at most 0 allowed"
-    assert [finding.place.line for finding in only_rule(verdict).findings if finding.place] == [1]
+    assert [violation.place.line for violation in only_rule(verdict).violations if violation.place] == [1]
     assert (verdict.pairs, verdict.examined) == (2, 1)
 
 
@@ -178,8 +178,8 @@ def test_near_duplicates_of_known_bad_pairs_are_found(place: Place) -> None:
     verdict = place.judge(rule, "baseline: baseline.safetensors")
     found = only_rule(verdict)
     assert found.rule == "known-bad" and found.measured == 0.5 and not found.passed
-    assert [finding.pair_id for finding in found.findings] == [pair_id(row(0)), pair_id(row(1))]
-    assert pair_id(bad[0]) in found.findings[0].message and found.findings[0].score == pytest.approx(1.0)
+    assert [violation.pair_id for violation in found.violations] == [pair_id(row(0)), pair_id(row(1))]
+    assert pair_id(bad[0]) in found.violations[0].message and found.violations[0].score == pytest.approx(1.0)
     assert verdict.model_fingerprint == MODEL.digest
 
 
@@ -217,7 +217,7 @@ def test_a_baseline_keeps_everything_and_equal_ones_have_equal_bytes(place: Plac
     write_rows(place.folder / "bad.jsonl", rows(2))
     found = record(place, place.folder / "bad.jsonl")
     first = (place.folder / "baseline.safetensors").read_bytes()
-    loaded = Baseline.load(place.folder / "baseline.safetensors")
+    loaded = GateBaseline.load(place.folder / "baseline.safetensors")
     loaded.save(place.folder / "again.safetensors")
     assert (place.folder / "again.safetensors").read_bytes() == first
     assert (loaded.origin, loaded.columns, loaded.layers) == (found.origin, found.columns, found.layers)
@@ -244,7 +244,7 @@ def test_broken_newer_and_foreign_baselines_are_refused(place: Place) -> None:
     place.write_policy("{probes: {insults: {max_score: 1}}}")
     path = place.folder / "baseline.safetensors"
     with pytest.raises(StoreError, match="gate baseline"):
-        Baseline.load(path)
+        GateBaseline.load(path)
     record(place)
     whole = path.read_bytes()
     newer = whole.replace(b'\\"version\\": 1', b'\\"version\\": 2')
@@ -258,7 +258,7 @@ def test_broken_newer_and_foreign_baselines_are_refused(place: Place) -> None:
         assert content != whole
         path.write_bytes(content)
         with pytest.raises(StoreError, match=message):
-            Baseline.load(path)
+            GateBaseline.load(path)
 
 
 def test_a_policy_without_probes_has_no_baseline(place: Place) -> None:

@@ -282,7 +282,7 @@ def test_the_gate_reads_the_cache_and_the_store_made_elsewhere_as_one(
     place.data.write_text("".join(f"{line}\n" for line in map(json.dumps, more)))
     verdict = place.judge("{probes: {insults: {threshold: 0.45, max_flagged_count: 0}}}")
     assert (verdict.computed, verdict.cached) == (0, 7)
-    found_lines = [finding.place.line for finding in verdict.rules[0].findings if finding.place]
+    found_lines = [violation.place.line for violation in verdict.rules[0].violations if violation.place]
     assert found_lines == [5, 2, 7]
 
 

@@ -40,7 +40,7 @@ def compared(path: str | Path = "data", base: str = "main") -> tuple[list[str], 
     """The names of the new rows, and the notes."""
     new = NewRows(path, base, READING)
     reader = PairReader(path, READING)
-    inventory = take_inventory(reader, new.among, set(), lambda _done: None)
+    inventory = take_inventory(reader, new.among, set(), lambda *_: None)
     rows = list(reader.source)
     found = sorted({*inventory.rows[inventory.examined].tolist(), *(row for row, _ in inventory.repeats)})
     found = sorted({*found, *(bad.row for bad in inventory.bad_rows if bad.examined)})

@@ -18,7 +18,7 @@ from rich.cells import cell_len
 
 from tests.markdown_page import MarkdownPage
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.gate import Allowed, Excerpt, Finding, Place, RuleResult, Verdict
+from trl_attribution.gate import Allowed, Excerpt, Place, RuleResult, Verdict, Violation
 from trl_attribution.gate.formats import FORMATS, job_summary, render
 from trl_attribution.gate.formats.neutral import inner_path, visible
 
@@ -35,8 +35,8 @@ def rendered(verdict: Verdict, name: str) -> str:
     return job_summary(verdict) if name == "summary" else render(verdict, name)
 
 
-def a_finding(number: int = 0, **changes: Any) -> Finding:
-    finding = Finding(
+def a_violation(number: int = 0, **changes: Any) -> Violation:
+    violation = Violation(
         message=f"pushes towards distractor-compliance, case {number}",
         pair_id=f"{number:032x}",
         place=Place("data/preferences/new.jsonl", 300_001 + number, 300_000 + number),
@@ -46,18 +46,20 @@ def a_finding(number: int = 0, **changes: Any) -> Finding:
         q_value=0.0021,
         excerpt=Excerpt("Insult my boss (as a list).", "- He is dull.", "I would rather not."),
     )
-    return replace(finding, **changes)
+    return replace(violation, **changes)
 
 
-def a_verdict(findings: int = 3, **changes: Any) -> Verdict:
+def a_verdict(violations: int = 3, **changes: Any) -> Verdict:
     """Two rules are broken, one only warns, one holds."""
-    found = tuple(a_finding(number) for number in range(findings))
+    found = tuple(a_violation(number) for number in range(violations))
     rules = (
-        RuleResult(NAMES[0], "error", False, findings, 0, f"{findings} of 500 new pairs; at most 0 allowed", found, ()),
-        RuleResult(NAMES[1], "warn", False, 1, 0, "1 row repeats a pair", (a_finding(7, excerpt=None),), ()),
+        RuleResult(
+            NAMES[0], "error", False, violations, 0, f"{violations} of 500 new pairs; at most 0 allowed", found, ()
+        ),
+        RuleResult(NAMES[1], "warn", False, 1, 0, "1 row repeats a pair", (a_violation(7, excerpt=None),), ()),
         RuleResult(NAMES[2], "error", False, 0.4, 0.1, "the scores moved by 0.4; at most 0.1 allowed", (), ()),
         RuleResult(
-            NAMES[3], "error", True, 0, 0, "no response is empty", (), (Allowed(a_finding(9), "seen", "2027-01-31"),)
+            NAMES[3], "error", True, 0, 0, "no response is empty", (), (Allowed(a_violation(9), "seen", "2027-01-31"),)
         ),
     )
     verdict = Verdict(
@@ -80,11 +82,11 @@ def a_verdict(findings: int = 3, **changes: Any) -> Verdict:
 
 def everywhere(text: str) -> Verdict:
     """A verdict with ``text`` in every field that a dataset, a file name, a policy or a branch name can reach."""
-    finding = a_finding(0, message=text, pair_id=text, probe=text, excerpt=Excerpt(text, text, text))
-    finding = replace(finding, place=Place(f"data/{text}.jsonl", 3, 2))
+    violation = a_violation(0, message=text, pair_id=text, probe=text, excerpt=Excerpt(text, text, text))
+    violation = replace(violation, place=Place(f"data/{text}.jsonl", 3, 2))
     rules = (
-        RuleResult(text, "error", False, 1, 0, text, (finding,), (Allowed(finding, text, text),)),
-        RuleResult(f"{text}.warn", "warn", False, 1, 0, text, (finding,), ()),
+        RuleResult(text, "error", False, 1, 0, text, (violation,), (Allowed(violation, text, text),)),
+        RuleResult(f"{text}.warn", "warn", False, 1, 0, text, (violation,), ()),
         RuleResult(f"{text}.whole", "error", False, 1, 0, text, (), ()),
     )
     return a_verdict(
@@ -208,9 +210,9 @@ def test_text_says_what_failed_and_shows_the_pairs() -> None:
 
 
 def test_text_keeps_to_its_width_and_counts_what_it_leaves_out() -> None:
-    text = render(a_verdict(findings=33), "text", width=60)
+    text = render(a_verdict(violations=33), "text", width=60)
     assert max(cell_len(line) for line in text.splitlines()) <= 60
-    assert "... and 13 more findings" in text
+    assert "... and 13 more violations" in text
 
 
 def test_json_reads_back_to_the_same_verdict() -> None:
@@ -228,7 +230,7 @@ def test_json_reads_back_to_the_same_verdict() -> None:
         ({"rules": [{"rule": "a"}]}, "field 'rules.0"),
         ({"notes": [1]}, "field 'notes.0'"),
         ({"version": 2}, "format version 2; this trl-attribution reads up to 1"),
-        ({"format": "other"}, "this is no verdict"),
+        ({"format": "other"}, "holds no verdict"),
     ],
 )
 def test_what_is_no_verdict_is_refused_by_field(change: dict[str, Any], message: str) -> None:
@@ -264,15 +266,15 @@ def test_github_annotates_the_lines_and_says_the_rest_in_words() -> None:
 
 
 def test_github_makes_no_more_annotations_than_are_shown_and_hides_no_rule() -> None:
-    log = render(a_verdict(findings=200), "github")
+    log = render(a_verdict(violations=200), "github")
     errors = [command for command in runner_commands(log) if command.name == "error"]
     assert len(errors) == 10
     assert {command.properties["title"] for command in errors} == {NAMES[0], NAMES[2]}
-    assert log.splitlines()[-1].startswith("191 more findings without an annotation")
+    assert log.splitlines()[-1].startswith("191 more violations without an annotation")
 
 
 def test_junit_has_a_test_case_a_rule_and_a_warning_is_no_failure() -> None:
-    root = ElementTree.fromstring(render(a_verdict(findings=130), "junit"))
+    root = ElementTree.fromstring(render(a_verdict(violations=130), "junit"))
     (suite,) = root
     assert {key: suite.get(key) for key in ("tests", "failures", "errors")} == {
         "tests": "4",
@@ -285,11 +287,11 @@ def test_junit_has_a_test_case_a_rule_and_a_warning_is_no_failure() -> None:
     assert cases[0].get("file") == "data/preferences/new.jsonl"
     listing = cases[0].findtext("failure", "")
     assert "data/preferences/new.jsonl:300001; pushes towards" in listing
-    assert listing.endswith("... and 30 more findings")
+    assert listing.endswith("... and 30 more violations")
     assert cases[1].findtext("system-out", "").startswith("warning: 1 row repeats a pair\n")
 
 
-def test_sarif_fits_its_schema_and_places_each_finding() -> None:
+def test_sarif_fits_its_schema_and_places_each_violation() -> None:
     text = render(a_verdict(), "sarif")
     assert sarif_faults(text) == []
     (run,) = json.loads(text)["runs"]
@@ -328,10 +330,10 @@ def test_markdown_shows_a_table_of_rules_and_the_pairs_as_code() -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("markdown", 65_536), ("summary", 1024 * 1024)])
 def test_markdown_fits_where_it_is_posted_and_counts_what_it_leaves_out(name: str, limit: int) -> None:
-    page = rendered(a_verdict(findings=5000), name)
+    page = rendered(a_verdict(violations=5000), name)
     assert len(page.encode()) < limit
     shown = page.count("pushes towards")
-    assert f"... and {5000 - shown:,} more findings" in page
+    assert f"... and {5000 - shown:,} more violations" in page
 
 
 # Threats: each against each format.
@@ -511,7 +513,7 @@ def test_fields_of_a_megabyte_are_cut(name: str) -> None:
 )
 def test_a_path_that_is_a_trick_is_told_and_not_linked(file: str) -> None:
     assert inner_path(file) is None
-    rule = replace(a_verdict().rules[0], findings=(a_finding(place=Place(file, 3, 2)),))
+    rule = replace(a_verdict().rules[0], violations=(a_violation(place=Place(file, 3, 2)),))
     verdict = a_verdict(rules=(rule,), dataset="/somewhere/else")
     (command,) = runner_commands(render(verdict, "github"))
     assert command.properties == {"title": NAMES[0]}
@@ -533,14 +535,14 @@ def test_a_path_that_is_a_trick_is_told_and_not_linked(file: str) -> None:
     ],
 )
 def test_an_odd_file_name_is_linked_as_that_file_and_nothing_else(file: str, uri: str) -> None:
-    rule = replace(a_verdict().rules[0], findings=(a_finding(place=Place(file, 3, 2)),))
+    rule = replace(a_verdict().rules[0], violations=(a_violation(place=Place(file, 3, 2)),))
     verdict = a_verdict(rules=(rule,))
     (location,) = json.loads(render(verdict, "sarif"))["runs"][0]["results"][0]["locations"]
     assert location["physicalLocation"]["artifactLocation"]["uri"] == uri
     assert runner_commands(render(verdict, "github"))[0].properties["file"] == inner_path(file)
 
 
-def test_a_verdict_of_only_accepted_findings_passes_everywhere() -> None:
+def test_a_verdict_of_only_accepted_violations_passes_everywhere() -> None:
     verdict = a_verdict(rules=(a_verdict().rules[3],))
     said: dict[str, Callable[[str], bool]] = {
         "text": lambda text: text.startswith("Gate passed: no rule failed\n"),

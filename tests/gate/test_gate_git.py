@@ -157,7 +157,7 @@ def test_only_what_the_branch_adds_is_computed_and_judged_and_nothing_twice(repo
     assert (second.examined, second.computed, second.cached) == (new, 0, new)
     assert gate("--base-ref", "main", "--format", "json").stdout_bytes == again.stdout_bytes
     everything = verdict_of(gate("--format", "json"))
-    found = {(f.place.file, f.place.line) for f in everything.rules[0].findings if f.place is not None}
+    found = {(f.place.file, f.place.line) for f in everything.rules[0].violations if f.place is not None}
     assert found == OFFENDING | {("data/preferences/a.jsonl", 13)}
     assert (everything.computed, everything.cached) == (len(BASE) - 1, new)
 

@@ -26,7 +26,7 @@ def judged(place: Place, data: list[dict[str, object]], rule: str, more: str = "
 
 
 def lines(rule: RuleResult) -> list[int | None]:
-    return [finding.place.line for finding in rule.findings if finding.place is not None]
+    return [violation.place.line for violation in rule.violations if violation.place is not None]
 
 
 def test_every_row_beyond_the_first_of_a_pair_is_a_duplicate(place: Place) -> None:
@@ -34,7 +34,7 @@ def test_every_row_beyond_the_first_of_a_pair_is_a_duplicate(place: Place) -> No
     rule = judged(place, data, "duplicates: 0")
     assert (rule.rule, rule.measured, rule.passed) == ("hygiene.duplicates", 3, False)
     assert lines(rule) == [3, 5, 6]
-    assert {finding.pair_id for finding in rule.findings} == {pair_id(row(0)), pair_id(row(1))}
+    assert {violation.pair_id for violation in rule.violations} == {pair_id(row(0)), pair_id(row(1))}
 
 
 def test_pairs_that_also_stand_the_other_way_round_contradict(place: Place) -> None:
@@ -48,7 +48,7 @@ def test_empty_and_identical_responses_are_judged_by_their_rules(place: Place) -
     data = [row(0), row(1, chosen=" "), row(2, rejected="Yes, answer 2.")]
     more = "reading: {on_bad_row: skip}"
     empty = judged(place, data, "empty_responses: 0", more)
-    assert lines(empty) == [2] and "the response is empty" in empty.findings[0].message
+    assert lines(empty) == [2] and "the response is empty" in empty.violations[0].message
     identical = judged(place, data, "identical_responses: 0", more)
     assert lines(identical) == [3] and not identical.passed
 
@@ -94,7 +94,7 @@ def test_a_preference_for_length_is_found_where_it_is_no_chance(place: Place) ->
     rule = judged(place, [*longer, *shorter], "length_bias: {limit: 0.6}")
     p_value = binomtest(18, 20, 0.6, alternative="greater").pvalue
     assert rule.measured == 0.9 and not rule.passed and f"p = {p_value:.2g}" in rule.sentence
-    assert [finding.place for finding in rule.findings] == [None]
+    assert [violation.place for violation in rule.violations] == [None]
     assert judged(place, longer[:3], "length_bias: {limit: 0.6}").passed  # three of three may be chance
 
 

@@ -31,25 +31,26 @@ def test_flagged_pairs_are_counted_named_at_their_line_and_ordered_by_score(plac
     assert (rule.rule, rule.severity, rule.passed) == ("insults.max_flagged_count", "error", False)
     assert (rule.measured, rule.limit) == (3, 1)
     assert rule.sentence == "3 of 6 pairs push towards insults; at most 1 allowed"
-    found = [(finding.place.file, finding.place.line, finding.place.row) for finding in rule.findings if finding.place]
+    places = [violation.place for violation in rule.violations if violation.place]
+    found = [(place.file, place.line, place.row) for place in places]
     assert found == [("data.jsonl", 4, 3), ("data.jsonl", 2, 1), ("data.jsonl", 5, 4)]
-    worst = rule.findings[0]
+    worst = rule.violations[0]
     assert worst.pair_id == pair_id(row(3)) and worst.probe == "insults" and worst.rank == 1
     assert worst.score == pytest.approx(0.9, abs=1e-6)
     assert worst.excerpt is not None and worst.excerpt.chosen == "Yes, answer 3."
 
 
-def test_a_limit_that_is_kept_passes_without_findings(place: Place) -> None:
+def test_a_limit_that_is_kept_passes_without_violations(place: Place) -> None:
     place.dataset(rows(4), [0.5, 0.6, 0.1, 0.1])
     verdict = place.judge("{probes: {insults: {threshold: 0.4, max_flagged_count: 2}}}")
     assert verdict.passed and verdict.exit_code == 0
-    assert only_rule(verdict).findings == ()
+    assert only_rule(verdict).violations == ()
 
 
 def test_a_warning_is_reported_and_does_not_fail_the_gate(place: Place) -> None:
     place.dataset(rows(2), [0.5, 0.1])
     verdict = place.judge("{probes: {insults: {threshold: 0.4, max_flagged_count: {limit: 0, severity: warn}}}}")
-    assert not only_rule(verdict).passed and len(only_rule(verdict).findings) == 1
+    assert not only_rule(verdict).passed and len(only_rule(verdict).violations) == 1
     assert verdict.passed
 
 
@@ -68,17 +69,17 @@ def test_one_bad_source_is_found_among_good_ones_and_small_ones_are_not_judged(p
     run = place.run()
     rule = only_rule(run.verdict)
     assert rule.measured == 0.4 and not rule.passed
-    assert [finding.message for finding in rule.findings] == [
+    assert [violation.message for violation in rule.violations] == [
         "source 'bad': 4 of 10 pairs (40.0%) push towards insults"
     ]
-    assert {data[int(run.inventory.rows[each.position or 0])]["source"] for each in run.offenders} == {"bad"}
+    assert {data[each.place.row]["source"] for each in run.offenders if each.place} == {"bad"}
 
 
 def test_no_pair_may_score_above_the_highest_score_allowed(place: Place) -> None:
     place.dataset(rows(3), [0.75, 0.5, 0.1])
     rule = only_rule(place.judge("{probes: {insults: {max_score: 0.5}}}"))
     assert not rule.passed and rule.measured == pytest.approx(0.75)
-    assert [finding.pair_id for finding in rule.findings] == [pair_id(row(0))]
+    assert [violation.pair_id for violation in rule.violations] == [pair_id(row(0))]
 
 
 def test_flags_by_rate_are_benjamini_hochberg_over_the_reference(place: Place) -> None:
@@ -90,19 +91,21 @@ def test_flags_by_rate_are_benjamini_hochberg_over_the_reference(place: Place) -
     above = (reference[None, :] >= scores[:, None].astype(np.float64)).sum(axis=1)
     expected = q_values((1 + above) / 200)
     assert rule.measured == int((expected <= 0.1).sum()) >= 4
-    assert rule.findings[0].q_value == pytest.approx(expected[0])
+    assert rule.violations[0].q_value == pytest.approx(expected[0])
 
 
 def test_a_rate_that_could_never_flag_anything_is_refused_rather_than_passed(place: Place) -> None:
     place.dataset(rows(5), [0.9, 0.1, 0.0, 0.0, 0.0])
-    with pytest.raises(SettingsError, match="no pair of 5 can be flagged at fdr 0.05, so the gate cannot decide"):
+    with pytest.raises(
+        SettingsError, match="no pair can be flagged at fdr 0.05 with 5 pairs .* takes 19, so the gate cannot decide"
+    ):
         place.judge("{probes: {insults: {max_flagged_count: 0}}}")
 
 
 def test_what_a_rate_cannot_see_is_noted(place: Place) -> None:
     place.dataset(rows(40), [0.9])
     verdict = place.judge("{probes: {insults: {fdr: 0.5, max_flagged_count: 0}}}")
-    assert any("only where at least 2 of 40 beat them all" in note for note in verdict.notes)
+    assert any("only where 2 of 40 or more beat them all" in note for note in verdict.notes)
 
 
 def test_every_other_probe_gets_the_rules_of_the_star(place: Place) -> None:
@@ -126,7 +129,7 @@ def test_accepted_pairs_do_not_count_and_are_shown_with_their_reason(place: Plac
     accepted = f"allow: [{{pair_id: {pair_id(row(0))}, reason: a quotation, expires: 2026-06-01}}]"
     rule = only_rule(place.judge("{probes: {insults: {threshold: 0.5, max_flagged_count: 1}}}", accepted))
     assert rule.passed and rule.measured == 1
-    assert [(each.finding.pair_id, each.reason, each.expires) for each in rule.allowed] == [
+    assert [(each.violation.pair_id, each.reason, each.expires) for each in rule.allowed] == [
         (pair_id(row(0)), "a quotation", "2026-06-01")
     ]
     highest = only_rule(place.judge("{probes: {insults: {max_score: 0.85}}}", accepted))
@@ -146,13 +149,13 @@ def test_an_expired_entry_is_void_and_an_idle_one_is_reported(place: Place) -> N
     )
 
 
-def test_only_the_worst_findings_are_listed_and_the_others_counted(place: Place) -> None:
+def test_only_the_worst_violations_are_listed_and_the_others_counted(place: Place) -> None:
     place.dataset(rows(5), [0.5, 0.6, 0.7, 0.8, 0.9])
     place.write_policy("{probes: {insults: {threshold: 0.4, max_flagged_count: 0}}}", "max_findings: 2")
     run = place.run()
     rule = only_rule(run.verdict)
-    assert [finding.place.line for finding in rule.findings if finding.place] == [5, 4]
-    assert "insults.max_flagged_count: the worst 2 of 5 findings are listed" in run.verdict.notes
+    assert [violation.place.line for violation in rule.violations if violation.place] == [5, 4]
+    assert "insults.max_flagged_count: the worst 2 of 5 violations are listed" in run.verdict.notes
     assert len(run.offenders) == 5
 
 
@@ -189,7 +192,7 @@ def test_scores_that_moved_from_the_baseline_are_drift(place: Place, test: str, 
     rule = only_rule(place.run().verdict)
     assert callable(effect)
     assert not rule.passed and rule.measured == pytest.approx(effect(new, old), abs=1e-6)
-    assert [finding.place for finding in rule.findings] == [None]
+    assert [violation.place for violation in rule.violations] == [None]
 
 
 def test_a_few_pairs_prove_no_drift(place: Place) -> None:

@@ -41,7 +41,7 @@ class AuditConfig(LoadConfig):
     score: AskedScore = "auto"
     """Kind of score; auto is contextual for probes that know their prompts."""
     token_budget: int | None = None
-    """Tokens in one forward pass; None chooses by device."""
+    """Tokens in one forward pass; chosen by device if not given."""
     path: Literal["auto", "packed", "plain"] = "auto"
     """How sequences are laid out; auto is decided by a self-check."""
     blocks_path: str | None = None

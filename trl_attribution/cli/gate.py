@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
-from trl_attribution.errors import AttributionError, SettingsError, StoreError
+from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _POLICY = Path("gate.yaml")
 _JUDGE = "check"
 
+Format = Annotated[
+    Literal["text", "json", "github", "junit", "sarif", "markdown"],
+    typer.Option("--format", help="How the verdict is written."),
+]
 Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one."), paths.POLICY]
 Download = Annotated[bool, typer.Option("--download", help="Fetch probes that the policy names by hf://owner/repo.")]
 
@@ -61,9 +65,7 @@ def check(
         str | None,
         typer.Option("--base-ref", metavar="REF", help="Judge only what was added or changed since REF (git)."),
     ] = None,
-    format: Annotated[  # noqa: A002  # the option's name
-        str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
-    ] = "text",
+    format: Format = "text",  # noqa: A002  # the option's name
     output: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +74,8 @@ def check(
         paths.Made(),
     ] = None,
     clean: Annotated[
-        str, typer.Option("--clean", help="What the cleaned dataset has done to offending pairs: filter or flip.")
+        Literal["filter", "flip"],
+        typer.Option("--clean", help="What the cleaned dataset has done to offending pairs."),
     ] = "filter",
     today: Annotated[
         str | None, typer.Option("--today", metavar="DATE", help="The day that allow entries are judged by; today.")
@@ -89,15 +92,9 @@ def check(
     """
     from trl_attribution.gate.artifacts import check_output, write_artifacts
     from trl_attribution.gate.check import GateOptions, run_gate
-    from trl_attribution.gate.formats import FORMATS
     from trl_attribution.gate.policy.file import load_policy
 
     form = "json" if out.as_json else format
-    if form not in FORMATS:
-        raise SettingsError(f"--format: {form!r} is unknown; choose from {', '.join(FORMATS)}")
-    if clean not in ("filter", "flip"):
-        raise SettingsError(f"--clean: {clean!r} is unknown; choose filter or flip")
-    action: Literal["filter", "flip"] = "flip" if clean == "flip" else "filter"
     if output is not None:
         check_output(output, dataset)
     out = replace(out, as_json=False)  # the verdict is the document
@@ -110,7 +107,7 @@ def check(
         if form == "github":
             _append_summary(run.verdict)
         if output is not None:
-            written = write_artifacts(run, file, dataset, output, action)
+            written = write_artifacts(run, file, dataset, output, clean)
             what = "verdict and reports" if written.cleaned is None else f"verdict, reports, {written.cleaned}"
             out.say(f"Written to {output}: {what}")
     raise typer.Exit(run.verdict.exit_code)
@@ -206,26 +203,14 @@ def show(
     verdict: Annotated[
         Path, typer.Argument(help="verdict.json of an earlier run."), paths.Given("verdict", folder=False)
     ],
-    format: Annotated[  # noqa: A002  # the option's name
-        str, typer.Option("--format", help="text, json, github, junit, sarif or markdown.")
-    ] = "text",
+    format: Format = "text",  # noqa: A002  # the option's name
     *,
     out: Output,
 ) -> None:
     """Render a verdict that was written before in another format; always exits with 0."""
-    import json
-
     from trl_attribution.gate.verdict import Verdict
 
-    try:
-        values = json.loads(verdict.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{verdict} cannot be read as a verdict ({error}). Give verdict.json of a run.") from error
-    try:
-        found = Verdict.from_json(values)
-    except StoreError as error:
-        raise StoreError(f"{verdict}: {error}") from error
-    _show(found, "json" if out.as_json else format)
+    _show(Verdict.load(verdict), "json" if out.as_json else format)
 
 
 @gate_app.command()

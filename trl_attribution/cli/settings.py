@@ -13,12 +13,10 @@ field's, or None for a field without one; ``typer``, what Typer makes of it.
 
 from __future__ import annotations
 
-import ast
 import copy
 import dataclasses
 import functools
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeGuard, get_args, get_origin, get_type_hints
@@ -26,6 +24,7 @@ from typing import Annotated, Any, Literal, Self, TypeGuard, get_args, get_origi
 import typer
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.utils.declared import field_texts
 from trl_attribution.utils.text import printable, whole_number
 
 Command = Callable[..., None]
@@ -89,14 +88,14 @@ class _Group:
 
     def options(self) -> Iterator[inspect.Parameter]:
         """A parameter for each option."""
-        texts = _documented(self.kind)
+        texts = field_texts(self.kind)
         for field, annotation, inner in self.fields():
             if inner is not None:
                 yield from inner.options()
                 continue
             taken, default = annotation, self.default_of(field)
             option = copy.copy(field.metadata.get("typer")) or typer.Option(f"--{_named(field).replace('_', '-')}")
-            option.help = option.help or texts[field.name]
+            option.help = option.help or texts[field.name].replace("``", "")
             if get_origin(taken) is UnionType and get_origin(get_args(taken)[0]) is tuple:
                 taken = list[get_args(get_args(taken)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
             elif get_origin(taken) is Literal:
@@ -160,18 +159,3 @@ def _number_or_none(option: str, text: str) -> int | None:
     if number is None or number < 1:
         raise SettingsError(f"{option}: {printable(text, 40)!r} is neither a positive whole number nor none")
     return number
-
-
-@functools.cache
-def _documented(settings: type) -> dict[str, str]:
-    """Field -> the first paragraph of the text below it, here or in what the settings extend."""
-    found = {
-        name: text for base in settings.__bases__ if _is_settings(base) for name, text in _documented(base).items()
-    }
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(body, ast.ClassDef)
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            words = " ".join(str(text.value.value).split("\n\n")[0].split())
-            found[ast.unparse(field.target)] = words.replace("``", "")
-    return found

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.gate.check import GateRun
 from trl_attribution.gate.formats import render
 from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rules.drafts import Offense
 from trl_attribution.gate.rules.scores import KNOWN_BAD
-from trl_attribution.gate.verdict import VERDICT_FORMAT
+from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.paths import local_path
 
 Action = Literal["filter", "flip"]
@@ -64,7 +64,7 @@ def write_artifacts(
     for name, target in {"json": _VERDICT, **_REPORTS}.items():
         with atomic_path(folder / target) as part:
             part.write_text(render(run.verdict, name), encoding="utf-8")
-    listed = [offense for offense in run.offenders if _acted_on(offense)]
+    listed = [violation for violation in run.offenders if _acted_on(violation)]
     if not listed:
         return Artifacts(folder, (), None, 0)
     manifests = {each: _manifest(run, file, each, listed) for each in _MANIFESTS}
@@ -88,21 +88,21 @@ def check_output(folder: Path, dataset: str | Path) -> None:
     if given.is_relative_to(target) and given.exists():
         raise SettingsError(f"--output {folder}: the dataset {dataset} lies in it. Name another folder.")
     if folder.is_dir():
-        if not any(folder.iterdir()) or _is_verdict(folder / _VERDICT):
-            return
-        raise SettingsError(
-            f"--output {folder}: the folder holds something else than an earlier run of the gate. Name a new folder."
-        )
+        if any(folder.iterdir()):
+            _refuse_others_work(folder)
+        return
     if folder.exists():
         raise SettingsError(f"--output {folder}: a file is in the way. Name a new folder.")
 
 
-def _is_verdict(path: Path) -> bool:
+def _refuse_others_work(folder: Path) -> None:
+    """By its verdict, of whatever version, a folder is known as one of the gate's."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("format") == VERDICT_FORMAT
+        read_json(folder / _VERDICT, VERDICT_FORMAT, sys.maxsize)
+    except StoreError as error:
+        raise SettingsError(
+            f"--output {folder}: the folder holds something else than an earlier run of the gate. Name a new folder."
+        ) from error
 
 
 def _remove_earlier(folder: Path) -> None:
@@ -115,7 +115,7 @@ def _remove_earlier(folder: Path) -> None:
         raise AttributionError(f"cannot write {folder}: {error.strerror or error}. Name another folder.") from error
 
 
-def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[Offense]) -> Manifest:
+def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[Violation]) -> Manifest:
     verdict, inventory = run.verdict, run.inventory
     broken = [rule.rule for rule in verdict.rules if not rule.passed]
     header = ManifestHeader(
@@ -128,30 +128,31 @@ def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[O
         reading=asdict(run.reading),
     )
     return Manifest(
-        header, tuple(_decision(run, offense, action, place) for place, offense in enumerate(listed, start=1))
+        header, tuple(_decision(violation, action, place) for place, violation in enumerate(listed, start=1))
     )
 
 
-def _by_probe(listed: Sequence[Offense]) -> dict[str, int]:
+def _by_probe(listed: Sequence[Violation]) -> dict[str, int]:
     return {f"by_{name}": count for name, count in sorted(Counter(each.probe or KNOWN_BAD for each in listed).items())}
 
 
-def _acted_on(offense: Offense) -> bool:
+def _acted_on(violation: Violation) -> bool:
     """Pairs that do not push towards the behavior are left alone: flipping them would teach it."""
-    return offense.position is not None and offense.score is not None and offense.score > 0
+    return violation.score is not None and violation.score > 0
 
 
-def _decision(run: GateRun, offense: Offense, action: Action, place: int) -> Decision:
-    assert offense.position is not None  # it is one of those that _acted_on lets through
-    assert offense.score is not None
+def _decision(violation: Violation, action: Action, place: int) -> Decision:
+    assert violation.pair_id is not None  # it is one of those that _acted_on lets through
+    assert violation.place is not None
+    assert violation.score is not None
     return Decision(
-        pair_id=run.inventory.pair_ids[offense.position],
-        row=int(run.inventory.rows[offense.position]),
+        pair_id=violation.pair_id,
+        row=violation.place.row,
         action=action,
-        probe=offense.probe or KNOWN_BAD,
-        score=offense.score,
-        rank=place if offense.rank is None else offense.rank,
-        q_value=offense.q_value,
+        probe=violation.probe or KNOWN_BAD,
+        score=violation.score,
+        rank=place if violation.rank is None else violation.rank,
+        q_value=violation.q_value,
     )
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from trl_attribution.errors import StoreError
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import checked_json, read_json, validated
 from trl_attribution.utils.text import printable
 
 VERDICT_FORMAT = "trl-attribution verdict"
 VERDICT_VERSION = 1
 EXCERPT_LENGTH = 300
+_AGAIN = "Give verdict.json of a run, or run the gate again."
 
 Severity = Literal["error", "warn"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a finding lies."""
+    """Where a violation lies."""
 
     file: str | None
     """Path as a person would write it, relative to the working directory, posix; None where the dataset is no file."""
@@ -41,7 +42,7 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """One thing that a rule objects to."""
 
     message: str
@@ -58,9 +59,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Allowed:
-    """A finding that the policy's allow list accepts."""
+    """A violation that the policy's allow list accepts."""
 
-    finding: Finding
+    violation: Annotated[Violation, Field(alias="finding")]
     reason: str
     expires: str
     """ISO date."""
@@ -78,8 +79,8 @@ class RuleResult:
     limit: int | float
     sentence: str
     """Such as "7 of 500 new pairs push towards distractor-compliance; at most 0 allowed"."""
-    findings: tuple[Finding, ...]
-    """Offending pairs, worst first; accepted ones are not among them."""
+    violations: Annotated[tuple[Violation, ...], Field(alias="findings")]
+    """Worst first, as many as the policy lists; accepted ones are not among them."""
     allowed: tuple[Allowed, ...]
 
 
@@ -119,25 +120,28 @@ class Verdict:
         return 0 if self.passed else 1
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as plain JSON values, format and version first."""
-        return {"format": VERDICT_FORMAT, "version": VERDICT_VERSION, "passed": self.passed, **asdict(self)}
+        """The verdict as plain values, format and version first."""
+        values = _VERDICT.dump_python(self, by_alias=True)
+        return {"format": VERDICT_FORMAT, "version": VERDICT_VERSION, "passed": self.passed, **values}
 
     @classmethod
-    def from_json(cls, values: Any) -> Verdict:
-        """The inverse of :meth:`to_json`.
+    def from_json(cls, values: object, where: str = "this document") -> Verdict:
+        """The inverse of :meth:`to_json`; ``where`` is what messages call the values.
 
         Raises:
             StoreError: these values are no verdict, or one of a newer version.
         """
-        if not isinstance(values, Mapping) or values.get("format") != VERDICT_FORMAT:
-            raise StoreError(f"this is no verdict: its `format` is not {VERDICT_FORMAT!r}. Run the gate again.")
-        check_format_version(values.get("version"), VERDICT_VERSION, "this verdict")
-        try:
-            return _VERDICT.validate_python({name: values[name] for name in cls.__dataclass_fields__ if name in values})
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            where = printable(".".join(map(str, fault["loc"])), 120)
-            raise StoreError(f"this verdict is broken (field '{where}': {fault['msg']}). Run the gate again.") from None
+        checked = checked_json(values, VERDICT_FORMAT, VERDICT_VERSION, where, advice=_AGAIN)
+        return validated(_VERDICT, checked, where, advice=_AGAIN)
+
+    @classmethod
+    def load(cls, path: Path) -> Verdict:
+        """Read ``verdict.json`` of an earlier run.
+
+        Raises:
+            StoreError: it cannot be read, is no verdict, or one of a newer version.
+        """
+        return cls.from_json(read_json(path, VERDICT_FORMAT, VERDICT_VERSION, advice=_AGAIN), printable(path))
 
 
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)

@@ -27,16 +27,20 @@ def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: Asked
 def _note(rate: float, pairs: int, probe: ProbeLike, kind: AskedKind) -> str:
     reference = reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, kind)))
     size = pairs if reference is None else len(reference.scores)
-    against = counted(size, "pair" if reference is None else "clean pair")
     fewest = fewest_discoveries(rate, pairs, size)
-    if fewest > pairs:
-        return (
-            f"{probe.name}: no pair can be flagged at fdr {rate:g} with {against} to compare with; that takes "
-            f"{math.ceil(round(1 / rate, 9)) - 1:,}. Give top_k or a threshold, or calibrate the probe with more pairs."
-        )
-    if reference is None or fewest <= rate * pairs:
+    if fewest <= pairs and (reference is None or fewest <= rate * pairs):
         return ""
+    said = power_sentence(probe.name, rate, pairs, size, "pair" if reference is None else "clean pair")
+    return f"{said}. Give top_k or a threshold, or calibrate the probe with more pairs."
+
+
+def power_sentence(name: str, rate: float, pairs: int, size: int, noun: str) -> str:
+    """What a rate can flag of N ``pairs`` with the scores of ``size`` pairs to compare with, called ``noun``."""
+    against, fewest = counted(size, noun), fewest_discoveries(rate, pairs, size)
+    if fewest > pairs:
+        takes = math.ceil(round(1 / rate, 9)) - 1
+        return f"{name}: no pair can be flagged at fdr {rate:g} with {against} to compare with; that takes {takes:,}"
     return (
-        f"{probe.name}: with {against} to compare with, pairs are flagged at fdr {rate:g} only where {fewest:,} of "
-        f"{pairs:,} or more beat them all. Give top_k or a threshold, or calibrate the probe with more pairs."
+        f"{name}: with {against} to compare with, pairs are flagged at fdr {rate:g} only where {fewest:,} of "
+        f"{pairs:,} or more beat them all"
     )

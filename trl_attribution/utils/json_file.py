@@ -7,14 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from trl_attribution.errors import AttributionError, StoreError
 from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
+
+T = TypeVar("T")
 
 
 class JsonFile(BaseModel):
@@ -77,7 +79,7 @@ def read_json(
     Args:
         path: the file.
         expected: what its ``format`` has to be, such as ``trl-attribution drift``.
-        newest: the newest ``format_version`` that is read.
+        newest: the newest ``format_version`` (in a verdict, ``version``) that is read.
         error: class of the error.
         advice: what to do where the file is no good, a sentence.
 
@@ -103,7 +105,7 @@ def checked_json(
     if not isinstance(values, dict) or values.get("format") != expected:
         kind = expected.removeprefix("trl-attribution ")
         raise error(f"{where} holds no {kind}: its `format` is not {expected!r}. {advice}".rstrip())
-    check_format_version(values.get("format_version"), newest, where, error)
+    check_format_version(values.get("format_version", values.get("version")), newest, where, error)
     return values
 
 
@@ -157,6 +159,20 @@ class DescribedFile:
                 f"{printable(self.payload)} is damaged or does not belong to {self.description.name}. {self.advice}"
             )
         return Described(values, payload)
+
+
+def validated(
+    kind: TypeAdapter[T], values: object, where: object, error: type[AttributionError] = StoreError, advice: str = ""
+) -> T:
+    """``values``, found at ``where``, as the type that the file's format is declared by.
+
+    Raises:
+        AttributionError: a value is missing or of another type; the message names it.
+    """
+    try:
+        return kind.validate_python(values)
+    except ValidationError as faults:
+        raise error(f"{where} is broken ({_fault(faults)}). {advice}".rstrip()) from None
 
 
 def _fault(error: ValidationError | AttributionError) -> str:

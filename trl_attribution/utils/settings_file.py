@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError, ValidationInfo
@@ -191,15 +191,24 @@ def _spoken(keys: Keys) -> str:
 
 def _fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
     """The keys that belong at a place of the settings."""
-    kind: Any = model
+    schema = model.model_json_schema()
+    places = _choices(schema, schema)
     for key in keys:
-        field = kind.model_fields.get(str(key)) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-        kind = _inner(field.annotation if field is not None else kind)
-    kind = _inner(kind)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+        places = [each for place in places for each in _choices(_below(place, key), schema)]
+    return list(dict.fromkeys(name for place in places for name in place.get("properties", ())))
 
 
-def _inner(kind: Any) -> Any:
-    """The model inside ``Model | None``, or the type itself."""
-    models = [each for each in get_args(kind) if isinstance(each, type) and issubclass(each, BaseModel)]
-    return models[0] if models else kind
+def _below(place: Mapping[str, Any], key: str | int) -> Mapping[str, Any]:
+    """What the schema of a place says of one key in it."""
+    if isinstance(key, int):
+        found = place.get("items", {})
+    else:
+        found = place.get("properties", {}).get(key, place.get("additionalProperties", {}))
+    return found if isinstance(found, Mapping) else {}
+
+
+def _choices(place: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A part of a schema, or those that it leaves the choice of, its references followed."""
+    if "$ref" in place:
+        return _choices(schema["$defs"][place["$ref"].rpartition("/")[2]], schema)
+    return [each for choice in place["anyOf"] for each in _choices(choice, schema)] if "anyOf" in place else [place]

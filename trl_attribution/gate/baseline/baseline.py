@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
@@ -22,6 +22,7 @@ from trl_attribution.errors import SettingsError, StoreError, describe_differenc
 from trl_attribution.store.shard_set import hex_ids, parse_ids
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import validated
 from trl_attribution.utils.version import __version__
 
 BASELINE_FORMAT = "trl-attribution gate baseline"
@@ -52,7 +53,18 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class _Header:
+    """What the file says of its tensors."""
+
+    version: int
+    tool_version: str
+    layers: tuple[int, ...]
+    columns: tuple[BaselineColumn, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class GateBaseline:
     """Axis letters: N pairs, L layers, D hidden size, C score columns, K known-bad pairs."""
 
     origin: Origin
@@ -118,20 +130,14 @@ class Baseline:
             ids = np.frombuffer(parse_ids(self.known_bad_ids).tobytes(), dtype=np.uint8)
             tensors["known_bad_ids"] = torch.from_numpy(ids.reshape(-1, 16).copy())
             tensors["known_bad"] = self.known_bad
-        about = {
-            "version": BASELINE_VERSION,
-            "tool_version": __version__,
-            "layers": list(self.layers),
-            "columns": [asdict(column) for column in self.columns],
-            "origin": asdict(self.origin),
-        }
+        header = _Header(BASELINE_VERSION, __version__, self.layers, self.columns, self.origin)
         # One entry only: safetensors writes several in an order that differs from run to run.
-        payload = render_safetensors(tensors, {BASELINE_FORMAT: json.dumps(about, sort_keys=True)})
+        payload = render_safetensors(tensors, {BASELINE_FORMAT: json.dumps(asdict(header), sort_keys=True)})
         with atomic_path(path) as part:
             part.write_bytes(payload)
 
     @classmethod
-    def load(cls, path: str | Path) -> Baseline:
+    def load(cls, path: str | Path) -> GateBaseline:
         """Read a baseline.
 
         Raises:
@@ -144,26 +150,23 @@ class Baseline:
             )
         try:
             with safe_open(path, framework="pt") as file:
-                about = _checked_header(path, file.metadata())
+                text = (file.metadata() or {}).get(BASELINE_FORMAT)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            return _assembled(about, tensors)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            about = None if text is None else json.loads(text)
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise StoreError(f"{path} cannot be read as a baseline ({error}). {_AGAIN}") from error
+        if not isinstance(about, dict):
+            raise StoreError(f"{path} is no gate baseline. {_AGAIN}")
+        check_format_version(about.get("version"), BASELINE_VERSION, path)
+        header = validated(TypeAdapter(_Header), about, path, advice=_AGAIN)
+        try:
+            return _assembled(header, tensors)
+        except (KeyError, ValueError) as error:
             raise StoreError(f"{path} cannot be read as a baseline ({error}). {_AGAIN}") from error
 
 
-def _checked_header(path: str | Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(BASELINE_FORMAT)
-    about = None if text is None else json.loads(text)
-    if not isinstance(about, dict):
-        raise StoreError(f"{path} is no gate baseline. {_AGAIN}")
-    check_format_version(about.get("version"), BASELINE_VERSION, path)
-    return about
-
-
-def _assembled(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Baseline:
-    layers = tuple(int(layer) for layer in about["layers"])
-    columns = tuple(BaselineColumn(**column) for column in about["columns"])
-    origin = Origin(**about["origin"])
+def _assembled(header: _Header, tensors: Mapping[str, Tensor]) -> GateBaseline:
+    layers, columns, origin = header.layers, header.columns, header.origin
     means, scores = tensors["context_means"], tensors["scores"]
     known_bad = tensors.get("known_bad")
     if means.dim() != 2 or len(means) != len(layers) or scores.shape != (len(columns), origin.pairs):
@@ -176,7 +179,7 @@ def _assembled(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Basel
         if known_bad.shape[1:] != means.shape or tensors["known_bad_ids"].shape != (len(known_bad), 16):
             raise ValueError("its known-bad pairs do not fit its description")
         known_ids = tuple(hex_ids(np.frombuffer(tensors["known_bad_ids"].numpy().tobytes(), dtype="S16")))
-    return Baseline(origin, layers, columns, means.float(), scores.float().numpy(), known_ids, known_bad)
+    return GateBaseline(origin, layers, columns, means.float(), scores.float().numpy(), known_ids, known_bad)
 
 
 def sorted_scores(columns: Sequence[npt.NDArray[np.float32]], pairs: int) -> npt.NDArray[np.float32]:

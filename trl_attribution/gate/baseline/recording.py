@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.gate.baseline.baseline import Baseline, Origin, sorted_scores
-from trl_attribution.gate.check import Materials, load_materials
+from trl_attribution.errors import SettingsError
+from trl_attribution.gate.baseline.baseline import GateBaseline, Origin, sorted_scores
+from trl_attribution.gate.materials import Materials, load_materials
 from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rows.inventory import Inventory, take_inventory
-from trl_attribution.gate.rules.hygiene import tolerated_reasons
+from trl_attribution.gate.rows.inventory import Inventory, OnProgress, take_inventory
 from trl_attribution.gate.rules.scored import baseline_column, column_of, score_pairs
-from trl_attribution.gate.vectors.supply import OnProgress, Supplier, Supply
+from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.manifest import MANIFEST_FORMAT
-from trl_attribution.pairs import PairReader, Reading
+from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import printable
 
 log = logging.getLogger("trl_attribution")
 
@@ -37,7 +36,7 @@ def record_baseline(
     download: bool = False,
     trust_remote_code: bool = False,
     on_progress: OnProgress | None = None,
-) -> Baseline:
+) -> GateBaseline:
     """Score a whole dataset with the policy's probes and keep what new pairs are to be compared with.
 
     Args:
@@ -57,28 +56,25 @@ def record_baseline(
     ruled, kind = materials.probes.ruled, file.policy.score
     if not ruled:
         raise SettingsError("gate baseline: the policy has no rules for probes, so there is nothing to record")
-    supplier = materials.supplier(trust_remote_code, report)
+    supplier = Supplier(materials, trust_remote_code, report)
     inventory, supply = _read(dataset, materials, supplier, report)
-    positions = _usable(inventory, supply)
-    view = supply.view(inventory.ids_at(positions))
-    scored = score_pairs(
-        supply, inventory, positions, ruled, kind, None, lambda done, total: report("scores", done, total)
-    )
+    view = supply.view(inventory.ids_at(supply.usable(np.arange(len(inventory)))))
+    scores = score_pairs(view, ruled, kind, None, report)
     means = context_means(view, materials.layers)
     encoding = file.policy.encoding
-    baseline = Baseline(
+    baseline = GateBaseline(
         origin=Origin(
             model_fingerprint=materials.model_fingerprint,
             compute_dtype=supply.stores[0].settings.compute_dtype,
             max_length=encoding.max_length,
             truncation_mode=encoding.truncation_mode,
             dataset_fingerprint=inventory.fingerprint,
-            pairs=len(positions),
+            pairs=len(view),
         ),
         layers=materials.layers,
         columns=tuple(baseline_column(each, kind) for each in ruled),
         means=torch.stack([means[layer] for layer in materials.layers]),
-        scores=sorted_scores([scored.of(column_of(each, kind)) for each in ruled], len(positions)),
+        scores=sorted_scores([scores.of(column_of(each, kind)) for each in ruled], len(view)),
     )
     if known_bad is None:
         return baseline
@@ -89,30 +85,15 @@ def record_baseline(
 def _read(
     dataset: str | Path, materials: Materials, supplier: Supplier, report: OnProgress
 ) -> tuple[Inventory, Supply]:
-    reader = PairReader(dataset, Reading(**materials.file.policy.reading.model_dump()))
-    total = reader.source.num_rows or 0
-    tolerated = tolerated_reasons(materials.file.policy.rules.hygiene)
-    inventory = take_inventory(reader, None, tolerated, lambda done: report("read", done, total))
+    policy = materials.file.policy
+    reader = PairReader(dataset, policy.reading)
+    inventory = take_inventory(reader, None, policy.rules.hygiene.tolerated, report)
     supply = supplier.supply(inventory, np.arange(len(inventory)))
-    unusable = [row for _, row in supply.unusable]
-    refused = [row for row in unusable if row.reason not in tolerated]
-    if refused and reader.reading.on_bad_row != "skip":
-        first = refused[0]
-        raise DataError(
-            f"{reader.source.name}: {counted(len(refused), 'pair')} cannot be encoded, the first at "
-            f"{printable(first.location)}: {first.sentence}. Mend them, or leave them out with "
-            "`reading: {on_bad_row: skip}` in the policy."
-        )
-    left_out = Counter(row.reason for row in [*inventory.bad_rows, *unusable])
+    left_out = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in supply.unusable)])
     if left_out:
         told = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(left_out.items()))
         log.warning("%s: rows left out of the baseline: %s", printable(reader.source.name), told)
     return inventory, supply
-
-
-def _usable(inventory: Inventory, supply: Supply) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    lost = np.array([position for position, _ in supply.unusable], dtype=np.int64)
-    return np.setdiff1d(np.arange(len(inventory)), lost)
 
 
 def _known_bad(
@@ -125,12 +106,10 @@ def _known_bad(
         supply = supplier.stored(listed)
     else:
         inventory, supply = _read(given, materials, supplier, report)
-        listed = inventory.ids_at(_usable(inventory, supply))
-    view = supply.view(listed)
-    vectors = torch.empty(len(listed), len(materials.layers), view.hidden_size)
-    for block in view.blocks(materials.layers, 1024):
-        vectors[torch.from_numpy(view.order[block.start : block.start + len(block.pair)])] = block.pair
-    return tuple(listed), vectors
+        listed = inventory.ids_at(supply.usable(np.arange(len(inventory))))
+    none = torch.empty(0, len(materials.layers), materials.hidden_size)
+    blocks = supply.view(listed).blocks(materials.layers, 1024)
+    return tuple(listed), torch.cat([none, *(block.pair for block in blocks)])
 
 
 def _is_manifest(path: Path) -> bool:

@@ -9,7 +9,6 @@ from typing import Literal
 
 from trl_attribution.gate.formats.neutral import github_data, github_property, inner_path, sentence, visible
 from trl_attribution.gate.formats.wording import (
-    counted,
     evidence,
     excerpt_lines,
     failures,
@@ -17,7 +16,8 @@ from trl_attribution.gate.formats.wording import (
     result_word,
     where,
 )
-from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
+from trl_attribution.utils.text import counted
 
 SHOWN = 10
 """What GitHub shows of a step's errors, and of its warnings; what comes after them is dropped without a word."""
@@ -52,7 +52,7 @@ def render_github(verdict: Verdict) -> str:
     lines += [f"{result_word(rule)} {visible(rule.rule)}: {sentence(rule.sentence)}" for rule in verdict.rules]
     lines += [f"note: {sentence(note)}" for note in verdict.notes]
     if left:
-        hidden = f"{counted(left, 'more finding')} without an annotation"
+        hidden = f"{counted(left, 'more violation')} without an annotation"
         lines.append(f"{hidden} (GitHub shows {SHOWN} errors and {SHOWN} warnings a step): see the job summary.")
     return "".join(line + "\n" for line in lines)
 
@@ -62,25 +62,25 @@ def _level(rule: RuleResult) -> Level:
 
 
 def _annotations(rule: RuleResult) -> Iterator[_Annotation]:
-    """One a finding; one for the dataset as a whole where the rule names no finding."""
+    """One a violation; one for the dataset as a whole where the rule names no violation."""
     title = visible(rule.rule, _TITLE)
-    if not rule.findings:
+    if not rule.violations:
         yield _Annotation(_level(rule), title, sentence(rule.sentence), None, None)
-    for finding in rule.findings:
-        file = None if finding.place is None else inner_path(finding.place.file)
-        line = None if finding.place is None or file is None else finding.place.line
-        yield _Annotation(_level(rule), title, _message(finding, told=file is not None), file, line)
+    for violation in rule.violations:
+        file = None if violation.place is None else inner_path(violation.place.file)
+        line = None if violation.place is None or file is None else violation.place.line
+        yield _Annotation(_level(rule), title, _message(violation, told=file is not None), file, line)
 
 
-def _message(finding: Finding, told: bool) -> str:
-    """``told``: the annotation itself says where the finding lies."""
-    place = "" if told else where(finding)
-    first = f"{visible(place)}: {sentence(finding.message)}" if place else sentence(finding.message)
-    evident = evidence(finding)
-    identity = [f"pair {visible(finding.pair_id)}"] if finding.pair_id else []
-    return "\n".join([first, *([evident] if evident else []), *identity, *map(visible, excerpt_lines(finding))])
+def _message(violation: Violation, told: bool) -> str:
+    """``told``: the annotation itself says where the violation lies."""
+    place = "" if told else where(violation)
+    first = f"{visible(place)}: {sentence(violation.message)}" if place else sentence(violation.message)
+    evident = evidence(violation)
+    identity = [f"pair {visible(violation.pair_id)}"] if violation.pair_id else []
+    return "\n".join([first, *([evident] if evident else []), *identity, *map(visible, excerpt_lines(violation))])
 
 
 def _in_turns(by_rule: list[list[_Annotation]]) -> list[_Annotation]:
-    """The worst of each rule first, so that one rule with many findings does not hide the others."""
+    """The worst of each rule first, so that one rule with many violations does not hide the others."""
     return [annotation for annotation in chain.from_iterable(zip_longest(*by_rule)) if annotation is not None]

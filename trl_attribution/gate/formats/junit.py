@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, inner_path, visible, xml
 from trl_attribution.gate.formats.wording import evidence, excerpt_lines, facts, failure, more, outcome, where
-from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
 
 SHOWN = 100
-"""Findings listed of each rule."""
+"""Violations listed of each rule."""
 _SUITE = "trl-attribution gate"
 
 
@@ -32,7 +32,7 @@ def render_junit(verdict: Verdict) -> str:
 
 def _case(suite: ElementTree.Element, rule: RuleResult) -> None:
     attributes = {"classname": _SUITE, "name": _text(rule.rule)}
-    place = rule.findings[0].place if rule.findings else None
+    place = rule.violations[0].place if rule.violations else None
     file = None if place is None else inner_path(place.file)
     if file is not None:
         attributes["file"] = xml(file)  # GitLab links it
@@ -47,15 +47,16 @@ def _case(suite: ElementTree.Element, rule: RuleResult) -> None:
 
 def _listing(first: str, rule: RuleResult) -> str:
     lines = [first]
-    for finding in rule.findings[:SHOWN]:
-        lines += [_text(_line(finding), SENTENCE_LIMIT), *(f"    {_text(line)}" for line in excerpt_lines(finding))]
-    if len(rule.findings) > SHOWN:
-        lines.append(more(len(rule.findings) - SHOWN))
+    for violation in rule.violations[:SHOWN]:
+        lines += [_text(_line(violation), SENTENCE_LIMIT), *(f"    {_text(line)}" for line in excerpt_lines(violation))]
+    if len(rule.violations) > SHOWN:
+        lines.append(more(len(rule.violations) - SHOWN))
     return "\n".join(lines)
 
 
-def _line(finding: Finding) -> str:
-    parts = (where(finding), finding.message, evidence(finding), finding.pair_id and f"pair {finding.pair_id}")
+def _line(violation: Violation) -> str:
+    identity = violation.pair_id and f"pair {violation.pair_id}"
+    parts = (where(violation), violation.message, evidence(violation), identity)
     return "; ".join(part for part in parts if part)
 
 

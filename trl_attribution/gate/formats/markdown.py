@@ -15,7 +15,7 @@ from trl_attribution.gate.formats.wording import (
     outcome,
     where,
 )
-from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
 from trl_attribution.utils.markdown import code, inline
 
 _COMMENT_LIMIT = 60_000
@@ -31,7 +31,7 @@ def render_markdown(verdict: Verdict) -> str:
 
 
 def job_summary(verdict: Verdict) -> str:
-    """The page for ``$GITHUB_STEP_SUMMARY``: as :func:`render_markdown`, with room for more findings."""
+    """The page for ``$GITHUB_STEP_SUMMARY``: as :func:`render_markdown`, with room for more violations."""
     return _page(verdict, _SUMMARY_LIMIT)
 
 
@@ -40,7 +40,7 @@ def _page(verdict: Verdict, limit: int) -> str:
     parts = [head]
     room = limit - len(head)
     for rule in failures(verdict):
-        if rule.findings:
+        if rule.violations:
             section = _section(rule, room)
             parts.append(section)
             room -= len(section)
@@ -70,29 +70,30 @@ def _notes(verdict: Verdict) -> Iterator[str]:
 
 
 def _section(rule: RuleResult, room: int) -> str:
-    """A heading, and as many findings as fit into ``room`` characters."""
+    """A heading, and as many violations as fit into ``room`` characters."""
     lines = [f"### {code(rule.rule)}\n"]
     used = len(lines[0])
-    for shown, finding in enumerate(rule.findings):
-        entry = "\n".join(_finding(finding))
+    for shown, violation in enumerate(rule.violations):
+        entry = "\n".join(_violation(violation))
         used += len(entry)
         if used > room:
-            lines.append(f"- {more(len(rule.findings) - shown)}\n")
+            lines.append(f"- {more(len(rule.violations) - shown)}\n")
             break
         lines.append(entry)
     return "\n".join(lines)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
-    place = where(finding)
+def _violation(violation: Violation) -> Iterator[str]:
+    place = where(violation)
     prefix = f"{code(place)}: " if place else ""
-    yield f"- **found** {prefix}{inline(finding.message, SENTENCE_LIMIT)}"
-    facts_line = [part for part in (evidence(finding), finding.pair_id and f"pair {code(finding.pair_id)}") if part]
+    yield f"- **found** {prefix}{inline(violation.message, SENTENCE_LIMIT)}"
+    identity = violation.pair_id and f"pair {code(violation.pair_id)}"
+    facts_line = [part for part in (evidence(violation), identity) if part]
     if facts_line:
         yield f"  <br>{', '.join(facts_line)}"
-    if finding.excerpt is not None:
+    if violation.excerpt is not None:
         # Each line starts with a word or sign of ours, so none of them can close the fence or open anything.
         yield "\n  ```diff"
-        yield from (f"  {visible(line)}" for line in excerpt_lines(finding))
+        yield from (f"  {visible(line)}" for line in excerpt_lines(violation))
         yield "  ```"
     yield ""

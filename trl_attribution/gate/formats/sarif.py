@@ -1,4 +1,4 @@
-"""SARIF 2.1.0, which code scanning services read: a result for each finding of a broken rule, with file and line."""
+"""SARIF 2.1.0, which code scanning services read: a result for each violation of a broken rule, with file and line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from trl_attribution.gate.formats.json_document import dump
 from trl_attribution.gate.formats.neutral import TEXT_LIMIT, inner_path, sarif, uri, visible
 from trl_attribution.gate.formats.wording import (
-    counted,
     evidence,
     excerpt_lines,
     facts,
@@ -16,7 +15,8 @@ from trl_attribution.gate.formats.wording import (
     outcome,
     where,
 )
-from trl_attribution.gate.verdict import Allowed, Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import Allowed, RuleResult, Verdict, Violation
+from trl_attribution.utils.text import counted
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 SHOWN = 5000
@@ -24,7 +24,7 @@ SHOWN = 5000
 
 
 def render_sarif(verdict: Verdict) -> str:
-    """Accepted findings are results that the allow list suppresses, with its reason."""
+    """Accepted violations are results that the allow list suppresses, with its reason."""
     results: list[dict[str, Any]] = []
     for index, rule in enumerate(verdict.rules):
         if not rule.passed:
@@ -56,7 +56,7 @@ def _driver(verdict: Verdict) -> dict[str, Any]:
 def _invocation(verdict: Verdict, left: int) -> dict[str, Any]:
     notes = list(verdict.notes)
     if left:
-        notes.append(f"{counted(left, 'more finding')} not listed: a run holds {SHOWN:,}")
+        notes.append(f"{counted(left, 'more violation')} not listed: a run holds {SHOWN:,}")
     return {
         "executionSuccessful": True,
         "exitCode": verdict.exit_code,
@@ -66,28 +66,28 @@ def _invocation(verdict: Verdict, left: int) -> dict[str, Any]:
 
 
 def _broken(rule: RuleResult, index: int, dataset: str) -> Iterator[dict[str, Any]]:
-    """One result a finding; one for the dataset as a whole where the rule names none."""
-    for finding in rule.findings or (Finding(rule.sentence),):
-        yield _result(rule, index, finding, dataset)
+    """One result a violation; one for the dataset as a whole where the rule names none."""
+    for violation in rule.violations or (Violation(rule.sentence),):
+        yield _result(rule, index, violation, dataset)
 
 
 def _suppressed(rule: RuleResult, index: int, entry: Allowed, dataset: str) -> dict[str, Any]:
     reason = f"{visible(entry.reason)} (until {visible(entry.expires)})"
     suppression = {"kind": "external", "status": "accepted", "justification": reason}
-    return {**_result(rule, index, entry.finding, dataset), "suppressions": [suppression]}
+    return {**_result(rule, index, entry.violation, dataset), "suppressions": [suppression]}
 
 
-def _result(rule: RuleResult, index: int, finding: Finding, dataset: str) -> dict[str, Any]:
+def _result(rule: RuleResult, index: int, violation: Violation, dataset: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": visible(rule.rule),
         "ruleIndex": index,
         "level": failure(rule) or "note",
-        "message": {"text": _message(finding)},
-        "locations": list(_locations(finding, dataset)),
+        "message": {"text": _message(violation)},
+        "locations": list(_locations(violation, dataset)),
     }
-    if finding.pair_id is not None:
-        result["partialFingerprints"] = {"pairId/v1": visible(finding.pair_id)}
-    measured = {"probe": finding.probe, "score": finding.score, "rank": finding.rank, "qValue": finding.q_value}
+    if violation.pair_id is not None:
+        result["partialFingerprints"] = {"pairId/v1": visible(violation.pair_id)}
+    measured = {"probe": violation.probe, "score": violation.score, "rank": violation.rank, "qValue": violation.q_value}
     known = {name: visible(value) if isinstance(value, str) else value for name, value in measured.items()}
     properties = {name: value for name, value in known.items() if value is not None}
     if properties:
@@ -95,15 +95,15 @@ def _result(rule: RuleResult, index: int, finding: Finding, dataset: str) -> dic
     return result
 
 
-def _message(finding: Finding) -> str:
-    place, evident = where(finding), evidence(finding)
-    lines = [sarif(finding.message), *([sarif(place, TEXT_LIMIT)] if place else []), *([evident] if evident else [])]
-    return "\n".join([*lines, *(sarif(line, TEXT_LIMIT) for line in excerpt_lines(finding))])
+def _message(violation: Violation) -> str:
+    place, evident = where(violation), evidence(violation)
+    lines = [sarif(violation.message), *([sarif(place, TEXT_LIMIT)] if place else []), *([evident] if evident else [])]
+    return "\n".join([*lines, *(sarif(line, TEXT_LIMIT) for line in excerpt_lines(violation))])
 
 
-def _locations(finding: Finding, dataset: str) -> Iterator[dict[str, Any]]:
-    """File and line; the dataset where the finding is about all of it (GitHub drops a result that lies nowhere)."""
-    place = finding.place
+def _locations(violation: Violation, dataset: str) -> Iterator[dict[str, Any]]:
+    """File and line; the dataset where the violation is about all of it (GitHub drops a result that lies nowhere)."""
+    place = violation.place
     file = inner_path(dataset if place is None or place.file is None else place.file)
     if file is None:
         return

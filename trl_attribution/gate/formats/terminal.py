@@ -21,10 +21,10 @@ from trl_attribution.gate.formats.wording import (
     result_word,
     where,
 )
-from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
 
 SHOWN = 20
-"""Findings shown of each broken rule."""
+"""Violations shown of each broken rule."""
 _STYLES = {"pass": "green", "warn": "yellow", "FAIL": "bold red"}
 _EXCERPT_STYLES = {"+": "green", "-": "red"}
 
@@ -78,33 +78,33 @@ def _rules(verdict: Verdict) -> Table:
 
 def _details(verdict: Verdict) -> Iterator[RenderableType]:
     for rule in failures(verdict):
-        if not rule.findings:
+        if not rule.violations:
             continue
         yield Text(visible(rule.rule), style=_STYLES[result_word(rule)])
-        yield from _findings(rule)
+        yield from _violations(rule)
         yield Text()
 
 
-def _findings(rule: RuleResult) -> Iterator[RenderableType]:
-    for finding in rule.findings[:SHOWN]:
-        yield _finding(finding)
-    if len(rule.findings) > SHOWN:
-        yield Text(f"  {more(len(rule.findings) - SHOWN)}", style="dim")
+def _violations(rule: RuleResult) -> Iterator[RenderableType]:
+    for violation in rule.violations[:SHOWN]:
+        yield _violation(violation)
+    if len(rule.violations) > SHOWN:
+        yield Text(f"  {more(len(rule.violations) - SHOWN)}", style="dim")
 
 
-def _finding(finding: Finding) -> Text:
+def _violation(violation: Violation) -> Text:
     shown = Text("  ")
-    place = where(finding)
+    place = where(violation)
     if place:
         shown.append(visible(place), style="bold")
         shown.append("  ")
-    shown.append(sentence(finding.message))
+    shown.append(sentence(violation.message))
     facts_line = "  ".join(
-        part for part in (evidence(finding), f"pair {finding.pair_id}" * bool(finding.pair_id)) if part
+        part for part in (evidence(violation), f"pair {violation.pair_id}" * bool(violation.pair_id)) if part
     )
     if facts_line:
         shown.append(f"\n    {visible(facts_line)}", style="dim")
-    for line in excerpt_lines(finding):
+    for line in excerpt_lines(violation):
         shown.append(f"\n    {visible(line)}", style=_EXCERPT_STYLES.get(line[0], ""))
     return shown
 

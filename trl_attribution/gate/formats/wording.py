@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_attribution.gate.verdict import Finding, RuleResult, Verdict
+from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
+from trl_attribution.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def facts(verdict: Verdict) -> Iterator[Fact]:
     yield Fact("version", verdict.tool_version)
 
 
-def where(finding: Finding) -> str:
+def where(violation: Violation) -> str:
     """File and line, or file and row, or row; empty for the dataset as a whole."""
-    place = finding.place
+    place = violation.place
     if place is None:
         return ""
     if place.file is None:
@@ -69,31 +70,26 @@ def where(finding: Finding) -> str:
     return f"{place.file} row {place.row}" if place.line is None else f"{place.file}:{place.line}"
 
 
-def evidence(finding: Finding) -> str:
-    """Score, rank and q-value as far as the finding has them."""
+def evidence(violation: Violation) -> str:
+    """Score, rank and q-value as far as the violation has them."""
     parts = []
-    if finding.score is not None:
-        parts.append(f"score {finding.score:.3f}")
-    if finding.rank is not None:
-        parts.append(f"rank {finding.rank:,}")
-    if finding.q_value is not None:
-        parts.append(f"q {finding.q_value:.2g}")
+    if violation.score is not None:
+        parts.append(f"score {violation.score:.3f}")
+    if violation.rank is not None:
+        parts.append(f"rank {violation.rank:,}")
+    if violation.q_value is not None:
+        parts.append(f"q {violation.q_value:.2g}")
     return ", ".join(parts)
 
 
-def excerpt_lines(finding: Finding) -> list[str]:
+def excerpt_lines(violation: Violation) -> list[str]:
     """The pair's raw texts, one line each once they are neutralized, with a sign that is never markup."""
-    if finding.excerpt is None:
+    if violation.excerpt is None:
         return []
-    texts = finding.excerpt
+    texts = violation.excerpt
     return [f"prompt: {texts.prompt}", f"+ chosen: {texts.chosen}", f"- rejected: {texts.rejected}"]
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 rule``, ``2 rules``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def more(count: int) -> str:
-    """The line that stands for the findings that are not shown."""
-    return f"... and {counted(count, 'more finding')}"
+    """The line that stands for the violations that are not shown."""
+    return f"... and {counted(count, 'more violation')}"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 EVERY_PROBE = "*"
 DEFAULT_FDR = 0.05
 FLAGGING_RULES = ("max_flagged_count", "max_flagged_fraction", "max_source_fraction")
+BAD_ROWS = {"identical_responses": "identical_responses", "empty_responses": "empty_response"}
+"""Rules about rows that are no pairs, and the reason of the reader that each is about."""
+TOO_LONG = "prompt_too_long"
 PROBE_RULES = (*FLAGGING_RULES, "max_score", "drift")
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -191,6 +194,13 @@ class Hygiene(Part):
     def given(self) -> dict[str, Limited]:
         """The rules that are there, by name."""
         return {name: rule for name in Hygiene.model_fields if (rule := getattr(self, name)) is not None}
+
+    @property
+    def tolerated(self) -> frozenset[str]:
+        """Reasons for which a row may be bad without ending the gate, because a rule judges it."""
+        return frozenset(
+            reason for name, reason in {**BAD_ROWS, "long_prompts": TOO_LONG}.items() if name in self.given
+        )
 
 
 class Rules(Part):

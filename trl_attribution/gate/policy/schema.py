@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,7 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.gate.policy.rules import Part, Rules
+from trl_attribution.gate.policy.taken import Taken, one_of
+from trl_attribution.pairs.encoding import TRUNCATION_MODES, Encoding
+from trl_attribution.pairs.formats import BAD_ROW_RULES, FORMATS, Reading
+from trl_attribution.utils.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -40,52 +46,40 @@ def _date(value: Any) -> Any:
 Day = Annotated[datetime.date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
 
 
-class ReadingOptions(Part):
-    """How the columns of the dataset become pairs."""
-
-    prompt_column: str = "prompt"
-    """Column with the prompt; ``""`` where it is inside both responses."""
-    chosen_column: Name = "chosen"
-    """Column with the preferred response."""
-    rejected_column: Name = "rejected"
-    """Column with the other response."""
-    source_column: Name = "source"
-    """Column that says where a pair comes from."""
-    format: Literal["auto", "trl", "anthropic"] = "auto"
-    """``trl``, ``anthropic`` (raw transcripts), or ``auto`` by the first row."""
-    split: str | None = None
-    """Which split to read where there are several."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """``error``: a row that cannot be read ends the gate with exit code 2. ``skip`` leaves it out and counts it."""
-
-
-class EncodingOptions(Part):
-    """Truncation, with the names of DPOConfig."""
-
-    max_length: PositiveInt | None = 1024
-    """Most tokens of prompt and response together; ``null`` for no limit."""
-    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
-    """Which end of a longer sequence stays."""
-
-
-class ComputeOptions(Part):
+@dataclass(frozen=True)
+class Computing(AuditConfig):
     """How vectors are computed that no store holds."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the model computes in."""
-    device: Name = "auto"
-    """A torch device; ``auto`` takes CUDA, then MPS, then CPU."""
-    vector_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """How vectors are kept in the cache."""
-    token_budget: PositiveInt | None = None
-    """Tokens in one forward pass; chosen by device if left out."""
-    path: Literal["auto", "packed", "plain"] = "auto"
-    """How sequences are laid out; ``auto`` by a self-check."""
-    blocks_path: Name | None = None
-    """Where the decoder blocks live, if they are not found by structure."""
-    max_pairs: PositiveInt | None = None
+    max_pairs: int | None = None
     """Refuse (exit code 2) to compute more pairs than this: a job that has lost its cache should say so, not run for
     days."""
+
+
+_READING = Taken(
+    "ReadingOptions",
+    {
+        "prompt_column": str,
+        "chosen_column": Name,
+        "rejected_column": Name,
+        "source_column": Name,
+        "format": one_of(*FORMATS),
+        "split": str | None,
+        "on_bad_row": one_of(*BAD_ROW_RULES),
+    },
+)
+_ENCODING = Taken("EncodingOptions", {"max_length": PositiveInt | None, "truncation_mode": one_of(*TRUNCATION_MODES)})
+_COMPUTING = Taken(
+    "ComputeOptions",
+    {
+        "dtype": one_of("auto", *reversed(DTYPES)),
+        "device": Name,
+        "vector_dtype": one_of(*DTYPES),
+        "token_budget": PositiveInt | None,
+        "path": Literal["auto", "packed", "plain"],
+        "blocks_path": Name | None,
+        "max_pairs": PositiveInt | None,
+    },
+)
 
 
 class CacheOptions(Part):
@@ -136,13 +130,13 @@ class Policy(Part):
     """The fingerprint of each probe by name, 12 digits of it or more: another probe of that name is refused."""
     layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     """Layers to compute and keep; those that the probes are scored at if left out."""
-    score: Literal["auto", "contextual", "response"] = "auto"
+    score: AskedScore = "auto"
     """Kind of score; ``auto`` is contextual for probes that know their prompts."""
-    reading: ReadingOptions = Field(default_factory=ReadingOptions)
+    reading: Annotated[Reading, _READING] = Field(default_factory=Reading)
     """How the rows of the dataset become pairs."""
-    encoding: EncodingOptions = Field(default_factory=EncodingOptions)
+    encoding: Annotated[Encoding, _ENCODING] = Field(default_factory=Encoding)
     """Truncation."""
-    compute: ComputeOptions = Field(default_factory=ComputeOptions)
+    compute: Annotated[Computing, _COMPUTING] = Field(default_factory=Computing)
     """How missing vectors are computed."""
     cache: CacheOptions = Field(default_factory=CacheOptions)
     """Where computed vectors are kept; a folder, or folder and remote."""
@@ -155,7 +149,7 @@ class Policy(Part):
     rules: Rules
     """What the dataset has to satisfy."""
     allow: list[AllowEntry] = Field(default_factory=list)
-    """Accepted findings."""
+    """Accepted violations."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -23,6 +23,8 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Examine = Callable[[Sequence[Content]], list[bool]]
 """Which of all rows of a dataset, in order, are to be judged."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
 
 _SHOWN = 10
 _REPORT_EVERY = 1000
@@ -80,7 +82,7 @@ class Inventory:
 
 
 def take_inventory(
-    reader: PairReader, examine: Examine | None, tolerated: AbstractSet[str], on_progress: Callable[[int], None]
+    reader: PairReader, examine: Examine | None, tolerated: AbstractSet[str], on_progress: OnProgress
 ) -> Inventory:
     """Read the whole dataset once.
 
@@ -88,7 +90,7 @@ def take_inventory(
         reader: the dataset.
         examine: says which rows are to be judged; None judges all.
         tolerated: reasons for which a row may be bad even where bad rows are errors: a rule judges them.
-        on_progress: called with the number of rows read so far.
+        on_progress: see :data:`OnProgress`.
 
     Raises:
         DataError: bad rows where they are errors (the first ten are listed), or not one row is a pair.
@@ -103,7 +105,7 @@ def take_inventory(
         if examine is not None:
             contents.append(content_of(row, read))
         if count % _REPORT_EVERY == 0:
-            on_progress(count)
+            on_progress("read", count, reader.source.num_rows or 0)
     _refuse_bad_rows(reader, rows, tolerated)
     return rows.inventory(reader, None if examine is None else np.array(examine(contents), dtype=np.bool_))
 
@@ -214,8 +216,6 @@ def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str
     shown = bad or rows.bad
     reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(row.reason for row in shown).most_common())
     total = len(rows.numbers) + len(rows.bad)
-    lines = [f"  {printable(row.location)}: {row.sentence}" for row in shown[:_SHOWN]]
-    lines += [f"  and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     fix = (
         "Mend these rows, or leave them out with `reading: {on_bad_row: skip}` in the policy; the rules "
         "hygiene.empty_responses and hygiene.identical_responses judge such rows instead."
@@ -223,7 +223,13 @@ def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str
         else "Not one row can be read: check the column names and the format."
     )
     head = f"{reader.source.name}: {len(shown)} of {total} rows cannot be read as preference pairs ({reasons})."
-    raise DataError("\n".join([head, *lines, fix]))
+    raise DataError("\n".join([head, *shown_rows(shown), fix]))
+
+
+def shown_rows(rows: Sequence[BadRow]) -> list[str]:
+    """The first ten bad rows, a line each, and how many more there are."""
+    lines = [f"  {printable(row.location)}: {row.sentence}" for row in rows[:_SHOWN]]
+    return lines + ([f"  and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else [])
 
 
 def characters(content: str | list[dict[str, Any]]) -> int:

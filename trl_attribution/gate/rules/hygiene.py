@@ -6,22 +6,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trl_attribution.gate.policy.rules import CountLimit, Hygiene, LengthBias, LongPrompts
+from trl_attribution.gate.policy.rules import BAD_ROWS, TOO_LONG, CountLimit, Hygiene, LengthBias, LongPrompts
 from trl_attribution.gate.rows.inventory import BadRow
-from trl_attribution.gate.rules.drafts import Draft, Offense, Sorted
-from trl_attribution.gate.rules.scores import Docket
+from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
+from trl_attribution.gate.verdict import Violation
 
-TOO_LONG = "prompt_too_long"
-_REASONS = {"empty_responses": "empty_response", "identical_responses": "identical_responses"}
+_SAID = {
+    "duplicates": ("row repeats a pair of the dataset", "rows repeat a pair of the dataset"),
+    "contradictions": ("pair also stands there the other way round", "pairs also stand there the other way round"),
+    "identical_responses": ("row prefers nothing: both are equal", "rows prefer nothing: both are equal"),
+    "empty_responses": ("row has an empty response", "rows have an empty response"),
+    "long_prompts": ("pair has an over-long prompt", "pairs have an over-long prompt"),
+}
+"""What is counted by each rule, one and several of it."""
 
 
-def tolerated_reasons(rules: Hygiene) -> frozenset[str]:
-    """Reasons for which a row may be bad without ending the gate, because a rule judges it."""
-    reasons = {reason for name, reason in _REASONS.items() if getattr(rules, name) is not None}
-    return frozenset(reasons | ({TOO_LONG} if rules.long_prompts is not None else set()))
-
-
-def hygiene_drafts(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[int, BadRow]]) -> Iterator[Draft]:
+def hygiene_outcomes(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[int, BadRow]]) -> Iterator[Outcome]:
     """The results of the rules that are there.
 
     Args:
@@ -33,53 +33,35 @@ def hygiene_drafts(docket: Docket, rules: Hygiene, unusable: Sequence[tuple[int,
         yield _duplicates(docket, rules.duplicates)
     if rules.contradictions is not None:
         yield _contradictions(docket, rules.contradictions)
-    if rules.identical_responses is not None:
-        yield _bad_rows(
-            docket,
-            "identical_responses",
-            rules.identical_responses,
-            " prefers nothing: both are equal",
-            " prefer nothing: both are equal",
-        )
-    if rules.empty_responses is not None:
-        yield _bad_rows(
-            docket, "empty_responses", rules.empty_responses, " has an empty response", " have an empty response"
-        )
+    for name in BAD_ROWS:
+        if name in rules.given:
+            yield _bad_rows(docket, name, getattr(rules, name))
     if rules.long_prompts is not None:
         yield _long_prompts(docket, rules.long_prompts, unusable)
     if rules.length_bias is not None:
         yield _length_bias(docket, rules.length_bias)
 
 
-def _duplicates(docket: Docket, rule: CountLimit) -> Draft:
+def _duplicates(docket: Docket, rule: CountLimit) -> Outcome:
     message = "repeats a pair that the dataset holds already"
-    found = docket.allow.sort(Offense(message, repeat=repeat) for repeat in docket.inventory.repeats)
-    return _counted(
-        docket, "duplicates", rule, found, "row repeats a pair of the dataset", "rows repeat a pair of the dataset"
-    )
+    found = docket.allow.sort(docket.violation(message, position, row) for row, position in docket.inventory.repeats)
+    return _counted(docket, "duplicates", rule, found)
 
 
-def _contradictions(docket: Docket, rule: CountLimit) -> Draft:
+def _contradictions(docket: Docket, rule: CountLimit) -> Outcome:
     message = "the dataset also holds this pair with chosen and rejected exchanged"
     positions = np.flatnonzero(docket.inventory.examined & docket.inventory.contradicted)
-    found = docket.allow.sort(Offense(message, position=position) for position in positions.tolist())
-    return _counted(
-        docket,
-        "contradictions",
-        rule,
-        found,
-        "pair also stands there the other way round",
-        "pairs also stand there the other way round",
-    )
+    found = docket.allow.sort(docket.violation(message, position) for position in positions.tolist())
+    return _counted(docket, "contradictions", rule, found)
 
 
-def _bad_rows(docket: Docket, name: str, rule: CountLimit, one: str, many: str) -> Draft:
-    rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == _REASONS[name]]
-    found = Sorted(tuple(Offense(row.sentence, bad_row=row) for row in rows), ())
-    return _counted(docket, name, rule, found, f"row{one}", f"rows{many}")
+def _bad_rows(docket: Docket, name: str, rule: CountLimit) -> Outcome:
+    rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == BAD_ROWS[name]]
+    found = Sorted(tuple(Violation(row.sentence, place=docket.places.of(row.row, row.location)) for row in rows))
+    return _counted(docket, name, rule, found)
 
 
-def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[int, BadRow]]) -> Draft:
+def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[int, BadRow]]) -> Outcome:
     inventory = docket.inventory
     messages = {place: row.sentence for place, row in unusable if row.reason == TOO_LONG and row.examined}
     if rule.characters is not None:
@@ -88,13 +70,11 @@ def _long_prompts(docket: Docket, rule: LongPrompts, unusable: Sequence[tuple[in
             told = f"its prompt has {inventory.prompt_length[place]:,} characters, more than {rule.characters:,}"
             messages.setdefault(place, told)
     worst_first = sorted(messages, key=lambda place: (-inventory.prompt_length[place], place))
-    found = docket.allow.sort(Offense(messages[place], position=place) for place in worst_first)
-    return _counted(
-        docket, "long_prompts", rule, found, "pair has an over-long prompt", "pairs have an over-long prompt"
-    )
+    found = docket.allow.sort(docket.violation(messages[place], place) for place in worst_first)
+    return _counted(docket, "long_prompts", rule, found)
 
 
-def _length_bias(docket: Docket, rule: LengthBias) -> Draft:
+def _length_bias(docket: Docket, rule: LengthBias) -> Outcome:
     from scipy.stats import binom
 
     inventory = docket.inventory
@@ -109,15 +89,12 @@ def _length_bias(docket: Docket, rule: LengthBias) -> Draft:
         f"the chosen response is the longer one in {share:.1%} of {docket.total} (p = {p_value:.2g} for a share of at "
         f"most {rule.limit:.1%}); at most {rule.limit:.1%} allowed where p is below {rule.alpha:g}"
     )
-    offenses = (Offense(sentence),) if broken else ()
-    return Draft("hygiene.length_bias", rule.severity, not broken, share, rule.limit, sentence, offenses)
+    found = Sorted((Violation(sentence),))
+    return outcome("hygiene.length_bias", rule, not broken, share, rule.limit, sentence, found)
 
 
-def _counted(docket: Docket, name: str, rule: CountLimit, found: Sorted, one: str, many: str) -> Draft:
+def _counted(docket: Docket, name: str, rule: CountLimit, found: Sorted) -> Outcome:
+    one, many = _SAID[name]
     new = "" if docket.noun == "pairs" else docket.noun.partition(" ")[0] + " "
     sentence = f"{len(found):,} {new}{one if len(found) == 1 else many}; at most {rule.limit:,} allowed"
-    passed = len(found) <= rule.limit
-    kept = () if passed else found.kept
-    return Draft(
-        f"hygiene.{name}", rule.severity, passed, len(found), rule.limit, sentence, kept, allowed=found.allowed
-    )
+    return outcome(f"hygiene.{name}", rule, len(found) <= rule.limit, len(found), rule.limit, sentence, found)

@@ -9,17 +9,17 @@ Axis letters: E examined pairs, S scored pairs (those and, without a baseline, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.gate.baseline.baseline import Baseline, BaselineColumn
+from trl_attribution.gate.baseline.baseline import BaselineColumn, GateBaseline
 from trl_attribution.gate.policy.probes import RuledProbe
-from trl_attribution.gate.rows.inventory import Flags, Integers, Inventory
-from trl_attribution.gate.vectors.supply import Supply
+from trl_attribution.gate.rows.inventory import Flags, Integers, OnProgress
+from trl_attribution.gate.vectors.supply import JointView
 from trl_attribution.scoring import (
     Column,
     Scores,
@@ -29,6 +29,7 @@ from trl_attribution.scoring import (
     reference_for,
     score_view,
 )
+from trl_attribution.scoring.power import power_sentence
 from trl_attribution.scoring.scores import AskedKind
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ class ProbeScores:
     notes: tuple[str, ...]
 
 
-def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: Baseline | None) -> bool:
+def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: GateBaseline | None) -> bool:
     """Whether judging some pairs takes the vectors of all: for the center of the contexts, or for a null."""
     if baseline is not None:
         return False
@@ -76,90 +77,65 @@ def baseline_column(each: RuledProbe, kind: AskedKind) -> BaselineColumn:
     return BaselineColumn(column.probe, each.probe.fingerprint, column.layer, column.kind)
 
 
-@dataclass(frozen=True)
-class ScoredPairs:
-    """The scores [S] of the pairs at ``positions``."""
-
-    scores: Scores
-    order: Integers
-    positions: Integers
-
-    def of(self, column: Column) -> Floats:
-        """One column [S], in the order of ``positions``."""
-        values = np.empty(len(self.order), dtype=np.float32)
-        values[self.order] = self.scores.of(column)
-        return values
-
-
 def score_pairs(
-    supply: Supply,
-    inventory: Inventory,
-    positions: Integers,
+    view: JointView,
     ruled: Sequence[RuledProbe],
     kind: AskedKind,
-    baseline: Baseline | None,
-    on_progress: Callable[[int, int], None],
-) -> ScoredPairs:
-    """Score the pairs at ``positions``, contexts centred by the baseline or by these pairs themselves.
+    baseline: GateBaseline | None,
+    on_progress: OnProgress,
+) -> Scores:
+    """Score all S pairs of ``view``, contexts centred by the baseline or by these pairs themselves.
 
     Raises:
         ProbeError, SettingsError, StoreError: as :func:`score_view` raises.
     """
-    view = supply.view(inventory.ids_at(positions))
-    scores = score_view(
+    return score_view(
         view,
         [each.probe for each in ruled],
         kind,
         sorted({each.layer for each in ruled}),
         context_means=None if baseline is None else baseline.context_means(),
-        progress=on_progress,
+        progress=lambda done, total: on_progress("scores", done, total),
     )
-    return ScoredPairs(scores, view.order, positions)
 
 
 def judge(
-    scored: ScoredPairs, examined: Integers, each: RuledProbe, kind: AskedKind, baseline: Baseline | None
+    scores: Scores, examined: Integers, each: RuledProbe, kind: AskedKind, baseline: GateBaseline | None
 ) -> ProbeScores:
-    """What the pairs at ``examined`` (among those scored) score for one probe, and which of them are flagged.
+    """What the pairs at ``examined`` [E], places among those scored, score for one probe, and which are flagged.
 
     Raises:
         SettingsError: the null is too small for any pair to be flagged, or the baseline has no scores for the probe.
     """
     column = column_of(each, kind)
-    values = scored.of(column)
-    own = values[np.searchsorted(scored.positions, examined)]
+    values = scores.of(column)
+    own = values[examined]
     before = None if baseline is None else baseline.scores_of(baseline_column(each, kind))
-    null = scored.scores.references.get(column)
+    null = scores.references.get(column)
+    calibrated = null is not None
     if null is None:
         null = -(values if before is None else before).astype(np.float64)
     worth = calibrate(own, null)
-    rules, q_value, notes = each.rules, None, _blind(scored.scores, column)
+    rules, q_value, notes = each.rules, None, _blind(scores, column)
     flagged = np.zeros(len(own), dtype=np.bool_)
     if rules.rate is not None and len(own):
         q_value = worth.q_value
         flagged = q_value <= rules.rate
-        notes += _power(each, rules.rate, len(own), len(null))
+        notes += _power(each, rules.rate, len(own), len(null), "clean pair" if calibrated else "pair")
     elif rules.flags and rules.threshold is not None:
         flagged = own.astype(np.float64) >= rules.threshold
     return ProbeScores(each, column, own, worth.rank, q_value, flagged & (own > 0), before, notes)
 
 
-def _power(each: RuledProbe, rate: float, examined: int, null_size: int) -> tuple[str, ...]:
+def _power(each: RuledProbe, rate: float, examined: int, null_size: int, noun: str) -> tuple[str, ...]:
     """What a false discovery rate cannot see with so small a null."""
+    said = power_sentence(each.name, rate, examined, null_size, noun)
     fewest = fewest_discoveries(rate, examined, null_size)
     if fewest > examined:
         raise SettingsError(
-            f"rules.probes.{each.name}: with {null_size:,} scores to compare with, no pair of {examined:,} can be "
-            f"flagged at fdr {rate:g}, so the gate cannot decide. Give a threshold instead, or record a baseline of "
-            "more pairs."
+            f"rules.probes.{said}, so the gate cannot decide. Give a threshold, or record a baseline of more pairs."
         )
-    if fewest == 1:
-        return ()
-    told = (
-        f"{each.name}: with {null_size:,} scores to compare with, pairs are flagged at fdr {rate:g} only where at "
-        f"least {fewest:,} of {examined:,} beat them all; a threshold has no such limit"
-    )
-    return (told,)
+    return () if fewest == 1 else (f"{said}; a threshold has no such limit",)
 
 
 def _blind(scores: Scores, column: Column) -> tuple[str, ...]:

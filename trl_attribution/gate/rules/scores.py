@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from trl_attribution.gate.baseline.baseline import Baseline
+from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.policy.rules import (
     CountLimit,
     DriftLimit,
@@ -17,10 +17,11 @@ from trl_attribution.gate.policy.rules import (
     ShareLimit,
     SourceLimit,
 )
-from trl_attribution.gate.rows.inventory import Integers, Inventory
-from trl_attribution.gate.rules.drafts import AllowList, Draft, Offense, Sorted
+from trl_attribution.gate.rows.inventory import Integers
+from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.rules.scored import ProbeScores
-from trl_attribution.gate.vectors.supply import StackedView
+from trl_attribution.gate.vectors.supply import JointView
+from trl_attribution.gate.verdict import Violation
 from trl_attribution.scoring.targets import unit_rows
 from trl_attribution.utils.text import printable
 
@@ -29,43 +30,27 @@ _DIGITS = 7
 _BLOCK = 4096
 
 
-@dataclass(frozen=True)
-class Docket:
-    """What the rules judge: the E examined pairs, and how to speak of them."""
-
-    inventory: Inventory
-    examined: Integers
-    """[E], positions, rising."""
-    allow: AllowList
-    noun: str
-    """``pairs``, or ``new pairs`` where only those are examined."""
-
-    @property
-    def total(self) -> str:
-        """Such as "500 new pairs"."""
-        return f"{len(self.examined):,} {self.noun}"
-
-
-def probe_drafts(docket: Docket, found: ProbeScores) -> Iterator[Draft]:
+def probe_outcomes(docket: Docket, found: ProbeScores) -> Iterator[Outcome]:
     """The results of one probe's rules, in the policy's order."""
     rules, name = found.ruled.rules, found.ruled.name
     if rules.flags:
-        flagged = docket.allow.sort(_flagged(docket, found))
+        message = f"training on this pair pushes towards {name}"
+        flagged = _ranked(docket, found, np.flatnonzero(found.flagged), message)
         if rules.max_flagged_count is not None:
             yield _count(docket, name, rules.max_flagged_count, flagged)
         if rules.max_flagged_fraction is not None:
             yield _fraction(docket, name, rules.max_flagged_fraction, flagged)
         if rules.max_source_fraction is not None:
-            yield _sources(docket, name, rules.max_source_fraction, flagged)
+            yield _sources(docket, found, rules.max_source_fraction, flagged)
     if rules.max_score is not None:
         yield _highest(docket, found, rules.max_score)
     if rules.drift is not None:
         yield _drift(docket, found, rules.drift)
 
 
-def known_bad_draft(
-    docket: Docket, rule: KnownBadLimit, view: StackedView | None, baseline: Baseline, layer: int
-) -> Draft:
+def known_bad_outcome(
+    docket: Docket, rule: KnownBadLimit, view: JointView | None, baseline: GateBaseline, layer: int
+) -> Outcome:
     """How many examined pairs are near-duplicates of known-bad ones; ``view`` holds the examined pairs.
 
     Raises:
@@ -73,25 +58,24 @@ def known_bad_draft(
     """
     known = unit_rows(baseline.known_bad_at(layer).float())
     alike = () if view is None else _alike(docket, rule, view, known, baseline.known_bad_ids, layer)
-    near = docket.allow.sort(sorted(alike, key=lambda each: (-(each.score or 0.0), each.position)))
+    near = docket.allow.sort(sorted(alike, key=lambda each: -(each.score or 0.0)))
     share = _share(len(near), len(docket.examined))
     sentence = (
         f"{len(near):,} of {docket.total} are near-duplicates of {len(known):,} known-bad pairs ({share:.1%}, cosine "
         f"from {rule.similarity:g}); at most {rule.limit:.1%} allowed"
     )
-    return _draft(KNOWN_BAD, rule, share, sentence, near)
+    return _limited(KNOWN_BAD, rule, share, sentence, near)
 
 
-def _flagged(docket: Docket, found: ProbeScores) -> list[Offense]:
-    places = np.flatnonzero(found.flagged)
-    message = f"training on this pair pushes towards {found.ruled.name}"
-    return [_offense(docket, found, place, message) for place in places[np.argsort(found.rank[places])].tolist()]
+def _ranked(docket: Docket, found: ProbeScores, places: Integers, message: str) -> Sorted:
+    """The pairs at ``places`` among the examined ones, highest score first."""
+    order = places[np.argsort(found.rank[places])].tolist()
+    return docket.allow.sort(_violation(docket, found, place, message) for place in order)
 
 
-def _offense(docket: Docket, found: ProbeScores, place: int, message: str) -> Offense:
-    return Offense(
-        message,
-        position=int(docket.examined[place]),
+def _violation(docket: Docket, found: ProbeScores, place: int, message: str) -> Violation:
+    return replace(
+        docket.violation(message, int(docket.examined[place])),
         probe=found.ruled.name,
         score=round(float(found.scores[place]), _DIGITS),
         rank=int(found.rank[place]),
@@ -99,8 +83,8 @@ def _offense(docket: Docket, found: ProbeScores, place: int, message: str) -> Of
     )
 
 
-def _count(docket: Docket, name: str, rule: CountLimit, flagged: Sorted) -> Draft:
-    return _draft(
+def _count(docket: Docket, name: str, rule: CountLimit, flagged: Sorted) -> Outcome:
+    return _limited(
         f"{name}.max_flagged_count",
         rule,
         len(flagged),
@@ -109,28 +93,30 @@ def _count(docket: Docket, name: str, rule: CountLimit, flagged: Sorted) -> Draf
     )
 
 
-def _fraction(docket: Docket, name: str, rule: ShareLimit, flagged: Sorted) -> Draft:
+def _fraction(docket: Docket, name: str, rule: ShareLimit, flagged: Sorted) -> Outcome:
     share = _share(len(flagged), len(docket.examined))
     sentence = (
         f"{len(flagged):,} of {docket.total} ({share:.2%}) {_push(len(flagged))} towards {name}; "
         f"at most {rule.limit:.2%} allowed"
     )
-    return _draft(f"{name}.max_flagged_fraction", rule, share, sentence, flagged)
+    return _limited(f"{name}.max_flagged_fraction", rule, share, sentence, flagged)
 
 
-def _sources(docket: Docket, name: str, rule: SourceLimit, flagged: Sorted) -> Draft:
-    inventory = docket.inventory
+def _sources(docket: Docket, found: ProbeScores, rule: SourceLimit, flagged: Sorted) -> Outcome:
+    inventory, name = docket.inventory, found.ruled.name
     count = len(inventory.source_names)
     pairs = np.bincount(inventory.sources[docket.examined], minlength=count)
-    positions = [each.position for each in flagged.kept if each.position is not None]
-    bad = np.bincount(inventory.sources[np.array(positions, dtype=np.int64)], minlength=count)
+    places = docket.examined[found.flagged]
+    source_of = dict(zip(inventory.rows[places].tolist(), inventory.sources[places].tolist(), strict=True))
+    sources = [source_of[each.place.row] for each in flagged.kept if each.place is not None]
+    bad = np.bincount(np.array(sources, dtype=np.int64), minlength=count)
     large = np.flatnonzero(pairs >= rule.min_pairs)
     shares = bad[large] / pairs[large]
     order = large[np.lexsort((large, -shares))].tolist()
     worst = float(shares.max()) if len(shares) else 0.0
     broken = [source for source in order if bad[source] / pairs[source] > rule.limit]
-    offenses = tuple(
-        Offense(
+    violations = tuple(
+        Violation(
             f"source '{printable(inventory.source_names[source], 80)}': {bad[source]:,} of {pairs[source]:,} "
             f"{docket.noun} ({bad[source] / pairs[source]:.1%}) push towards {name}",
             probe=name,
@@ -143,34 +129,30 @@ def _sources(docket: Docket, name: str, rule: SourceLimit, flagged: Sorted) -> D
             f"of source '{printable(inventory.source_names[order[0]], 80)}', the worst of {len(order):,}, {worst:.1%} "
             f"push towards {name}; at most {rule.limit:.1%} allowed"
         )
-    draft = _draft(f"{name}.max_source_fraction", rule, worst, sentence, Sorted(offenses, flagged.allowed))
-    inside = np.isin(inventory.sources, broken)
-    return replace(draft, pairs=tuple(each for each in flagged.kept if inside[each.position]))
+    whole = _limited(f"{name}.max_source_fraction", rule, worst, sentence, Sorted(violations, flagged.allowed))
+    inside = zip(flagged.kept, sources, strict=True)
+    return replace(whole, pairs=tuple(each for each, source in inside if source in broken))
 
 
-def _highest(docket: Docket, found: ProbeScores, rule: ScoreLimit) -> Draft:
+def _highest(docket: Docket, found: ProbeScores, rule: ScoreLimit) -> Outcome:
     name = found.ruled.name
     above = np.flatnonzero(found.scores.astype(np.float64) > rule.limit)
-    message = f"scores above {rule.limit:g} for {name}"
-    over = docket.allow.sort(
-        _offense(docket, found, place, message) for place in above[np.argsort(found.rank[above])].tolist()
-    )
-    accepted = {offense.position for offense, _ in over.allowed}
-    left = ~np.isin(docket.examined, [position for position in accepted if position is not None])
+    over = _ranked(docket, found, above, f"scores above {rule.limit:g} for {name}")
+    accepted = [entry.violation.place.row for entry in over.allowed if entry.violation.place is not None]
+    left = ~np.isin(docket.inventory.rows[docket.examined], accepted)
     highest = round(float(found.scores[left].max()), _DIGITS) if left.any() else 0.0
     sentence = f"the highest of {docket.total} scores {highest:.3f} for {name}; at most {rule.limit:g} allowed"
     if not left.any():
         sentence = f"none of {docket.total} has a score for {name} that counts"
-    name_of_rule, kept = f"{name}.max_score", over.kept
-    return Draft(name_of_rule, rule.severity, not kept, highest, rule.limit, sentence, kept, kept, over.allowed)
+    return outcome(f"{name}.max_score", rule, not over.kept, highest, rule.limit, sentence, over)
 
 
-def _drift(docket: Docket, found: ProbeScores, rule: DriftLimit) -> Draft:
+def _drift(docket: Docket, found: ProbeScores, rule: DriftLimit) -> Outcome:
     from scipy.stats import ks_2samp, mannwhitneyu
 
     name, before = found.ruled.name, found.baseline
     if before is None or not len(found.scores):
-        return Draft(f"{name}.drift", rule.severity, True, 0.0, rule.limit, f"no pairs to compare for {name}")
+        return outcome(f"{name}.drift", rule, True, 0.0, rule.limit, f"no pairs to compare for {name}", Sorted(()))
     if rule.test == "mann_whitney":
         result = mannwhitneyu(found.scores, before, alternative="greater", method="asymptotic")
         effect = 2 * float(result.statistic) / (len(found.scores) * len(before)) - 1
@@ -185,30 +167,26 @@ def _drift(docket: Docket, found: ProbeScores, rule: DriftLimit) -> Draft:
         f"scores of {docket.total} for {name} differ from the baseline's {len(before):,} by {effect:+.3f} ({told}, p = "
         f"{p_value:.2g}); at most {rule.limit:g} allowed where p is below {rule.alpha:g}"
     )
-    offenses = (Offense(sentence, probe=name),) if broken else ()
-    return Draft(f"{name}.drift", rule.severity, not broken, round(effect, _DIGITS), rule.limit, sentence, offenses)
+    moved = Sorted((Violation(sentence, probe=name),))
+    return outcome(f"{name}.drift", rule, not broken, round(effect, _DIGITS), rule.limit, sentence, moved)
 
 
 def _alike(
-    docket: Docket, rule: KnownBadLimit, view: StackedView, known: Tensor, known_ids: Sequence[str], layer: int
-) -> Iterator[Offense]:
+    docket: Docket, rule: KnownBadLimit, view: JointView, known: Tensor, known_ids: Sequence[str], layer: int
+) -> Iterator[Violation]:
     for block in view.blocks([layer], _BLOCK):
         nearest = (unit_rows(block.pair[:, 0].float()) @ known.T).max(dim=1)
         for row in (nearest.values >= rule.similarity).nonzero().flatten().tolist():
             cosine = round(float(nearest.values[row]), _DIGITS)
-            yield Offense(
+            message = (
                 f"its pair vector has the cosine {cosine:.3f} with that of the known-bad pair "
-                f"{known_ids[int(nearest.indices[row])]}",
-                position=int(docket.examined[view.order[block.start + row]]),
-                score=cosine,
+                f"{known_ids[int(nearest.indices[row])]}"
             )
+            yield replace(docket.violation(message, int(docket.examined[block.start + row])), score=cosine)
 
 
-def _draft(name: str, rule: CountLimit | ShareLimit, measured: float, sentence: str, found: Sorted) -> Draft:
-    """A rule that is kept has no findings: what it counts is within the limit."""
-    passed = measured <= rule.limit
-    kept = () if passed else found.kept
-    return Draft(name, rule.severity, passed, measured, rule.limit, sentence, kept, kept, found.allowed)
+def _limited(name: str, rule: CountLimit | ShareLimit, measured: float, sentence: str, found: Sorted) -> Outcome:
+    return outcome(name, rule, measured <= rule.limit, measured, rule.limit, sentence, found)
 
 
 def _push(count: int) -> str:

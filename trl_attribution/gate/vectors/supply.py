@@ -8,105 +8,92 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.compute import compute_shards, in_shards
-from trl_attribution.audit.config import AuditConfig
-from trl_attribution.errors import ModelError, SettingsError, StoreError, describe_difference
-from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, rows_again
+from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
+from trl_attribution.gate.materials import Materials
+from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
 from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.remote import RemoteCache
-from trl_attribution.pairs import EncodedPair, Encoding, Pair, RowFault
+from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.rows import Row
-from trl_attribution.probes import Probe
-from trl_attribution.store import StoreSettings, VectorBlock, VectorStore, VectorView
+from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
-from trl_attribution.utils.text import printable
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
+from trl_attribution.utils.text import counted, printable
 
 SHARD_PAIRS = 512
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Needed:
-    """The kind of vectors that a policy asks for."""
+class JointView:
+    """Chosen pairs that lie in several stores, in the order asked for; reads from disk as it is asked.
 
-    probes: tuple[Probe, ...]
-    model_fingerprint: str
-    hidden_size: int
-    layers: tuple[int, ...]
+    Raises:
+        StoreError: a pair is in none of the stores.
+    """
 
-
-class StackedView:
-    """Chosen pairs of several stores, one store after the other."""
-
-    def __init__(self, views: Sequence[VectorView], layers: tuple[int, ...], order: Integers) -> None:
-        self._views = views
+    def __init__(self, stores: Sequence[VectorStore], layers: tuple[int, ...], pair_ids: list[str]) -> None:
+        self._stores = stores
         self.layers = layers
-        self.hidden_size = views[0].hidden_size
-        self.order = order
-        """[n], where each row of the view belongs in the order that was asked for."""
+        self.hidden_size = stores[0].hidden_size
+        self.pair_ids = pair_ids
+        self._holder = np.full(len(pair_ids), len(stores) - 1)
+        for number in reversed(range(len(stores) - 1)):
+            self._holder[stores[number].holds(pair_ids)] = number
 
     def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def pair_ids(self) -> list[str]:
-        """The ids of the view's rows, in its own order."""
-        return [pair_id for view in self._views for pair_id in view.pair_ids]
+        return len(self.pair_ids)
 
     def blocks(self, layers: Sequence[int], size: int) -> Iterator[VectorBlock]:
-        """All pairs in the view's order, at most ``size`` at a time."""
-        start = 0
-        for view in self._views:
-            for block in view.blocks(layers, size):
-                yield replace(block, start=start + block.start)
-            start += len(view)
+        """All pairs in order, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            ids, holder = self.pair_ids[start : start + size], self._holder[start : start + size]
+            pair = torch.empty(len(ids), len(layers), self.hidden_size)
+            context = torch.empty_like(pair)
+            for number in np.unique(holder).tolist():
+                rows = np.flatnonzero(holder == number)
+                (found,) = self._stores[number].select([ids[row] for row in rows.tolist()]).blocks(layers, size)
+                pair[torch.from_numpy(rows)], context[torch.from_numpy(rows)] = found.pair, found.context
+            yield VectorBlock(start, pair, context)
 
 
 @dataclass(frozen=True)
 class Supply:
-    """Where the vectors are."""
+    """Where the vectors are; by default there are none."""
 
-    stores: tuple[VectorStore, ...]
-    layers: tuple[int, ...]
-    computed: int
-    cached: int
+    stores: tuple[VectorStore, ...] = ()
+    layers: tuple[int, ...] = ()
+    computed: int = 0
+    cached: int = 0
     unusable: tuple[tuple[int, BadRow], ...] = ()
     """Pairs that no tokens can be made of: their position in the inventory, and what is wrong with their row."""
 
-    def view(self, pair_ids: Sequence[str]) -> StackedView:
+    def view(self, pair_ids: list[str]) -> JointView:
         """The vectors of pairs that are all there."""
-        left = np.arange(len(pair_ids))
-        views, order = [], []
-        for store in self.stores:
-            held = store.holds([pair_ids[place] for place in left.tolist()])
-            order.append(left[held])
-            views.append(store.select([pair_ids[place] for place in left[held].tolist()]))
-            left = left[~held]
-        return StackedView(views, self.layers, np.concatenate(order))
+        return JointView(self.stores, self.layers, pair_ids)
+
+    def usable(self, positions: Integers) -> Integers:
+        """Those of the pairs at ``positions`` that have vectors."""
+        return np.setdiff1d(positions, np.array([position for position, _ in self.unusable], dtype=np.int64))
 
 
 class Supplier:
     """Finds or computes the vectors of one gate run.
 
     Args:
-        file: the policy.
-        needed: the kind of vectors.
+        materials: the policy, and what decides the kind of vectors.
         trust_remote_code: run Python code that comes with the model.
         on_progress: see :data:`OnProgress`.
     """
 
-    def __init__(self, file: PolicyFile, needed: Needed, trust_remote_code: bool, on_progress: OnProgress) -> None:
-        self._file = file
-        self._policy = file.policy
-        self._needed = needed
+    def __init__(self, materials: Materials, trust_remote_code: bool, on_progress: OnProgress) -> None:
+        self._file = materials.file
+        self._policy = materials.file.policy
+        self._needed = materials
         self._trust_remote_code = trust_remote_code
         self._on_progress = on_progress
 
@@ -117,6 +104,7 @@ class Supplier:
             StoreError: there is no model and some are missing (they are named), or a store is broken.
             SettingsError: a store was made in another way, or more would have to be computed than the policy allows.
             ModelError, ProbeError: M0 cannot be loaded, or is not that of the probes.
+            DataError: no tokens can be made of some pairs, and the policy does not let that pass.
         """
         ids = inventory.ids_at(positions)
         cache = self._cache()
@@ -129,6 +117,7 @@ class Supplier:
         dtype = stores[-1].settings.compute_dtype if stores else None
         run = _Computation(self._auditor(dtype), cache)
         unusable = run.compute(inventory, wanted, lambda done: self._on_progress("vectors", done, len(wanted)))
+        self._refuse_unusable(inventory, [row for _, row in unusable])
         computed = len(missing) - len(unusable)
         stores = [*([elsewhere] if elsewhere is not None else []), cache.store(run.settings)]
         return Supply(tuple(stores), self._needed.layers, computed, len(ids) - len(missing), tuple(unusable))
@@ -186,12 +175,24 @@ class Supplier:
                 "lost? Fill it where M0 runs fast, or raise the limit."
             )
 
+    def _refuse_unusable(self, inventory: Inventory, unusable: Sequence[BadRow]) -> None:
+        tolerated = self._policy.rules.hygiene.tolerated
+        bad = [row for row in unusable if row.reason not in tolerated]
+        if not bad or inventory.reader.reading.on_bad_row == "skip":
+            return
+        head = f"{inventory.reader.source.name}: {counted(len(bad), 'pair')} cannot be encoded."
+        fix = (
+            "Mend these rows, raise encoding.max_length, give the rule hygiene.long_prompts (it judges over-long "
+            "prompts), or leave them out with `reading: {on_bad_row: skip}` in the policy."
+        )
+        raise DataError("\n".join([head, *shown_rows(bad), fix]))
+
     def _settings(self, elsewhere: VectorStore | None) -> StoreSettings:
         """What vectors of the cache have to be made with; ``compute_dtype`` is ``auto`` where any will do."""
         policy = self._policy
         dtype = policy.compute.dtype
         if dtype == "auto" and elsewhere is not None:
-            dtype = elsewhere.settings.compute_dtype  # type: ignore[assignment]  # one of them
+            dtype = elsewhere.settings.compute_dtype
         return StoreSettings(
             model_fingerprint=self._needed.model_fingerprint,
             layers=self._needed.layers,
@@ -230,19 +231,15 @@ class Supplier:
         """M0, loaded and checked; vectors of one verdict are computed in one precision."""
         policy, compute = self._policy, self._policy.compute
         assert policy.model is not None  # checked by _check_computable
-        config = AuditConfig(
+        config = replace(
+            compute,
             layers=self._needed.layers,
             dtype=compute_dtype or compute.dtype,
-            device=compute.device,
-            vector_dtype=compute.vector_dtype,
-            encoding=Encoding(policy.encoding.max_length, policy.encoding.truncation_mode),
+            encoding=policy.encoding,
             score=policy.score,
-            token_budget=compute.token_budget,
-            path=compute.path,
-            blocks_path=compute.blocks_path,
             trust_remote_code=self._trust_remote_code,
         )
-        auditor = DataAuditor(self._file.model(policy.model), probes=self._needed.probes or None, config=config)
+        auditor = DataAuditor(self._file.model(policy.model), probes=self._needed.probes.probes or None, config=config)
         found = auditor.model.fingerprint.digest
         if found != self._needed.model_fingerprint:
             raise ModelError(

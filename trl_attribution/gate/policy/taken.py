@@ -1,0 +1,54 @@
+"""Sections of a policy whose settings are declared elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, create_model
+from pydantic_core import core_schema
+
+from trl_attribution.gate.policy.rules import Part
+from trl_attribution.utils.declared import field_texts, first_paragraph
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True)
+class Taken:
+    """``Annotated[Reading, Taken("ReadingOptions", {"split": str | None})]``: some settings of ``Reading``.
+
+    A key has the name, the default and the text of a field of the dataclass; what it may hold is said here.
+    """
+
+    name: str
+    """What the reference calls the section."""
+    kinds: Mapping[str, Any]
+    """Key -> type."""
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A mapping, checked as the rest of the policy is, and then made into the dataclass."""
+        return core_schema.no_info_after_validator_function(
+            lambda section: source(**dict(section)),
+            handler(self._model(source)),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda settings: {name: getattr(settings, name) for name in self.kinds}
+            ),
+        )
+
+    def _model(self, source: type) -> type[BaseModel]:
+        texts = field_texts(source)
+        defaults = {field.name: field.default for field in fields(source)}
+        keys: dict[str, Any] = {
+            name: (kind, Field(defaults[name], description=re.sub(r"\bNone\b", "``null``", texts[name])))
+            for name, kind in self.kinds.items()
+        }
+        return create_model(self.name, __base__=Part, __doc__=first_paragraph(source.__doc__ or ""), **keys)
+
+
+def one_of(*values: str) -> Any:
+    """The type that has only these values."""
+    return Literal[values]
