@@ -10,7 +10,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.dtypes import DTYPES
 
-AskedScore = Literal["auto", "contextual", "response"]
+AskedScore = Literal["auto", "contextual", "response", "controlled"]
 
 
 _CHOICES = {
@@ -42,7 +42,7 @@ class AuditConfig:
     reading: Reading = field(default_factory=Reading)
     """Column names, format, split, and what to do about bad rows."""
     score: AskedScore = "auto"
-    """Kind of score; auto is contextual for probes that know their prompts."""
+    """Kind of score; auto is controlled for probes that know controls, contextual for others that know prompts."""
     token_budget: int | None = None
     """Tokens in one forward pass; None chooses by device."""
     path: Literal["auto", "packed", "plain"] = "auto"

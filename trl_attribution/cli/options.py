@@ -83,7 +83,8 @@ BlocksPath = Annotated[
 ]
 ForwardPath = Annotated[str, typer.Option("--path", help="packed, plain, or auto by a self-check.")]
 Score = Annotated[
-    str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
+    str,
+    typer.Option("--score", help="controlled, contextual, response (the paper's), or auto by what the probe knows."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")]
 TrustRemoteCode = Annotated[

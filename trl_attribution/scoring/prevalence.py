@@ -20,7 +20,9 @@ import numpy.typing as npt
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring.recall import CONFIDENCE, Doubles, KnownScores
 
+Random = np.random.Generator
 DRAWS = 200
+_KINDS = ("examples", "opposites", "controls", "control opposites")
 _BINS = 32
 _SMOOTHING = 0.05
 """Width of the smoothing kernel, as a share of the scale of ranks."""
@@ -98,16 +100,13 @@ def estimate(
         raise SettingsError("an estimate needs at least one scored pair and one draw")
     if not np.isfinite(values).all():
         raise StoreError("scores that are not finite cannot be estimated from: verify the vectors and score again")
-    known = {"examples": examples, "opposites": examples.flipped()}
-    if controls is not None:
-        known |= {"controls": controls, "control opposites": controls.flipped()}
-    scale = _Scale.of(values, list(known.values()))
+    scale = _Scale.of(values, examples, controls)
     data = scale.counts(values)
     random = np.random.default_rng(seed)
-    templates = np.stack([_templates(known, scale)] + [_templates(known, scale, random) for _ in range(draws)])
+    templates = np.stack([_templates(examples, controls, scale, each) for each in (None, *[random] * draws)])
     resampled = np.concatenate([data[None], random.multinomial(len(values), data / len(values), size=draws)])
     fit = _fit(templates, resampled.astype(np.float64), scale)
-    return _summary(fit, resampled, list(known), scale, values >= threshold, threshold)
+    return _summary(fit, resampled, scale, int((values >= threshold).sum()), threshold)
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,9 @@ class _Scale:
     """[B, B], columns of sum 1."""
 
     @classmethod
-    def of(cls, values: Doubles, known: list[KnownScores]) -> _Scale:
-        parts = [values, *(one.scores for one in known)]
+    def of(cls, values: Doubles, examples: KnownScores, controls: KnownScores | None) -> _Scale:
+        known = [one.scores for one in (examples, controls) if one is not None]
+        parts = [values, *known, *(-scores for scores in known)]
         pooled = np.concatenate(parts)
         weights = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in parts])
         order = np.argsort(pooled, kind="stable")
@@ -135,7 +135,7 @@ class _Scale:
     def counts(self, values: Doubles, weights: Doubles | None = None) -> Doubles:
         """How many of ``values`` lie in each bin, [B]."""
         places = np.searchsorted(self.edges, values, side="right")
-        return np.bincount(places, weights=weights, minlength=_BINS)
+        return np.bincount(places, weights=weights, minlength=_BINS).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -155,25 +155,24 @@ def _kernel() -> Doubles:
     width = _SMOOTHING * _BINS
     # What would fall off an end is folded back, so that nothing is lost there.
     mirrors = (place, -1 - place, 2 * _BINS - 1 - place)
-    kernel = sum(np.exp(-0.5 * ((place[:, None] - mirror[None, :]) / width) ** 2) for mirror in mirrors)
+    kernel = np.sum([np.exp(-0.5 * ((place[:, None] - mirror) / width) ** 2) for mirror in mirrors], axis=0)
     return np.asarray(kernel / kernel.sum(axis=0))
 
 
-def _templates(known: dict[str, KnownScores], scale: _Scale, random: np.random.Generator | None = None) -> Doubles:
-    """[K - 1, B]: where each known kind lies; with ``random``, of as many of its prompts drawn anew."""
-    drawn: dict[str, Doubles] = {}
-    for name, one in known.items():
+def _templates(examples: KnownScores, controls: KnownScores | None, scale: _Scale, random: Random | None) -> Doubles:
+    """[K - 1, B]: where each known kind and its flips lie; with ``random``, of as many of its prompts drawn anew."""
+    rows = []
+    for one in (examples, controls):
+        if one is None:
+            continue
         weights = one.weights
         if random is not None:
-            # A kind and its flips are the same pairs: they are drawn together.
-            source = "examples" if name == "opposites" else "controls" if name == "control opposites" else None
-            if source is None:
-                prompts, place = np.unique(one.prompts, return_inverse=True)
-                drawn[name] = random.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)))[place]
-            weights = weights * drawn[source or name]
-        known_counts = scale.counts(one.scores, weights)
-        drawn[f"{name} template"] = scale.smoothing @ (known_counts / known_counts.sum())
-    return np.stack([drawn[f"{name} template"] for name in known])
+            prompts, place = np.unique(one.prompts, return_inverse=True)
+            weights = weights * random.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)))[place]
+        for scores in (one.scores, -one.scores):
+            counts = scale.counts(scores, weights)
+            rows.append(scale.smoothing @ (counts / counts.sum()))
+    return np.stack(rows)
 
 
 def _neutral(width: Doubles, scale: _Scale) -> Doubles:
@@ -213,25 +212,20 @@ def _fit(templates: Doubles, data: Doubles, scale: _Scale) -> _Fit:
     return _Fit(shares, densities, width)
 
 
-def _summary(
-    fit: _Fit, data: Doubles, names: list[str], scale: _Scale, flagged: npt.NDArray[np.bool_], threshold: float
-) -> Prevalence:
+def _summary(fit: _Fit, data: Doubles, scale: _Scale, above: int, threshold: float) -> Prevalence:
     pairs = int(data[0].sum())
-    counts = fit.shares * pairs
-    mixed = np.einsum("rk,rkb->rb", fit.shares, fit.densities)
-    like = fit.shares[:, 0, None] * fit.densities[:, 0] / np.maximum(mixed, 1e-300)
-    above = int(flagged.sum())
-    # Bins are coarser than the threshold: the share of each that reaches it is taken from the dataset itself.
-    top = np.arange(_BINS) >= np.searchsorted(scale.edges, threshold, side="right")
-    in_top = np.maximum((data * top).sum(axis=1), 1e-12)
-    wrong = above * ((1 - like) * data * top).sum(axis=1) / in_top
+    mixed = np.maximum((fit.shares[:, None] @ fit.densities)[:, 0], 1e-300)
+    like = fit.shares[:, 0, None] * fit.densities[:, 0] / mixed
+    # Bins are coarser than the threshold: how many pairs reach it is counted, what they are is taken from their bins.
+    top = data * (np.arange(_BINS) >= np.searchsorted(scale.edges, threshold, side="right"))
+    wrong = above * ((1 - like) * top).sum(axis=1) / np.maximum(top.sum(axis=1), 1e-12)
     return Prevalence(
         pairs=pairs,
-        count=_interval(counts[:, 0]),
+        count=_interval(fit.shares[:, 0] * pairs),
         wrong=_interval(wrong),
         above=above,
         neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
-        kinds=dict(zip([*names, "neutral"], counts[0].tolist(), strict=True)),
+        kinds=dict(zip([*_KINDS[: fit.shares.shape[1] - 1], "neutral"], (fit.shares[0] * pairs).tolist(), strict=True)),
     )
 
 

@@ -59,7 +59,7 @@ def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: 
     if baseline is not None:
         return False
     return any(
-        (column := column_of(each, kind)).kind == "contextual"
+        (column := column_of(each, kind)).uses_contexts
         or (each.rules.rate is not None and reference_for(each.probe, column) is None)
         for each in ruled
     )
@@ -166,7 +166,7 @@ def _power(each: RuledProbe, rate: float, examined: int, null_size: int) -> tupl
 def _blind(scores: Scores, column: Column) -> tuple[str, ...]:
     """Pairs whose score says nothing."""
     zero = scores.zero_pairs.get(column.layer, 0)
-    without = scores.no_context.get(column.layer, 0) if column.kind == "contextual" else 0
+    without = scores.no_context.get(column.layer, 0) if column.uses_contexts else 0
     parts = [
         (zero, "scored pairs have a zero vector and score 0"),
         (without, "scored pairs have no prompt to compare and score 0"),
