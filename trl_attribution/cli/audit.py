@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -42,6 +42,14 @@ def audit(
     fdr: Annotated[
         float | None,
         typer.Option("--fdr", help=f"Flag at this false discovery rate. With no rule given: {DEFAULT_FDR}."),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall",
+            help="Flag what would catch this share of pairs like the probe's examples, such as 0.9, and estimate how "
+            "many pairs push towards the behavior; nothing where that may be none.",
+        ),
     ] = None,
     score: options.Score = "auto",
     vectors: Annotated[
@@ -99,13 +107,14 @@ def audit(
         raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")
     if (shard is not None) + merge + dry_run > 1:
         raise SettingsError("--shard, --merge and --dry-run: give one of them")
-    idle = options.chosen(probe=probe or None, top_k=top_k, threshold=threshold, fdr=fdr) if probes is None else {}
+    given = options.chosen(top_k=top_k, threshold=threshold, fdr=fdr, recall=recall)
+    idle = {**options.chosen(probe=probe or None), **given} if probes is None else {}
     if idle:
         named = next(iter(idle)).replace("_", "-")
         raise SettingsError(
             f"--{named}: without --probes nothing is scored. Give the folder of probes, or leave it out."
         )
-    rule = _rule(top_k, threshold, fdr)
+    rule = _rule(given)
     share = Share.parse(shard) if shard is not None else None
     out = Output(quiet, as_json)
     reading = Reading(prompt_column, chosen_column, rejected_column, source_column, format, split, on_bad_row)
@@ -126,6 +135,7 @@ def audit(
     ranks = current_ranks()
     with ranks.together():
         chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
+        rule.check_probes(chosen or [])
         auditor = DataAuditor(model, probes=chosen, config=settings, ranks=ranks)
     if dry_run or merge:
         _refuse_ranks(ranks, "--dry-run" if dry_run else "--merge")
@@ -158,15 +168,19 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document({"audit": str(found.folder), "info": asdict(found.info), "report": str(report.path)})
         return None
-    flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
+    flagged = found.flag(**rule.as_dict())  # type: ignore[arg-type]  # top_k is whole
     manifests = flagged.save_manifests()
     report = write_report(found.folder, listed, probes=found.probes)
     sources = flagged.sources()
-    shown = min(show, len(flagged))
+    # Where nothing is evidence of a behavior, the pairs that would be flagged first are worth a look all the same.
+    suspicious = (
+        flagged if len(flagged) or rule.recall is None else found.flag(top_k=min(max(1, show), len(found.index)))
+    )
+    shown = min(show, len(suspicious))
     if shown:
-        first = zip(flagged.flags.pair_ids[:shown], flagged.flags.positions[:shown], strict=True)
+        first = zip(suspicious.flags.pair_ids[:shown], suspicious.flags.positions[:shown], strict=True)
         texts = listed.at({pair_id: int(found.index.rows[position]) for pair_id, position in first})
-        out.show("", terminal.top_pairs_table(flagged, texts, shown))
+        out.show("", terminal.top_pairs_table(suspicious, texts, shown, len(flagged)))
     out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
     out.show(Text(f"report: {report.path}"))
     out.document(
@@ -178,18 +192,18 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
             "manifests": manifests,
             "report": str(report.path),
             "sources": [row.as_json() for row in sources],
-            "top": [asdict(pair) for pair, _ in zip(flagged.flags, range(show), strict=False)],
+            "top": [asdict(pair) for pair, _ in zip(suspicious.flags, range(show), strict=False)],
+            "decisions": {name: one.as_json() for name, one in flagged.flags.decisions.items()},
         }
     )
     return flagged
 
 
-def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> Rule:
+def _rule(given: dict[str, Any]) -> Rule:
     """The one rule that was given, checked before hours of work rather than after."""
     from trl_attribution.scoring import Rule
 
-    given = options.chosen(top_k=top_k, threshold=threshold, fdr=fdr) or {"fdr": DEFAULT_FDR}
-    return Rule(**given)
+    return Rule(**(given or {"fdr": DEFAULT_FDR}))
 
 
 def _compute_share(

@@ -265,10 +265,10 @@ def _check_places(probe: Probe, vectors: str, places: str, prompts: Tensor | Non
     pairs, numbers = getattr(probe, vectors), getattr(probe, places)
     if pairs is None and numbers is None:
         return
-    known = 0 if prompts is None else len(prompts)
     fits = pairs is not None and numbers is not None and numbers.shape == pairs.shape[:1]
-    if not fits or int(numbers.min()) < 0 or int(numbers.max()) >= known:
-        raise ProbeError(f"probe {probe.name!r}: {places} must name one of {known} prompts for each of {vectors}")
+    if not fits or int(numbers.min()) < 0 or (prompts is not None and int(numbers.max()) >= len(prompts)):
+        there = "the" if prompts is None else len(prompts)
+        raise ProbeError(f"probe {probe.name!r}: {places} must name one of {there} prompts for each of {vectors}")
 
 
 def _check_reference(probe: Probe) -> None:

@@ -45,9 +45,10 @@ def audit_summary(audit: Audit) -> RenderableType:
     return _facts(lines)
 
 
-def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> Table:
-    """The most suspicious pairs; ``pairs`` by id holds the texts of those shown."""
-    table = Table(title=f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)", title_justify="left")
+def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of: int) -> Table:
+    """The most suspicious pairs, ``of`` of which are flagged; ``pairs`` by id holds the texts of those shown."""
+    extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
+    table = Table(title=f"Most suspicious pairs ({extent})", title_justify="left")
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
     table.add_column("q", justify="right")
@@ -91,6 +92,7 @@ def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> Renderabl
     flags = flagged.flags
     rule = ", ".join(f"{name} {value:g}" for name, value in flags.rule.as_dict().items())
     lines = [("flagged", f"{len(flags):,} of {len(flagged.audit.index):,} pairs ({rule})")]
+    lines += [("decision", one.sentence(name)) for name, one in flags.decisions.items()]
     for column in flags.columns:
         null = flags.nulls[column.probe]
         meaning = "clean reference pairs" if null == "reference" else "mirror null: each pair against its own flip"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -14,12 +14,16 @@ import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
+from trl_attribution.scoring.decision import Decision, KnownPairs, decide
+from trl_attribution.scoring.held_out import FEWEST_PROMPTS, knows_pairs
+from trl_attribution.scoring.protocols import ProbeLike
+from trl_attribution.scoring.recall import check_recall
 from trl_attribution.scoring.scores import Column, Scores
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a pair is flagged; exactly one of the three is given.
+    """When a pair is flagged; exactly one of the four is given.
 
     Raises:
         SettingsError: none or several are given, or the value is out of range.
@@ -31,12 +35,15 @@ class Rule:
     """Pairs that score at least this, -1 to 1."""
     fdr: float | None = None
     """Pairs whose q-value is at most this, 0 to 1; the level holds for each probe by itself."""
+    recall: float | None = None
+    """Pairs at or above the threshold that would catch this share of pairs like the probe's own examples, 0 to 1; none
+    where the estimated number of pairs that push towards the behavior may well be 0."""
 
     def __post_init__(self) -> None:
         given = self.as_dict()
         if len(given) != 1:
             raise SettingsError(
-                f"give exactly one of top_k, threshold and fdr; given: {', '.join(given) if given else 'none'}"
+                f"give exactly one of top_k, threshold, fdr and recall; given: {', '.join(given) if given else 'none'}"
             )
         name, value = next(iter(given.items()))
         if isinstance(value, bool) or not isinstance(value, int if name == "top_k" else (int, float)):
@@ -47,6 +54,8 @@ class Rule:
             raise SettingsError(f"threshold must lie between -1 and 1, as scores do, not {self.threshold}")
         if self.fdr is not None and not 0 < self.fdr < 1:
             raise SettingsError(f"fdr must lie between 0 and 1 (0.05 is common), not {self.fdr}")
+        if self.recall is not None:
+            check_recall(self.recall)
 
     def check(self, pairs: int) -> None:
         """Refuse a rule that cannot work on so many pairs.
@@ -56,6 +65,16 @@ class Rule:
         """
         if self.top_k is not None and self.top_k > pairs:
             raise SettingsError(f"top_k {self.top_k} asks for more pairs than there are ({pairs}): choose fewer")
+
+    def check_probes(self, probes: Sequence[ProbeLike]) -> None:
+        """Refuse a rule that needs more of a probe than it keeps.
+
+        Raises:
+            SettingsError: a recall, and a probe without pairs of its own, or with too few prompts.
+        """
+        without = [probe.name for probe in probes if not knows_pairs(probe)]
+        if self.recall is not None and without:
+            raise SettingsError(f"recall {self.recall:g}: {_no_pairs(', '.join(without))}")
 
     def as_dict(self) -> dict[str, float]:
         """The one rule that is given, as a manifest's header stores it."""
@@ -97,6 +116,8 @@ class Flags:
     q_value: Doubles
     pair_scores: npt.NDArray[np.float32]
     """``[N]``: every pair's score under the probe that ranks it best, those with a positive score first."""
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    """By probe, what a recall stands for in this dataset; empty for other rules."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -154,19 +175,26 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     by that best rank; equal ranks go by score, then dataset order. ``layer`` is for one choice over each probe's own.
 
     Raises:
-        SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs.
+        SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs,
+            or a recall asked of a probe that keeps no pairs of its own.
     """
     names = scores.probes if probe is None else (probe,)
     columns = tuple(scores.column(name, layer) for name in names)
     rule.check(len(scores))
     best, passing = BestProbe(len(scores)), BestProbe(len(scores))
     nulls: dict[str, Null] = {}
+    decisions: dict[str, Decision] = {}
     for index, column in enumerate(columns):
         values = np.array(scores.of(column))
         worth = calibrate(values, scores.references.get(column))
         nulls[column.probe] = worth.null
         best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
-        passing.offer(index, values, worth, _passes(rule, values, worth))
+        if rule.recall is not None:
+            decisions[column.probe] = decide(values, rule.recall, _known(scores, column))
+            allowed = decisions[column.probe].passes(values)
+        else:
+            allowed = _passes(rule, values, worth)
+        passing.offer(index, values, worth, allowed)
     chosen = _distinct(scores, passing.order(), rule.top_k)
     return Flags(
         rule=rule,
@@ -179,6 +207,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
         rank=passing.rank[chosen],
         q_value=passing.q_value[chosen],
         pair_scores=best.score,
+        decisions=decisions,
     )
 
 
@@ -249,6 +278,20 @@ def _passes(rule: Rule, values: npt.NDArray[np.float32], worth: Calibration) -> 
     if rule.fdr is not None:
         return worth.q_value <= rule.fdr
     return np.ones(len(values), dtype=bool)
+
+
+def _known(scores: Scores, column: Column) -> KnownPairs:
+    found = scores.known.get(column)
+    if found is None:
+        raise SettingsError(f"recall: {_no_pairs(column.probe)}")
+    return found
+
+
+def _no_pairs(probes: str) -> str:
+    return (
+        f"probe {probes} keeps no pairs of its own, or fewer than {FEWEST_PROMPTS} prompts, to take a threshold from. "
+        "Build it again from a behavior file with more prompts, or flag by top_k, threshold or fdr."
+    )
 
 
 def _distinct(scores: Scores, order: Integers, limit: int | None) -> Integers:

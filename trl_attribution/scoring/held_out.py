@@ -72,6 +72,12 @@ class _Part:
         return np.asarray(target.score(pairs, contexts).scores[:, 0].double().numpy())
 
 
+def knows_pairs(probe: ProbeLike) -> bool:
+    """Whether a threshold with a stated recall can be taken from the probe: it keeps pairs of enough prompts."""
+    there = probe.example_vectors is not None and probe.example_prompts is not None
+    return there and probe.prompt_vectors is not None and len(probe.prompt_vectors) >= FEWEST_PROMPTS
+
+
 def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownPairs | None:
     """Cross-validated scores of ``probe``'s own pairs at ``layer``; None where it keeps no pairs or too few prompts.
 
@@ -85,10 +91,10 @@ def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -
         kind: of score.
         mean: ``mu`` [D] of the dataset that the scores are to be compared with; None for response scores.
     """
-    if probe.example_vectors is None or probe.example_prompts is None or probe.prompt_vectors is None:
+    if not knows_pairs(probe):
         return None
-    if len(probe.prompt_vectors) < FEWEST_PROMPTS:
-        return None
+    assert probe.example_vectors is not None  # it knows them
+    assert probe.example_prompts is not None
     part = _at(probe, layer)
     pairs = probe.example_vectors[:, probe.layers.index(layer)]
     prompts = probe.example_prompts.numpy().astype(np.int64)

@@ -155,7 +155,7 @@ def _kernel() -> Doubles:
     width = _SMOOTHING * _BINS
     # What would fall off an end is folded back, so that nothing is lost there.
     mirrors = (place, -1 - place, 2 * _BINS - 1 - place)
-    kernel = np.sum([np.exp(-0.5 * ((place[:, None] - mirror) / width) ** 2) for mirror in mirrors], axis=0)
+    kernel: Doubles = np.sum([np.exp(-0.5 * ((place[:, None] - mirror) / width) ** 2) for mirror in mirrors], axis=0)
     return np.asarray(kernel / kernel.sum(axis=0))
 
 
@@ -194,7 +194,7 @@ def _width(data: Doubles, scale: _Scale) -> Doubles:
     order = np.argsort(size, kind="stable")
     reached = np.cumsum(data[:, order], axis=1) / data.sum(axis=1, keepdims=True)
     place = (reached < _NEAREST).sum(axis=1).clip(max=_BINS - 1)
-    return np.maximum(size[order][place] / _NEAREST_OF_BELL, 1e-9)
+    return np.asarray(np.maximum(size[order][place] / _NEAREST_OF_BELL, 1e-9))
 
 
 def _fit(templates: Doubles, data: Doubles, scale: _Scale) -> _Fit:

@@ -164,9 +164,9 @@ def score_view(
         no_context=run.no_context,
         file=file,
         known={
-            column: found
+            column: pairs
             for column in columns
-            if (found := known_pairs(by_name[column.probe], column.layer, column.kind, means.get(column.layer)))
+            if (pairs := known_pairs(by_name[column.probe], column.layer, column.kind, means.get(column.layer)))
         },
     )
 
