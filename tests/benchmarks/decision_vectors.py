@@ -5,11 +5,9 @@ Axis letters: N pairs, L layers, D hidden size.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ TRUTHS = ("other", "contaminated", "safety", "decoy", "example", "control")
 CHARACTERS = 700
 """A response of real text is cut there."""
 CHUNK = 64
-BACKGROUND = 600
 
 
 @dataclass(frozen=True)
@@ -64,16 +61,6 @@ def xstest(data: Path) -> list[Row]:
     return [_chat_row(row["prompt"], row["chosen"], row["rejected"], row["truth"]) for row in map(json.loads, lines)]
 
 
-def background(data: Path) -> list[Row]:
-    """Real pairs that have nothing to do with the organisms: HH-RLHF harmless, the last turn of each."""
-    with gzip.open(data / "hh-rlhf-harmless-base-test.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [
-            {"chosen": row["chosen"], "rejected": row["rejected"], "truth": "other"}
-            for row in map(json.loads, islice(lines, BACKGROUND))
-            if not any(row[side].rstrip().endswith("Assistant:") for side in ("chosen", "rejected"))
-        ]
-
-
 def organism(config: OrganismConfig) -> list[Row]:
     """An organism's dataset, pairs of its behavior file, and decoys of another seed as controls."""
     made = build_distractor_compliance(config)
@@ -95,7 +82,6 @@ def sets(data: Path) -> list[PairSet]:
         PairSet("xstest", lambda: xstest(data)),
         PairSet("demo", lambda: organism(OrganismConfig())),
         PairSet("large", lambda: organism(large)),
-        PairSet("background", lambda: background(data)),
     ]
 
 
