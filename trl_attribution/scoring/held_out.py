@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trl_attribution.errors import ProbeError
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.scoring.recall import KnownScores
@@ -93,20 +94,28 @@ def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -
     """
     if not knows_pairs(probe):
         return None
-    assert probe.example_vectors is not None  # it knows them
+    try:
+        return KnownPairs(_examples(probe, layer, kind, mean), _controls(probe, layer, kind, mean))
+    except ProbeError:
+        return None  # what a fold leaves is no probe, such as one whose contexts all equal the mean
+
+
+def _examples(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores:
+    assert probe.example_vectors is not None  # checked by the caller
     assert probe.example_prompts is not None
     part = _at(probe, layer)
     pairs = probe.example_vectors[:, probe.layers.index(layer)]
     prompts = probe.example_prompts.numpy().astype(np.int64)
-    examples = np.zeros(len(pairs))
+    scores = np.zeros(len(pairs))
     for fold in _alike(part.contexts if part.contexts is not None else part.prompt_vectors):
         held = np.isin(prompts, fold)
         contexts = _contexts(part, prompts[held])
-        examples[held] = part.without(prompts=fold).score(kind, pairs[torch.from_numpy(held)], contexts, mean)
-    return KnownPairs(KnownScores(examples, prompts), _controls(probe, part, layer, kind, mean))
+        scores[held] = part.without(prompts=fold).score(kind, pairs[torch.from_numpy(held)], contexts, mean)
+    return KnownScores(scores, prompts)
 
 
-def _controls(probe: ProbeLike, part: _Part, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores | None:
+def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores | None:
+    part = _at(probe, layer)
     if part.control_contexts is None or probe.example_vectors is None or len(part.control_contexts) < FOLDS:
         return None
     row, count = probe.layers.index(layer), len(part.control_contexts)
