@@ -385,7 +385,7 @@ def test_another_process_writing_to_the_store_is_refused(loaded: LoadedModel, da
     ("rule", "parts"),
     [
         ({"top_k": 7}, ["top_k 7", "(6)", "choose fewer"]),
-        ({}, ["exactly one of top_k, threshold and fdr"]),
+        ({}, ["exactly one of top_k, threshold, fdr and recall"]),
         ({"top_k": 2, "fdr": 0.1}, ["exactly one", "top_k, fdr"]),
         ({"threshold": 1.5}, ["threshold", "1.5"]),
         ({"top_k": 2, "probe": "kind"}, ["'kind'", "rude"]),

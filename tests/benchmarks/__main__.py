@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     baselines,
+    decisions,
     in_run,
     judge,
     organisms,
@@ -41,6 +42,7 @@ NAMES = (
     "baseline-effects",
     "judge",
     "score-options",
+    "decisions",
 )
 """Those that run when none is named."""
 
@@ -63,8 +65,15 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options: where vectors are kept"
+        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("../shared/data"),
+        help="decisions: folder of xstest/ and HH-RLHF, see its README",
+    )
+    parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
@@ -105,6 +114,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         baselines.run(options.output, command, chosen, console)
     elif name == "score-options":
         score_study.run(options.output, command, options.cache, console)
+    elif name == "decisions":
+        decisions.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":
@@ -122,7 +133,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
-    folders = ("--sentence", "--cache", "--m0", "--validation")
+    folders = ("--sentence", "--cache", "--m0", "--validation", "--data")
     for option, shown in (("--bergson", "PYTHON"), *((name, "FOLDER") for name in folders)):
         if option in options:  # where it lies on this machine is nobody else's business
             options[options.index(option) + 1] = shown

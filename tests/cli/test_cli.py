@@ -168,6 +168,8 @@ def test_debug_shows_the_traceback(place: Place) -> None:
         ("audit model data.jsonl --probes probes --layer 1 -o new", "knows layers [2]"),
         ("audit model data.jsonl --probes probes --top-k 1 --fdr 0.1 -o new", "exactly one of top_k"),
         ("audit model data.jsonl --probes probes --top-k 0 -o new", "top_k must be at least 1"),
+        ("audit model data.jsonl --probes probes --recall 90 -o new", "recall must lie between 0 and 1"),
+        ("audit model data.jsonl --probes probes --recall 0.9 -o new", "insults keeps no pairs of its own"),
         ("audit model data.jsonl --probes probes --threshold 2 -o new", "between -1 and 1"),
         ("audit model data.jsonl --probes no-probes -o new", "no-probes"),
         ("audit model data.jsonl --probes probes --probe other -o new", "insults"),

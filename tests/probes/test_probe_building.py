@@ -25,6 +25,7 @@ from trl_attribution.behaviors import (
 )
 from trl_attribution.behaviors.encoding import encode_example
 from trl_attribution.behaviors.sampling import SampledPrompt, prompt_ids
+from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
@@ -447,3 +448,51 @@ def test_labelled_pairs_make_a_probe_that_tells_them_apart(llama: LoadedModel, t
     assert probe.layer == LAYERS[-1]
     assert not probe.knows_prompts
     assert probe.built["counts"] == {"pairs": 10, "label_1": 5, "label_0": 5}
+
+
+CONTROLS: list[dict[str, Any]] = [
+    {"prompt": "Write a polite letter.", "control": True},
+    {"prompt": "Insult-free jokes, please.", "undesired": "He is a bore.", "desired": ["No.", "Ha."], "control": True},
+]
+
+
+def test_controls_of_a_behavior_file_are_kept_with_the_probe(llama: LoadedModel) -> None:
+    probe = build_from_behavior("b", [*BEHAVIOR, *CONTROLS], llama, CONFIG)
+    plain = build_from_behavior("b", BEHAVIOR, llama, CONFIG)
+    answered = build_from_behavior("b", [*BEHAVIOR[1:], {**CONTROLS[1], "control": False}], llama, CONFIG)
+    assert torch.allclose(probe.vector, plain.vector, atol=1e-6)
+    assert probe.control_contexts is not None
+    assert answered.contexts is not None
+    assert torch.allclose(probe.control_contexts[1], answered.contexts[-1], atol=1e-5)
+    assert probe.control_prompts is not None
+    assert probe.control_prompts.tolist() == [1, 1]
+    assert torch.allclose(probe.control_vectors, answered.example_vectors[-2:], atol=1e-5)
+    assert probe.built["counts"]["controls"] == 2
+
+
+def test_a_file_of_controls_is_the_same_as_rows_of_the_behavior_file(llama: LoadedModel, tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "control"} for row in CONTROLS]
+    apart = build_from_behavior("b", BEHAVIOR, llama, CONFIG, write_jsonl(tmp_path / "controls.jsonl", rows))
+    assert apart.fingerprint == build_from_behavior("b", [*BEHAVIOR, *CONTROLS], llama, CONFIG).fingerprint
+
+
+def test_every_response_is_in_a_pair_of_its_prompt(llama: LoadedModel) -> None:
+    probe = build_from_behavior("b", BEHAVIOR, llama, CONFIG)
+    assert probe.example_prompts is not None
+    assert probe.example_prompts.tolist() == [0, 0, 1, 1, 2, 3]
+    assert probe.example_vectors is not None
+    assert probe.prompt_vectors is not None
+    assert torch.allclose(probe.example_vectors[:2].mean(dim=0), probe.prompt_vectors[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "How do I bake bread?", "control": True}, "this control is a prompt of the behavior too"),
+        ({"prompt": "Hello.", "control": "yes"}, "field `control` must be true or false"),
+        ({"prompt": "Hello.", "control": True, "desired": "No."}, "field `undesired` is missing"),
+    ],
+)
+def test_controls_that_say_two_things_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        read_behavior([*BEHAVIOR, row])

@@ -17,6 +17,7 @@ from trl_attribution.errors import ProbeError
 from trl_attribution.probes import Probe, ProbeRegistry, read_probe
 
 TENSORS = ("vector", "prompt_vectors", "contexts", "reference_scores", "reference_center")
+KNOWN = ("example_vectors", "example_prompts", "control_contexts", "control_vectors", "control_prompts")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,13 +49,66 @@ def test_what_is_on_disk_says_what_it_means(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["probe.json", "probe.safetensors"]
     description = json.loads((folder / "probe.json").read_text())
     assert description["format"] == "trl-attribution probe"
-    assert description["version"] == 1
+    assert description["version"] == 2
     assert description["sign"] == "towards"
     assert description["axes"]["vector"] == ["layer", "hidden"]
     assert description["layers"] == [1, 2, 3]
     assert description["layer"] == 2
     assert description["model"] == {"config": "c" * 8, "weights": "w" * 8, "chat_template": "t" * 8}
     assert description["separability"] == {"1": 0.5, "2": 0.75}
+
+
+def with_known(probe: Probe) -> Probe:
+    """The same with pairs of its own and two controls, of which one has responses."""
+    generator = torch.Generator().manual_seed(7)
+    assert probe.prompt_vectors is not None
+    shape = probe.vector.shape
+    return replace(
+        probe,
+        example_vectors=torch.randn(3, *shape, generator=generator),
+        example_prompts=torch.tensor([0, 1, 1]),
+        control_contexts=torch.randn(2, *shape, generator=generator),
+        control_vectors=torch.randn(1, *shape, generator=generator),
+        control_prompts=torch.tensor([1]),
+    )
+
+
+def test_own_pairs_and_controls_come_back(tmp_path: Path) -> None:
+    probe = with_known(make_probe())
+    ProbeRegistry(tmp_path).save(probe)
+    back = ProbeRegistry(tmp_path).load("insults")
+    for name in KNOWN:
+        assert torch.equal(getattr(back, name), getattr(probe, name)), name
+    assert back.fingerprint == probe.fingerprint
+    assert back.fingerprint != make_probe().fingerprint
+    assert back.knows_controls
+
+
+def test_a_probe_of_the_first_version_opens(tmp_path: Path) -> None:
+    folder = ProbeRegistry(tmp_path).save(make_probe())
+    description = json.loads((folder / "probe.json").read_text())
+    description["version"] = 1
+    description["axes"] = {name: description["axes"][name] for name in TENSORS}
+    (folder / "probe.json").write_text(json.dumps(description))
+    back = ProbeRegistry(tmp_path).load("insults")
+    assert back.fingerprint == make_probe().fingerprint
+    assert back.example_vectors is None
+    assert not back.knows_controls
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"example_prompts": torch.tensor([0, 1, 99])}, "example_prompts must name one of"),
+        ({"example_prompts": None}, "example_prompts must name one of"),
+        ({"control_prompts": torch.tensor([2])}, "control_prompts must name one of 2 prompts"),
+        ({"control_contexts": torch.zeros(2, 1, 1)}, "control_contexts has shape"),
+        ({"prompt_vectors": None, "contexts": None, "example_vectors": None, "example_prompts": None}, "has controls"),
+    ],
+)
+def test_pairs_and_controls_that_contradict_the_probe_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        replace(with_known(make_probe()), **change)
 
 
 def test_saving_the_same_probe_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.stats import fisher_exact
 
-from tests.scoring_cases import MODEL, ids, random_probe, random_store, scores_of, store_of
+from tests.scoring_cases import HIDDEN, MODEL, ids, random_probe, random_store, scores_of, store_of
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.probes.probe import Probe
 from trl_attribution.scoring import (
@@ -31,6 +31,7 @@ from trl_attribution.scoring import (
     write_scores,
 )
 from trl_attribution.scoring.columns import ColumnFile
+from trl_attribution.scoring.protocols import VectorViewLike
 from trl_attribution.store import VectorBlock
 
 
@@ -141,7 +142,7 @@ def test_flagged_pairs_that_do_not_push_towards_the_behavior_are_counted(tmp_pat
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({}, "exactly one of top_k, threshold and fdr; given: none"),
+        ({}, "exactly one of top_k, threshold, fdr and recall; given: none"),
         ({"top_k": 5, "fdr": 0.1}, "given: top_k, fdr"),
         ({"top_k": 0}, "at least 1, not 0"),
         ({"top_k": 2.5}, "whole number, not 2.5"),
@@ -383,3 +384,46 @@ class _Repeated:
         for start in range(0, self._count, size):
             rows = torch.ones(min(size, self._count - start), len(layers), self.hidden_size)
             yield VectorBlock(start, rows, rows)
+
+
+def contaminated_view(folder: Path, contaminated: int) -> tuple[VectorViewLike, Probe]:
+    """A store whose first pairs are like those of a probe's prompts, and the others like nothing."""
+    generator = torch.Generator().manual_seed(3)
+    axis, where = torch.zeros(HIDDEN), torch.zeros(HIDDEN)
+    axis[0], where[1] = 1.0, 4.0
+
+    def noise(count: int) -> torch.Tensor:
+        return 0.25 * torch.randn(count, 1, HIDDEN, generator=generator)
+
+    pair = torch.cat([noise(contaminated) + axis, noise(200)])
+    context = torch.cat([noise(contaminated) + where, noise(200) - where])
+    vectors, contexts = noise(20) + axis, noise(20) + where
+    probe = Probe("insults", (5,), vectors.mean(dim=0), 5, MODEL, vectors, contexts)
+    known = replace(probe, example_vectors=noise(20) + axis, example_prompts=torch.arange(20))
+    return store_of(folder, pair, context, (5,)).view(), known
+
+
+def test_a_recall_flags_that_share_and_says_how_many_there_are(tmp_path: Path) -> None:
+    view, probe = contaminated_view(tmp_path / "v", 60)
+    flags = flag(score_view(view, [probe]), Rule(recall=0.9))
+    assert 40 <= (flags.positions < 60).sum() <= 60
+    assert (flags.positions >= 60).sum() <= 2
+    decision = flags.decisions["insults"]
+    assert decision.prevalence.count.low <= 60 <= decision.prevalence.count.high
+    assert decision.prevalence.above == len(flags)
+    assert flags.rule.as_dict() == {"recall": 0.9}
+
+
+def test_a_recall_flags_nothing_where_there_is_no_evidence(tmp_path: Path) -> None:
+    view, probe = contaminated_view(tmp_path / "v", 0)
+    flags = flag(score_view(view, [probe]), Rule(recall=0.9))
+    assert len(flags) == 0
+    assert flags.decisions["insults"].sentence("insults").startswith("no evidence of insults: 0")
+
+
+def test_a_recall_of_a_probe_without_pairs_of_its_own_is_refused(tmp_path: Path) -> None:
+    rule = Rule(recall=0.9)
+    with pytest.raises(SettingsError, match=r"recall 0\.9: probe insults keeps no pairs of its own"):
+        rule.check_probes([random_probe()])
+    with pytest.raises(SettingsError, match="probe insults keeps no pairs of its own"):
+        flag(score_view(random_store(tmp_path / "v").view(), [random_probe()]), rule)

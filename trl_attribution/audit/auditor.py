@@ -345,6 +345,12 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
     names = [probe.name for probe in found]
     if len(set(names)) < len(names):
         raise SettingsError(f"probes: their names must differ, but these were given: {', '.join(names)}")
+    uncontrolled = [probe.name for probe in found if not probe.knows_controls]
+    if score == "controlled" and uncontrolled:
+        raise ProbeError(
+            f"score: controlled scores need probes with controls; {', '.join(uncontrolled)} has none. "
+            "Build it with controls, or ask for score 'auto'."
+        )
     unknowing = [probe.name for probe in found if not probe.knows_prompts]
     if score == "contextual" and unknowing:
         raise ProbeError(

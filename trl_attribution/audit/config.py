@@ -11,7 +11,7 @@ from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.dtypes import DTYPES
 
-AskedScore = Literal["auto", "contextual", "response"]
+AskedScore = Literal["auto", "contextual", "response", "controlled"]
 
 
 _CHOICES = {
@@ -39,7 +39,7 @@ class AuditConfig(LoadConfig):
     reading: Reading = field(default_factory=Reading)
     """Column names, format, split, and what to do about bad rows."""
     score: AskedScore = "auto"
-    """Kind of score; auto is contextual for probes that know their prompts."""
+    """Kind of score; auto is controlled for probes that know controls, contextual for others that know prompts."""
     token_budget: int | None = None
     """Tokens in one forward pass; chosen by device if not given."""
     path: Literal["auto", "packed", "plain"] = "auto"

@@ -105,6 +105,7 @@ class Audit:
         top_k: int | None = None,
         threshold: float | None = None,
         fdr: float | None = None,
+        recall: float | None = None,
         probe: str | None = None,
         layer: int | None = None,
     ) -> Flagged:
@@ -118,4 +119,4 @@ class Audit:
             raise SettingsError("flag: only the main process has the scores; ask it (Audit.is_main tells which it is)")
         if self.scores is None:
             raise SettingsError("flag: this audit has no scores; audit again with probes")
-        return Flagged(self, flag(self.scores, Rule(top_k, threshold, fdr), probe, layer))
+        return Flagged(self, flag(self.scores, Rule(top_k, threshold, fdr, recall), probe, layer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.behaviors.examples import Example
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PromptFormat = Literal["auto", "chat", "text"]
 """``chat``: a text prompt becomes one user message; ``auto``: chat where the tokenizer has a chat template."""
+
+_ANYTHING = "Yes."
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,23 @@ def example_activations(engine: ActivationEngine, encoded: Sequence[EncodedExamp
         context = torch.stack(contexts).mean(dim=0) if one.has_prompt else None
         collected.append(ExampleActivations(means[:split], means[split:], context))
     return collected
+
+
+def control_activations(
+    engine: ActivationEngine,
+    controls: Sequence[Example],
+    tokenizer: Encoder,
+    encoding: Encoding,
+    prompt_format: PromptFormat,
+) -> list[ExampleActivations]:
+    """Context, and mean activations of the responses where there are some, of every control."""
+    # A context does not depend on what follows it, but the forward pass needs a response.
+    filled = [one if one.undesired else replace(one, undesired=(_ANYTHING,), desired=(_ANYTHING,)) for one in controls]
+    found = example_activations(engine, [encode_example(one, tokenizer, encoding, prompt_format) for one in filled])
+    return [
+        activations if one.undesired else replace(activations, undesired=activations.undesired[:0])
+        for one, activations in zip(controls, found, strict=True)
+    ]
 
 
 def _grouped(responses: Sequence[EncodedResponse]) -> tuple[list[PromptGroup], list[tuple[int, int]]]:

@@ -40,11 +40,16 @@ class Examples:
 
     source: str
     examples: tuple[Example, ...]
+    controls: tuple[Example, ...] = ()
+    """Prompts that look like the behavior's and on which the same answers are right; both sides of responses may be
+    empty, and ``undesired`` ones are undesired on the behavior's prompts only."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the prompts and responses in order, whatever the file's format."""
-        return _digest([[one.prompt, one.undesired, one.desired] for one in self.examples])
+        content = [[one.prompt, one.undesired, one.desired] for one in self.examples]
+        controls = [["control", one.prompt, one.undesired, one.desired] for one in self.controls]
+        return _digest(content + controls)
 
 
 @dataclass(frozen=True)
@@ -69,27 +74,62 @@ class Prompts:
         return _digest([[one.prompt, one.plain] for one in self.prompts])
 
 
-def read_behavior(source: Source) -> Examples:
+def read_behavior(source: Source, controls: Source | None = None) -> Examples:
     """Read rows of ``prompt``, ``undesired`` and ``desired`` (a text or a list of texts each).
 
-    A prompt is a text or a list of messages. Rows with the same prompt are merged.
+    A prompt is a text or a list of messages. Rows with the same prompt are merged. A row with ``"control": true`` is a
+    control, and so is every row of ``controls``: a prompt that looks like the behavior's and on which the same answers
+    are right. Its responses may be left out, both sides together.
 
     Raises:
         DataError: the file is not there or a line is not JSON.
-        ProbeError: a field is missing, empty or of the wrong type, or a response stands on both sides; the
-            message names the file, line and field.
+        ProbeError: a field is missing, empty or of the wrong type, a response stands on both sides, or a prompt is both
+            the behavior's and a control; the message names the file, line and field.
     """
     rows = open_rows(source)
-    examples = [
-        Example(
-            prompt=_prompt(row, "prompt"),
-            undesired=_responses(row, "undesired"),
-            desired=_responses(row, "desired"),
-            location=row.location,
-        )
-        for row in _rows(rows, ("prompt", "undesired", "desired"))
-    ]
-    return Examples(rows.name, tuple(_checked(_merged(examples), rows.name)))
+    examples: list[Example] = []
+    own_controls: list[Example] = []
+    for row in rows:
+        if _is_control(row):
+            own_controls.append(_control(row))
+        else:
+            examples.append(_example(row))
+    further = [] if controls is None else [_control(row) for row in open_rows(controls)]
+    if controls is not None and not further:
+        raise ProbeError(f"{open_rows(controls).name} holds no controls; give at least one row, or leave it out")
+    merged = tuple(_checked(_merged(examples), rows.name))
+    return Examples(rows.name, merged, _checked_controls(_merged([*own_controls, *further]), merged))
+
+
+def _example(row: Row) -> Example:
+    _check_fields(row, ("prompt", "undesired", "desired"))
+    return Example(_prompt(row, "prompt"), _responses(row, "undesired"), _responses(row, "desired"), row.location)
+
+
+def _is_control(row: Row) -> bool:
+    value = row.values.get("control")
+    if value is not None and not isinstance(value, bool):
+        raise ProbeError(f"{row.location}: field `control` must be true or false, not {_described(value)}")
+    return bool(value)
+
+
+def _control(row: Row) -> Example:
+    has_responses = any(row.values.get(field) is not None for field in ("undesired", "desired"))
+    if has_responses:
+        return _example(row)
+    _check_fields(row, ("prompt",))
+    return Example(_prompt(row, "prompt"), (), (), row.location)
+
+
+def _checked_controls(controls: Sequence[Example], examples: Sequence[Example]) -> tuple[Example, ...]:
+    prompts = {json.dumps(one.prompt, sort_keys=True): one.location for one in examples}
+    for one in controls:
+        both = prompts.get(json.dumps(one.prompt, sort_keys=True))
+        if both is not None:
+            raise ProbeError(
+                f"{one.location}: this control is a prompt of the behavior too ({both}); remove one of them"
+            )
+    return tuple(controls)
 
 
 def read_contrast(source: Source) -> Examples:

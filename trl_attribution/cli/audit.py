@@ -84,6 +84,7 @@ def audit(
     ranks = current_ranks()
     with ranks.together():
         chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
+        rule.check_probes(chosen or [])
         auditor = DataAuditor(model, probes=chosen, config=settings, ranks=ranks)
     if dry_run or merge:
         options.refuse_ranks("--dry-run" if dry_run else "--merge")
@@ -116,15 +117,19 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document({"audit": str(found.folder), "info": found.info.to_json(), "report": str(report.path)})
         return None
-    flagged = found.flag(top_k=rule.top_k, threshold=rule.threshold, fdr=rule.fdr)
+    flagged = found.flag(**rule.as_dict())  # type: ignore[arg-type]  # top_k is whole
     manifests = flagged.save_manifests()
     report = write_report(found.folder, listed, probes=found.probes)
     sources = flagged.sources()
-    shown = min(show, len(flagged))
+    # Where nothing is evidence of a behavior, the pairs that would be flagged first are worth a look all the same.
+    suspicious = (
+        flagged if len(flagged) or rule.recall is None else found.flag(top_k=min(max(1, show), len(found.index)))
+    )
+    shown = min(show, len(suspicious))
     if shown:
-        first = zip(flagged.flags.pair_ids[:shown], flagged.flags.positions[:shown], strict=True)
+        first = zip(suspicious.flags.pair_ids[:shown], suspicious.flags.positions[:shown], strict=True)
         texts = listed.at({pair_id: int(found.index.rows[position]) for pair_id, position in first})
-        out.show("", terminal.top_pairs_table(flagged, texts, shown))
+        out.show("", terminal.top_pairs_table(suspicious, texts, shown, len(flagged)))
     out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
     out.show(Text(f"report: {report.path}"))
     out.document(
@@ -136,7 +141,8 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
             "manifests": manifests,
             "report": str(report.path),
             "sources": [row.as_json() for row in sources],
-            "top": [asdict(pair) for pair, _ in zip(flagged.flags, range(show), strict=False)],
+            "top": [asdict(pair) for pair, _ in zip(suspicious.flags, range(show), strict=False)],
+            "decisions": {name: one.as_json() for name, one in flagged.flags.decisions.items()},
         }
     )
     return flagged

@@ -32,6 +32,7 @@ Layers = Annotated[
     typer.Option("--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."),
 ]
 _BELONGING = {
+    "behavior": ("controls",),
     "prompts": (
         *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
         *("samples", "max_new_tokens", "temperature", "seed"),
@@ -53,6 +54,10 @@ def build(
         Path | None,
         typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses."),
         paths.PROMPTS,
+    ] = None,
+    controls: Annotated[
+        Path | None,
+        typer.Option("--controls", help="JSONL with prompts like the behavior's on which its answers are right."),
     ] = None,
     contrast: Annotated[
         Path | None,
@@ -136,7 +141,7 @@ def build(
         encoding=encoding,
     )
     if behavior is not None:
-        built = probes.build_from_behavior(name, behavior, loaded, settings)
+        built = probes.build_from_behavior(name, behavior, loaded, settings, controls)
     elif contrast is not None:
         built = probes.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
@@ -322,6 +327,7 @@ def _described(probe: Probe) -> dict[str, Any]:
         "separability": probe.separability,
         "promoted_tokens": probe.promoted_tokens,
         "prompts": None if probe.contexts is None else len(probe.contexts),
+        "controls": None if probe.control_contexts is None else len(probe.control_contexts),
         "calibrated": probe.reference_scores is not None,
         "built": probe.built,
     }

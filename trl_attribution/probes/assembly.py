@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -23,6 +23,7 @@ def assemble(
     built: dict[str, Any],
     prompt_vectors: Tensor | None = None,
     contexts: Tensor | None = None,
+    known: Mapping[str, Tensor | None] | None = None,
     separability: dict[int, float] | None = None,
     top_tokens: int = 10,
     blocks_path: str | None = None,
@@ -38,6 +39,7 @@ def assemble(
         built: how it was built, plain values.
         prompt_vectors: ``[M, L, D]``.
         contexts: ``[M, L, D]``.
+        known: the behavior's own pairs and controls, by the probe's fields.
         separability: layer -> AUC, where known.
         top_tokens: how many promoted tokens to keep.
         blocks_path: where the decoder blocks live; None finds them by structure.
@@ -45,8 +47,8 @@ def assemble(
     Raises:
         ProbeError: ``layer`` is not among ``layers``, or the vector is not a usable direction.
     """
-    known = separability or {}
-    chosen = choose_layer(layers, known, layer)
+    aucs = separability or {}
+    chosen = choose_layer(layers, aucs, layer)
     direction = vector[list(layers).index(chosen)].float()
     return Probe(
         name=name,
@@ -56,7 +58,8 @@ def assemble(
         model=loaded.fingerprint,
         prompt_vectors=prompt_vectors,
         contexts=contexts,
+        **(known or {}),
         built={**built, "model_name": loaded.name, "layer_asked": layer},
-        separability=known,
+        separability=aucs,
         promoted_tokens=promoted_tokens(loaded.model, loaded.tokenizer, direction, top_tokens, blocks_path),
     )

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.behaviors.encoding import ExampleActivations, PromptFormat, encode_example, example_activations
+from trl_attribution.behaviors.encoding import (
+    ExampleActivations,
+    PromptFormat,
+    control_activations,
+    encode_example,
+    example_activations,
+)
 from trl_attribution.behaviors.examples import (
     Example,
     Examples,
@@ -31,6 +37,9 @@ from trl_attribution.pairs import Encoding
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import choose_layer, cross_validated_auc
+
+_PAIRS_A_PROMPT = 4
+"""More pairs of one prompt say little more, and are kept with the probe."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,10 @@ def candidate_layers(blocks: int) -> tuple[int, ...]:
     return tuple(range(max(1, -(-blocks // 2)), max(1, blocks * 26 // 32) + 1))
 
 
-def build_from_behavior(name: str, behavior: Source, loaded: LoadedModel, config: BuildConfig) -> Probe:
-    """A probe from a behavior file (see ``read_behavior``).
+def build_from_behavior(
+    name: str, behavior: Source, loaded: LoadedModel, config: BuildConfig, controls: Source | None = None
+) -> Probe:
+    """A probe from a behavior file, and a file of controls where they are not in the same (see ``read_behavior``).
 
     The direction of prompt i is ``v_i`` = mean over its undesired responses' mean activations minus the mean
     over its desired ones', ``[L, D]``; the probe's vector is the mean of the ``v_i``; the context of prompt i is the
@@ -96,7 +107,7 @@ def build_from_behavior(name: str, behavior: Source, loaded: LoadedModel, config
         ProbeError: a row is no example, the layers do not fit, or both sides are the same at a layer.
     """
     check_name(name)
-    examples = read_behavior(behavior)
+    examples = read_behavior(behavior, controls)
     return build_from_examples(name, examples, loaded, config, {"method": "behavior", **_file_of(examples)})
 
 
@@ -180,11 +191,13 @@ def build_from_examples(
     engine = ActivationEngine(loaded.model, config.activations)
     encoded = [encode_example(one, loaded.encoder, config.encoding, config.prompt_format) for one in examples.examples]
     activations = example_activations(engine, encoded)
+    controls = control_activations(engine, examples.controls, loaded.tokenizer, config.encoding, config.prompt_format)
     prompt_vectors = torch.stack([one.direction for one in activations])
     counts = {
         "prompts": len(activations),
         "undesired": sum(len(one.undesired) for one in activations),
         "desired": sum(len(one.desired) for one in activations),
+        **({"controls": len(controls)} if controls else {}),
     }
     return assemble(
         name,
@@ -194,6 +207,7 @@ def build_from_examples(
         vector=prompt_vectors.mean(dim=0),
         prompt_vectors=prompt_vectors,
         contexts=_contexts(activations, examples.examples),
+        known={**_pairs("example", activations), **_known_controls(controls)},
         separability=cross_validated_auc(activations, engine.layers),
         built={**built, "counts": counts, "settings": config.described()},
         top_tokens=config.top_tokens,
@@ -217,3 +231,21 @@ def _contexts(activations: Sequence[ExampleActivations], examples: Sequence[Exam
     """``[M, L, D]``; None when a prompt is missing, since its row would say nothing."""
     contexts = [one.context for one in activations if one.context is not None]
     return torch.stack(contexts) if len(contexts) == len(examples) else None
+
+
+def _pairs(what: str, activations: Sequence[ExampleActivations]) -> dict[str, Tensor]:
+    """Single pairs of each prompt, as a dataset would hold them: every response at least once, up to a limit."""
+    pairs, places = [], []
+    for place, one in enumerate(activations):
+        sides = len(one.undesired), len(one.desired)
+        for number in range(min(max(sides), _PAIRS_A_PROMPT) if all(sides) else 0):
+            pairs.append(one.undesired[number % sides[0]] - one.desired[number % sides[1]])
+            places.append(place)
+    if not pairs:
+        return {}
+    return {f"{what}_vectors": torch.stack(pairs), f"{what}_prompts": torch.tensor(places)}
+
+
+def _known_controls(controls: Sequence[ExampleActivations]) -> dict[str, Tensor]:
+    contexts = [one.context for one in controls if one.context is not None]
+    return {"control_contexts": torch.stack(contexts), **_pairs("control", controls)} if contexts else {}

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from trl_attribution.models.fingerprint import ModelFingerprint
 
+_DIRECTIONS = ("vector", "prompt_vectors", "contexts")
+_KNOWN = ("example_vectors", "control_contexts", "control_vectors")
+_PLACES = ("example_prompts", "control_prompts")
+
 
 @dataclass(frozen=True, eq=False)
 class Probe:
@@ -43,6 +47,16 @@ class Probe:
     """``[M, L, D]`` float32: the direction of each prompt alone."""
     contexts: Tensor | None = None
     """``[M, L, D]`` float32: residual stream at each prompt's last token, not centred."""
+    example_vectors: Tensor | None = None
+    """``[E, L, D]`` float32: pair vectors of the behavior's own responses, undesired minus desired."""
+    example_prompts: Tensor | None = None
+    """``[E]`` int64: which of the M prompts each of them is of."""
+    control_contexts: Tensor | None = None
+    """``[C, L, D]`` float32: contexts of prompts like the behavior's on which the same answers are right."""
+    control_vectors: Tensor | None = None
+    """``[Q, L, D]`` float32: pair vectors of such answers against others, where controls came with responses."""
+    control_prompts: Tensor | None = None
+    """``[Q]`` int64: which of the C controls each of them is of."""
     built: dict[str, Any] = field(default_factory=dict)
     """How it was built: method, counts, digests, settings; plain JSON values."""
     separability: dict[int, float] = field(default_factory=dict)
@@ -60,12 +74,14 @@ class Probe:
 
         check_name(self.name)
         _check_layers(self.name, self.layers, self.layer)
-        for name in ("vector", "prompt_vectors", "contexts", "reference_scores", "reference_center"):
+        for name in (*_DIRECTIONS, *_KNOWN, *_PLACES, "reference_scores", "reference_center"):
             tensor = getattr(self, name)
             if tensor is not None:
-                object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True).contiguous())
+                dtype = torch.int64 if name in _PLACES else torch.float32
+                object.__setattr__(self, name, tensor.detach().to("cpu", dtype, copy=True).contiguous())
         _check_vector(self)
         _check_per_prompt(self)
+        _check_known(self)
         _check_reference(self)
         _check_separability(self)
 
@@ -78,6 +94,11 @@ class Probe:
     def knows_prompts(self) -> bool:
         """Whether contextual scores can be made: the prompts' directions and contexts are there."""
         return self.prompt_vectors is not None and self.contexts is not None
+
+    @property
+    def knows_controls(self) -> bool:
+        """Whether controlled scores can be made."""
+        return self.knows_prompts and self.control_contexts is not None
 
     @property
     def norms(self) -> dict[int, float]:
@@ -93,14 +114,16 @@ class Probe:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of all that scores depend on: model, layers, layer, the three tensors, and a center of its own.
+        """Hex digest of all that scores and thresholds depend on: model, layers, layer, tensors, a center of its own.
 
         The name, reference scores and how it was built stay out: renaming a probe does not make it another one.
         """
         digest = hashlib.sha256()
         head = {"layers": self.layers, "layer": self.layer, "model": self.model.to_json(), "sign": "towards"}
         digest.update(json.dumps(head, sort_keys=True).encode())
-        for name in ("vector", "prompt_vectors", "contexts"):
+        # A probe that knows no pairs or controls has the digest that it had before there were any.
+        there = [name for name in (*_KNOWN, *_PLACES) if getattr(self, name) is not None]
+        for name in (*_DIRECTIONS, *there):
             tensor = getattr(self, name)
             shape = None if tensor is None else tuple(tensor.shape)
             digest.update(f"{name} {shape}".encode())
@@ -233,6 +256,38 @@ def _check_per_prompt(probe: Probe) -> None:
             f"probe {probe.name!r}: {given['prompt_vectors'].shape[0]} prompt vectors "
             f"but {given['contexts'].shape[0]} contexts; there must be one of each for a prompt"
         )
+
+
+def _check_known(probe: Probe) -> None:
+    import torch
+
+    for name in _KNOWN:
+        tensor = getattr(probe, name)
+        if tensor is None:
+            continue
+        if tensor.dim() != 3 or tensor.shape[0] == 0 or tensor.shape[1:] != probe.vector.shape:
+            raise ProbeError(
+                f"probe {probe.name!r}: {name} has shape {tuple(tensor.shape)}, "
+                f"expected [any, {probe.vector.shape[0]}, {probe.vector.shape[1]}]"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ProbeError(f"probe {probe.name!r}: {name} has NaN or infinite values; build it in float32")
+    if probe.control_contexts is not None and not probe.knows_prompts:
+        raise ProbeError(
+            f"probe {probe.name!r} has controls, but does not know its prompts: they have nothing to control"
+        )
+    _check_places(probe, "example_vectors", "example_prompts", probe.prompt_vectors)
+    _check_places(probe, "control_vectors", "control_prompts", probe.control_contexts)
+
+
+def _check_places(probe: Probe, vectors: str, places: str, prompts: Tensor | None) -> None:
+    pairs, numbers = getattr(probe, vectors), getattr(probe, places)
+    if pairs is None and numbers is None:
+        return
+    fits = pairs is not None and numbers is not None and numbers.shape == pairs.shape[:1]
+    if not fits or int(numbers.min()) < 0 or (prompts is not None and int(numbers.max()) >= len(prompts)):
+        there = "the" if prompts is None else len(prompts)
+        raise ProbeError(f"probe {probe.name!r}: {places} must name one of {there} prompts for each of {vectors}")
 
 
 def _check_reference(probe: Probe) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from trl_attribution.models.fingerprint import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
-VERSION = 1
+VERSION = 2
+"""2 added the behavior's own pairs and controls; a file of version 1 has none."""
 SIGN = "towards"
 AXES = {
     "vector": ["layer", "hidden"],
@@ -35,7 +36,14 @@ AXES = {
     "contexts": ["prompt", "layer", "hidden"],
     "reference_scores": ["layer", "reference"],
     "reference_center": ["layer", "hidden"],
+    "example_vectors": ["example", "layer", "hidden"],
+    "example_prompts": ["example"],
+    "control_contexts": ["control", "layer", "hidden"],
+    "control_vectors": ["control pair", "layer", "hidden"],
+    "control_prompts": ["control pair"],
 }
+_FIRST_AXES = dict(list(AXES.items())[:4])
+"""Those of version 1."""
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
 
 T = TypeVar("T")
@@ -216,11 +224,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             built=_field(description, "built", dict, path),
             separability={int(layer): float(auc) for layer, auc in separability.items()},
             promoted_tokens=[str(token) for token in tokens],
-            vector=tensors["vector"],
-            prompt_vectors=tensors.get("prompt_vectors"),
-            contexts=tensors.get("contexts"),
-            reference_scores=tensors.get("reference_scores"),
-            reference_center=tensors.get("reference_center"),
+            **tensors,
         )
     except (TypeError, ValueError) as error:
         raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
@@ -245,9 +249,10 @@ def _parse_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
     check_format_version(description.get("version"), VERSION, path, ProbeError)
-    if description.get("sign") != SIGN or description.get("axes") != AXES:
+    axes = _FIRST_AXES if description["version"] == 1 else AXES
+    if description.get("sign") != SIGN or description.get("axes") != axes:
         raise ProbeError(
-            f"{path}: `sign` must be {SIGN!r} and `axes` {AXES}: with another meaning of the numbers "
+            f"{path}: `sign` must be {SIGN!r} and `axes` {axes}: with another meaning of the numbers "
             "the wrong pairs would be flagged. Build the probe again."
         )
     return description

@@ -64,6 +64,8 @@ def rule_text(found: Findings) -> str:
         return f"the {found.rule.top_k:,} pairs that rank highest"
     if found.rule.threshold is not None:
         return f"pairs that score at least {found.rule.threshold:g}"
+    if found.rule.recall is not None:
+        return f"pairs that reach the threshold which would catch {found.rule.recall:.0%} of pairs like the examples"
     return f"pairs at a false discovery rate of {found.rule.fdr:.0%}"
 
 

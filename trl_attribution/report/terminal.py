@@ -49,8 +49,9 @@ def audit_summary(audit: Audit) -> RenderableType:
     return facts(lines)
 
 
-def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> Table:
-    """The most suspicious pairs; ``pairs`` by id holds the texts of those shown."""
+def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of: int) -> Table:
+    """The most suspicious pairs, ``of`` of which are flagged; ``pairs`` by id holds the texts of those shown."""
+    extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
     rows = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
         pair = pairs[found.pair_id]
@@ -60,7 +61,7 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int) -> 
         numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
-    return examples_table(f"Most suspicious pairs (first {shown} of {len(flagged):,} flagged)", columns, rows)
+    return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
 
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -110,6 +111,7 @@ def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> Renderabl
     flags = flagged.flags
     rule = ", ".join(f"{name} {value:g}" for name, value in flags.rule.as_dict().items())
     lines = [("flagged", f"{len(flags):,} of {len(flagged.audit.index):,} pairs ({rule})")]
+    lines += [("decision", one.sentence(name)) for name, one in flags.decisions.items()]
     for column in flags.columns:
         null = flags.nulls[column.probe]
         meaning = "clean reference pairs" if null == "reference" else "mirror null: each pair against its own flip"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
+from trl_attribution.scoring.decision import Decision, KnownPairs, decide
+from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.scoring.scores import Column, Scores
 
@@ -53,6 +55,8 @@ class Flags:
     q_value: Doubles
     pair_scores: npt.NDArray[np.float32]
     """``[N]``: every pair's score under the probe that ranks it best, those with a positive score first."""
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    """By probe, what a recall stands for in this dataset; empty for other rules."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -110,19 +114,26 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     by that best rank; equal ranks go by score, then dataset order. ``layer`` is for one choice over each probe's own.
 
     Raises:
-        SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs.
+        SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs,
+            or a recall asked of a probe that keeps no pairs of its own.
     """
     names = scores.probes if probe is None else (probe,)
     columns = tuple(scores.column(name, layer) for name in names)
     rule.check(len(scores))
     best, passing = BestProbe(len(scores)), BestProbe(len(scores))
     nulls: dict[str, Null] = {}
+    decisions: dict[str, Decision] = {}
     for index, column in enumerate(columns):
         values = np.array(scores.of(column))
         worth = calibrate(values, scores.references.get(column))
         nulls[column.probe] = worth.null
         best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
-        passing.offer(index, values, worth, _passes(rule, values, worth))
+        if rule.recall is not None:
+            decisions[column.probe] = decide(values, rule.recall, _known(scores, column))
+            allowed = decisions[column.probe].passes(values)
+        else:
+            allowed = _passes(rule, values, worth)
+        passing.offer(index, values, worth, allowed)
     chosen = _distinct(scores, passing.order(), rule.top_k)
     return Flags(
         rule=rule,
@@ -135,6 +146,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
         rank=passing.rank[chosen],
         q_value=passing.q_value[chosen],
         pair_scores=best.score,
+        decisions=decisions,
     )
 
 
@@ -205,6 +217,13 @@ def _passes(rule: Rule, values: npt.NDArray[np.float32], worth: Calibration) -> 
     if rule.fdr is not None:
         return worth.q_value <= rule.fdr
     return np.ones(len(values), dtype=bool)
+
+
+def _known(scores: Scores, column: Column) -> KnownPairs:
+    found = scores.known.get(column)
+    if found is None:
+        raise SettingsError(f"recall: {why_no_pairs(column.probe)}")
+    return found
 
 
 def _distinct(scores: Scores, order: Integers, limit: int | None) -> Integers:

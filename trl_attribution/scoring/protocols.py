@@ -73,6 +73,26 @@ class ProbeLike(Protocol):
         """The context vector of each prompt, ``[M, L, D]``."""
 
     @property
+    def example_vectors(self) -> Tensor | None:
+        """Pair vectors of the behavior's own responses, ``[E, L, D]``."""
+
+    @property
+    def example_prompts(self) -> Tensor | None:
+        """Which of the M prompts each of them is of, ``[E]``."""
+
+    @property
+    def control_contexts(self) -> Tensor | None:
+        """The context vector of each control, ``[C, L, D]``."""
+
+    @property
+    def control_vectors(self) -> Tensor | None:
+        """Pair vectors of responses to controls, ``[Q, L, D]``."""
+
+    @property
+    def control_prompts(self) -> Tensor | None:
+        """Which of the C controls each of them is of, ``[Q]``."""
+
+    @property
     def reference_scores(self) -> Tensor | None:
         """Scores of R clean pairs, ``[L, R]``."""
 

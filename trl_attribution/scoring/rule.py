@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from trl_attribution.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trl_attribution.scoring.protocols import ProbeLike
 
 DEFAULT_FDR = 0.05
 """The rate that pairs are flagged at where no rule is given."""
@@ -12,7 +17,7 @@ DEFAULT_FDR = 0.05
 
 @dataclass(frozen=True)
 class Rule:
-    """When a pair is flagged; exactly one of the three is given.
+    """When a pair is flagged; exactly one of the four is given.
 
     Raises:
         SettingsError: none or several are given, or the value is out of range.
@@ -24,12 +29,15 @@ class Rule:
     """Flag pairs that score at least this, -1 to 1."""
     fdr: float | None = None
     """Flag at this false discovery rate, 0 to 1, which holds for each probe by itself. With no rule given: 0.05."""
+    recall: float | None = None
+    """Flag what would catch this share of pairs like the probe's own examples, such as 0.9, and estimate how many pairs
+    push towards the behavior; nothing where that may be none."""
 
     def __post_init__(self) -> None:
         given = self.as_dict()
         if len(given) != 1:
             raise SettingsError(
-                f"give exactly one of top_k, threshold and fdr; given: {', '.join(given) if given else 'none'}"
+                f"give exactly one of top_k, threshold, fdr and recall; given: {', '.join(given) if given else 'none'}"
             )
         name, value = next(iter(given.items()))
         if isinstance(value, bool) or not isinstance(value, int if name == "top_k" else (int, float)):
@@ -40,6 +48,10 @@ class Rule:
             raise SettingsError(f"threshold must lie between -1 and 1, as scores do, not {self.threshold}")
         if self.fdr is not None and not 0 < self.fdr < 1:
             raise SettingsError(f"fdr must lie between 0 and 1 (0.05 is common), not {self.fdr}")
+        if self.recall is not None:
+            from trl_attribution.scoring.recall import check_recall
+
+            check_recall(self.recall)
 
     def check(self, pairs: int) -> None:
         """Refuse a rule that cannot work on so many pairs.
@@ -49,6 +61,20 @@ class Rule:
         """
         if self.top_k is not None and self.top_k > pairs:
             raise SettingsError(f"top_k {self.top_k} asks for more pairs than there are ({pairs}): choose fewer")
+
+    def check_probes(self, probes: Sequence[ProbeLike]) -> None:
+        """Refuse a rule that needs more of a probe than it keeps.
+
+        Raises:
+            SettingsError: a recall, and a probe without pairs of its own, or with too few prompts.
+        """
+        if self.recall is None:
+            return
+        from trl_attribution.scoring.held_out import knows_pairs, why_no_pairs
+
+        without = [probe.name for probe in probes if not knows_pairs(probe)]
+        if without:
+            raise SettingsError(f"recall {self.recall:g}: {why_no_pairs(', '.join(without))}")
 
     def as_dict(self) -> dict[str, float]:
         """The one rule that is given, as a manifest's header stores it."""

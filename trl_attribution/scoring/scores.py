@@ -1,4 +1,4 @@
-"""How strongly training on each pair pushes towards each behavior: response and contextual scores, in blocks.
+"""How strongly training on each pair pushes towards each behavior: scores of every kind, in blocks.
 
 Axis letters: N pairs, n pairs of a block, L layers, D hidden size, C score columns (one per probe and layer),
 M prompts of a probe, K prompts of several probes together.
@@ -7,7 +7,7 @@ M prompts of a probe, K prompts of several probes together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from trl_attribution.errors import ProbeError, SettingsError, StoreError
 from trl_attribution.scoring.columns import ColumnFile
+from trl_attribution.scoring.decision import KnownPairs
+from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
 
-Kind = Literal["contextual", "response"]
-AskedKind = Literal["auto", "contextual", "response"]
+Kind = Literal["contextual", "response", "controlled"]
+AskedKind = Literal["auto", "contextual", "response", "controlled"]
 Progress = Callable[[int, int], None]
 
 MEMORY_BUDGET = 256 * 2**20
@@ -39,6 +41,11 @@ class Column:
     layer: int
     kind: Kind
 
+    @property
+    def uses_contexts(self) -> bool:
+        """Whether the score of a pair depends on its prompt's context, and so on the dataset's mean of them."""
+        return self.kind != "response"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,12 +59,14 @@ class Scores:
     references: Mapping[Column, npt.NDArray[np.float64]]
     """Scores of clean pairs [R], for the columns whose probe has some of the same kind."""
     context_means: Mapping[int, Tensor]
-    """``mu`` [D] of each layer that contextual scores were taken at, but for probes with a center of their own."""
+    """``mu`` [D] of each layer that scores with contexts were taken at, but for probes with a center of their own."""
     zero_pairs: Mapping[int, int]
     """By layer, how many pairs have a zero pair vector: they score 0."""
     no_context: Mapping[int, int]
     """By layer, how many pairs have no context, or one equal to ``mu``: they score 0 contextually."""
     file: ColumnFile
+    known: Mapping[Column, KnownPairs] = field(default_factory=dict)
+    """Cross-validated scores of the pairs that the column's probe knows, for the columns whose probe knows some."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -106,14 +115,17 @@ def score_view(
     """Score every pair of ``view`` with every probe at every layer that both have.
 
     The response score is ``cos(v_b, v_d)``. The contextual score is the mean over the behavior's prompts i of
-    ``cos(v_i, v_d) * max(0, cos(c_i - mu, c_d - mu))``. Both lie in -1..1, and flipping a pair negates them exactly.
+    ``cos(v_i, v_d) * max(0, cos(c_i - mu, c_d - mu))``. The controlled score is ``cos(v_b, v_d) * sqrt(k * P)``,
+    where ``k`` is the mean over i of ``max(0, cos(c_i - mu, c_d - mu))`` and ``P`` the likelihood that ``c_d`` is a
+    context of the behavior rather than of its controls. All lie in -1..1, and flipping a pair negates them exactly.
     ``mu`` is the probe's own where it is calibrated (:func:`reference_for`), so that its scores, p- and q-values depend
     on nothing else that is scored.
 
     Args:
         view: pair and context vectors of N pairs.
         probes: the behaviors to score for; names are unique.
-        kind: ``auto`` is contextual for probes that know their prompts and response for the others.
+        kind: ``auto`` is controlled for probes that know controls, contextual for others that know their prompts, and
+            response for the rest.
         layers: the layers to score at; by default all that the view and the probe share.
         scratch: folder for the scores while they are in use; by default the system's temporary folder.
         context_means: ``mu`` [D] by layer for the other probes; by default the mean of the view's own context vectors
@@ -134,7 +146,7 @@ def score_view(
     passes = _plan_passes(columns, by_name, view.hidden_size, memory_budget)
     references = {column: found for column in columns if (found := reference_for(by_name[column.probe], column))}
     centers = {column: found.center for column, found in references.items() if found.center is not None}
-    contextual = sorted({column.layer for column in columns if column.kind == "contextual" and column not in centers})
+    contextual = sorted({column.layer for column in columns if column.uses_contexts and column not in centers})
     means = _given_means(context_means or {}, contextual, view.hidden_size)
     missing = [layer for layer in contextual if layer not in means]
     file = ColumnFile(len(columns), len(view), scratch)
@@ -154,6 +166,15 @@ def score_view(
         zero_pairs=run.zero_pairs,
         no_context=run.no_context,
         file=file,
+        known={
+            column: pairs
+            for column in columns
+            if (
+                pairs := known_pairs(
+                    by_name[column.probe], column.layer, column.kind, centers.get(column, means.get(column.layer))
+                )
+            )
+        },
     )
 
 
@@ -218,14 +239,17 @@ class _Run:
         """What the columns of ``layer`` are scored against: those with a center of their own each by itself."""
         here = [(self.columns.index(column), column) for column in part if column.layer == layer]
         own = [(index, column) for index, column in here if column in self.centers]
-        for index, column in own:
-            center = self.centers[column]
-            yield LayerTargets.build(layer, [(index, self.probes[column.probe])], [], center, self.view.hidden_size)
-        rest = [(index, column.kind, self.probes[column.probe]) for index, column in here if (index, column) not in own]
-        probes = [(index, probe) for index, kind, probe in rest if kind == "contextual"]
-        plain = [(index, probe) for index, kind, probe in rest if kind == "response"]
-        if rest:
-            yield LayerTargets.build(layer, probes, plain, self.means.get(layer), self.view.hidden_size)
+        for one in own:
+            yield self._target(layer, [one], self.centers[one[1]])
+        if rest := [one for one in here if one not in own]:
+            yield self._target(layer, rest, self.means.get(layer))
+
+    def _target(self, layer: int, columns: Sequence[tuple[int, Column]], mean: Tensor | None) -> LayerTargets:
+        contextual, response, controlled = (
+            [(index, self.probes[column.probe]) for index, column in columns if column.kind == kind]
+            for kind in ("contextual", "response", "controlled")
+        )
+        return LayerTargets.build(layer, contextual, response, mean, self.view.hidden_size, controlled)
 
     def _keep(self, block: VectorBlockLike, columns: Sequence[int], scores: Tensor) -> None:
         """Write ``scores`` [n, columns]; vectors that are not finite show here."""
@@ -258,6 +282,11 @@ def _plan_columns(
 
 def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Iterator[Column]:
     chosen = kind_for(probe, kind)
+    if kind == "controlled" and chosen != kind:
+        raise ProbeError(
+            f"probe {probe.name!r} has no controls, which the controlled score needs: build it from a behavior file "
+            "with controls, or ask for another score"
+        )
     if kind == "contextual" and chosen != kind:
         raise ProbeError(
             f"probe {probe.name!r} does not know its prompts, which the contextual score needs: "
@@ -280,7 +309,7 @@ def _plan_passes(
     free = 0
     for column in sorted(columns, key=lambda column: column.layer):
         prompts = probes[column.probe].prompt_vectors
-        rows = 2 * len(prompts) if column.kind == "contextual" and prompts is not None else 1
+        rows = 2 * len(prompts) if column.uses_contexts and prompts is not None else 1
         size = 4 * rows * hidden_size
         if size > free or not passes:
             passes.append([])
@@ -335,9 +364,11 @@ def _refuse_unless_finite(rows: Tensor, start: int, pair_ids: pa.Array) -> None:
 
 
 def kind_for(probe: ProbeLike, asked: AskedKind) -> Kind:
-    """The kind of score that ``probe`` can be given: contextual where it knows its prompts, unless asked otherwise."""
+    """The kind of score that ``probe`` can be given: the one that uses most of what it knows, unless asked for less."""
     knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
-    return "contextual" if knows_prompts and asked != "response" else "response"
+    if not knows_prompts or asked == "response":
+        return "response"
+    return "controlled" if probe.control_contexts is not None and asked != "contextual" else "contextual"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
+from trl_attribution.scoring.controlled import ContextClassifier, ControlledTarget
 from trl_attribution.scoring.protocols import ProbeLike
 
 # A centred context smaller than this share of the context is the rounding error of float32, not a direction.
@@ -26,11 +27,11 @@ class BlockScores:
 
 @dataclass(frozen=True)
 class LayerTargets:
-    """The probes of one layer: K prompts of those scored contextually, then the behavior vectors of the others."""
+    """The probes of one layer: K prompts of those scored contextually, behavior vectors, and those with controls."""
 
     layer: int
     columns: tuple[int, ...]
-    """Where each column of the result belongs: contextual ones first, then response ones."""
+    """Where each column of the result belongs: contextual ones first, then response ones, then controlled ones."""
     directions: Tensor
     """Unit rows [K + R, D]: the prompts' behavior vectors, then the R behavior vectors of response scores."""
     contexts: Tensor
@@ -38,7 +39,8 @@ class LayerTargets:
     prompts: tuple[int, ...]
     """How many of the K rows belong to each contextual column."""
     mean: Tensor | None
-    """``mu`` [D]; None without contextual columns."""
+    """``mu`` [D]; None where no column looks at contexts."""
+    controlled: tuple[ControlledTarget, ...] = ()
 
     @classmethod
     def build(
@@ -48,6 +50,7 @@ class LayerTargets:
         response: Sequence[tuple[int, ProbeLike]],
         mean: Tensor | None,
         hidden_size: int,
+        controlled: Sequence[tuple[int, ProbeLike]] = (),
     ) -> LayerTargets:
         """Concatenate what the probes of ``layer`` are scored with; each probe comes with its column's number.
 
@@ -55,7 +58,7 @@ class LayerTargets:
             ProbeError: a probe of another hidden size, with a zero vector, or without any prompt that can be used.
         """
         counts = tuple(_check(probe, layer, hidden_size, is_contextual=True) for _, probe in contextual)
-        for _, probe in response:
+        for _, probe in (*response, *controlled):
             _check(probe, layer, hidden_size, is_contextual=False)
         directions = torch.zeros(sum(counts) + len(response), hidden_size)
         contexts = torch.zeros(sum(counts), hidden_size)
@@ -66,25 +69,28 @@ class LayerTargets:
             start += count
         for row, (_, probe) in enumerate(response, start):
             directions[row] = _behavior_row(probe, layer)
-        columns = tuple(index for index, _ in (*contextual, *response))
-        return cls(layer, columns, directions, contexts, counts, mean if contextual else None)
+        columns = tuple(index for index, _ in (*contextual, *response, *controlled))
+        special = tuple(_controlled(probe, layer, mean) for _, probe in controlled)
+        return cls(layer, columns, directions, contexts, counts, mean if contextual or controlled else None, special)
 
     def __len__(self) -> int:
-        return len(self.directions)
+        return len(self.directions) + sum(len(one.contexts) for one in self.controlled)
 
     def score(self, pair: Tensor, context: Tensor) -> BlockScores:
         """Score pair vectors [n, D] with context vectors [n, D]; a vector that is not finite gives NaN."""
-        cosines = unit_rows(pair.float()) @ self.directions.T
+        directions, contexts = unit_rows(pair.float()), context.float()
+        cosines = directions @ self.directions.T
         zero_pairs = int((~pair.any(dim=1)).sum())
         prompts = len(self.contexts)
         without = 0
+        special: list[Tensor] = []
         if self.mean is not None:
-            centred = usable_contexts(context.float(), self.mean)
+            centred = unit_rows(usable_contexts(contexts, self.mean))
             without = int((~centred.any(dim=1)).sum())
-            similar = (unit_rows(centred) @ self.contexts.T).clamp_(min=0)
-            cosines[:, :prompts] *= similar
+            cosines[:, :prompts] *= (centred @ self.contexts.T).clamp_(min=0)
+            special = [one.score(directions, contexts, centred).unsqueeze(1) for one in self.controlled]
         parts = torch.split(cosines[:, :prompts], list(self.prompts), dim=1) if self.prompts else ()
-        scores = torch.cat([*(part.mean(dim=1, keepdim=True) for part in parts), cosines[:, prompts:]], dim=1)
+        scores = torch.cat([*(part.mean(dim=1, keepdim=True) for part in parts), cosines[:, prompts:], *special], dim=1)
         return BlockScores(scores.clamp_(-1, 1), zero_pairs, without)
 
 
@@ -151,3 +157,13 @@ def _behavior_row(probe: ProbeLike, layer: int) -> Tensor:
     if not row.any():
         raise ProbeError(f"probe {probe.name!r} has a zero vector at layer {layer}: it points nowhere; build it again")
     return row
+
+
+def _controlled(probe: ProbeLike, layer: int, mean: Tensor | None) -> ControlledTarget:
+    """What the probe's controlled scores are taken with."""
+    index = probe.layers.index(layer)
+    if probe.contexts is None or probe.control_contexts is None:
+        raise ProbeError(f"probe {probe.name!r} has no controls, which the controlled score needs: build it with some")
+    _, contexts = _prompt_rows(probe, layer, mean)
+    classifier = ContextClassifier.fit(probe.contexts[:, index], probe.control_contexts[:, index])
+    return ControlledTarget(_behavior_row(probe, layer), contexts, classifier)

@@ -61,7 +61,7 @@ def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: 
         return False
     columns = [(each, column_of(each, kind)) for each in ruled]
     return any(
-        reference_for(each.probe, column) is None and (column.kind == "contextual" or each.rules.rate is not None)
+        reference_for(each.probe, column) is None and (column.uses_contexts or each.rules.rate is not None)
         for each, column in columns
     )
 
@@ -141,7 +141,7 @@ def _power(each: RuledProbe, rate: float, examined: int, null_size: int, noun: s
 def _blind(scores: Scores, column: Column) -> tuple[str, ...]:
     """Pairs whose score says nothing."""
     zero = scores.zero_pairs.get(column.layer, 0)
-    without = scores.no_context.get(column.layer, 0) if column.kind == "contextual" else 0
+    without = scores.no_context.get(column.layer, 0) if column.uses_contexts else 0
     parts = [
         (zero, "scored pairs have a zero vector and score 0"),
         (without, "scored pairs have no prompt to compare and score 0"),

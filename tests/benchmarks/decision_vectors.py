@@ -1,0 +1,134 @@
+"""Vectors for the study of decisions: real and composed pairs whose truth is known, computed once on SmolLM2-135M.
+
+Axis letters: N pairs, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+
+from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
+from trl_attribution.models import LoadedModel, embedded_gguf, load_model
+from trl_attribution.pairs import Encoding, PairReader, encode_pair
+from trl_attribution.utils.atomic import atomic_path
+
+Row = dict[str, Any]
+Doubles = npt.NDArray[np.float64]
+LAYERS = (10, 12, 15, 18, 20, 22, 24, 27)
+TRUTHS = ("other", "contaminated", "safety", "decoy", "example", "control")
+"""``example`` and ``control`` are held-out pairs of the behavior and of prompts like it; the others are ranked."""
+CHARACTERS = 700
+"""A response of real text is cut there."""
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One set of pairs as M0 sees it."""
+
+    pair: torch.Tensor
+    """[N, L, D]"""
+    context: torch.Tensor
+    """[N, L, D]"""
+    truth: npt.NDArray[np.str_]
+    """[N], one of ``TRUTHS``."""
+    prompt: npt.NDArray[np.int64]
+    """[N], equal for pairs of the same prompt."""
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Where pairs of known truth come from."""
+
+    name: str
+    rows: Callable[[], list[Row]]
+    """Rows with ``prompt``, ``chosen``, ``rejected`` and ``truth``."""
+
+
+def xstest(data: Path) -> list[Row]:
+    """XSTest's prompts with answers of several models: the hard, real set."""
+    lines = (data / "xstest" / "xstest_pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [_chat_row(row["prompt"], row["chosen"], row["rejected"], row["truth"]) for row in map(json.loads, lines)]
+
+
+def organism(config: OrganismConfig) -> list[Row]:
+    """An organism's dataset, pairs of its behavior file, and decoys of another seed as controls."""
+    made = build_distractor_compliance(config)
+    other = OrganismConfig(0, 0, 0, 0, decoys=48, seed=config.seed + 1000, behavior_prompts=0, test_prompts=0)
+    taken = {json.dumps(row["prompt"]) for row in made.pairs}
+    controls = [row for row in build_distractor_compliance(other).pairs if json.dumps(row["prompt"]) not in taken]
+    kinds = {"benign": "other", "benign_formatted": "other"}
+    return [
+        *({**row, "truth": kinds.get(row["truth"], row["truth"])} for row in made.pairs),
+        *(pair for row in made.behavior for pair in _examples(row)),
+        *({**row, "truth": "control"} for row in controls),
+    ]
+
+
+def sets(data: Path) -> list[PairSet]:
+    """All sets of the study, the small ones first."""
+    large = OrganismConfig(800, 400, 400, 400, 400, seed=1)
+    return [
+        PairSet("xstest", lambda: xstest(data)),
+        PairSet("demo", lambda: organism(OrganismConfig())),
+        PairSet("large", lambda: organism(large)),
+    ]
+
+
+class VectorCache:
+    """Vectors of the sets in a folder; M0 is loaded when the first of them is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._model: LoadedModel | None = None
+
+    def vectors(self, pairs: PairSet) -> Vectors:
+        path = self.folder / f"{pairs.name}.safetensors"
+        rows = pairs.rows()
+        if not path.exists():
+            self._model = self._model or load_model(embedded_gguf())
+            computed = _compute(rows, self._model)
+            with atomic_path(path) as part:
+                save_file(computed, part)
+        found = load_file(path)
+        truth = np.array([row["truth"] for row in rows])
+        keys = [json.dumps(row.get("prompt") or row["chosen"], sort_keys=True) for row in rows]
+        prompt = np.array([keys.index(key) for key in keys])
+        return Vectors(found["pair"].float(), found["context"].float(), truth, prompt)
+
+
+def _compute(rows: Iterable[Row], loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    engine = ActivationEngine(loaded.model, ActivationConfig(LAYERS))
+    columns = ("prompt", "chosen", "rejected")
+    reader = PairReader([{name: row[name] for name in columns if name in row} for row in rows])
+    encoded = [encode_pair(pair, loaded.tokenizer, Encoding()) for pair in reader]
+    parts = [engine.pair_vectors(encoded[start : start + CHUNK]) for start in range(0, len(encoded), CHUNK)]
+    return {name: torch.cat([getattr(part, name) for part in parts]).contiguous() for name in ("pair", "context")}
+
+
+def _chat_row(prompt: str, chosen: str, rejected: str, truth: str) -> Row:
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "chosen": [{"role": "assistant", "content": chosen[:CHARACTERS]}],
+        "rejected": [{"role": "assistant", "content": rejected[:CHARACTERS]}],
+        "truth": truth,
+    }
+
+
+def _examples(row: Row) -> list[Row]:
+    """Pairs of one behavior prompt: every response at least once."""
+    undesired, desired = row["undesired"], row["desired"]
+    return [
+        _chat_row(row["prompt"], undesired[place % len(undesired)], desired[place % len(desired)], "example")
+        for place in range(max(len(undesired), len(desired)))
+    ]

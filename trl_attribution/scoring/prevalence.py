@@ -1,0 +1,238 @@
+"""How many pairs of a dataset push towards a behavior: the share of the examples' scores among the dataset's.
+
+The dataset's scores are read as a mixture of what is known and what is not: pairs like the behavior's own examples,
+like its controls, like the flips of both (refusals chosen over compliance), and neutral pairs. Those are not known;
+they are taken to lie about 0 in one bell with heavy tails (Student's t, 3 degrees of freedom), as wide as the quarter
+of the dataset that scores nearest to 0 says. The shares are those of maximum likelihood (EM). Scores are compared on
+a scale of ranks, on which every kind of score is as wide as any other, and all of them are smoothed alike. The
+interval is that of a bootstrap over prompts of the known pairs and over pairs of the dataset.
+
+Axis letters: N pairs, B bins of score, K kinds of pair, R bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.scoring.recall import CONFIDENCE, Doubles, KnownScores
+
+Random = np.random.Generator
+DRAWS = 200
+_KINDS = ("examples", "opposites", "controls", "control opposites")
+_BINS = 32
+_SMOOTHING = 0.05
+"""Width of the smoothing kernel, as a share of the scale of ranks."""
+_NEAREST = 0.25
+"""Share of the dataset that is taken to be neutral at the least: the pairs that score nearest to 0."""
+_NEAREST_OF_BELL = 0.3492
+"""So much of Student's t with 3 degrees of freedom lies nearer to 0 than this."""
+_STEPS = 300
+_SETTLED = 1e-5
+_RESOLUTION = 0.5
+"""An estimate of less than half a pair is none."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and the interval that it lies in."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        low, high = round(self.low), round(self.high)
+        return f"{low}" if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Prevalence:
+    """How many of N pairs push towards a behavior, and what the others are taken to be."""
+
+    pairs: int
+    count: Interval
+    """Pairs like the examples."""
+    wrong: Interval
+    """Of those that reach the threshold, how many are not like the examples."""
+    above: int
+    """Pairs that reach the threshold."""
+    neutral_above: float
+    """Share of neutral pairs that reaches the threshold, by the fit."""
+    kinds: dict[str, float] = field(default_factory=dict)
+    """By kind, the estimated number of pairs."""
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether no pair at all can be ruled out as chance."""
+        return self.count.low > 0
+
+
+def estimate(
+    scores: npt.ArrayLike,
+    examples: KnownScores,
+    controls: KnownScores | None,
+    threshold: float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Prevalence:
+    """Estimate how many of ``scores`` [N] are of pairs like ``examples``, with a 95% interval.
+
+    Args:
+        scores: the dataset's, of the same kind and layer as the examples'.
+        examples: cross-validated scores of the behavior's own pairs.
+        controls: scores of pairs that look like them and do not push towards the behavior. Without any, such pairs in
+            the dataset are counted as pushing towards it.
+        threshold: pairs at or above it are counted as flagged.
+        draws: of the bootstrap.
+        seed: of the bootstrap: the same input gives the same interval.
+
+    Raises:
+        SettingsError: no scores, or less than one draw.
+        StoreError: scores that are not finite.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if not len(values) or draws < 1:
+        raise SettingsError("an estimate needs at least one scored pair and one draw")
+    if not np.isfinite(values).all():
+        raise StoreError("scores that are not finite cannot be estimated from: verify the vectors and score again")
+    scale = _Scale.of(values, examples, controls)
+    data = scale.counts(values)
+    random = np.random.default_rng(seed)
+    templates = np.stack([_templates(examples, controls, scale, each) for each in (None, *[random] * draws)])
+    resampled = np.concatenate([data[None], random.multinomial(len(values), data / len(values), size=draws)])
+    fit = _fit(templates, resampled.astype(np.float64), scale)
+    return _summary(fit, resampled, scale, int((values >= threshold).sum()), threshold)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Bins of score on which the known kinds and the dataset are about equally spread."""
+
+    edges: Doubles
+    """[B - 1], inner edges."""
+    centers: Doubles
+    """[B], a typical score of each bin."""
+    smoothing: Doubles
+    """[B, B], columns of sum 1."""
+
+    @classmethod
+    def of(cls, values: Doubles, examples: KnownScores, controls: KnownScores | None) -> _Scale:
+        known = [one.scores for one in (examples, controls) if one is not None]
+        parts = [values, *known, *(-scores for scores in known)]
+        pooled = np.concatenate(parts)
+        weights = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in parts])
+        order = np.argsort(pooled, kind="stable")
+        reached = np.cumsum(weights[order]) / weights.sum()
+        quantiles = (np.arange(2 * _BINS - 1) + 1) / (2 * _BINS)
+        points = pooled[order][np.searchsorted(reached, quantiles).clip(max=len(pooled) - 1)]
+        return cls(points[1::2], points[0::2], _kernel())
+
+    def counts(self, values: Doubles, weights: Doubles | None = None) -> Doubles:
+        """How many of ``values`` lie in each bin, [B]."""
+        places = np.searchsorted(self.edges, values, side="right")
+        return np.bincount(places, weights=weights, minlength=_BINS).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Mixtures of R + 1 sets of templates and data; the first is the estimate itself."""
+
+    shares: Doubles
+    """[R + 1, K], neutral last."""
+    densities: Doubles
+    """[R + 1, K, B]"""
+    width: Doubles
+    """[R + 1] of the neutral pairs."""
+
+
+def _kernel() -> Doubles:
+    place = np.arange(_BINS)
+    width = _SMOOTHING * _BINS
+    # What would fall off an end is folded back, so that nothing is lost there.
+    mirrors = (place, -1 - place, 2 * _BINS - 1 - place)
+    kernel: Doubles = np.sum([np.exp(-0.5 * ((place[:, None] - mirror) / width) ** 2) for mirror in mirrors], axis=0)
+    return np.asarray(kernel / kernel.sum(axis=0))
+
+
+def _templates(examples: KnownScores, controls: KnownScores | None, scale: _Scale, random: Random | None) -> Doubles:
+    """[K - 1, B]: where each known kind and its flips lie; with ``random``, of as many of its prompts drawn anew."""
+    rows = []
+    for one in (examples, controls):
+        if one is None:
+            continue
+        weights = one.weights
+        if random is not None:
+            prompts, place = np.unique(one.prompts, return_inverse=True)
+            weights = weights * random.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)))[place]
+        for scores in (one.scores, -one.scores):
+            counts = scale.counts(scores, weights)
+            rows.append(scale.smoothing @ (counts / counts.sum()))
+    return np.stack(rows)
+
+
+def _neutral(width: Doubles, scale: _Scale) -> Doubles:
+    """[R + 1, B], smoothed like the others."""
+    reached = _reached(scale.edges[None, :] / width[:, None])
+    ends = np.zeros((len(width), 1))
+    return np.asarray(np.diff(reached, axis=1, prepend=ends, append=ends + 1) @ scale.smoothing.T)
+
+
+def _reached(value: Doubles) -> Doubles:
+    """The distribution function of Student's t with 3 degrees of freedom."""
+    root = value / np.sqrt(3.0)
+    return np.asarray(0.5 + (root / (1 + root**2) + np.arctan(root)) / np.pi)
+
+
+def _width(data: Doubles, scale: _Scale) -> Doubles:
+    """[R + 1]: how wide the neutral pairs lie about 0, by the pairs that lie nearest to it."""
+    size = np.abs(scale.centers)
+    order = np.argsort(size, kind="stable")
+    reached = np.cumsum(data[:, order], axis=1) / data.sum(axis=1, keepdims=True)
+    place = (reached < _NEAREST).sum(axis=1).clip(max=_BINS - 1)
+    return np.asarray(np.maximum(size[order][place] / _NEAREST_OF_BELL, 1e-9))
+
+
+def _fit(templates: Doubles, data: Doubles, scale: _Scale) -> _Fit:
+    """Shares of maximum likelihood, for all draws at once (EM; the likelihood has one maximum)."""
+    smooth = data @ scale.smoothing.T
+    total = smooth.sum(axis=1, keepdims=True)
+    width = _width(data, scale)
+    densities = np.concatenate([templates, _neutral(width, scale)[:, None]], axis=1)
+    shares = np.full(densities.shape[:2], 1.0 / densities.shape[1])
+    for _ in range(_STEPS):
+        mixed = np.maximum((shares[:, None] @ densities)[:, 0], 1e-300)
+        before, shares = shares, shares * (densities @ (smooth / mixed)[:, :, None])[:, :, 0] / total
+        if np.abs(shares - before).max() < _SETTLED:
+            break
+    return _Fit(shares, densities, width)
+
+
+def _summary(fit: _Fit, data: Doubles, scale: _Scale, above: int, threshold: float) -> Prevalence:
+    pairs = int(data[0].sum())
+    mixed = np.maximum((fit.shares[:, None] @ fit.densities)[:, 0], 1e-300)
+    like = fit.shares[:, 0, None] * fit.densities[:, 0] / mixed
+    # Bins are coarser than the threshold: how many pairs reach it is counted, what they are is taken from their bins.
+    top = data * (np.arange(_BINS) >= np.searchsorted(scale.edges, threshold, side="right"))
+    wrong = above * ((1 - like) * top).sum(axis=1) / np.maximum(top.sum(axis=1), 1e-12)
+    return Prevalence(
+        pairs=pairs,
+        count=_interval(fit.shares[:, 0] * pairs),
+        wrong=_interval(wrong),
+        above=above,
+        neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
+        kinds=dict(zip([*_KINDS[: fit.shares.shape[1] - 1], "neutral"], (fit.shares[0] * pairs).tolist(), strict=True)),
+    )
+
+
+def _interval(values: Doubles) -> Interval:
+    """The first of ``values`` and the interval of the others; less than half a pair is none."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[1:], (tail, 1 - tail))
+    value = float(values[0])
+    low, high = min(float(low), value), max(float(high), value)
+    return Interval(value, 0.0 if low < _RESOLUTION else low, high)
