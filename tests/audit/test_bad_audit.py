@@ -236,13 +236,13 @@ def test_vectors_of_other_settings_are_refused_before_the_folder_is_made(
     assert str(vectors) in message and "layers: stored [1], asked for [2]" in message
 
 
-def test_vectors_that_are_not_finite_are_refused_by_pair_and_the_folder_is_free_again(tmp_path: Path) -> None:
+def test_activations_that_are_not_finite_are_refused_and_the_folder_is_free_again(tmp_path: Path) -> None:
     broken = tiny_loaded()
     with torch.no_grad():
         broken.model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 5] = float("nan")
     auditor = auditor_of(broken, layers=[3])
-    message = message_of(StoreError, lambda: auditor.audit(pair_rows(3), tmp_path / "audit"), tmp_path)
-    assert "3 pairs are not finite" in message and all(pair in message for pair in ids_of(pair_rows(3)))
+    message = message_of(ModelError, lambda: auditor.audit(pair_rows(3), tmp_path / "audit"), tmp_path)
+    assert "layers [3]" in message and "are not finite numbers" in message
     mended = tiny_loaded()
     assert len(auditor_of(mended, layers=[3]).audit(pair_rows(3), tmp_path / "audit").index) == 3
 
@@ -254,7 +254,7 @@ def test_a_pair_that_is_not_finite_keeps_the_shards_before_it(tmp_path: Path) ->
     with torch.no_grad():
         broken.model.get_parameter("model.embed_tokens.weight")[token] = float("nan")
     auditor = auditor_of(broken, layers=[3], shard_size=2)
-    with pytest.raises(StoreError, match=f"1 pair are not finite: {ids_of(rows)[4]}"):
+    with pytest.raises(ModelError, match="are not finite numbers"):
         auditor.audit(rows, tmp_path / "audit")
     assert VectorStore.open(tmp_path / "audit" / "vectors").pair_ids == ids_of(rows)[:4]
     assert not (tmp_path / "audit" / "audit.json").exists() and not list(tmp_path.rglob("*.part"))

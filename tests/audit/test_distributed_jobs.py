@@ -258,7 +258,7 @@ def test_a_job_that_fails_before_a_vector_leaves_the_folder_free(loaded: LoadedM
     broken = tiny_loaded()
     broken.model.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
     message = message_of(
-        StoreError, lambda: auditor_of(broken, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2"), tmp_path
+        ModelError, lambda: auditor_of(broken, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2"), tmp_path
     )
     assert "not finite" in message
     report = auditor_of(loaded, layers=[3]).audit_share(rows(), tmp_path / "audit", "1/2")
