@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, create_model
-from pydantic_core import core_schema
+from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, PlainSerializer, create_model
 
 from trl_attribution.gate.policy.rules import Part
 from trl_attribution.utils.declared import field_texts, first_paragraph
@@ -31,13 +30,9 @@ class Taken:
 
     def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
         """A mapping, checked as the rest of the policy is, and then made into the dataclass."""
-        return core_schema.no_info_after_validator_function(
-            lambda section: source(**dict(section)),
-            handler(self._model(source)),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda settings: {name: getattr(settings, name) for name in self.kinds}
-            ),
-        )
+        made = AfterValidator(lambda section: source(**dict(section)))
+        written = PlainSerializer(lambda settings: {name: getattr(settings, name) for name in self.kinds})
+        return handler.generate_schema(Annotated[self._model(source), made, written])
 
     def _model(self, source: type) -> type[BaseModel]:
         texts = field_texts(source)
