@@ -153,13 +153,14 @@ def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
 def _tokenized(pairs: Sequence[Pair], tokenizer: Any) -> list[_Sequences | RowFault]:
     outcomes: dict[int, _Sequences | RowFault] = {}
     rendered: dict[int, list[str]] = {}
-    check = TemplateCheck(lambda pair: _render(pair, tokenizer))
+    check = TemplateCheck(lambda pair: _render([pair], tokenizer)[0])
+    written = _written_together(pairs, tokenizer)
     for place, pair in enumerate(pairs):
         try:
             if not pair.conversational:
                 rendered[place] = _texts(pair, tokenizer)
             elif _TOKENIZER_OPTIONS.isdisjoint(pair.chat_template_kwargs):
-                texts = _render(pair, tokenizer)
+                texts = written[place] if place in written else _render([pair], tokenizer)[0]
                 check.check(pair, texts)
                 rendered[place] = texts
             else:
@@ -175,6 +176,19 @@ def _tokenized(pairs: Sequence[Pair], tokenizer: Any) -> list[_Sequences | RowFa
             _, first, second = rendered[place]
             outcomes[place] = _sequences(ids[3 * number : 3 * number + 3], first == second)
     return [outcomes[place] for place in range(len(pairs))]
+
+
+def _written_together(pairs: Sequence[Pair], tokenizer: Any) -> dict[int, list[str]]:
+    """By place, what the template makes of the pairs that give it nothing but messages; none if it refuses one."""
+    places = [
+        place
+        for place, pair in enumerate(pairs)
+        if pair.conversational and pair.tools is None and not pair.chat_template_kwargs
+    ]
+    try:
+        return dict(zip(places, _render([pairs[place] for place in places], tokenizer), strict=True))
+    except RowFault:
+        return {}
 
 
 def _one_by_one(pairs: Sequence[Pair], encoder: Encoder) -> list[_Sequences | RowFault]:
@@ -238,13 +252,17 @@ def _conversation(pair: Pair) -> tuple[Messages, Messages, Messages, dict[str, A
     return prompt, prompt + pair.chosen, prompt + pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
 
 
-def _render(pair: Pair, tokenizer: Any) -> list[str]:
-    """The three conversations as the chat template writes them."""
+def _render(pairs: Sequence[Pair], tokenizer: Any) -> list[list[str]]:
+    """The three conversations of each pair as the chat template writes them; all have the options of the first."""
+    if not pairs:
+        return []
     _check_template(tokenizer)
-    prompt, chosen, rejected, options = _conversation(pair)
+    *_, options = _conversation(pairs[0])
+    prompts, chosen, rejected = zip(*(_conversation(pair)[:3] for pair in pairs), strict=True)
     with _template_faults():
-        alone = tokenizer.apply_chat_template([prompt], tokenize=False, add_generation_prompt=True, **options)
-        return [*alone, *tokenizer.apply_chat_template([chosen, rejected], tokenize=False, **options)]
+        alone = tokenizer.apply_chat_template(list(prompts), tokenize=False, add_generation_prompt=True, **options)
+        whole = tokenizer.apply_chat_template([*chosen, *rejected], tokenize=False, **options)
+    return [list(texts) for texts in zip(alone, whole[: len(pairs)], whole[len(pairs) :], strict=True)]
 
 
 def _check_template(encoder: Encoder) -> None:
