@@ -15,7 +15,9 @@ from trl_attribution.activations import ActivationEngine
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import EncodedPair, Pair, PairReader, Reading, RowFault, encode_pair
+from trl_attribution.pairs import EncodedPair, Pair, PairReader, Reading, RowFault
+from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.pairs.rows import Row
 from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.building import BuildConfig
 from trl_attribution.probes.probe import Probe
@@ -48,10 +50,10 @@ def build_from_labels(
     """
     check_name(name)
     reader = PairReader(dataset, reading or Reading())
-    pairs = list(reader)
-    labels = _labels(reader, pairs, label_column)
+    read = list(reader.rows_and_pairs())
+    labels = [_label(row, label_column) for row, _ in read]
     check_labels(labels, reader.source.name)
-    encoded = [_encoded(pair, loaded, config) for pair in pairs]
+    encoded = [_checked(*one) for one in encoded_pairs((pair for _, pair in read), loaded.encoder, config.encoding)]
     engine = ActivationEngine(loaded.model, config.activations)
     vectors = engine.pair_vectors(encoded).pair
     rows = range(len(engine.layers))
@@ -132,26 +134,20 @@ def _held_out_auc(vectors_ND: Tensor, target: Tensor, train: Tensor, test: Tenso
     return auc(scores[target[test] == 1], scores[target[test] == 0])
 
 
-def _labels(reader: PairReader, pairs: Sequence[Pair], column: str) -> list[int]:
-    rows = {row.index: row for row in reader.source}
-    labels = []
-    for pair in pairs:
-        values = rows[pair.row].values
-        if values.get(column) is None:
-            listed = ", ".join(printable(key, 40) for key in values)
-            raise ProbeError(f"{pair.location}: field `{column}` is missing. Fields there: {listed}.")
-        label = values[column]
-        if label not in (0, 1, "0", "1"):
-            raise ProbeError(
-                f"{pair.location}: field `{column}` must be 1 (teaches the behavior) or 0 (does not), "
-                f"not {printable(repr(label), 60)}"
-            )
-        labels.append(int(label))
-    return labels
+def _label(row: Row, column: str) -> int:
+    label = row.values.get(column)
+    if label is None:
+        listed = ", ".join(printable(key, 40) for key in row.values)
+        raise ProbeError(f"{row.location}: field `{column}` is missing. Fields there: {listed}.")
+    if label not in (0, 1, "0", "1"):
+        raise ProbeError(
+            f"{row.location}: field `{column}` must be 1 (teaches the behavior) or 0 (does not), "
+            f"not {printable(repr(label), 60)}"
+        )
+    return int(label)
 
 
-def _encoded(pair: Pair, loaded: LoadedModel, config: BuildConfig) -> EncodedPair:
-    try:
-        return encode_pair(pair, loaded.encoder, config.encoding)
-    except RowFault as fault:
-        raise ProbeError(f"{pair.location}: field `{fault.field}`: {fault.detail}") from fault
+def _checked(pair: Pair, encoded: EncodedPair | RowFault) -> EncodedPair:
+    if isinstance(encoded, RowFault):
+        raise ProbeError(f"{pair.location}: field `{encoded.field}`: {encoded.detail}") from encoded
+    return encoded
