@@ -27,7 +27,7 @@ from trl_attribution.manifest import (
     restrict,
     subtract,
 )
-from trl_attribution.manifest.combining import Precedence
+from trl_attribution.manifest.config import Precedence
 from trl_attribution.pairs import Reading
 from trl_attribution.scoring import write_scores
 

@@ -9,8 +9,8 @@ from trl_attribution.utils.lazy_names import lazy_names
 if TYPE_CHECKING:
     from trl_attribution.manifest.applying import ApplyReport
     from trl_attribution.manifest.by_source import Sources, cap, restrict
-    from trl_attribution.manifest.columns import ColumnRules
-    from trl_attribution.manifest.combining import Conflict, Difference, Merged, MergeRules, diff, merge, subtract
+    from trl_attribution.manifest.combining import Conflict, Difference, Merged, diff, merge, subtract
+    from trl_attribution.manifest.config import ColumnRules, MergeRules
     from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
     from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
     from trl_attribution.manifest.tally import SourceChange

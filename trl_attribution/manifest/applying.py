@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.columns import ColumnInspector, ColumnRules
+from trl_attribution.manifest.columns import ColumnInspector
+from trl_attribution.manifest.config import ApplyOptions, ColumnRules
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.manifest.tally import SourceChange, SourceTally
-from trl_attribution.manifest.watching import WatchedRows
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
+from trl_attribution.pairs.rows.files import FolderRows
+from trl_attribution.pairs.rows.typed import without_progress_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from trl_attribution.manifest.manifest import Manifest
 
+_D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
 KEEP, FILTER, FLIP = 0, 1, 2
 _CODES = {"keep": KEEP, "filter": FILTER, "flip": FLIP}
 SHOWN = 10
-
-
-@dataclass(frozen=True)
-class ApplyOptions:
-    """How a manifest is applied."""
-
-    undo: bool = False
-    """Take back its flips instead."""
-    allow_missing: bool = False
-    """Go on where the dataset lacks listed pairs."""
-    columns: ColumnRules = field(default_factory=ColumnRules)
-    """Which further columns change with a flipped pair."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +160,8 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
             f"a {manifest.header.action} manifest cannot be undone, its rows are gone: go back to the original dataset"
         )
     source = open_rows(dataset, reading.split)
-    watched = WatchedRows(source)
-    reader = PairReader(watched, reading)
-    scan, tally, inspector = (
-        _Scan(manifest, options.undo),
-        SourceTally(),
-        ColumnInspector(reading, options.columns),
-    )
+    reader = PairReader(source, reading)
+    scan, tally, inspector = _Scan(manifest, options.undo), SourceTally(), ColumnInspector(reading, options.columns)
     for row, pair in reader.rows_and_pairs():
         code = scan.add(pair)
         tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
@@ -199,7 +184,8 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
     actions[rows] = FLIP if options.undo else np.frombuffer(bytes(scan.codes), dtype=np.int8)
     turning = inspector.turning(source.name, source.columns)
     report = _report(scan, actions, reader, same, turning, options.columns, tally)
-    return Plan(actions, turning, report, source, reading, watched.starts)
+    starts = tuple(source.starts) if isinstance(source, FolderRows) else (0,)
+    return Plan(actions, turning, report, source, reading, starts)
 
 
 def _rows_of_the_audited(scan: _Scan, fingerprint: str, undo: bool) -> tuple[list[int], bool]:
@@ -273,10 +259,30 @@ def _turned(turning: Turning, row: Row) -> Row:
 def part_of(plan: Plan, part: int) -> tuple[RowSource, npt.NDArray[np.int8]]:
     """One file of a folder, and what happens to each of its rows."""
     ends = [*plan.starts[1:], len(plan.actions)]
-    return WatchedRows(plan.source).parts[part], plan.actions[plan.starts[part] : ends[part]]
+    source = plan.source.parts[part] if isinstance(plan.source, FolderRows) else plan.source
+    return source, plan.actions[plan.starts[part] : ends[part]]
 
 
-def apply_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def applied(manifest: Manifest, dataset: _D, reading: Reading, options: ApplyOptions) -> tuple[_D, ApplyReport]:
+    """A dataset in memory with the decisions applied, and what was done; see :meth:`Manifest.apply`.
+
+    Raises:
+        ManifestError, DataError: as stated there.
+    """
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset | list):
+        raise ManifestError(
+            f"cannot apply a manifest to a {type(dataset).__name__} in memory. Give one split as a "
+            "datasets.Dataset or a list of dicts, or use apply_file for files."
+        )
+    plan = make_plan(manifest, dataset, reading, options)
+    check_types(plan)
+    made = _applied_to_dataset(plan, dataset) if isinstance(dataset, Dataset) else _applied_to_list(plan, dataset)
+    return made, plan.report  # type: ignore[return-value]  # of the type that was given
+
+
+def _applied_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A new list of new dicts; the values are those of the rows given."""
     return [
         plan.turning.values(row, f"row {number}") if action == FLIP else dict(row)
@@ -285,7 +291,7 @@ def apply_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[st
     ]
 
 
-def apply_to_dataset(plan: Plan, dataset: Dataset) -> Dataset:
+def _applied_to_dataset(plan: Plan, dataset: Dataset) -> Dataset:
     """A new dataset with the same features and format; columns are exchanged in Arrow, batch by batch."""
     turned = _flip_dataset(dataset, plan) if plan.flips else dataset
     filtered = plan.actions == FILTER
@@ -315,7 +321,7 @@ def _flip_dataset(dataset: Dataset, plan: Plan) -> Dataset:
         return batch
 
     look = dataset.format
-    with _without_progress_bars():
+    with without_progress_bars():
         flipped = dataset.with_format("arrow").map(
             flip, with_indices=True, batched=True, features=dataset.features, load_from_cache_file=False
         )
@@ -361,17 +367,3 @@ def _lacks(name: str, scan: _Scan, listed: int, undo: bool) -> str:
         f"{name}: lacks {len(missing)} of the {listed} pairs that the manifest lists: {shown}. {hint} "
         "To go on with the pairs that are there, allow missing ones (--allow-missing)."
     )
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """The library datasets shows a bar for every map; the caller's choice comes back afterwards."""
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.applying import ApplyOptions, ApplyReport, make_plan, planned_rows
+from trl_attribution.manifest.applying import ApplyReport, make_plan, planned_rows
 from trl_attribution.manifest.card import CARD
+from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.files import FolderFiles, files_of
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.rows import OpenDataset, Row, RowSource, open_dataset

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.errors import ManifestError
+from trl_attribution.manifest.config import ColumnRules
 from trl_attribution.manifest.order import Leaves, OrderEvidence, leaves_of, words_of
 from trl_attribution.manifest.swapping import Turning, negated
 from trl_attribution.pairs import Pair, Reading
@@ -37,55 +38,6 @@ _GAPS = frozenset(("margin", "margins", "diff", "difference", "gap", "delta", "a
 _UNSIDED = frozenset(("tie", "ties", "both", "neither"))
 _SHOWN = 10
 _COMPARED = 1000
-
-
-@dataclass(frozen=True)
-class ColumnRules:
-    """What to do with further columns when a pair is flipped; the common names need no rule.
-
-    Raises:
-        SettingsError: a column is in two rules.
-    """
-
-    swap: tuple[tuple[str, str], ...] = ()
-    """Columns that belong to one response each, such as ``("quality_a", "quality_b")``: exchanged."""
-    negate: tuple[str, ...] = ()
-    """Numbers that say how much better chosen is, such as ``margin``: their sign is turned."""
-    leave: tuple[str, ...] = ()
-    """Columns that only look as if they belonged to one response: left alone."""
-
-    def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for name in self.named:
-            if name in seen:
-                raise SettingsError(
-                    f"column '{printable(name)}' stands in two rules for flipped pairs (swap, negate or leave): "
-                    "name it once"
-                )
-            seen.add(name)
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Every column that a rule names, in order."""
-        return (*(name for pair in self.swap for name in pair), *self.negate, *self.leave)
-
-    @classmethod
-    def parse(cls, swap: Iterable[str], negate: Iterable[str], leave: Iterable[str]) -> ColumnRules:
-        """From the words of a command line: ``A:B`` for two columns to exchange, names for the others.
-
-        Raises:
-            SettingsError: a swap is not of the form ``A:B``, or a column is in two rules.
-        """
-        pairs = []
-        for text in swap:
-            first, colon, second = text.partition(":")
-            if not (first and colon and second) or ":" in second:
-                raise SettingsError(
-                    f"--swap-columns: '{printable(text)}' does not name two columns. Write them as FIRST:SECOND, such "
-                    "as quality_chosen:quality_rejected."
-                )
-            pairs.append((first, second))
-        return cls(tuple(pairs), tuple(negate), tuple(leave))
 
 
 @dataclass

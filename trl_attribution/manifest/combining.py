@@ -9,39 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.errors import ManifestError
+from trl_attribution.manifest.config import MergeRules, Precedence
 from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Reading
 from trl_attribution.utils.text import counted, printable
 from trl_attribution.utils.version import __version__
 
-Precedence = Literal["refuse", "first", "last", "strictest", "gentlest"]
-"""Who wins where two decisions about a pair differ: nobody (an error), the manifest named first or last, filter over
-flip over keep, or the other way round."""
-PRECEDENCES: tuple[Precedence, ...] = get_args(Precedence)
 _STRICTNESS = {"keep": 0, "flip": 1, "filter": 2}
 _SHOWN = 10
 _NAME = re.compile(r'(?:\A|, )(?:"((?:[^"]|"")*)"(?=, |\Z)|((?:(?!, ).)*))', re.DOTALL)
-
-
-@dataclass(frozen=True)
-class MergeRules:
-    """How manifests are merged.
-
-    Raises:
-        SettingsError: the precedence is unknown.
-    """
-
-    precedence: Precedence = "refuse"
-    allow_other_datasets: bool = False
-    """Merge manifests about different datasets; the merged one is about the first's."""
-    allow_other_models: bool = False
-    """Merge manifests made with different models, or with different probes of one name."""
-
-    def __post_init__(self) -> None:
-        if self.precedence not in PRECEDENCES:
-            raise SettingsError(f"precedence '{self.precedence}' is unknown: choose from {', '.join(PRECEDENCES)}")
 
 
 @dataclass(frozen=True)
@@ -199,7 +177,7 @@ class _Settled:
             for one in self.conflicts[:_SHOWN]
         ]
         more = [f"  and {len(self.conflicts) - _SHOWN} more"] if len(self.conflicts) > _SHOWN else []
-        last = f"Say who wins with --precedence: {', '.join(PRECEDENCES[1:])}."
+        last = f"Say who wins with --precedence: {', '.join(get_args(Precedence)[1:])}."
         raise ManifestError(
             "\n".join([f"decisions differ about {counted(len(self.conflicts), 'pair')}:", *lines, *more, last])
         )

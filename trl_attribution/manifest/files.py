@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, ManifestError
 from trl_attribution.manifest.applying import (
-    ApplyOptions,
     ApplyReport,
     Plan,
     check_types,
@@ -22,6 +21,7 @@ from trl_attribution.manifest.applying import (
     planned_rows,
 )
 from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
+from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.rows import OpenDataset, open_dataset, write_rows
 from trl_attribution.pairs.rows.files import FolderRows

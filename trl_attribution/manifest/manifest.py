@@ -8,21 +8,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, Unpack
 
 from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from trl_attribution.errors import ManifestError, SettingsError
-from trl_attribution.manifest.applying import (
-    ApplyOptions,
-    ApplyReport,
-    apply_to_dataset,
-    apply_to_list,
-    check_types,
-    make_plan,
-)
-from trl_attribution.manifest.columns import ColumnRules
+from trl_attribution.manifest.config import Applying, ApplyOptions
 from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
@@ -31,6 +23,8 @@ from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from trl_attribution.manifest.applying import ApplyReport
 
 MANIFEST_FORMAT: Final = "trl-attribution manifest"
 # A reader from before "mixed", "parents", "reviews" and "reviewer" refuses a manifest that has one of them, and can
@@ -182,13 +176,12 @@ class Manifest:
             raise ManifestError(f"{path}:1: {error}") from error
         return manifest
 
-    def apply(
-        self, dataset: _D, *, undo: bool = False, allow_missing: bool = False, columns: ColumnRules | None = None
-    ) -> _D:
+    def apply(self, dataset: _D, **how: Unpack[Applying]) -> _D:
         """The dataset with the listed rows dropped or their chosen and rejected exchanged, of the type it came in.
 
-        ``undo=True`` takes back the flips of this manifest from a dataset that they were applied to. ``columns`` says
-        which other columns go with one response and have to be exchanged or negated with it.
+        ``undo=True`` takes back the flips of this manifest from a dataset that they were applied to, ``allow_missing``
+        goes on where the dataset lacks listed pairs. ``columns`` says which other columns go with one response and
+        have to be exchanged or negated with it.
 
         Raises:
             ManifestError: the dataset lacks listed pairs (unless ``allow_missing``), is not one dataset in memory, has
@@ -196,24 +189,13 @@ class Manifest:
                 back the audited dataset.
             DataError: the dataset cannot be read as pairs.
         """
-        return self.apply_with_report(dataset, undo=undo, allow_missing=allow_missing, columns=columns)[0]
+        return self.apply_with_report(dataset, **how)[0]
 
-    def apply_with_report(
-        self, dataset: _D, *, undo: bool = False, allow_missing: bool = False, columns: ColumnRules | None = None
-    ) -> tuple[_D, ApplyReport]:
+    def apply_with_report(self, dataset: _D, **how: Unpack[Applying]) -> tuple[_D, ApplyReport]:
         """As :meth:`apply`, with what was done."""
-        from datasets import Dataset
+        from trl_attribution.manifest.applying import applied
 
-        if not isinstance(dataset, Dataset | list):
-            raise ManifestError(
-                f"cannot apply a manifest to a {type(dataset).__name__} in memory. Give one split as a "
-                "datasets.Dataset or a list of dicts, or use apply_file for files."
-            )
-        plan = make_plan(self, dataset, self.reading, ApplyOptions(undo, allow_missing, columns or ColumnRules()))
-        check_types(plan)
-        if isinstance(dataset, Dataset):
-            return apply_to_dataset(plan, dataset), plan.report
-        return apply_to_list(plan, dataset), plan.report  # type: ignore[return-value]
+        return applied(self, dataset, self.reading, ApplyOptions.of(how))
 
     def apply_file(
         self,
@@ -221,10 +203,8 @@ class Manifest:
         output: str | Path,
         *,
         reading: Reading | None = None,
-        undo: bool = False,
-        allow_missing: bool = False,
-        columns: ColumnRules | None = None,
         card: bool = False,
+        **how: Unpack[Applying],
     ) -> ApplyReport:
         """Write the dataset at ``source`` to ``output`` with the decisions applied, row by row.
 
@@ -237,32 +217,22 @@ class Manifest:
             source: anything that can be audited: file, folder, ``save_to_disk`` folder or Hub id.
             output: ``.jsonl``, ``.csv`` (each also with ``.gz``), ``.parquet``, or a new folder.
             reading: how to read the source, where it is laid out differently from the audited dataset.
-            undo: take back the flips instead.
-            allow_missing: go on where the dataset lacks listed pairs.
-            columns: which other columns are exchanged or negated with the responses.
             card: write where the data came from: a section in ``README.md`` of an output folder, and a file
                 ``OUTPUT.card.md`` beside an output file.
+            how: as for :meth:`apply`.
 
         Raises:
-            ManifestError: the dataset lacks listed pairs, the output would overwrite the input, a column that looks
-                as if it belonged to one response is not declared, or a folder holds links that lead out of it.
+            ManifestError: as for :meth:`apply`; also where the output would overwrite the input, or a folder holds
+                links that lead out of it.
             DataError: the dataset cannot be read as pairs, or the output's format is unknown.
             AttributionError: the output cannot be written. In every case nothing is left at ``output``.
         """
         from trl_attribution.manifest.files import write_applied
 
-        options = ApplyOptions(undo, allow_missing, columns or ColumnRules())
-        return write_applied(self, source, Path(output), reading or self.reading, options, card)
+        return write_applied(self, source, Path(output), reading or self.reading, ApplyOptions.of(how), card)
 
     def check_file(
-        self,
-        source: str | Path,
-        cleaned: str | Path,
-        *,
-        reading: Reading | None = None,
-        undo: bool = False,
-        allow_missing: bool = False,
-        columns: ColumnRules | None = None,
+        self, source: str | Path, cleaned: str | Path, *, reading: Reading | None = None, **how: Unpack[Applying]
     ) -> ApplyReport:
         """Make sure that ``cleaned`` is what :meth:`apply_file` with the same arguments makes of ``source``.
 
@@ -273,8 +243,7 @@ class Manifest:
         """
         from trl_attribution.manifest.checking import check_applied
 
-        options = ApplyOptions(undo, allow_missing, columns or ColumnRules())
-        return check_applied(self, source, cleaned, reading or self.reading, options)
+        return check_applied(self, source, cleaned, reading or self.reading, ApplyOptions.of(how))
 
 
 def _faults(header: ManifestHeader, decisions: Iterable[Decision]) -> Iterator[tuple[int, str]]:

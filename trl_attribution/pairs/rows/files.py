@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -266,15 +266,15 @@ def _typed_refusal(path: Path, name: str, kind: str, error: Exception) -> DataEr
     except (pa.ArrowException, OSError):
         schema = None
     names = [] if schema is None else schema.names
-    for field in schema or ():
-        shown = printable(field.name)
-        if names.count(field.name) > 1:
+    for column in schema or ():
+        shown = printable(column.name)
+        if names.count(column.name) > 1:
             return DataError(f"{name}: has the column '{shown}' twice. Rename one of them.")
         try:
-            Features.from_arrow_schema(pa.schema([field]))
+            Features.from_arrow_schema(pa.schema([column]))
         except Exception:  # noqa: BLE001  # of any kind: that is what is asked
             return DataError(
-                f"{name}: column '{shown}' is of type {printable(field.type)}, which datasets cannot load, so no "
+                f"{name}: column '{shown}' is of type {printable(column.type)}, which datasets cannot load, so no "
                 "trainer reads the file. Drop the column, or cast it to text or a list."
             )
     return DataError(
@@ -290,6 +290,8 @@ class FolderRows:
     name: str
     parts: tuple[RowSource, ...]
     kind: str = "folder"
+    starts: list[int] = field(default_factory=list, init=False, compare=False)
+    """The row that each of ``parts`` begins with, once all rows were read."""
 
     @property
     def columns(self) -> list[str] | None:
@@ -309,7 +311,9 @@ class FolderRows:
 
     def __iter__(self) -> Iterator[Row]:
         index = 0
+        self.starts.clear()
         for part in self.parts:
+            self.starts.append(index)
             for row in part:
                 yield replace(row, index=index)
                 index += 1

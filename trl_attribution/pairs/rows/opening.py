@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,6 @@ from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-_SPLIT_WORD = re.compile(r"(?:^|[-_./\\])(train|test|validation|valid|val|dev|eval)(?=[-_./\\]|$)")
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,13 @@ def open_dataset(dataset: str | Path, split: str | None = None) -> OpenDataset:
     path = local_path(name, DataError)
     if is_saved_dataset(path):
         return _with_others(_load_saved(path, name), "save_to_disk", split, name)
-    if not path.exists() and _may_be_hub_id(name, path):
+    if path.is_dir():
+        return OpenDataset(open_folder(path, name, split))
+    if path.exists():
+        return OpenDataset(_open_single_file(path, name, split))
+    if is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz":
         return _open_hub(name, split)
-    return OpenDataset(_open_named(name, split))
+    raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
 
 
 def open_rows(
@@ -62,7 +63,7 @@ def open_rows(
         DataError: nothing is there, the format is unknown, a split must be chosen, or the dataset is a stream.
     """
     if isinstance(dataset, str | Path):
-        return _open_named(str(dataset), split)
+        return open_dataset(dataset, split).source
     if isinstance(dataset, RowSource):
         return dataset
     if isinstance(dataset, Sequence):
@@ -94,23 +95,6 @@ def _open_sequence(rows: Sequence[Any]) -> RowSource:
     return SequenceRows("the list in memory", rows)
 
 
-def _open_named(name: str, split: str | None) -> RowSource:
-    path = local_path(name, DataError)
-    if is_saved_dataset(path):
-        return _with_others(_load_saved(path, name), "save_to_disk", split, name).source
-    if path.is_dir():
-        return open_folder(path, name, split)
-    if path.exists():
-        return _open_single_file(path, name, split)
-    if _may_be_hub_id(name, path):
-        return _open_hub(name, split).source
-    raise DataError(f"{printable(name)}: no such file or folder. Check the path (current folder: {Path.cwd()}).")
-
-
-def _may_be_hub_id(name: str, path: Path) -> bool:
-    return is_hub_id(name) and file_kind(path) is None and path.suffix.lower() != ".gz"
-
-
 def is_saved_dataset(path: Path) -> bool:
     """Whether ``path`` is what ``save_to_disk`` writes, rather than a file or a folder of files."""
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
@@ -123,13 +107,6 @@ def _open_single_file(path: Path, name: str, split: str | None) -> RowSource:
     if split is not None and split != "train":
         raise DataError(f"{name}: a single file has no split '{printable(split)}'. Leave the split out.")
     return source
-
-
-def split_word(relative: str) -> str | None:
-    """The split that a file of a folder belongs to, by its path within the folder; None where that names none."""
-    stem = relative.split(".", 1)[0]
-    match = _SPLIT_WORD.search(stem)
-    return match.group(1) if match else None
 
 
 def _load_saved(path: Path, name: str) -> Dataset | DatasetDict:

@@ -37,9 +37,6 @@ def dataset_on_disk(rows: Iterable[Record], target: Path, features: Features | N
         DataError: a row does not fit the types.
         AttributionError: the folder cannot be written.
     """
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    bars = is_progress_bar_enabled()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
@@ -47,15 +44,24 @@ def dataset_on_disk(rows: Iterable[Record], target: Path, features: Features | N
         raise AttributionError(
             f"cannot write {target}: {error.strerror or error}. Choose another output folder."
         ) from error
-    with folder as place:
-        disable_progress_bar()
-        try:
-            if features is None:
-                rows, features = _spooled(rows, Path(place) / "rows.jsonl", target)
-            yield _typed(rows, features, place, target)
-        finally:
-            if bars:
-                enable_progress_bar()
+    with folder as place, without_progress_bars():
+        if features is None:
+            rows, features = _spooled(rows, Path(place) / "rows.jsonl", target)
+        yield _typed(rows, features, place, target)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """``datasets`` shows a bar for every map and every file; the caller's choice comes back afterwards."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def save_to_folder(dataset: Dataset, folder: Path) -> None:
