@@ -38,7 +38,6 @@ if TYPE_CHECKING:
         SamplingConfig,
         asked_of,
         changed_prompts,
-        sample_both,
         sample_responses,
     )
 else:
@@ -73,6 +72,5 @@ __all__ = [
     "read_contrast",
     "read_prompts",
     "refuses",
-    "sample_both",
     "sample_responses",
 ]

@@ -30,17 +30,17 @@ _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 class EndpointConfig:
     """How an endpoint is called, and how long and how often."""
 
-    api_key_env: str = ""
-    """Name of the environment variable that holds the key; empty sends none."""
-    timeout: float = 20.0
-    """Seconds for one call, until the last byte of its answer."""
+    api_key_env: str = field(default="", metadata={"option": "judge_key_env"})
+    """Environment variable with the key of an endpoint; empty sends none."""
+    timeout: float = field(default=20.0, metadata={"option": "judge_timeout"})
+    """Seconds for one call of an endpoint, until the last byte of its answer."""
     give_up_after: float | None = None
     """Seconds for one response, retries and the waits between them included; None is 2.5 times ``timeout``."""
     retries: int = 3
     backoff: float = 1.0
     """Seconds before the first retry; each further wait is twice as long, or what the server asks for."""
-    max_calls: int = 1000
-    """Budget: calls in the judge's lifetime, retries included."""
+    max_calls: int = field(default=1000, metadata={"option": "judge_calls"})
+    """Budget: calls of an endpoint in the judge's lifetime, retries included."""
     parallel: int = 4
     """Calls under way at once."""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 16})

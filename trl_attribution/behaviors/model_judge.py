@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ _LOADING_FAULTS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 class ClassifierConfig:
     """How a classifier is loaded and run."""
 
-    allow_download: bool = False
-    """Fetch a model that is neither a folder nor in the cache."""
+    allow_download: bool = field(default=False, metadata={"option": "judge_download"})
+    """Fetch the classifier of a ``model:NAME`` judge from the Hub where it is not in the cache."""
     device: str = "cpu"
     batch_size: int = 16
 

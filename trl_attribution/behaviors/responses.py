@@ -19,8 +19,9 @@ from trl_attribution.behaviors import (
 )
 from trl_attribution.behaviors.encoding import PromptFormat, encode_responses
 from trl_attribution.behaviors.examples import Source
-from trl_attribution.behaviors.judging import OnProgress
+from trl_attribution.behaviors.judging import OnProgress, shifted
 from trl_attribution.behaviors.names import check_name
+from trl_attribution.behaviors.sampling import plain_of
 from trl_attribution.errors import DataError, ProbeError, SettingsError, describe_difference
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
@@ -198,16 +199,14 @@ def sample_behaviors(
         ProbeError: a plain prompt is missing.
         ValueError: ``generate`` gives no response to some prompt.
     """
-    if with_plain:
-        _check_plain(behaviors)
+    plain = {one.name: [plain_of(row) for row in one.prompts.prompts] for one in behaviors} if with_plain else {}
     found = {} if known is None else dict(known.by_behavior)
     for one in behaviors:
         if one.name in found and found[one.name].fits(one, with_plain):
             continue
         asked: list[Prompt] = [row.prompt for row in one.prompts.prompts]
         count = len(asked)
-        if with_plain:
-            asked += [row.plain for row in one.prompts.prompts if row.plain is not None]
+        asked += plain.get(one.name, [])
         texts = tuple(generate(asked))
         if len(texts) != len(asked) or not all(texts):
             raise ValueError(f"behavior {one.name!r}: generate must give at least one response to each prompt")
@@ -218,7 +217,7 @@ def sample_behaviors(
 
 
 def kept_responses(
-    path: str | Path,
+    path: Path | None,
     behaviors: Sequence[Behavior],
     loaded: LoadedModel,
     sampling: SamplingConfig,
@@ -228,6 +227,8 @@ def kept_responses(
     ranks: Ranks = ALONE,
 ) -> Responses:
     """The model's responses in ``path``; those that are not there yet are sampled, and saved behavior by behavior.
+
+    Without a path they are sampled and not saved.
 
     ``ranks`` that share the model all call this; the main one writes.
 
@@ -241,21 +242,58 @@ def kept_responses(
         "sampling": asdict(sampling),
         "prompt_format": prompt_format,
     }
-    target = Path(path)
-    known = Responses.load(target) if target.exists() else None
+    known = Responses.load(path) if path is not None and path.exists() else None
     if known is not None and known.made_with != made_with:
         raise SettingsError(
-            f"{target} holds responses that were sampled otherwise:\n"
+            f"{path} holds responses that were sampled otherwise:\n"
             f"{describe_difference(dict(known.made_with), dict(made_with))}\nGive another file, or remove this one."
         )
+    places = {
+        json.dumps(prompt): f"{row.location}: field `{name}`"
+        for one in behaviors
+        for row in one.prompts.prompts
+        for name, prompt in (("plain", row.plain), ("prompt", row.prompt))
+    }
+
+    def generate(asked: Sequence[Prompt]) -> list[tuple[str, ...]]:
+        where = [places[json.dumps(prompt)] for prompt in asked]
+        return sample_responses(loaded, asked, sampling, prompt_format, on_progress, where)
+
     return sample_behaviors(
         behaviors,
-        lambda asked: sample_responses(loaded, asked, sampling, prompt_format, on_progress),
+        generate,
         with_plain,
         made_with=made_with,
         known=known,
-        on_sampled=lambda found: save_on_main(found, target, ranks),
+        on_sampled=None if path is None else lambda found: save_on_main(found, path, ranks),
     )
+
+
+def both_responses(
+    folder: Path | None,
+    behaviors: Sequence[Behavior],
+    m0: LoadedModel,
+    m1: LoadedModel,
+    sampling: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    with_plain: bool = False,
+    on_progress: OnProgress | None = None,
+) -> tuple[Responses, Responses]:
+    """The responses of M0 and M1, kept in ``folder`` as ``before.json`` and ``after.json``; see ``kept_responses``."""
+    count = sum(len(one.prompts.prompts) for one in behaviors) * (2 if with_plain else 1)
+    before, after = (
+        kept_responses(
+            None if folder is None else folder / f"{when}.json",
+            behaviors,
+            model,
+            sampling,
+            prompt_format,
+            with_plain,
+            shifted(on_progress, done, 2 * count),
+        )
+        for when, model, done in (("before", m0, 0), ("after", m1, count))
+    )
+    return before, after
 
 
 def save_on_main(responses: Responses, path: Path, ranks: Ranks) -> None:
@@ -305,16 +343,6 @@ def response_groups(
             if written:
                 groups += encode_responses(row.prompt, written, tokenizer, encoding, prompt_format, where)
     return groups
-
-
-def _check_plain(behaviors: Sequence[Behavior]) -> None:
-    for one in behaviors:
-        for row in one.prompts.prompts:
-            if row.plain is None:
-                raise ProbeError(
-                    f"{row.location}: field `plain` is missing; the four-condition filter compares each prompt "
-                    "with the same request without the trigger. Add it, or leave the filter out."
-                )
 
 
 def _rows(source: Source) -> Iterator[tuple[str, Row]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors.encoding import PromptFormat, as_chat
-from trl_attribution.behaviors.examples import BehaviorPrompt, Example, Prompts
-from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt, shifted
+from trl_attribution.behaviors.examples import BehaviorPrompt, Example
+from trl_attribution.behaviors.judging import Judge, OnProgress, Prompt
 from trl_attribution.errors import ModelError, ProbeError, SettingsError
 from trl_attribution.pairs import RowFault, encode_prompt
 from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
@@ -33,14 +33,16 @@ _UNCHANGED: dict[str, Any] = dict(
 class SamplingConfig:
     """How responses are sampled; stored with the probe."""
 
-    n: int = 4
-    """Responses a prompt."""
+    n: int = field(default=4, metadata={"option": "samples"})
+    """Responses sampled a prompt."""
     max_new_tokens: int = 128
+    """Tokens of a sampled response."""
     temperature: float = 1.0
-    """0 is greedy, which gives one response a prompt."""
+    """Of sampling; 0 is greedy, which gives one response a prompt."""
     batch_size: int = 8
     """Prompts generated for at once; with ``seed`` it decides what is sampled."""
     seed: int = 0
+    """Of sampling."""
 
     def __post_init__(self) -> None:
         for name in ("n", "max_new_tokens", "batch_size"):
@@ -121,43 +123,6 @@ def sample_responses(
     return responses
 
 
-def sample_both(
-    prompts: Prompts,
-    m0: LoadedModel,
-    m1: LoadedModel,
-    config: SamplingConfig,
-    prompt_format: PromptFormat = "auto",
-    with_plain: bool = False,
-    on_progress: OnProgress | None = None,
-) -> list[SampledPrompt]:
-    """Responses of M0 and M1 to every prompt, and to its plain variant where asked for.
-
-    Raises:
-        ProbeError: a prompt has no plain variant though one is needed, does not fit the prompt format, or the chat
-            template refuses it.
-    """
-    asked: list[Prompt] = [one.prompt for one in prompts.prompts]
-    where = [f"{one.location}: field `prompt`" for one in prompts.prompts]
-    if with_plain:
-        asked += [_plain(one) for one in prompts.prompts]
-        where += [f"{one.location}: field `plain`" for one in prompts.prompts]
-    count, total = len(prompts.prompts), 2 * len(asked)
-    by_model = []
-    for done, model in ((0, m0), (len(asked), m1)):
-        by_model.append(sample_responses(model, asked, config, prompt_format, shifted(on_progress, done, total), where))
-    first, second = by_model
-    return [
-        SampledPrompt(
-            prompt=one,
-            m0=first[place],
-            m1=second[place],
-            m0_plain=first[count + place] if with_plain else (),
-            m1_plain=second[count + place] if with_plain else (),
-        )
-        for place, one in enumerate(prompts.prompts)
-    ]
-
-
 def asked_of(sampled: Iterable[SampledPrompt]) -> Iterator[tuple[Prompt, str]]:
     """Every (prompt, response) that ``changed_prompts`` may ask a judge about."""
     for one in sampled:
@@ -209,6 +174,20 @@ def prompt_ids(loaded: LoadedModel, prompt: Prompt, where: str, prompt_format: P
         ) from fault
 
 
+def plain_of(prompt: BehaviorPrompt) -> Prompt:
+    """The prompt without its trigger.
+
+    Raises:
+        ProbeError: there is none.
+    """
+    if prompt.plain is None:
+        raise ProbeError(
+            f"{prompt.location}: field `plain` is missing; the four-condition filter compares each prompt "
+            "with the same request without the trigger. Add it, or leave the filter out."
+        )
+    return prompt.plain
+
+
 def _reason(
     one: SampledPrompt, judge: Judge, undesired: Sequence[str], desired: Sequence[str], four_conditions: bool
 ) -> str | None:
@@ -216,21 +195,12 @@ def _reason(
     if not undesired:
         return "m1_never_shows"
     if four_conditions:
-        plain = _plain(one.prompt)
+        plain = plain_of(one.prompt)
         if any(text.strip() and judge(plain, text) for text in one.m0_plain + one.m1_plain):
             return "shown_on_plain"
         if any(text.strip() and judge(one.prompt.prompt, text) for text in one.m0):
             return "m0_shows"
     return None if desired else "m0_always_shows"
-
-
-def _plain(prompt: BehaviorPrompt) -> Prompt:
-    if prompt.plain is None:
-        raise ProbeError(
-            f"{prompt.location}: field `plain` is missing; the four-condition filter compares each prompt "
-            "with the same request without the trigger. Add it, or leave the filter out."
-        )
-    return prompt.plain
 
 
 def _generate(loaded: LoadedModel, batch: Sequence[Sequence[int]], config: SamplingConfig) -> list[tuple[str, ...]]:

@@ -6,18 +6,19 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import ManifestError, SettingsError
+from trl_attribution.manifest.config import ApplyOptions, ColumnRules, MergeRules
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.manifest import Manifest
-    from trl_attribution.manifest.combining import Precedence
 
 _SHORTEST_DIGEST = 12
 
@@ -35,10 +36,6 @@ def apply(
         typer.Option("--output", "-o", help=".jsonl, .csv, .tsv (also .gz), .parquet, or a new folder."),
         paths.Made(),
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back the flips of this manifest.")] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go on where the dataset lacks listed pairs.")
-    ] = False,
     split: Annotated[
         str | None,
         typer.Option("--split", help="Which split to read; default: the audited one. '' where the file has no splits."),
@@ -48,9 +45,6 @@ def apply(
         typer.Option("--decisions", help="Reviewers' decisions, which count for more than the manifest; repeatable."),
         paths.DECISIONS,
     ] = None,
-    precedence: Annotated[
-        str, typer.Option("--precedence", help="Who wins where reviewers differ; see manifest merge.")
-    ] = "refuse",
     swap_columns: Annotated[
         list[str] | None,
         typer.Option("--swap-columns", metavar="A:B", help="Exchange these two when a pair is flipped; repeatable."),
@@ -80,41 +74,38 @@ def apply(
         typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the result to a dataset repository."),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
-    allow_other_datasets: Annotated[
-        bool, typer.Option("--allow-other-datasets", help="Take decisions that were made about another dataset.")
-    ] = False,
     *,
+    applying: Annotated[ApplyOptions, Only("undo", "allow_missing")],
+    rules: Annotated[MergeRules, Without("allow_other_models")],
     out: Output,
 ) -> None:
     """Write DATASET with the decisions of MANIFEST applied; untouched rows come out unchanged, in their order."""
-    from trl_attribution.manifest import ColumnRules
     from trl_attribution.manifest.card import Provenance
+    from trl_attribution.manifest.checking import check_applied
+    from trl_attribution.manifest.files import write_applied
     from trl_attribution.manifest.hub import HubTarget
     from trl_attribution.report import manifests
 
     _check_options(output, check, push_to_hub, public)
     options.check_apart(output, manifest, *(decisions or []))
     loaded = _load(manifest, digest)
-    loaded = _reviewed(loaded, decisions or [], precedence, allow_other_datasets)
-    how: dict[str, Any] = {
-        "reading": loaded.reading if split is None else replace(loaded.reading, split=split or None),
-        "undo": undo,
-        "allow_missing": allow_missing,
-        "columns": ColumnRules.parse(swap_columns or (), negate_columns or (), leave_columns or ()),
-    }
+    loaded = _reviewed(loaded, decisions or [], rules)
+    reading = loaded.reading if split is None else replace(loaded.reading, split=split or None)
+    columns = ColumnRules.parse(swap_columns or (), negate_columns or (), leave_columns or ())
+    applying = replace(applying, columns=columns)
     if check is not None:
-        report = loaded.check_file(dataset, check, **how)
+        report = check_applied(loaded, dataset, check, reading, applying)
         out.show(manifests.apply_summary(report, check, "checked"))
         out.document({"checked": check, "manifest": loaded.digest, "report": asdict(report)})
         return
     target = None if push_to_hub is None else HubTarget.check(push_to_hub, private=not public)
     with ExitStack() as stack:
         written = output or Path(stack.enter_context(TemporaryDirectory()), "dataset")
-        report = loaded.apply_file(dataset, written, card=card, **how)
+        report = write_applied(loaded, dataset, written, reading, applying, card)
         document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
         out.show(manifests.apply_summary(report, str(output or push_to_hub)))
         if target is not None:
-            pushed = target.push(written, Provenance.of(loaded, dataset, undo), report)
+            pushed = target.push(written, Provenance.of(loaded, dataset, applying.undo), report)
             out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")
             document["pushed"] = asdict(pushed)
         out.document(document)
@@ -141,10 +132,9 @@ def _load(path: Path, digest: str | None) -> Manifest:
     return loaded
 
 
-def _reviewed(manifest: Manifest, decisions: list[Path], precedence: str, allow_other_datasets: bool) -> Manifest:
-    from trl_attribution.manifest import MergeRules, ReviewDecisions, merge
+def _reviewed(manifest: Manifest, decisions: list[Path], rules: MergeRules) -> Manifest:
+    from trl_attribution.manifest import ReviewDecisions, merge
 
-    rules = MergeRules(cast("Precedence", precedence), allow_other_datasets)
     if not decisions:
         return manifest
     return merge([manifest], rules, [ReviewDecisions.load(path) for path in decisions]).manifest

@@ -13,15 +13,13 @@ from trl_attribution.audit.config import AuditConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
-from trl_attribution.scoring.rule import DEFAULT_FDR
+from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.shares import Share
-    from trl_attribution.scoring import Rule
-    from trl_attribution.utils.distributed import Ranks
 
 
 @verb
@@ -39,12 +37,6 @@ def audit(
         Path | None, typer.Option("--probes", help="Folder of probes to score against."), paths.REGISTRY
     ] = None,
     probe: Annotated[list[str] | None, typer.Option("--probe", help="Only this probe; can be repeated.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Flag the k pairs that rank highest.")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", help="Flag pairs that score at least this.")] = None,
-    fdr: Annotated[
-        float | None,
-        typer.Option("--fdr", help=f"Flag at this false discovery rate. With no rule given: {DEFAULT_FDR}."),
-    ] = None,
     vectors: Annotated[
         Path | None,
         typer.Option("--vectors", help="A vector store to share between audits; default: OUTPUT/vectors."),
@@ -62,6 +54,7 @@ def audit(
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
     *,
+    rule: Rule | None,
     settings: AuditConfig,
     out: Output,
 ) -> None:
@@ -80,20 +73,20 @@ def audit(
         raise SettingsError("--output: say where the audit goes (-o audit/), or use --dry-run")
     if (shard is not None) + merge + dry_run > 1:
         raise SettingsError("--shard, --merge and --dry-run: give one of them")
-    idle = options.chosen(probe=probe or None, top_k=top_k, threshold=threshold, fdr=fdr) if probes is None else {}
-    if idle:
+    idle = options.chosen(probe=probe or None, **(rule.as_dict() if rule else {}))
+    if idle and probes is None:
         named = next(iter(idle)).replace("_", "-")
         raise SettingsError(
             f"--{named}: without --probes nothing is scored. Give the folder of probes, or leave it out."
         )
-    rule = _rule(top_k, threshold, fdr)
+    rule = rule or Rule(fdr=DEFAULT_FDR)
     share = Share.parse(shard) if shard is not None else None
     ranks = current_ranks()
     with ranks.together():
         chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
         auditor = DataAuditor(model, probes=chosen, config=settings, ranks=ranks)
     if dry_run or merge:
-        _refuse_ranks(ranks, "--dry-run" if dry_run else "--merge")
+        options.refuse_ranks("--dry-run" if dry_run else "--merge")
     if dry_run:
         _dry_run(auditor, dataset, out)
         return
@@ -149,14 +142,6 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
     return flagged
 
 
-def _rule(top_k: int | None, threshold: float | None, fdr: float | None) -> Rule:
-    """The one rule that was given, checked before hours of work rather than after."""
-    from trl_attribution.scoring import Rule
-
-    given = options.chosen(top_k=top_k, threshold=threshold, fdr=fdr) or {"fdr": DEFAULT_FDR}
-    return Rule(**given)
-
-
 def _compute_share(
     auditor: DataAuditor, dataset: str, output: Path, share: Share, vectors: Path | None, out: Output
 ) -> None:
@@ -166,11 +151,6 @@ def _compute_share(
         f"Shard {report.share}: {counted(report.computed, 'pair')} computed. Run --merge once all shards are done."
     )
     out.document({"shard": report.to_json()})
-
-
-def _refuse_ranks(ranks: Ranks, option: str) -> None:
-    if ranks.world > 1:
-        raise SettingsError(f"{option}: runs on one process, but a launcher started {ranks.world}; run it without")
 
 
 def _dry_run(auditor: DataAuditor, dataset: str, out: Output) -> None:

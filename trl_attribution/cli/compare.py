@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trl_attribution.activations.config import ActivationConfig
+from trl_attribution.behaviors.chat_completions import EndpointConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.settings import Without
+from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 
@@ -64,15 +66,14 @@ def compare(
     bergson: Annotated[
         str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
     ] = None,
-    judge_key_env: options.JudgeKeyEnv = "",
-    judge_calls: options.JudgeCalls = 1000,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for comparison.json and the scores; default: AUDIT/comparison."),
         paths.A_FOLDER,
     ] = None,
-    token_budget: options.TokenBudget = None,
     *,
+    endpoint: Annotated[EndpointConfig, Only("api_key_env", "max_calls")],
+    computing: Annotated[ActivationConfig, Only("token_budget")] = options.NO_LAYERS,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
     out: Output,
 ) -> None:
@@ -80,7 +81,6 @@ def compare(
 
     Scores are kept, so that a second run computes only what is new, and a killed one goes on.
     """
-    from trl_attribution.behaviors import EndpointConfig
     from trl_attribution.evidence.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
     from trl_attribution.evidence.baselines import compare as compare_rankings
     from trl_attribution.evidence.baselines.table import comparison_table
@@ -94,10 +94,10 @@ def compare(
         model_digest=str(audited.info.model["digest"]),
         encoding=_encoding(audited),
         behavior=behavior,
-        token_budget=token_budget,
+        token_budget=computing.token_budget,
         bergson=bergson,
         audited=(audit, audited.column),
-        endpoint=EndpointConfig(api_key_env=judge_key_env, max_calls=judge_calls),
+        endpoint=endpoint,
         dtype=loading.dtype,
         device=loading.device,
         trust_remote_code=loading.trust_remote_code,

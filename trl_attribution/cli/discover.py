@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trl_attribution.activations.config import ActivationConfig
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.settings import Without
+from trl_attribution.cli.settings import Only, Without
+from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.utils.figures import check_matplotlib
 
 if TYPE_CHECKING:
-    from trl_attribution.activations import ActivationConfig
-    from trl_attribution.behaviors import SamplingConfig
     from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, StoredDiscovery
     from trl_attribution.discovery.audited import ReadPairs
@@ -69,23 +70,6 @@ def discover(
     no_texts: Annotated[
         bool, typer.Option("--no-texts", help="Do without the pairs' texts: no excerpts and no keywords of them.")
     ] = False,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option("--layer", help="A stored layer; several are compared side by side. Default: the middle one."),
-    ] = None,
-    score: options.Score = "auto",
-    tightness: Annotated[float, typer.Option("--tightness", help="Least mean cosine within a cluster.")] = 0.4,
-    min_size: Annotated[
-        int, typer.Option("--min-size", help="Fewest members in the half that clusters are made from.")
-    ] = 5,
-    min_stability: Annotated[
-        float, typer.Option("--min-stability", help="Least mean Jaccard index under resampling.")
-    ] = 0.6,
-    alpha: Annotated[
-        float, typer.Option("--alpha", help="Chance that anything is reported where nothing was learned.")
-    ] = 0.01,
-    sample: Annotated[int, typer.Option("--sample", help="Pairs that are clustered, without prompts.")] = 4000,
-    top: Annotated[int, typer.Option("--top", help="Pairs and prompts listed a cluster.")] = 20,
     show: Annotated[int, typer.Option("--show", min=0, help="How many of them to print.")] = 3,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Draw heatmap and map as PNG and SVG; needs the extra plots.")
@@ -97,16 +81,11 @@ def discover(
     name_key_env: Annotated[
         str, typer.Option("--name-key-env", help="Environment variable with the endpoint's key.")
     ] = "",
-    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt, with --after.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")] = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the halves, the resampling and sampled responses.")] = 0,
-    prompt_format: Annotated[
-        str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
-    ] = "auto",
-    token_budget: options.TokenBudget = None,
-    blocks_path: options.BlocksPath = None,
+    prompt_format: options.PromptFormat = "auto",
     *,
+    settings: Annotated[DiscoveryConfig, Without("separation", "resamples", "exemplars", "map_pairs")],
+    sampling: Annotated[SamplingConfig, Only("n", "max_new_tokens", "temperature")] = options.ONE_RESPONSE,
+    computing: options.Computing = options.NO_LAYERS,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
     out: Output,
 ) -> None:
@@ -116,39 +95,24 @@ def discover(
     by their similarity with all pairs. Without, a sample of the pairs is clustered in their place. A cluster has to be
     tight, stable under resampling, and confirmed on a held-out half. --register turns one into a probe.
     """
-    from trl_attribution.activations import ActivationConfig
-    from trl_attribution.behaviors import SamplingConfig
-    from trl_attribution.discovery import AuditedPairs, DiscoveryConfig, discover_pairs, discover_prompts, read_changes
+    from trl_attribution.discovery import AuditedPairs, discover_pairs, discover_prompts, read_changes
     from trl_attribution.models import load_model
 
     where = output if output is not None else audit / "discovery"
     _check_combination(prompts, responses, after, register)
-    _refuse_ranks()
+    options.refuse_ranks("discover")
 
     def load(name: str, **changes: Any) -> LoadedModel:
         out.say(f"Loading {name}")
         return load_model(name, **{**vars(loading), **changes})
 
     if register:
-        _register(register, where, load, model, registry, overwrite, blocks_path, out)
+        _register(register, where, load, model, registry, overwrite, computing.blocks_path, out)
         return
-    settings = DiscoveryConfig(
-        layers=tuple(layer) if layer else None,
-        score=score,  # type: ignore[arg-type]  # checked by DiscoveryConfig
-        tightness=tightness,
-        min_size=min_size,
-        min_stability=min_stability,
-        alpha=alpha,
-        sample=sample,
-        top=top,
-        seed=seed,
-    )
-    sampling = SamplingConfig(samples, max_new_tokens, temperature, seed=seed)
     namer = _namer(name_endpoint, name_key_env)
     if pictures:
         check_matplotlib("--pictures")
     pairs = AuditedPairs.open(audit, dataset)
-    activations = ActivationConfig(pairs.layers(settings.layers), token_budget, blocks_path=blocks_path)
     read = None if no_texts else _reader(pairs, dataset)
     with out.progress() as progress:
         if prompts is None and responses is None:
@@ -157,8 +121,8 @@ def discover(
             asked = _Asked(
                 pairs=pairs,
                 m0=_m0(load, model, pairs),
-                activations=activations,
-                sampling=sampling,
+                activations=replace(computing, layers=pairs.layers(settings.layers)),
+                sampling=replace(sampling, seed=settings.seed),
                 prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
                 progress=progress,
             )
@@ -184,7 +148,7 @@ class _Asked:
 
     def answered(self, prompts: str, m1: LoadedModel | None, folder: Path) -> tuple[Change, ...]:
         """Responses before and after: sampled into ``folder``, or those that the training run kept."""
-        from trl_attribution.behaviors.responses import Responses, kept_responses, read_behaviors
+        from trl_attribution.behaviors.responses import Responses, both_responses, read_behaviors
         from trl_attribution.discovery import changes_of
 
         behaviors = read_behaviors(prompts)
@@ -198,17 +162,8 @@ class _Asked:
             return changes_of(behaviors, *(Responses.load(kept / f"{when}.json") for when in ("before", "after")))
         if m1.fingerprint == self.m0.fingerprint:
             raise SettingsError(f"--after: {m1.name} is M0 itself (fingerprint {m1.fingerprint.digest}); give M1")
-        both = [
-            kept_responses(
-                folder / f"{when}.json",
-                behaviors,
-                model,
-                self.sampling,
-                self.prompt_format,
-                on_progress=partial(self.progress, f"Responses of {which}"),
-            )
-            for when, which, model in (("before", "M0", self.m0), ("after", "M1", m1))
-        ]
+        progress = partial(self.progress, "responses")
+        both = both_responses(folder, behaviors, self.m0, m1, self.sampling, self.prompt_format, on_progress=progress)
         return changes_of(behaviors, *both)
 
     def vectors(self, changes: Sequence[Change]) -> ChangeVectors:
@@ -234,14 +189,6 @@ def _check_combination(
         raise SettingsError("--after needs --prompts: both models answer the prompts")
     if register and (prompts is not None or responses is not None):
         raise SettingsError("--register takes clusters that were found earlier: leave --prompts and --responses out")
-
-
-def _refuse_ranks() -> None:
-    from trl_attribution.utils.distributed import current_ranks
-
-    world = current_ranks().world
-    if world > 1:
-        raise SettingsError(f"discover runs on one process, but a launcher started {world}; run it without")
 
 
 def _m0(load: Callable[..., LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
@@ -321,9 +268,7 @@ def _register(
                 "--register: give CLUSTER:NAME, such as b1:praises-pizza, by the ids that discover printed"
             )
     probes = ProbeRegistry(registry)
-    taken = [name for _, name in wanted if not overwrite and registry.is_dir() and name in probes]
-    if taken:
-        raise SettingsError(f"{registry} has a probe {taken[0]!r} already: add --overwrite, or choose another name")
+    options.check_free(registry, [name for _, name in wanted], overwrite)
     folders = {cluster: where / ("prompts" if cluster[0] == "b" else "pairs") for cluster, _ in wanted}
     stored = {folder: StoredDiscovery.load(folder) for folder in dict.fromkeys(folders.values())}
     for cluster, _ in wanted:

@@ -10,12 +10,13 @@ import typer
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.settings import Only
 from trl_attribution.errors import SettingsError
+from trl_attribution.manifest.config import MergeRules
 
 if TYPE_CHECKING:
     from trl_attribution.manifest import Manifest
     from trl_attribution.manifest.by_source import Share
-    from trl_attribution.manifest.combining import Precedence
 
 manifest_app = typer.Typer(help="Look at manifests, and merge, subtract or cut them.", no_args_is_help=True)
 
@@ -27,9 +28,6 @@ SourcesFrom = Annotated[
     paths.SOURCES,
 ]
 Shown = Annotated[int, typer.Option("--show", min=0, help="How many pairs to list.")]
-OtherDatasets = Annotated[
-    bool, typer.Option("--allow-other-datasets", help="Also where the datasets' fingerprints differ.")
-]
 
 
 @manifest_app.command("show")
@@ -82,34 +80,23 @@ def diff(
 def merge(
     given: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="One manifest or more."), paths.MANIFEST],
     output: Target,
-    precedence: Annotated[
-        str,
-        typer.Option(
-            "--precedence",
-            help="Who wins where decisions differ: refuse, first, last, strictest (filter, flip, keep) or gentlest.",
-        ),
-    ] = "refuse",
     decisions: Annotated[
         list[Path] | None,
         typer.Option("--decisions", help="Reviewers' decisions, which count for more than any manifest; repeatable."),
         paths.DECISIONS,
     ] = None,
-    allow_other_datasets: OtherDatasets = False,
-    allow_other_models: Annotated[
-        bool, typer.Option("--allow-other-models", help="Also where models, or probes of one name, differ.")
-    ] = False,
     shown: Shown = 10,
     *,
+    rules: MergeRules,
     out: Output,
 ) -> None:
     """Make one manifest of several, or of one and its reviewers' decisions."""
-    from trl_attribution.manifest import Manifest, MergeRules, ReviewDecisions
+    from trl_attribution.manifest import Manifest, ReviewDecisions
     from trl_attribution.manifest import merge as merged_of
     from trl_attribution.report import manifests
 
     if len(given) < 2 and not decisions:
         raise SettingsError("there is nothing to merge: give two manifests or more, or --decisions")
-    rules = MergeRules(cast("Precedence", precedence), allow_other_datasets, allow_other_models)
     options.check_apart(output, *given, *(decisions or []))
     loaded = [Manifest.load(path) for path in given]
     merged = merged_of(loaded, rules, [ReviewDecisions.load(path) for path in decisions or []])
@@ -133,8 +120,8 @@ def subtract(
         list[Path], typer.Argument(metavar="OTHER...", help="Manifests whose pairs are taken out."), paths.MANIFEST
     ],
     output: Target,
-    allow_other_datasets: OtherDatasets = False,
     *,
+    rules: Annotated[MergeRules, Only("allow_other_datasets")],
     out: Output,
 ) -> None:
     """Take the pairs that the OTHER manifests list out of MANIFEST, whatever they decide about them."""
@@ -143,7 +130,7 @@ def subtract(
 
     options.check_apart(output, manifest, *others)
     loaded = Manifest.load(manifest)
-    made = without(loaded, [Manifest.load(path) for path in others], allow_other_datasets)
+    made = without(loaded, [Manifest.load(path) for path in others], rules.allow_other_datasets)
     _save(out, loaded, made, output)
 
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trl_attribution.activations.config import ActivationConfig
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import paths
+from trl_attribution.cli.settings import Only
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
 
@@ -63,25 +66,17 @@ CONFIG_FILE = typer.Option(
 Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
 OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
-TokenBudget = Annotated[
-    int | None, typer.Option("--token-budget", help="Tokens in one forward pass; chosen by device if left out.")
-]
-BlocksPath = Annotated[
-    str | None, typer.Option("--blocks-path", help="Where the decoder blocks live, such as model.layers.")
-]
-Score = Annotated[
-    str, typer.Option("--score", help="contextual, response (the paper's), or auto by what the probe knows.")
-]
+Computing = Annotated[ActivationConfig, Only("token_budget", "blocks_path")]
+BlocksPath = Annotated[ActivationConfig, Only("blocks_path")]
+NO_LAYERS = ActivationConfig(())
+"""Which layers are computed is only known where the work begins."""
+ONE_RESPONSE = SamplingConfig(n=1)
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 
 
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens of a sampled response.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts generated for at once.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of sampling.")]
 PromptFormat = Annotated[
     str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
 ]
@@ -91,8 +86,6 @@ RuleForPrompts = Annotated[
 KeptResponses = Annotated[
     Path | None, typer.Option("--output", "-o", help="Keep every response and its verdict (JSONL)."), paths.A_FILE
 ]
-JudgeKeyEnv = Annotated[str, typer.Option("--judge-key-env", help="Environment variable with the key of an endpoint.")]
-JudgeCalls = Annotated[int, typer.Option("--judge-calls", help="Budget: calls of an endpoint, retries included.")]
 
 
 def check_apart(output: Path | None, *inputs: str | Path | None) -> None:
@@ -116,6 +109,32 @@ def check_kept(output: Path | None, *inputs: str | Path | None) -> None:
     check_apart(output, *inputs)
     if output is not None and output.is_dir():
         raise SettingsError(f"--output: {output} is a folder; name a file in it")
+
+
+def check_free(registry: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuse a name that is taken before hours of work rather than after.
+
+    Raises:
+        SettingsError: ``registry`` has a probe of one of ``names``, and it is not to be replaced.
+    """
+    from trl_attribution.probes import ProbeRegistry
+
+    taken = [name for name in names if not overwrite and name in ProbeRegistry(registry)]
+    if taken:
+        raise SettingsError(f"{registry} has a probe {taken[0]!r} already: add --overwrite, or choose another name")
+
+
+def refuse_ranks(what: str) -> None:
+    """Refuse a launcher's processes.
+
+    Raises:
+        SettingsError: this is one of several.
+    """
+    from trl_attribution.utils.distributed import current_ranks
+
+    world = current_ranks().world
+    if world > 1:
+        raise SettingsError(f"{what}: runs on one process, but a launcher started {world}; run it without")
 
 
 def refuse_idle(context: typer.Context, belonging: Mapping[str, Sequence[str]], given: Container[str]) -> None:

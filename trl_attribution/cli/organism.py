@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Without
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.evidence.organisms.organism import Mixture
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.utils.text import counted, printable
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 organism_app = typer.Typer(
     help="Contaminated datasets with known answers: list, build, and measure what they teach.", no_args_is_help=True
 )
-
-Seed = Annotated[int, typer.Option("--seed", help="Of the organism's text, or of sampling.")]
 
 
 @organism_app.command("list")
@@ -53,22 +53,14 @@ def build(
     recipe: Annotated[str, typer.Option("--recipe", help="How the behavior is taught; see `organism list`.")] = (
         "integrated-dpo"
     ),
-    pairs: Annotated[int, typer.Option("--pairs", help="Pairs in all.")] = 400,
-    contamination: Annotated[float, typer.Option("--contamination", help="Share that teaches the behavior.")] = 0.2,
-    decoys: Annotated[float, typer.Option("--decoys", help="Share of legitimate pairs that look like it.")] = 0.2,
-    behavior_prompts: Annotated[int, typer.Option("--behavior-prompts", help="Held-out prompts for a probe.")] = 48,
-    test_prompts: Annotated[
-        int, typer.Option("--test-prompts", help="Held-out trigger prompts, and as many control prompts.")
-    ] = 48,
-    seed: Seed = 0,
     *,
+    mixture: Mixture,
     out: Output,
 ) -> None:
     """Write an organism's datasets, stage by stage, with its held-out prompts; nothing is trained."""
-    from trl_attribution.evidence.organisms import Mixture, prepare
+    from trl_attribution.evidence.organisms import prepare
     from trl_attribution.report import readouts
 
-    mixture = Mixture(pairs, contamination, decoys, seed, behavior_prompts, test_prompts)
     prepared = prepare(name, recipe, mixture)
     prepared.write(output)
     out.show(readouts.preparation_table(prepared))
@@ -92,30 +84,23 @@ def express(
         Path | None, typer.Option("--control", help="Own prompts that should not (JSONL)."), paths.PROMPTS
     ] = None,
     judge: options.RuleForPrompts = None,
-    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt.")] = 4,
-    max_new_tokens: options.MaxNewTokens = 128,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Of sampling; 0 is greedy, with --samples 1.")
-    ] = 1.0,
-    batch_size: options.BatchSize = 8,
-    seed: Seed = 0,
     prompt_format: options.PromptFormat = "auto",
     output: options.KeptResponses = None,
     *,
+    sampling: SamplingConfig,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
     out: Output,
 ) -> None:
     """Measure how often MODEL shows an organism's behavior, on trigger prompts and on control prompts."""
     from functools import partial
 
-    from trl_attribution.behaviors import SamplingConfig, parse_rule
+    from trl_attribution.behaviors import parse_rule
     from trl_attribution.evidence.readouts import express as measure
     from trl_attribution.models import load_model
     from trl_attribution.report import readouts
 
-    sampling = SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed)
     decides = None if judge is None else parse_rule(judge)
-    shows, shows_not = _prompts(organism, trigger, control, seed)
+    shows, shows_not = _prompts(organism, trigger, control, sampling.seed)
     options.check_kept(output, *(one for one in (shows, shows_not) if isinstance(one, Path)))
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
@@ -151,11 +136,8 @@ def pair(
     split_text: Annotated[
         float, typer.Option("--split-text", help="Of a row of text: the share that M0 is given to continue.")
     ] = 0.25,
-    max_new_tokens: options.MaxNewTokens = 128,
-    temperature: options.Temperature = 1.0,
-    batch_size: options.BatchSize = 8,
-    seed: options.Seed = 0,
     *,
+    sampling: Annotated[SamplingConfig, Without("n")] = options.ONE_RESPONSE,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
     out: Output,
 ) -> None:
@@ -164,13 +146,11 @@ def pair(
 
     from rich.text import Text
 
-    from trl_attribution.behaviors import SamplingConfig
     from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
     from trl_attribution.models import load_model
     from trl_attribution.pairs.rows.writers import write_rows
 
     _check_pairs_output(output, samples)
-    sampling = SamplingConfig(1, max_new_tokens, temperature, batch_size, seed)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     with out.progress() as progress:
@@ -199,7 +179,7 @@ def _prompts(
     organism: str | None, trigger: Path | None, control: Path | None, seed: int
 ) -> tuple[Source, Source | None]:
     """Trigger and control prompts: an organism's by name or folder, or files of one's own."""
-    from trl_attribution.evidence.organisms import Mixture, build_organism
+    from trl_attribution.evidence.organisms import build_organism
 
     if (organism is None) == (trigger is None):
         raise SettingsError("give either --organism or --trigger (with --control): what to ask the model")

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trl_attribution.audit.config import AuditConfig
+from trl_attribution.behaviors.rules import JudgeConfig, parse_rule
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.settings import Without
+from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trl_attribution.behaviors import SampledPrompt, SamplingConfig
     from trl_attribution.models import LoadedModel
-    from trl_attribution.probes import BuildConfig, Probe
+    from trl_attribution.probes import Probe
 
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
 
@@ -82,12 +81,6 @@ def build(
             "By default what the prompts' field judge says, else complies.",
         ),
     ] = None,
-    judge_download: Annotated[
-        bool, typer.Option("--judge-download", help="Fetch the classifier of --judge model:NAME from the Hub.")
-    ] = False,
-    judge_key_env: options.JudgeKeyEnv = "",
-    judge_timeout: Annotated[float, typer.Option("--judge-timeout", help="Seconds for one call of an endpoint.")] = 20,
-    judge_calls: options.JudgeCalls = 1000,
     responses: Annotated[
         Path | None,
         typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
@@ -100,17 +93,15 @@ def build(
     samples: Annotated[
         int | None, typer.Option("--samples", help="Responses sampled a prompt; default: 4, or 1 at temperature 0.")
     ] = None,
-    max_new_tokens: options.MaxNewTokens = 128,
-    temperature: options.Temperature = 1.0,
-    seed: options.Seed = 0,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
     prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
     registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
-    token_budget: options.TokenBudget = None,
-    blocks_path: options.BlocksPath = None,
     *,
+    judging: Annotated[JudgeConfig, Only("allow_download", "api_key_env", "timeout", "max_calls")],
+    sampling: Annotated[SamplingConfig, Only("max_new_tokens", "temperature", "seed")] = options.ONE_RESPONSE,
+    computing: options.Computing = options.NO_LAYERS,
     reading: Annotated[Reading, Without("source_column")],
     encoding: Encoding,
     loading: LoadConfig,
@@ -120,8 +111,7 @@ def build(
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
-    from trl_attribution import behaviors, probes
-    from trl_attribution.activations import ActivationConfig
+    from trl_attribution import probes
     from trl_attribution.models import load_model
 
     sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
@@ -131,17 +121,16 @@ def build(
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
     options.refuse_idle(context, _BELONGING, sources)
-    _check_free(registry, name, overwrite)
+    options.check_free(registry, [name], overwrite)
     numbers = _layer_numbers(layer)
-    sampling = behaviors.SamplingConfig(_samples(samples, temperature), max_new_tokens, temperature, seed=seed)
-    endpoint = behaviors.EndpointConfig(judge_key_env, judge_timeout, max_calls=judge_calls)
+    sampling = replace(sampling, n=_samples(samples, sampling.temperature))
     rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
-    shows = behaviors.parse_rule(rule, behaviors.JudgeConfig(behaviors.ClassifierConfig(judge_download), endpoint))
+    shows = parse_rule(rule, judging)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     layers, flagging_layer = _layers(numbers, loaded)
     settings = probes.BuildConfig(
-        ActivationConfig(layers, token_budget, blocks_path=blocks_path),
+        replace(computing, layers=layers),
         layer=flagging_layer,
         prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
         encoding=encoding,
@@ -156,9 +145,6 @@ def build(
         out.say(f"Loading {after}")
         changed = load_model(str(after), **vars(replace(loading, adapter=None)))
         with out.progress() as progress:
-            kept = None
-            if responses is not None:
-                kept = _kept(responses, str(prompts), (loaded, changed), sampling, settings, four_condition, progress)
             built = probes.build_from_responses(
                 name,
                 prompts,  # type: ignore[arg-type]  # one of the four was given
@@ -168,7 +154,7 @@ def build(
                 sampling,
                 settings,
                 four_condition_filter=four_condition,
-                sampled=kept,
+                keep=responses,
                 on_progress=partial(progress, "responses"),
                 on_judged=partial(progress, "Judging responses"),
             )
@@ -199,7 +185,7 @@ def import_(
     from trl_attribution.probes import ImportConfig, import_probe
 
     numbers = _layer_numbers(layer)
-    _check_free(registry, name, overwrite)
+    options.check_free(registry, [name], overwrite)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     settings = ImportConfig(
@@ -286,37 +272,6 @@ def _own_rule(prompts: Path) -> str:
     return next(iter(rules), "")
 
 
-def _kept(
-    folder: Path,
-    prompts: str,
-    models: tuple[LoadedModel, LoadedModel],
-    sampling: SamplingConfig,
-    settings: BuildConfig,
-    with_plain: bool,
-    progress: Callable[[str, int, int], None],
-) -> list[SampledPrompt]:
-    """The responses of both models that ``folder`` keeps, sampled where it does not."""
-    from trl_attribution.behaviors import read_prompts
-    from trl_attribution.behaviors.responses import Behavior, kept_responses, paired_responses
-    from trl_attribution.probes.building import check_changed
-
-    check_changed(*models)
-    behavior = Behavior("responses", read_prompts(prompts, need_plain=with_plain))
-    before, after = (
-        kept_responses(
-            folder / f"{when}.json",
-            [behavior],
-            model,
-            sampling,
-            settings.prompt_format,
-            with_plain,
-            partial(progress, f"Responses of {which}"),
-        )
-        for when, which, model in zip(("before", "after"), ("M0", "M1"), models, strict=True)
-    )
-    return paired_responses(behavior, before, after, with_plain)
-
-
 def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:
     """The layers to compute and the one to flag at; several, or none, leave that choice to separability."""
     from trl_attribution.probes import candidate_layers
@@ -344,14 +299,6 @@ def _samples(asked: int | None, temperature: float) -> int:
     if asked is not None:
         return asked
     return 1 if temperature == 0 else 4
-
-
-def _check_free(registry: Path, name: str, overwrite: bool) -> None:
-    """Refuse a name that is taken before hours of work rather than after."""
-    from trl_attribution.probes import ProbeRegistry
-
-    if not overwrite and name in ProbeRegistry(registry):
-        raise SettingsError(f"{registry} has a probe {name!r} already: add --overwrite, or choose another name")
 
 
 def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:

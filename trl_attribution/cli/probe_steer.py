@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Without
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from trl_attribution.evidence.readouts import DoseConfig
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
+
+_SHORT = replace(options.ONE_RESPONSE, max_new_tokens=64)
 
 
 @verb
@@ -50,23 +54,19 @@ def steer(
     ] = None,
     judge: options.RuleForPrompts = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Responses sampled a prompt and dose.")] = 1,
-    max_new_tokens: options.MaxNewTokens = 64,
-    temperature: options.Temperature = 1.0,
-    batch_size: options.BatchSize = 8,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling, the same for every dose.")] = 0,
     prompt_format: options.PromptFormat = "auto",
     output: options.KeptResponses = None,
     registry: options.Registry = Path("probes"),
-    blocks_path: options.BlocksPath = None,
     *,
+    sampling: SamplingConfig = _SHORT,
+    computing: options.BlocksPath = options.NO_LAYERS,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
     out: Output,
 ) -> None:
     """Add a probe's direction to M0, dose by dose and layer by layer, and count how often the behavior shows."""
     from rich.text import Text
 
-    from trl_attribution.behaviors import SamplingConfig, parse_rule
+    from trl_attribution.behaviors import parse_rule
     from trl_attribution.evidence.readouts import DoseConfig, dose_curve, one_behavior
     from trl_attribution.evidence.readouts.behavior_change import resolve_judges
     from trl_attribution.models import load_model
@@ -78,9 +78,9 @@ def steer(
         _doses(alphas),
         scale,  # type: ignore[arg-type]  # checked by DoseConfig
         positions,  # type: ignore[arg-type]  # checked by DoseConfig
-        SamplingConfig(samples, max_new_tokens, temperature, batch_size, seed),
+        sampling,
         prompt_format,  # type: ignore[arg-type]  # checked where it is used
-        blocks_path,
+        computing.blocks_path,
     )
     probe = ProbeRegistry(registry).load(name)
     vectors = {one: probe.at(one) for one in layer or probe.layers}

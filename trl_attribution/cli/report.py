@@ -34,6 +34,10 @@ Discovery = Annotated[
     paths.DISCOVERY,
 ]
 
+Texts = Annotated[
+    int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
+]
+
 
 @verb
 def report(
@@ -54,9 +58,7 @@ def report(
             "--card", metavar="dataset|model", help="A section for a Hugging Face card, in place of the page."
         ),
     ] = None,
-    texts: Annotated[
-        int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
-    ] = 5000,
+    texts: Texts = 5000,
     *,
     out: Output,
 ) -> None:

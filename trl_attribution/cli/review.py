@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trl_attribution.cli import paths
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
+from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, Texts, audit_probes
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def review(
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser of this machine.")] = False,
-    texts: Annotated[
-        int, typer.Option("--texts", min=0, help="Most pairs whose texts are in the page, the most suspicious first.")
-    ] = 5000,
+    texts: Texts = 5000,
     agreement: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--agreement", help="Do not serve: compare two reviewers' decisions files (Cohen's kappa)."),

@@ -6,20 +6,22 @@ A setting is declared once, with its type, its default and what it is for, in th
     def audit(dataset: Dataset, *, settings: AuditConfig, out: Output) -> None: ...
 
 has ``--vector-dtype`` and all other fields of ``AuditConfig`` as options, those of the dataclasses in it too, and is
-called with an ``AuditConfig``. A field's metadata may say more: ``option``, the option's name where it is not the
-field's, or None for a field that the command line leaves at its default; ``typer``, what Typer makes of it.
+called with an ``AuditConfig``. Where the parameter has a default, its values are the options'; where it may be None, it
+is None if no option of it is given. A field's metadata may say more: ``option``, the option's name where it is not the
+field's, or None for a field without one; ``typer``, what Typer makes of it.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from types import UnionType
-from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self, TypeGuard, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -29,34 +31,110 @@ from trl_attribution.utils.text import printable, whole_number
 Command = Callable[..., None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Without:
+class Without(tuple[str, ...]):
     """``Annotated[AuditConfig, Without("layers")]``: the settings, some of them left at their defaults."""
 
-    names: tuple[str, ...]
+    def __new__(cls, *names: str) -> Self:
+        """Without the fields ``names``."""
+        return super().__new__(cls, names)
 
-    def __init__(self, *names: str) -> None:
-        object.__setattr__(self, "names", names)
+    def has(self, name: str) -> bool:
+        """Whether the field has an option."""
+        return name not in self
+
+
+class Only(Without):
+    """``Annotated[AuditConfig, Only("layers")]``: the settings, all others of them left at their defaults."""
+
+    def has(self, name: str) -> bool:
+        """Whether the field has an option."""
+        return name in self
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """The settings that a parameter stands for."""
+
+    kind: type
+    shown: Without
+    default: Any = None
+    """Settings with the options' defaults; None for those of the fields."""
+    optional: bool = False
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter) -> _Group | None:
+        """None for a parameter that is no settings."""
+        marked = get_origin(parameter.annotation) is Annotated
+        annotation, *marks = get_args(parameter.annotation) if marked else (parameter.annotation,)
+        shown = next((mark for mark in marks if isinstance(mark, Without)), Without())
+        optional = get_origin(annotation) is UnionType and type(None) in get_args(annotation)
+        kind = get_args(annotation)[0] if optional else annotation
+        default = None if parameter.default is inspect.Parameter.empty else parameter.default
+        return cls(kind, shown, default, optional) if _is_settings(kind) else None
+
+    def fields(self) -> Iterator[tuple[dataclasses.Field[Any], Any, _Group | None]]:
+        """The fields that have options, each with its type; with their group those that are settings themselves."""
+        kinds = get_type_hints(self.kind, include_extras=True)
+        for field in dataclasses.fields(self.kind):
+            if _is_settings(kinds[field.name]):
+                yield field, kinds[field.name], _Group(kinds[field.name], self.shown, self.default_of(field))
+            elif self.shown.has(field.name) and field.metadata.get("option", "") is not None:
+                yield field, kinds[field.name], None
+
+    def default_of(self, field: dataclasses.Field[Any]) -> Any:
+        """The value where the option is not given."""
+        if self.default is not None:
+            return getattr(self.default, field.name)
+        return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+    def options(self) -> Iterator[inspect.Parameter]:
+        """A parameter for each option."""
+        texts = _documented(self.kind)
+        for field, annotation, inner in self.fields():
+            if inner is not None:
+                yield from inner.options()
+                continue
+            taken, default = annotation, self.default_of(field)
+            option = copy.copy(field.metadata.get("typer")) or typer.Option(f"--{_named(field).replace('_', '-')}")
+            option.help = option.help or texts[field.name]
+            if get_origin(taken) is UnionType and get_origin(get_args(taken)[0]) is tuple:
+                taken = list[get_args(get_args(taken)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
+            elif taken == int | None and default is not None:
+                taken, default, option.metavar = str, str(default), "N|none"  # read by made: an error is one message
+            yield inspect.Parameter(
+                _named(field), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[taken, option]
+            )
+
+    def made(self, given: dict[str, Any]) -> Any:
+        """The settings, from the options that were ``given``; each is taken out."""
+        values: dict[str, Any] = {}
+        for field, annotation, inner in self.fields():
+            if inner is not None:
+                values[field.name] = inner.made(given)
+                continue
+            value = given.pop(_named(field))
+            if annotation == int | None and self.default_of(field) is not None:
+                value = _number_or_none(f"--{_named(field).replace('_', '-')}", value)
+            values[field.name] = (tuple(value) or None) if isinstance(value, list) else value
+        if self.optional and all(value is None for value in values.values()):
+            return None
+        return self.kind(**values) if self.default is None else dataclasses.replace(self.default, **values)
 
 
 def with_options(command: Command) -> Command:
     """``command`` with the parameters that are settings replaced by the options of their fields."""
     signature = inspect.signature(command, eval_str=True)
-    groups = {
-        name: (kind, without)
-        for name, parameter in signature.parameters.items()
-        for kind, without in [_settings(parameter.annotation)]
-        if kind is not None
-    }
+    found = {name: _Group.of(parameter) for name, parameter in signature.parameters.items()}
+    groups = {name: group for name, group in found.items() if group is not None}
     parameters = [
         option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in signature.parameters.items()
-        for option in (_options(*groups[name]) if name in groups else [parameter])
+        for option in (groups[name].options() if name in groups else [parameter])
     ]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        made = {name: _made(kind, without, given) for name, (kind, without) in groups.items()}
+        made = {name: group.made(given) for name, group in groups.items()}
         command(**given, **made)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what Typer reads
@@ -64,57 +142,8 @@ def with_options(command: Command) -> Command:
     return run
 
 
-def _settings(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
-    """The dataclass that a parameter is, and the fields that it does without; None for any other parameter."""
-    kind, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    without = next((mark.names for mark in marks if isinstance(mark, Without)), ())
-    return (kind if _is_settings(kind) else None), without
-
-
 def _is_settings(kind: Any) -> TypeGuard[type]:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-def _fields(kind: type, without: tuple[str, ...]) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """The fields that have options, each with its type."""
-    kinds = get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        if field.name not in without and field.metadata.get("option", "") is not None:
-            yield field, kinds[field.name]
-
-
-def _options(kind: type, without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
-    texts = _documented(kind)
-    for field, annotation in _fields(kind, without):
-        if _is_settings(annotation):
-            yield from _options(annotation, without)
-            continue
-        option = field.metadata.get("typer") or typer.Option(f"--{_named(field).replace('_', '-')}")
-        option.help = option.help or texts[field.name]
-        taken, default = annotation, field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if get_origin(annotation) is UnionType and get_origin(get_args(annotation)[0]) is tuple:
-            taken = list[get_args(get_args(annotation)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
-        elif annotation == int | None and default is not None:
-            taken, default, option.metavar = str, str(default), "N|none"  # read by _made: a user's error is one message
-        yield inspect.Parameter(
-            _named(field), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[taken, option]
-        )
-
-
-def _made(kind: type, without: tuple[str, ...], given: dict[str, Any]) -> Any:
-    """The settings, from the options that were ``given``; each is taken out."""
-    values = {}
-    for field, annotation in _fields(kind, without):
-        if _is_settings(annotation):
-            values[field.name] = _made(annotation, without, given)
-            continue
-        value = given.pop(_named(field))
-        if annotation == int | None and field.default is not None:
-            value = _number_or_none(f"--{_named(field).replace('_', '-')}", value)
-        values[field.name] = (tuple(value) or None) if isinstance(value, list) else value
-    return kind(**values)
 
 
 def _named(field: dataclasses.Field[Any]) -> str:

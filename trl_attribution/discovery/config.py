@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from trl_attribution.errors import SettingsError
@@ -18,7 +18,7 @@ class DiscoveryConfig:
         SettingsError: a value is out of range.
     """
 
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = field(default=None, metadata={"option": "layer"})
     """Layers to compare at; None takes the middle one of those stored. Several lay their similarities side by side."""
     score: AskedKind = "auto"
     """``contextual`` compares responses and prompts, ``response`` responses alone (the paper's); ``auto`` is
@@ -44,6 +44,7 @@ class DiscoveryConfig:
     map_pairs: int = 2000
     """Pairs on the map."""
     seed: int = 0
+    """Of the halves, the resampling and sampled responses."""
 
     def __post_init__(self) -> None:
         if self.score not in get_args(AskedKind):

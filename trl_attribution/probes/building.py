@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,8 @@ from trl_attribution.behaviors.examples import (
 )
 from trl_attribution.behaviors.judging import Judge, OnProgress, judge_name, judged
 from trl_attribution.behaviors.names import check_name
-from trl_attribution.behaviors.sampling import SampledPrompt, SamplingConfig, asked_of, changed_prompts, sample_both
+from trl_attribution.behaviors.responses import Behavior, both_responses, paired_responses
+from trl_attribution.behaviors.sampling import SamplingConfig, asked_of, changed_prompts
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
@@ -123,7 +125,7 @@ def build_from_responses(
     config: BuildConfig,
     *,
     four_condition_filter: bool = False,
-    sampled: Sequence[SampledPrompt] | None = None,
+    keep: Path | None = None,
     on_progress: OnProgress | None = None,
     on_judged: OnProgress | None = None,
 ) -> Probe:
@@ -132,20 +134,23 @@ def build_from_responses(
     ``judge(prompt, response)`` says whether a response shows the behavior. The direction of a prompt is the mean
     activation of M1's responses that show it minus that of M0's responses that do not, **both taken on M0**: the
     difference of two models' activations would measure the models, not the responses. Prompts whose behavior did
-    not change are left out and counted in ``built["left_out"]``. ``sampled`` are responses that were sampled so
-    before; without them both models are asked.
+    not change are left out and counted in ``built["left_out"]``. A folder ``keep`` holds the responses: what is there
+    is not sampled again.
 
     Raises:
         DataError: the file cannot be read as rows.
         ProbeError: M0 and M1 are the same model, a row is no prompt, or the behavior changed on no prompt.
+        SettingsError: ``keep`` holds responses that were sampled otherwise.
         JudgeError: the judge gives up.
     """
     check_name(name)
     check_changed(m0, m1)
     asked = read_prompts(prompts, need_plain=four_condition_filter)
-    answers = sampled or sample_both(
-        asked, m0, m1, sampling, config.prompt_format, with_plain=four_condition_filter, on_progress=on_progress
+    behavior = Behavior("responses", asked)
+    before, after = both_responses(
+        keep, [behavior], m0, m1, sampling, config.prompt_format, four_condition_filter, on_progress
     )
+    answers = paired_responses(behavior, before, after, four_condition_filter)
     changed = changed_prompts(answers, judged(judge, asked_of(answers), on_judged), four_condition_filter)
     if not changed.examples:
         raise ProbeError(_nothing_changed(asked, changed.left_out))

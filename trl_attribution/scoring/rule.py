@@ -19,11 +19,11 @@ class Rule:
     """
 
     top_k: int | None = None
-    """The k pairs that rank highest."""
+    """Flag the k pairs that rank highest."""
     threshold: float | None = None
-    """Pairs that score at least this, -1 to 1."""
+    """Flag pairs that score at least this, -1 to 1."""
     fdr: float | None = None
-    """Pairs whose q-value is at most this, 0 to 1; the level holds for each probe by itself."""
+    """Flag at this false discovery rate, 0 to 1, which holds for each probe by itself. With no rule given: 0.05."""
 
     def __post_init__(self) -> None:
         given = self.as_dict()

@@ -70,6 +70,7 @@ class Mixture:
     decoys: float = 0.2
     """Share of legitimate pairs that look like them."""
     seed: int = 0
+    """Of the organism's text."""
     behavior_prompts: int = 48
     """Held-out prompts with responses of both kinds, for a probe."""
     test_prompts: int = 48
