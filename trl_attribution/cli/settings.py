@@ -21,7 +21,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from types import UnionType
-from typing import Annotated, Any, Self, TypeGuard, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeGuard, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -99,6 +99,8 @@ class _Group:
             option.help = option.help or texts[field.name]
             if get_origin(taken) is UnionType and get_origin(get_args(taken)[0]) is tuple:
                 taken = list[get_args(get_args(taken)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
+            elif get_origin(taken) is Literal:
+                taken, option.metavar = str, "|".join(get_args(taken))  # checked by the settings, as in Python
             elif taken == int | None and default is not None:
                 taken, default, option.metavar = str, str(default), "N|none"  # read by made: an error is one message
             yield inspect.Parameter(
