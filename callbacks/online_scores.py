@@ -16,6 +16,7 @@ from torch import Tensor
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
+from trl_attribution.scoring.scores import Column, kind_for, reference_for
 from trl_attribution.scoring.targets import LayerTargets
 from trl_attribution.utils.distributed import Ranks
 
@@ -39,23 +40,21 @@ class _OnlineProbe:
     """One probe, where it is scored, and its scores of the window under way."""
 
     probe: Probe
-    layer: int
+    column: Column
     row: int
     """Where the layer lies on the L axis."""
-    contextual: bool
     limit: float | None
+    center: Tensor | None
+    """``mu`` [D] that the probe brings; None where the pairs seen so far stand for it, or nothing uses one."""
     scores: list[float] = field(default_factory=list)
 
     def score(self, pair: Tensor, context: Tensor, mean: Tensor) -> Tensor:
-        """Scores [n] of pair vectors [n, L, D], with ``mean`` [D] for the centre of the contexts."""
-        column = [(0, self.probe)]
-        targets = LayerTargets.build(
-            self.layer,
-            column if self.contextual else [],
-            [] if self.contextual else column,
-            mean,
-            pair.shape[2],
+        """Scores [n] of pair vectors [n, L, D], with ``mean`` [D] where the probe brings no center."""
+        contextual, response, controlled = (
+            [(0, self.probe)] if kind == self.column.kind else [] for kind in ("contextual", "response", "controlled")
         )
+        center = mean if self.center is None else self.center
+        targets = LayerTargets.build(self.column.layer, contextual, response, center, pair.shape[2], controlled)
         return targets.score(pair[:, self.row], context[:, self.row]).scores[:, 0]
 
     def summary(self) -> dict[str, float]:
@@ -66,8 +65,9 @@ class _OnlineProbe:
 class OnlineScores:
     """Scores of each probe over the pairs that pass by.
 
-    The contextual score centers contexts by the dataset's mean, which is known only at the end: while training, the
-    mean over the pairs that this rank has seen so far stands for it. The audit's own scores are taken anew.
+    Scores with contexts center them by the mean that a calibrated probe brings, or by the dataset's, which is known at
+    the end only: while training, the mean over the pairs that this rank has seen so far stands for it. The audit's own
+    scores are taken anew.
 
     Args:
         probes: the behaviors to score for.
@@ -115,13 +115,14 @@ class OnlineScores:
         """Make sure that no score depends on what was seen before.
 
         Raises:
-            SettingsError: one is contextual, and the mean of the contexts moves while training.
+            SettingsError: one uses contexts and brings no center, so that it moves while training.
         """
-        moving = [one.probe.name for one in self._probes if one.contextual]
+        moving = [one.probe.name for one in self._probes if one.column.uses_contexts and one.center is None]
         if moving:
             raise SettingsError(
                 f"{setting} needs scores that do not depend on the pairs seen before, but those of "
-                f"{', '.join(moving)} are contextual: their center is known at the end only. Set score='response'."
+                f"{', '.join(moving)} use contexts, whose center is known at the end only. Calibrate the probe "
+                "(trl-attribution probe calibrate), or set score='response'."
             )
 
     def score(self, pair: Tensor, context: Tensor) -> Tensor:
@@ -167,16 +168,9 @@ class OnlineScores:
 
 
 def _online_probe(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _OnlineProbe:
-    layer = probe.layer
-    contextual = probe.knows_prompts and score != "response"
-    return _OnlineProbe(probe, layer, layers.index(layer), contextual, _limit(probe, layer, contextual, flag_at))
-
-
-def _limit(probe: Probe, layer: int, contextual: bool, flag_at: float | None) -> float | None:
-    if flag_at is not None:
-        return flag_at
-    if probe.reference_scores is None or not probe.reference_scores.shape[1]:
-        return None
-    if probe.built.get("calibration", {}).get("kind") != ("contextual" if contextual else "response"):
-        return None  # clean pairs' scores of the other kind say nothing about these
-    return float(np.quantile(probe.reference_scores[probe.row_of(layer)].double().numpy(), _CLEAN_SHARE))
+    column = Column(probe.name, probe.layer, kind_for(probe, score))
+    reference = reference_for(probe, column)
+    limit = flag_at
+    if limit is None and reference is not None:
+        limit = float(np.quantile(reference.scores, _CLEAN_SHARE))
+    return _OnlineProbe(probe, column, layers.index(probe.layer), limit, reference.center if reference else None)

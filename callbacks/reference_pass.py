@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import own_parameters, unwrapped
+from trl_attribution.models.text_part import refuse_encoder_decoder
 
 Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
 _WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")
@@ -183,12 +184,14 @@ def trainer_kind(trainer: Any) -> str:
 
     Raises:
         SettingsError: none of them, or one that trains on images.
+        ModelError: its model is an encoder-decoder model.
     """
     kind = _of_trl(trainer, SUPPORTED)
     if kind is None:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
     if getattr(trainer, "_is_vision_dataset", False):
         raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
+    refuse_encoder_decoder(unwrapped(trainer.model).config)
     return kind
 
 

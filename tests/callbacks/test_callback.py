@@ -568,7 +568,7 @@ def test_skipping_by_a_score_that_moves_while_training_is_refused(model_folder: 
     callback = AttributionCallback(
         trainer, probes=[probe_on(model_folder)], flag_at=0.5, on_flag="skip", output_dir=tmp_path / "audit"
     )
-    with pytest.raises(SettingsError, match="Set score='response'"):
+    with pytest.raises(SettingsError, match="set score='response'"):
         train(trainer, callback)
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from trl import DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from tests.training import LAYERS, Rows, arguments, chat_rows, config, least_cosine, offline, probe_on, text_rows, train
 from trl_attribution.callbacks import AttributionCallback
-from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.errors import ModelError, ProbeError, SettingsError
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "RewardTrainer": (RewardTrainer, RewardConfig),
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 def trainer_of(
     trainer: Any, settings: Any, model: Any, folder: Path, rows: Rows, *, tokenizer: Path | None = None, **more: Any
 ) -> Any:
-    if settings in (CPOConfig, ORPOConfig):
+    if settings in (CPOConfig, ORPOConfig) and isinstance(model, Path):
         model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -220,3 +220,11 @@ def test_a_reward_model_has_no_behaviors(model_folder: Path, tmp_path: Path) -> 
     trainer = trainer_of(RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
     with pytest.raises(SettingsError, match="a reward model writes no responses"):
         AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, behaviors="behaviors.jsonl")
+
+
+def test_an_encoder_decoder_model_is_refused_when_the_callback_is_made(tmp_path: Path, model_folder: Path) -> None:
+    config = T5Config(vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
+    trainer = trainer_of(CPOTrainer, CPOConfig, model, tmp_path, text_rows(), tokenizer=model_folder)
+    with pytest.raises(ModelError, match="t5 is an encoder-decoder model"):
+        AttributionCallback(trainer, dataset=text_rows(), layers=LAYERS, output_dir=tmp_path / "audit")
