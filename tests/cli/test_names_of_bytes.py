@@ -18,6 +18,7 @@ from trl_attribution.pairs.rows.writers import output_kind
 from trl_attribution.report.page import write_report
 
 ODD = os.fsdecode(b"d\xff")
+DATA = f"{ODD}/{ODD}.jsonl"
 
 
 @pytest.fixture
@@ -30,18 +31,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_dataset_of_such_a_name_is_audited_reported_cleaned_and_gated(place: Path, commands: Commands) -> None:
     loaded = tiny_loaded()
-    audit = auditor_of(loaded, [tiny_probe(loaded)], layers=(3,)).audit(ODD, "audit", vectors=f"vectors {ODD}")
+    audit = auditor_of(loaded, [tiny_probe(loaded)], layers=(3,)).audit(DATA, "audit", vectors=f"vectors {ODD}")
     audit.flag(top_k=3).save_manifests()
-    assert AuditInfo.load("audit").dataset.name == ODD
+    assert AuditInfo.load("audit").dataset.name == DATA
     assert AuditInfo.load("audit").open_store("audit").path == place / f"vectors {ODD}"
     written = write_report("audit")
     assert written.texts == written.listed > 0
     (place / "gate.yaml").write_text("{version: 1, rules: {hygiene: {duplicates: 0}}}")
     for words in (
-        ["apply", "audit/manifest.filter.jsonl", f"{ODD}/{ODD}.jsonl", "-o", f"clean {ODD}.jsonl"],
+        ["apply", "audit/manifest.filter.jsonl", DATA, "-o", f"clean {ODD}.jsonl"],
         ["show", "audit"],
         ["report", "audit", "-o", f"{ODD}.html"],
-        ["gate", ODD, "--policy", "gate.yaml"],
+        ["gate", DATA, "--policy", "gate.yaml"],
     ):
         done = commands.run(place, "trl-attribution", *words)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -49,10 +50,12 @@ def test_a_dataset_of_such_a_name_is_audited_reported_cleaned_and_gated(place: P
     assert all(json.loads(line) for line in (place / f"clean {ODD}.jsonl").read_text().splitlines())
 
 
-def test_what_arrow_cannot_name_is_refused_at_once(place: Path) -> None:
+def test_what_arrow_and_datasets_cannot_name_is_refused_at_once(place: Path) -> None:
     (place / f"{ODD}.parquet").write_bytes(b"cut short")
     for refused in (lambda: open_rows(f"{ODD}.parquet").columns, lambda: output_kind(place / f"{ODD}.parquet")):
         with pytest.raises(DataError, match=r"udcff.parquet: the name is not UTF-8.*Rename it"):
             refused()
+    with pytest.raises(DataError, match="datasets cannot load this folder"):
+        open_rows(ODD)
     with pytest.raises(StoreError, match=r"udcff: the name is not UTF-8.*Rename it"):
         auditor_of(tiny_loaded(), layers=(3,)).audit(pair_rows(2), f"audit {ODD}")
