@@ -9,6 +9,7 @@ from trl_attribution.audit.info import Fingerprint
 from trl_attribution.callbacks.checkpoint import Identity
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.models.quantization import quantization_again
 from trl_attribution.models.sharding import sharding_of
 from trl_attribution.utils.distributed import random_state_kept
 from trl_attribution.utils.json_file import JsonFile
@@ -57,7 +58,14 @@ def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
     fault = None
     try:
         with random_state_kept():
-            found = load_model(m0.name, m0.dtype, device, sharding=sharding_of(m0.model), with_head=True)
+            found = load_model(
+                m0.name,
+                m0.dtype,
+                device,
+                sharding=sharding_of(m0.model),
+                with_head=True,
+                quantization=quantization_again(m0.model),
+            )
         differences = [part for part in found.fingerprint.differences(m0.fingerprint) if part != "chat_template"]
         if not differences:  # the tokenizer is the trainer's, whatever lies beside the model
             return replace(found, tokenizer=m0.tokenizer, fingerprint=m0.fingerprint)

@@ -125,7 +125,7 @@ def test_a_run_has_the_fingerprint_and_the_vectors_of_the_audit(
         rows, tmp_path / "offline"
     )
     in_run = json.loads((tmp_path / "in-run" / "audit.json").read_text())
-    assert in_run["model"]["fingerprint"] == offline.info.model.fingerprint
+    assert in_run["model"]["fingerprint"] == offline.info.model.fingerprint.to_json()
     ids = offline.index.pair_ids
     found, expected = (VectorStore.open(tmp_path / one / "vectors").select(ids) for one in ("in-run", "offline"))
     torch.testing.assert_close(found.layer(2), expected.layer(2), rtol=1e-3, atol=1e-4)

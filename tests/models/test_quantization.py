@@ -99,7 +99,9 @@ def test_a_qlora_run_takes_the_probe_of_the_quantized_m0_and_gives_the_vectors_o
 ) -> None:
     loaded = load_model(checkpoint, dtype="float32", quantization="4bit")
     probe = Probe("odd", (2,), torch.nn.functional.normalize(torch.randn(1, 128), dim=-1), 2, loaded.fingerprint)
-    args = DPOConfig(str(tmp_path / "run"), max_steps=4, per_device_train_batch_size=2, report_to="none", use_cpu=True)
+    args = DPOConfig(
+        str(tmp_path / "run"), max_steps=4, per_device_train_batch_size=2, report_to="none", use_cpu=True, bf16=False
+    )
     trainer = DPOTrainer(
         str(checkpoint),
         args=args,
@@ -117,7 +119,7 @@ def test_a_qlora_run_takes_the_probe_of_the_quantized_m0_and_gives_the_vectors_o
         str(checkpoint), probes=[probe], dtype="float32", vector_dtype="float32", quantization="4bit"
     ).audit(ROWS, tmp_path / "offline")
     in_run = json.loads((tmp_path / "in-run" / "audit.json").read_text())
-    assert in_run["model"]["fingerprint"] == offline.info.model.fingerprint
+    assert in_run["model"]["fingerprint"] == offline.info.model.fingerprint.to_json()
     of_run = VectorStore.open(tmp_path / "in-run" / "vectors").select(offline.index.pair_ids)
     of_audit = VectorStore.open(tmp_path / "offline" / "vectors").select(offline.index.pair_ids)
     cosines = torch.nn.functional.cosine_similarity(of_run.layer(2), of_audit.layer(2), dim=-1)

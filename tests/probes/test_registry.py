@@ -88,7 +88,7 @@ def test_a_probe_of_the_first_version_opens(tmp_path: Path) -> None:
     folder = ProbeRegistry(tmp_path).save(make_probe())
     description = json.loads((folder / "probe.json").read_text())
     description["version"] = 1
-    description["axes"] = {name: description["axes"][name] for name in TENSORS}
+    description["axes"] = {name: description["axes"][name] for name in TENSORS[:4]}
     (folder / "probe.json").write_text(json.dumps(description))
     back = ProbeRegistry(tmp_path).load("insults")
     assert back.fingerprint == make_probe().fingerprint

@@ -217,7 +217,7 @@ def sample_behaviors(
 
 
 def kept_responses(
-    path: Path | None,
+    path: str | Path | None,
     behaviors: Sequence[Behavior],
     loaded: LoadedModel,
     sampling: SamplingConfig,
@@ -242,6 +242,7 @@ def kept_responses(
         "sampling": asdict(sampling),
         "prompt_format": prompt_format,
     }
+    path = None if path is None else Path(path)
     known = Responses.load(path) if path is not None and path.exists() else None
     if known is not None and known.made_with != made_with:
         raise SettingsError(

@@ -35,6 +35,14 @@ def quantization_config(asked: str, dtype: torch.dtype) -> Any:
         raise SettingsError(f"quantization: {printable(error, 300)}; {_CHOICES}") from error
 
 
+def quantization_again(model: PreTrainedModel) -> str | None:
+    """What :func:`quantization_config` takes to quantize as ``model`` was, None where its weights are as they are."""
+    config = getattr(model.config, "quantization_config", None)
+    if not getattr(model, "is_quantized", False) or config is None:
+        return None
+    return json.dumps(config if isinstance(config, dict) else config.to_dict(), default=str)
+
+
 def quantization_of(model: PreTrainedModel) -> str:
     """How the weights of ``model`` are quantized, in words for a message; empty where they are not."""
     config = getattr(model.config, "quantization_config", None)
