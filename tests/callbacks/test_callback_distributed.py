@@ -68,7 +68,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 # name -> what at least one rank says to each thing refused; every rank ends with an error
 REFUSALS = {
-    "ddp, uneven": ["holds no settings of an audit", "is not on storage that all processes see: rank 1 has not found"],
+    "ddp, uneven": ["holds no audit settings", "is not on storage that all processes see: rank 1 has not found"],
 }
 
 PROMPTS = [{"prompt": f"Say {word}.", "behavior": "numbers_said"} for word in ("tea", "rain", "ink", "moss", "oak")]

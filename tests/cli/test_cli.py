@@ -176,7 +176,7 @@ def test_debug_shows_the_traceback(place: Place) -> None:
         ("audit model data.jsonl --probes probes --score best -o new", "choose auto, contextual, response"),
         ("audit model data.jsonl --probes probes --dtype int4 -o new", "dtype: 'int4' is unknown"),
         ("audit model data.jsonl --probes probes --max-length many -o new", "positive whole number nor none"),
-        ("audit model data.jsonl --probes probes --max-length 3 -o new", "Raise --max-length"),
+        ("audit model data.jsonl --probes probes --max-length 3 -o new", "Raise max_length (--max-length)"),
         ("audit model data.jsonl --probes probes --chosen-column better -o new", "no column 'better'"),
         ("audit model data.jsonl --probes probes --shard-size 0 -o new", "shard_size"),
         ("audit model data.jsonl --probes probes --format csv -o new", "unknown format 'csv'"),
