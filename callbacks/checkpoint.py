@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.callbacks.reference_pass import ReferenceModel, is_peft
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, own_parameters
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, own_parameters, with_adapter
 from trl_attribution.models.sharding import whole_on_this_rank
 from trl_attribution.pairs import EncodedPair, EncodedResponse
 from trl_attribution.utils.distributed import Ranks, full_parameter, is_sharded, random_state_kept
@@ -53,7 +52,7 @@ def m0_identity(
             below = _below_head(model, own) if ranks.is_main else own
         return Identity(ModelFingerprint.from_json(ranks.broadcast(below.to_json())), True)
     if reference.adapter is not None:
-        return Identity(_with_adapter(own, model, reference.adapter), True)
+        return Identity(with_adapter(own, model, reference.adapter), True)
     if not is_peft(policy) or (noted is not None and noted.fingerprint == own) or not _does_something(policy):
         return Identity(own, True)
     found = None
@@ -99,10 +98,10 @@ def _below_adapter(reference: ReferenceModel, own: ModelFingerprint) -> Identity
             f"run before the first step to find out why. {advice}"
         )
     wanted = _activations(checkpoint.model)
-    with_adapter = _activations(reference.model)
+    adapted = _activations(reference.model)
     with reference.as_m0():
         without = _activations(reference.model)
-    if (with_adapter - wanted).norm() >= (without - wanted).norm():
+    if (adapted - wanted).norm() >= (without - wanted).norm():
         return Identity(own, True)  # the user's own weights, with an adapter on top
     return Identity(ModelFingerprint(own.config, checkpoint.fingerprint.weights, own.chat_template), False)
 
@@ -142,17 +141,3 @@ def _activations(model: PreTrainedModel) -> torch.Tensor:
 def _on_cpu(model: PreTrainedModel) -> LoadedModel:
     with random_state_kept(), whole_on_this_rank():
         return load_model(str(model.config.name_or_path), str(model.dtype).removeprefix("torch."), "cpu")
-
-
-def _with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: str) -> ModelFingerprint:
-    """The identity of a model that is M0 together with its ``adapter``: not the one of the model below.
-
-    Probes have to be built on the same M0, so those of the base model are refused.
-    """
-    digest = hashlib.sha256(identity.weights.encode())
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if f".{adapter}." in name:
-            with full_parameter(parameter) as whole:
-                digest.update(name.encode())
-                digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return replace(identity, weights=digest.hexdigest()[:32])

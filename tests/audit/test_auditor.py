@@ -6,8 +6,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -34,6 +32,7 @@ from tests.audit_cases import (
     tiny_probe,
 )
 from tests.kill_audit import PAIRS, SHARD_SIZE
+from tests.killing import report_of
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit.auditor import DataAuditor
@@ -48,16 +47,6 @@ from trl_attribution.store import VectorStore
 
 KILLS = 6
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return tiny_loaded()
-
-
-@pytest.fixture(scope="module")
-def probe(loaded: LoadedModel) -> Probe:
-    return tiny_probe(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +112,7 @@ def test_a_pair_without_a_prompt_scores_zero_contextually(loaded: LoadedModel, p
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Audits that were killed and run again (see tests/kill_audit.py)."""
     folder = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_audit", str(folder), str(KILLS)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+    return folder, report_of("tests.kill_audit", folder, KILLS)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded, tiny_probe
+from tests.audit_cases import Row, auditor_of, message_of, pair_row, pair_rows, tiny_loaded
 from tests.manifest_cases import ids_of, write_jsonl
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.calibrate import calibrate_probe
@@ -28,16 +28,6 @@ from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.report.terminal import audit_summary
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return tiny_loaded()
-
-
-@pytest.fixture(scope="module")
-def probe(loaded: LoadedModel) -> Probe:
-    return tiny_probe(loaded)
 
 
 @pytest.fixture

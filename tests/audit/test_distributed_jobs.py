@@ -45,16 +45,6 @@ for arguments in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return tiny_loaded()
-
-
-@pytest.fixture(scope="module")
-def probe(loaded: LoadedModel) -> Probe:
-    return tiny_probe(loaded)
-
-
-@pytest.fixture(scope="module")
 def auditor(loaded: LoadedModel, probe: Probe) -> DataAuditor:
     return auditor_of(loaded, [probe], shard_size=SHARD_SIZE)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kill_child import PAIRS, SHARD_SIZE
+from tests.killing import report_of
 from tests.store_cases import contents, ids
 from trl_attribution.store import VectorStore
 
@@ -25,16 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the child that 
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder with all stores, and how many kills each kind took (see tests/kill_child.py)."""
     folder = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_child", str(folder), str(KILLS)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    return folder, json.loads(done.stdout)
+    return folder, report_of("tests.kill_child", folder, KILLS)
 
 
 @pytest.mark.parametrize("kind", ["moments", "lines"])

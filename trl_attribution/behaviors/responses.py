@@ -271,7 +271,7 @@ def kept_responses(
 
 
 def both_responses(
-    folder: Path | None,
+    folder: str | Path | None,
     behaviors: Sequence[Behavior],
     m0: LoadedModel,
     m1: LoadedModel,
@@ -284,7 +284,7 @@ def both_responses(
     count = sum(len(one.prompts.prompts) for one in behaviors) * (2 if with_plain else 1)
     before, after = (
         kept_responses(
-            None if folder is None else folder / f"{when}.json",
+            None if folder is None else Path(folder, f"{when}.json"),
             behaviors,
             model,
             sampling,

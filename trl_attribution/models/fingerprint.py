@@ -97,14 +97,14 @@ def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | Non
     )
 
 
-def with_adapter(identity: ModelFingerprint, model: torch.nn.Module) -> ModelFingerprint:
-    """The identity of a model that is M0 together with its adapter ``ref``: not the one of the model below.
+def with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: str = REFERENCE) -> ModelFingerprint:
+    """The identity of a model that is M0 together with its ``adapter``: not the one of the model below.
 
     Probes have to be built on the same M0, so those of the base model are refused.
     """
     digest = hashlib.sha256(identity.weights.encode())
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if f".{REFERENCE}." in name:
+        if f".{adapter}." in name:
             with full_parameter(parameter) as whole:
                 digest.update(name.encode())
                 digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())

@@ -136,7 +136,7 @@ def build_from_responses(
     config: BuildConfig,
     *,
     four_condition_filter: bool = False,
-    keep: Path | None = None,
+    keep: str | Path | None = None,
     on_progress: OnProgress | None = None,
     on_judged: OnProgress | None = None,
 ) -> Probe:
