@@ -19,6 +19,7 @@ from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Manifest:
         try:
             reading = Reading(**self.header.reading)
         except (TypeError, SettingsError) as error:
-            raise ManifestError(f"the manifest's reading cannot be used: {error}") from error
+            raise ManifestError(f"the manifest's reading cannot be used: {printable(error, 300)}") from error
         for name, value in vars(reading).items():
             if not isinstance(value, str) and not (name in ("split", "eos_token") and value is None):
                 raise ManifestError(

@@ -24,6 +24,7 @@ from trl_attribution.report.extras import Extras, read_extras
 from trl_attribution.scoring import DEFAULT_FDR, Column, Flags, Rule, ScoreTable, SourceRow, reference_for, source_table
 from trl_attribution.scoring.calibration import Calibration, Null
 from trl_attribution.scoring.flags import BestProbe
+from trl_attribution.utils.text import printable
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -341,7 +342,7 @@ def _flag_columns(table: ScoreTable, manifest: Manifest | None, known: Sequence[
         try:
             stated = [Column(one["probe"], one["layer"], one["kind"]) for one in manifest.header.rule["columns"]]
         except (KeyError, TypeError) as error:
-            raise StoreError(f"the manifest's rule has columns that cannot be read: {error}") from error
+            raise StoreError(f"the manifest's rule has columns that cannot be read: {printable(error, 300)}") from error
         if stated and all(column in table.columns for column in stated):
             return tuple(stated)
         raise StoreError("the manifest names score columns that scores.parquet lacks. Run the audit again.")

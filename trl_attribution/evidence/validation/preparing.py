@@ -26,6 +26,7 @@ from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.text import printable
 
 
 def prepare_validation(
@@ -118,7 +119,7 @@ def _reading(plan: ValidationPlan) -> Reading:
         return Reading(**plan.reading)
     except TypeError as error:
         known = ", ".join(asdict(Reading()))
-        raise SettingsError(f"reading: {error}; choose from {known}") from None
+        raise SettingsError(f"reading: {printable(error, 300)}; choose from {known}") from None
 
 
 def _encoding(plan: ValidationPlan, folder: Path) -> Encoding:
