@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.activations.config import PassConfig
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
@@ -225,7 +226,7 @@ class DataAuditor:
             SettingsError: this auditor was given a model, or settings that a trainer decides, or the trainer cannot be
                 audited.
         """
-        from trl_attribution.callbacks import AttributionCallback
+        from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
         of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
@@ -233,8 +234,8 @@ class DataAuditor:
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
-        shared = ("score", "vector_dtype", "shard_size", "token_budget", "blocks_path")
-        mine = {"layers": list(self.layers), **{name: getattr(self.config, name) for name in shared}}
+        shared = {one.name for one in fields(self.config)} & {one.name for one in fields(CallbackConfig)}
+        mine = {**{name: getattr(self.config, name) for name in shared}, "layers": list(self.layers)}
         twice = sorted(settings.keys() & {"config", "probes", *mine})
         if twice:
             raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
@@ -247,8 +248,8 @@ class DataAuditor:
         from trl_attribution.activations import ActivationConfig, ActivationEngine
 
         config = self.config
-        activations = ActivationConfig(self.layers, config.token_budget, config.path, config.blocks_path)
-        return ActivationEngine(self.model.model, activations)
+        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
+        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""
