@@ -123,7 +123,7 @@ def open_training_audit(
 
 def _layers(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) -> tuple[int, ...]:
     """The layers to capture, each probe's own among them."""
-    layers = choose_layers(config.layers, probes)
+    layers = choose_layers(config.layers, probes, config.score)
     for probe in probes:
         probe.check_model(m0.fingerprint)
         if probe.layer not in layers:

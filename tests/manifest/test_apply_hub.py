@@ -40,7 +40,7 @@ def cleaned(source: Path, output: Path, split: str | None = None) -> tuple[Path,
     reading = Reading(split=split)
     manifest = manifest_for(source, ids_of(ROWS)[:1], "filter", reading)
     report = manifest.apply_file(source, output, reading=reading, card=True)
-    return output, Provenance.of(manifest, str(source)), report
+    return output, Provenance(manifest, str(source)), report
 
 
 def push(target: HubTarget, made: tuple[Path, Provenance, ApplyReport]) -> Pushed:

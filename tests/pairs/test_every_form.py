@@ -158,6 +158,8 @@ FORMS: dict[str, Callable[[Rows, Path], Any]] = {
     "bz2": file_of("data.jsonl.bz2", lambda rows: bz2.compress(lines(rows))),
     "xz": file_of("data.ndjson.xz", lambda rows: lzma.compress(lines(rows))),
     "one array": file_of("data.json", lambda rows: json.dumps(rows, indent=1).encode()),
+    "one list under a key": file_of("data.json", lambda rows: json.dumps({"data": rows}, indent=1).encode()),
+    "one line with a list under a key": file_of("data.jsonl", lambda rows: json.dumps({"data": rows}).encode()),
     "parquet": saved_parquet,
     "parquet from apply": written_as("out.parquet"),
     "Dataset": loaded,
