@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.rule import check_recall
 
 Doubles = npt.NDArray[np.float64]
