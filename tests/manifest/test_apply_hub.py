@@ -54,8 +54,8 @@ def test_a_file_goes_to_a_new_private_repository_with_its_card(hub: FakeHub, tmp
     assert repository.private
     assert set(repository.files) == {"README.md", "cleaned.jsonl"} == set(pushed.files)
     assert repository.files["cleaned.jsonl"] == made[0].read_bytes()
-    assert made[1].digest in repository.files["README.md"].decode()
-    assert [commit["description"] for commit in repository.commits] == [f"manifest sha256 {made[1].digest}"]
+    assert made[1].manifest.digest in repository.files["README.md"].decode()
+    assert [commit["description"] for commit in repository.commits] == [f"manifest sha256 {made[1].manifest.digest}"]
     assert pushed.url.endswith("/datasets/team/cleaned")
 
 

@@ -158,8 +158,6 @@ FORMS: dict[str, Callable[[Rows, Path], Any]] = {
     "bz2": file_of("data.jsonl.bz2", lambda rows: bz2.compress(lines(rows))),
     "xz": file_of("data.ndjson.xz", lambda rows: lzma.compress(lines(rows))),
     "one array": file_of("data.json", lambda rows: json.dumps(rows, indent=1).encode()),
-    "one list under a key": file_of("data.json", lambda rows: json.dumps({"data": rows}, indent=1).encode()),
-    "one line with a list under a key": file_of("data.jsonl", lambda rows: json.dumps({"data": rows}).encode()),
     "parquet": saved_parquet,
     "parquet from apply": written_as("out.parquet"),
     "Dataset": loaded,
@@ -242,6 +240,15 @@ def test_every_form_gives_the_ids_tokens_and_order_of_the_trainer(
     assert [one.chosen.prompt_ids for one in encoded] == wanted.prompt
     assert [one.chosen.response_ids for one in encoded] == wanted.chosen
     assert [one.rejected.response_ids for one in encoded] == wanted.rejected
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", DATA)
+def test_a_list_under_one_key_is_read_as_with_its_field(name: str, indent: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"rows": DATA[name]}, indent=indent))
+    theirs = load_dataset("json", data_files=str(path), field="rows", split="train", cache_dir=str(tmp_path / "c"))
+    assert [row.values for row in open_rows(path)] == list(theirs)
 
 
 def test_the_types_of_a_split_are_those_of_its_first_file(tmp_path: Path) -> None:
