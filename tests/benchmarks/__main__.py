@@ -23,7 +23,6 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
-    score_study,
     speed,
     steering,
     validation,
@@ -41,7 +40,6 @@ NAMES = (
     "baselines",
     "baseline-effects",
     "judge",
-    "score-options",
     "decisions",
 )
 """Those that run when none is named."""
@@ -63,10 +61,8 @@ def main() -> None:
     parser.add_argument("--behavior-prompts", type=int, default=48, help="organisms, steering: prompts of a probe")
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
-    parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
-    )
+    parser.add_argument("--bergson", metavar="PYTHON", help="in-run: bergson too, by this interpreter")
+    parser.add_argument("--cache", type=Path, default=Path(".decisions"), help="decisions: where vectors are kept")
     parser.add_argument(
         "--data",
         type=Path,
@@ -109,12 +105,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
     elif name == "baselines":
-        chosen = baselines.BaselineOptions(
-            tuple(range(options.seeds)), options.share, options.sentence, options.bergson
-        )
+        chosen = baselines.BaselineOptions(tuple(range(options.seeds)), options.share, options.sentence)
         baselines.run(options.output, command, chosen, console)
-    elif name == "score-options":
-        score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "baseline-effects":

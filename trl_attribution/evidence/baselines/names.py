@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,9 @@ from trl_attribution.evidence.baselines.baseline import RankingBaseline
 from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, Kind, SentenceModel, TfIdf
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.foreign import ScoresFile
-from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
-from trl_attribution.evidence.baselines.layers import LayerMeanScores
 from trl_attribution.evidence.baselines.margin import ReferenceMargin
 from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.pairs import Encoding
-from trl_attribution.scoring import Column
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, sentence:MODEL, "
-    "sentence-contextual:MODEL, gradient, layer-mean, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
+    "sentence-contextual:MODEL, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
 )
 
 
@@ -48,16 +45,12 @@ class BaselineConfig:
     """Prompts with undesired and desired responses."""
     token_budget: int | None = None
     """Tokens in one forward pass; None chooses by device."""
-    bergson: str | None = None
-    """The interpreter of an environment that has bergson."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     dtype: str = "auto"
     """That M0 was asked for in; decides scores, so it is stored with them."""
     device: str = "auto"
     """Of sentence models."""
     trust_remote_code: bool = False
-    audited: tuple[Path, Column] | None = None
-    """The audit's folder, and which of its scores are compared."""
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and self.token_budget < 1:
@@ -82,9 +75,7 @@ def parse_baseline(name: str, config: BaselineConfig) -> RankingBaseline:
         "text-contextual": lambda: _embedding(name, "contextual", "", config),
         "sentence": lambda: _embedding(name, "response", rest, config),
         "sentence-contextual": lambda: _embedding(name, "contextual", rest, config),
-        "gradient": lambda: _gradient(config),
         "endpoint": lambda: _endpoint(name, config),
-        "layer-mean": lambda: _layer_mean(config),
         "scores": lambda: ScoresFile(Path(rest)),
     }
     takes = {
@@ -133,31 +124,6 @@ def _margin(config: BaselineConfig, *, per_token: bool) -> RankingBaseline:
 def _embedding(name: str, kind: Kind, model: str, config: BaselineConfig) -> RankingBaseline:
     embedder = SentenceModel(model, config.device, config.trust_remote_code) if model else TfIdf()
     return EmbeddingCosine(name, embedder, _behavior(config, name), kind)
-
-
-def _gradient(config: BaselineConfig) -> RankingBaseline:
-    if config.bergson is None:
-        raise SettingsError(
-            "the baseline gradient needs bergson, which has an environment of its own: give its interpreter with "
-            "--bergson PYTHON; see docs/how-to/compare-with-baselines.md for how to make one"
-        )
-    settings = GradientConfig(config.bergson)
-    if config.token_budget is not None:
-        settings = replace(settings, token_budget=config.token_budget)
-    return GradientCosine(
-        _m0(config, "gradient"),
-        config.model_digest,
-        config.encoding,
-        _behavior(config, "gradient"),
-        settings,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _layer_mean(config: BaselineConfig) -> RankingBaseline:
-    if config.audited is None:
-        raise SettingsError("the baseline layer-mean needs the audit: give it as BaselineConfig(audited=...)")
-    return LayerMeanScores(*config.audited)
 
 
 def _endpoint(name: str, config: BaselineConfig) -> RankingBaseline:
