@@ -202,7 +202,7 @@ def ended_children() -> Iterator[tuple[int, int]]:
 def load() -> None:
     """Import all that commands import."""
     for module in pkgutil.walk_packages(trl_attribution.__path__, "trl_attribution."):
-        if not module.name.endswith(".__main__"):
+        if not module.name.endswith((".__main__", ".bergson_child")):
             importlib.import_module(module.name)
     for name in LOADED_LATE:
         importlib.import_module(name)

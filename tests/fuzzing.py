@@ -150,7 +150,7 @@ WORDED = {
         *("prompt-column", "chosen-column", "rejected-column", "source-column", "split", "on-bad-row", "config"),
     ),
     "apply": ("split", "precedence", "swap-columns", "negate-columns", "leave-columns", "digest", "config"),
-    "compare": ("baseline", "truth-column", "probe", "dtype", "device"),
+    "compare": ("baseline", "truth-column", "probe", "bergson", "dtype", "device"),
     "discover": ("register", "score", "name-endpoint", "prompt-format", "dtype", "blocks-path"),
     "gate": ("base-ref", "format", "clean", "today", "output"),
     "gate init": ("model", "output"),

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--behavior-prompts", type=int, default=48, help="organisms, steering: prompts of a probe")
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
-    parser.add_argument("--bergson", metavar="PYTHON", help="in-run: bergson too, by this interpreter")
+    parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument("--cache", type=Path, default=Path(".decisions"), help="decisions: where vectors are kept")
     parser.add_argument(
         "--data",
@@ -105,7 +105,9 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
     elif name == "baselines":
-        chosen = baselines.BaselineOptions(tuple(range(options.seeds)), options.share, options.sentence)
+        chosen = baselines.BaselineOptions(
+            tuple(range(options.seeds)), options.share, options.sentence, options.bergson
+        )
         baselines.run(options.output, command, chosen, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)

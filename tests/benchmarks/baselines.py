@@ -41,6 +41,10 @@ class BaselineOptions:
     """Of the default organism's pairs."""
     sentence: str | None
     """Folder of a sentence model."""
+    bergson: str | None
+    """An interpreter that has bergson."""
+    gradient_share: float = 0.1
+    """Of the default organism's pairs, where gradients are computed: they take a second a response."""
 
 
 def run(output: Path, command: str, options: BaselineOptions, console: Console) -> None:
@@ -50,10 +54,15 @@ def run(output: Path, command: str, options: BaselineOptions, console: Console) 
     if options.sentence is not None:
         names += [f"sentence:{options.sentence}", f"sentence-contextual:{options.sentence}"]
     organisms = [build_distractor_compliance(sized(OrganismConfig(seed=seed), options.share)) for seed in options.seeds]
-    found = [measured(organism, loaded, names, console) for organism in organisms]
-    table = quality_table(found, len(organisms[0].pairs))
-    table.show(console)
-    write_page(output / "baselines.md", "Baselines", lead(organisms[0], loaded, len(organisms)), command, [table])
+    found = [measured(organism, loaded, names, None, console) for organism in organisms]
+    tables = [quality_table(found, len(organisms[0].pairs))]
+    if options.bergson is not None:
+        small = build_distractor_compliance(sized(OrganismConfig(seed=options.seeds[0]), options.gradient_share))
+        rows = measured(small, loaded, ["length", "margin", "text-contextual", "gradient"], options.bergson, console)
+        tables.append(gradient_table(rows, small))
+    for table in tables:
+        table.show(console)
+    write_page(output / "baselines.md", "Baselines", lead(organisms[0], loaded, len(organisms)), command, tables)
 
 
 def lead(organism: Organism, loaded: LoadedModel, seeds: int) -> str:
@@ -67,7 +76,9 @@ def lead(organism: Organism, loaded: LoadedModel, seeds: int) -> str:
     )
 
 
-def measured(organism: Organism, loaded: LoadedModel, names: Sequence[str], console: Console) -> list[ComparedRow]:
+def measured(
+    organism: Organism, loaded: LoadedModel, names: Sequence[str], bergson: str | None, console: Console
+) -> list[ComparedRow]:
     """Our two scores and every baseline on one organism."""
     probe = build_from_behavior("organism", organism.behavior, loaded, BuildConfig(ActivationConfig((LAYER,))))
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,6 +95,7 @@ def measured(organism: Organism, loaded: LoadedModel, names: Sequence[str], cons
             m0=lambda: loaded,
             model_digest=loaded.fingerprint.digest,
             behavior=folder / "behavior.jsonl",
+            bergson=bergson,
         )
         baselines = [parse_baseline(name, config) for name in names]
         with console.status(f"{len(organism.pairs)} pairs"):
@@ -114,6 +126,16 @@ def quality_table(found: Sequence[Sequence[ComparedRow]], pairs: int) -> Results
     )
     columns = ("ranking", "average precision", "precision at k", "AUC", "seconds", "TFLOPs")
     return Results("Ranking of the contaminated pairs", columns, lines, note)
+
+
+def gradient_table(rows: Sequence[ComparedRow], organism: Organism) -> Results:
+    note = (
+        f"One dataset of {len(organism.pairs)} pairs and {len(organism.behavior)} behavior prompts. `gradient` is the "
+        "cosine of DPO gradients at M0 by bergson (projection 16, float32, every linear layer), LESS without its "
+        "warm-up and without Adam's moments. Its seconds leave out the behavior's gradients."
+    )
+    columns = ("ranking", "average precision", "precision at k", "AUC", "seconds", "TFLOPs")
+    return Results("With gradients", columns, tuple(_line(row.name, [row]) for row in rows), note)
 
 
 def _line(name: str, rows: Sequence[ComparedRow]) -> tuple[str, ...]:

@@ -380,6 +380,7 @@ def test_any_value_can_stand_for_wanted(audited: Audited) -> None:
         ("endpoint", "needs endpoint:URL#MODEL"),
         ("margin", "needs M0: give the model with --model"),
         ("text", "needs the behavior's prompts"),
+        ("gradient", "needs bergson"),
     ],
 )
 def test_a_baseline_that_cannot_work_is_refused_before_anything_is_computed(name: str, message: str) -> None:

@@ -31,7 +31,7 @@ def compare(
             "--baseline",
             "-b",
             help="random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, "
-            "sentence:MODEL, sentence-contextual:MODEL, endpoint:URL#MODEL[#QUESTION] or "
+            "sentence:MODEL, sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or "
             "scores:FILE; can be repeated. Default: random and length.",
         ),
     ] = None,
@@ -55,13 +55,16 @@ def compare(
     layer: Annotated[int | None, typer.Option("--layer", help="Which layer's, where there are several.")] = None,
     behavior: Annotated[
         Path | None,
-        typer.Option("--behavior", help="Behavior file, for the text and sentence baselines."),
+        typer.Option("--behavior", help="Behavior file, for the text, sentence and gradient baselines."),
         paths.PROMPTS,
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="M0, for margin; default: as the audit names it."),
+        typer.Option("--model", help="M0, for margin and gradient; default: as the audit names it."),
         paths.MODEL,
+    ] = None,
+    bergson: Annotated[
+        str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -92,6 +95,7 @@ def compare(
         encoding=_encoding(audited),
         behavior=behavior,
         token_budget=computing.token_budget,
+        bergson=bergson,
         endpoint=endpoint,
         dtype=loading.dtype,
         device=loading.device,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, SentenceModel, TfIdf
     from trl_attribution.evidence.baselines.endpoint import EndpointRanking
     from trl_attribution.evidence.baselines.foreign import ScoresFile
+    from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
     from trl_attribution.evidence.baselines.margin import ReferenceMargin
     from trl_attribution.evidence.baselines.names import BaselineConfig, parse_baseline
     from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
@@ -32,6 +33,8 @@ __all__ = [
     "Cost",
     "EmbeddingCosine",
     "EndpointRanking",
+    "GradientConfig",
+    "GradientCosine",
     "PairSet",
     "Quality",
     "RandomOrder",

@@ -22,6 +22,7 @@ from trl_attribution.evidence.baselines.baseline import (
     silent,
 )
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
+from trl_attribution.evidence.baselines.gradients import GradientCosine
 from trl_attribution.evidence.baselines.quality import Agreement, Quality, agreement, quality
 from trl_attribution.evidence.baselines.saved import SavedScores, pairs_digest
 from trl_attribution.evidence.baselines.truth import Truth, TruthConfig, read_truth
@@ -221,6 +222,8 @@ def _scores(
 
 def _resuming(baseline: RankingBaseline, folder: Path, stem: str) -> RankingBaseline:
     """``baseline``, keeping in ``folder`` what a killed run has done."""
+    if isinstance(baseline, GradientCosine):
+        return replace(baseline, work=folder / f"{stem}.work")
     if isinstance(baseline, EndpointRanking):
         return replace(baseline, verdicts=folder / f"{stem}.verdicts.jsonl")
     return baseline

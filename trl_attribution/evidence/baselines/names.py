@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from trl_attribution.evidence.baselines.baseline import RankingBaseline
 from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, Kind, SentenceModel, TfIdf
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.foreign import ScoresFile
+from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
 from trl_attribution.evidence.baselines.margin import ReferenceMargin
 from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.pairs import Encoding
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, sentence:MODEL, "
-    "sentence-contextual:MODEL, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
+    "sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
 )
 
 
@@ -45,6 +46,8 @@ class BaselineConfig:
     """Prompts with undesired and desired responses."""
     token_budget: int | None = None
     """Tokens in one forward pass; None chooses by device."""
+    bergson: str | None = None
+    """The interpreter of an environment that has bergson."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     dtype: str = "auto"
     """That M0 was asked for in; decides scores, so it is stored with them."""
@@ -75,6 +78,7 @@ def parse_baseline(name: str, config: BaselineConfig) -> RankingBaseline:
         "text-contextual": lambda: _embedding(name, "contextual", "", config),
         "sentence": lambda: _embedding(name, "response", rest, config),
         "sentence-contextual": lambda: _embedding(name, "contextual", rest, config),
+        "gradient": lambda: _gradient(config),
         "endpoint": lambda: _endpoint(name, config),
         "scores": lambda: ScoresFile(Path(rest)),
     }
@@ -124,6 +128,25 @@ def _margin(config: BaselineConfig, *, per_token: bool) -> RankingBaseline:
 def _embedding(name: str, kind: Kind, model: str, config: BaselineConfig) -> RankingBaseline:
     embedder = SentenceModel(model, config.device, config.trust_remote_code) if model else TfIdf()
     return EmbeddingCosine(name, embedder, _behavior(config, name), kind)
+
+
+def _gradient(config: BaselineConfig) -> RankingBaseline:
+    if config.bergson is None:
+        raise SettingsError(
+            "the baseline gradient needs bergson, which has an environment of its own: give its interpreter with "
+            "--bergson PYTHON; see docs/how-to/compare-with-baselines.md for how to make one"
+        )
+    settings = GradientConfig(config.bergson)
+    if config.token_budget is not None:
+        settings = replace(settings, token_budget=config.token_budget)
+    return GradientCosine(
+        _m0(config, "gradient"),
+        config.model_digest,
+        config.encoding,
+        _behavior(config, "gradient"),
+        settings,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _endpoint(name: str, config: BaselineConfig) -> RankingBaseline:
