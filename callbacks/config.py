@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
-from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
+from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.dtypes import DTYPES
 
 ON_FLAG = ("log", "stop", "skip")
@@ -35,8 +35,13 @@ class CallbackConfig:
     score: str = field(default="auto", metadata={"help": "contextual, response (the paper's), or auto."})
     top_k: int | None = field(default=None, metadata={"help": "Manifests list the k pairs that rank highest."})
     threshold: float | None = field(default=None, metadata={"help": "Manifests list pairs that score at least this."})
-    fdr: float | None = field(
-        default=None, metadata={"help": f"Manifests at this false discovery rate. No rule given: {DEFAULT_FDR}."}
+    fdr: float | None = field(default=None, metadata={"help": "Manifests at this false discovery rate."})
+    recall: float | None = field(
+        default=None,
+        metadata={
+            "help": f"Manifests list what catches this share of pairs like a probe's examples. No rule given: "
+            f"{DEFAULT_RULE.recall}."
+        },
     )
     on_flag: str = field(
         default="log",
@@ -84,7 +89,7 @@ class CallbackConfig:
             raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
         if self.drift_pairs < 0:
             raise SettingsError(f"drift_pairs: {self.drift_pairs} is negative; 0 leaves the drift out")
-        given = [name for name in ("top_k", "threshold", "fdr") if getattr(self, name) is not None]
+        given = [name for name in ("top_k", "threshold", "fdr", "recall") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingsError(f"{' and '.join(given)}: one rule at a time; leave out all but one")
         self.rule  # noqa: B018  # a rule out of range fails now, not after the training
@@ -97,9 +102,8 @@ class CallbackConfig:
     @property
     def rule(self) -> Rule:
         """What the manifests list."""
-        if self.top_k is None and self.threshold is None and self.fdr is None:
-            return Rule(fdr=DEFAULT_FDR)
-        return Rule(self.top_k, self.threshold, self.fdr)
+        given = (self.top_k, self.threshold, self.fdr, self.recall)
+        return DEFAULT_RULE if all(value is None for value in given) else Rule(*given)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -76,6 +76,7 @@ def open_training_audit(
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
+    config.rule.check_probes(probes)
     notes = power_notes(config.rule, len(data.index), probes, config.asked_score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
