@@ -47,7 +47,8 @@ def answer_of(found: Findings) -> Answer:
     if len(said) == 1:
         headline, said = said[0].removesuffix("."), ()
     elif flagged:
-        headline = f"{flagged:,} of {found.pairs:,} pairs are flagged for {len(said)} behaviors"
+        share = f"{flagged:,} of {found.pairs:,} pairs ({flagged / found.pairs:.1%})"
+        headline = f"{share} are flagged for {len(said)} behaviors"
     else:
         headline = f"Nothing is flagged for {len(said)} behaviors: read on for what would have been"
     origins = _origins(found) if flagged else ""

@@ -60,6 +60,7 @@ def column_worth(table: ScoreTable, column: Column) -> Calibration:
 
 
 def layer_scores(table: ScoreTable, column: Column) -> LayerScores:
+    """How the scores of ``column`` are spread."""
     scores, q_value = column_scores(table, column), column_worth(table, column).q_value
     median, p90, p99, highest = (float(value) for value in np.quantile(scores, [0.5, 0.9, 0.99, 1.0]))
     counts = {level: int(((q_value <= level) & (scores > 0)).sum()) for level in LEVELS}

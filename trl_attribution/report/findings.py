@@ -5,7 +5,7 @@ Axis letters: N scored pairs, F listed pairs, P probes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.manifest import Manifest
+from trl_attribution.manifest.decisions import ReviewDecision
 from trl_attribution.pairs import Reading
 from trl_attribution.probes import Probe
+from trl_attribution.report.agreement import verdicts
 from trl_attribution.report.distributions import (
     Floats,
     Histogram,
@@ -25,7 +27,7 @@ from trl_attribution.report.distributions import (
 )
 from trl_attribution.report.extras import Extras, read_extras
 from trl_attribution.report.listed import Listed, Scored, nothing
-from trl_attribution.report.reviewed import Reviewed, read_reviews, reviewed
+from trl_attribution.report.reviewed import Reviewable, Reviewed, read_reviews
 from trl_attribution.scoring import (
     DEFAULT_RULE,
     Column,
@@ -51,6 +53,8 @@ class ProbeFindings:
     """Every layer that was scored, ascending."""
     outcome: Outcome
     """What the rule made of its scores, and the sentence about it."""
+    reviewable: Reviewable | None
+    """What reviews are counted by; None where nothing is flagged, or nothing is known to reckon with."""
     reviewed: Reviewed | None
     """What reviewers' decisions in the folder say of it; None without any about pairs that count."""
     flagged: int
@@ -90,6 +94,12 @@ class Findings:
     def pairs(self) -> int:
         """N."""
         return self.info.dataset.pairs
+
+    def reviewed_by(self, decisions: Iterable[ReviewDecision]) -> list[Reviewed]:
+        """What ``decisions`` say of the estimates of the probes that they count for."""
+        reviews = verdicts(decisions)
+        found = (one.reviewable.reviewed(reviews) for one in self.probes if one.reviewable is not None)
+        return [one for one in found if one is not None]
 
 
 def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: str | Path | None = None) -> Findings:
@@ -148,17 +158,20 @@ def _probe_findings(
     table, column, null = scored.table, scored.columns[index], scored.worth[index].null
     reference = _reference(column, known) if null == "reference" else None
     mine = listed.probe[: listed.flagged] == index
+    scores = column_scores(table, column)
+    reviewable = Reviewable.of(outcome, scores, scored.pair_ids)
     return ProbeFindings(
         column=column,
         null=null,
-        histogram=histogram(column_scores(table, column), null, reference),
+        histogram=histogram(scores, null, reference),
         layers=tuple(
             layer_scores(table, each)
             for each in sorted(table.columns, key=lambda each: each.layer)
             if each.probe == column.probe
         ),
         outcome=outcome,
-        reviewed=reviewed(outcome, column_scores(table, column), scored.pair_ids, reviews),
+        reviewable=reviewable,
+        reviewed=None if reviewable is None else reviewable.reviewed(reviews),
         flagged=int(mine.sum()),
         threshold=float(listed.score[: listed.flagged][mine].min()) if mine.any() else None,
         worst_q=float(listed.q_value[: listed.flagged][mine].max()) if mine.any() else None,

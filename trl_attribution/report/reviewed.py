@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
@@ -73,76 +72,92 @@ def read_reviews(folder: Path, fingerprint: str) -> dict[str, bool]:
     return verdicts(found)
 
 
-def reviewed(
-    outcome: Outcome,
-    scores: npt.NDArray[np.float32],
-    pair_ids: pa.Array | pa.ChunkedArray,
-    reviews: Mapping[str, bool],
-) -> Reviewed | None:
-    """The estimate of ``outcome`` brought up to date; None where nothing that counts was reviewed.
+@dataclass(frozen=True)
+class Stratum:
+    """Pairs that are much alike by their scores."""
+
+    pair_ids: frozenset[str]
+    opinion: float
+    """The mixture's: how likely one of them pushes towards the behavior."""
+
+    def drawn(self, reviews: Mapping[str, bool], seed: int) -> Doubles:
+        """[R]: how many of them do."""
+        if not self.pair_ids:
+            return np.zeros(_DRAWS)
+        read = [reviews[pair_id] for pair_id in self.pair_ids & reviews.keys()]
+        yes, no = sum(read), len(read) - sum(read)
+        random = np.random.default_rng(seed)
+        share = random.beta(_PRIOR * self.opinion + yes, _PRIOR * (1 - self.opinion) + no, size=_DRAWS)
+        return yes + random.binomial(len(self.pair_ids) - len(read), share).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Reviewable:
+    """What reviews of one probe's pairs are counted by.
 
     Pairs are counted stratum by stratum (:mod:`trl_attribution.scoring.read_first`), taking what was reviewed of one
     for a random sample of it, as the pairs to read first are. The share of a stratum that pushes towards the behavior
     has a Beta distribution: what reviewers confirmed and did not, and the mixture's opinion with the weight of two
     reviewed pairs. The pairs that nobody reviewed are drawn from it, so that a stratum read in full leaves no doubt.
     Beyond the strata, far beneath the threshold, the mixture's estimate stands.
-
-    Args:
-        outcome: of the probe.
-        scores: [N], at the layer that flags were taken at.
-        pair_ids: the N ids.
-        reviews: by pair id, whether it is to be filtered or flipped.
     """
-    plan, decision = outcome.read_first, outcome.decision
-    if decision is None or not plan.strata or not reviews:
-        return None
-    labels = _labels(pair_ids, reviews, len(scores))
-    parts = [_drawn(one, scores, labels, decision.prevalence, number) for number, one in enumerate(plan.strata)]
-    beneath = _drawn(plan.beneath, scores, labels, decision.prevalence, len(parts))
-    inside = np.concatenate([*plan.strata, plan.beneath])
-    read = int((labels[inside] >= 0).sum())
-    if not read:
-        return None
-    right = np.sum(parts, axis=0)
-    flagged = sum(map(len, plan.strata))
-    beyond = _beyond(decision.prevalence, scores, inside)
-    return Reviewed(
-        probe=outcome.probe,
-        flagged=flagged,
-        read=read,
-        unread=int((labels[plan.positions] < 0).sum()),
-        right=_interval(right),
-        wrong=_interval(flagged - right),
-        count=_sum(_interval(right + beneath), beyond),
-    )
 
+    probe: str
+    strata: tuple[Stratum, ...]
+    """Of the flagged pairs."""
+    beneath: Stratum
+    beyond: Interval
+    """How many of the pairs outside of all strata push towards the behavior, by the mixture."""
+    first: frozenset[str]
+    """The pairs to read first."""
 
-def _labels(pair_ids: pa.Array | pa.ChunkedArray, reviews: Mapping[str, bool], count: int) -> Integers:
-    """[N]: 1 for pairs that reviewers would change, 0 for those that they keep, -1 for the others."""
-    labels = np.full(count, -1, dtype=np.int64)
-    places = pc.index_in(pa.array(list(reviews), pa.string()), value_set=pair_ids).to_pylist()
-    for place, confirmed in zip(places, reviews.values(), strict=True):
-        if place is not None:
-            labels[place] = int(confirmed)
-    return labels
+    @classmethod
+    def of(
+        cls, outcome: Outcome, scores: npt.NDArray[np.float32], pair_ids: pa.Array | pa.ChunkedArray
+    ) -> Reviewable | None:
+        """For ``outcome`` of ``scores`` [N]; None where nothing is flagged or the probe keeps no pairs of its own."""
+        plan = outcome.read_first
+        if outcome.decision is None or not plan.strata:
+            return None
+        prevalence = outcome.decision.prevalence
 
+        def ids(positions: Integers) -> frozenset[str]:
+            return frozenset(pair_ids.take(pa.array(positions)).to_pylist())
 
-def _drawn(
-    stratum: Integers, scores: npt.NDArray[np.float32], labels: Integers, prevalence: Prevalence, seed: int
-) -> Doubles:
-    """[R]: how many pairs of ``stratum`` push towards the behavior."""
-    random = np.random.default_rng(seed)
-    if not len(stratum):
-        return np.zeros(_DRAWS)
-    known = labels[stratum]
-    confirmed, read = int((known == 1).sum()), int((known >= 0).sum())
-    opinion = float(np.clip(prevalence.likely_of(scores[stratum]).mean(), *_OPINION))
-    share = random.beta(_PRIOR * opinion + confirmed, _PRIOR * (1 - opinion) + read - confirmed, size=_DRAWS)
-    return confirmed + random.binomial(len(stratum) - read, share).astype(np.float64)
+        def stratum(positions: Integers) -> Stratum:
+            likely = prevalence.likely_of(scores[positions])
+            return Stratum(ids(positions), float(np.clip(likely.mean(), *_OPINION)) if len(likely) else 0.0)
+
+        inside = np.concatenate([*plan.strata, plan.beneath])
+        return cls(
+            probe=outcome.probe,
+            strata=tuple(stratum(one) for one in plan.strata),
+            beneath=stratum(plan.beneath),
+            beyond=_beyond(prevalence, scores, inside),
+            first=ids(plan.positions),
+        )
+
+    def reviewed(self, reviews: Mapping[str, bool]) -> Reviewed | None:
+        """The estimate with ``reviews`` in it: by pair id, whether it is to be changed; None where none counts."""
+        inside = self.beneath.pair_ids.union(*(one.pair_ids for one in self.strata))
+        read = len(inside & reviews.keys())
+        if not read:
+            return None
+        right = np.sum([one.drawn(reviews, seed) for seed, one in enumerate(self.strata)], axis=0)
+        beneath = self.beneath.drawn(reviews, len(self.strata))
+        flagged = sum(len(one.pair_ids) for one in self.strata)
+        return Reviewed(
+            probe=self.probe,
+            flagged=flagged,
+            read=read,
+            unread=len(self.first - reviews.keys()),
+            right=_interval(right),
+            wrong=_interval(flagged - right),
+            count=_sum(_interval(right + beneath), self.beyond),
+        )
 
 
 def _beyond(prevalence: Prevalence, scores: npt.NDArray[np.float32], inside: Integers) -> Interval:
-    """How many of the pairs outside of all strata the mixture takes to push towards the behavior."""
     found, likely = prevalence.count, prevalence.likely_of(scores)
     total = float(likely.sum())
     share = 0.0 if total <= 0 else 1 - float(likely[inside].sum()) / total

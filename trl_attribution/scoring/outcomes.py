@@ -70,11 +70,11 @@ class Outcome:
         if not self.read_first.strata:
             return told
         within = max(1, round(MARGIN * self.flagged))
-        return (
-            *told,
+        reading_them = (
             f"Reading the {len(self.read_first):,} tells how many of the flagged pairs are wrong to within {within:,}, "
-            f"with {CONFIDENCE:.0%} confidence: most of them lie near the threshold.",
+            f"with {CONFIDENCE:.0%} confidence: most of them lie near the threshold."
         )
+        return (*told, reading_them)
 
     def as_json(self, pair_ids: pa.Array | pa.ChunkedArray) -> dict[str, Any]:
         """Plain values, for ``--json``."""
