@@ -50,7 +50,8 @@ def review(
     """Serve AUDIT's report to you alone, and write each decision to the audit folder as it is made.
 
     It opens on the pairs to read first: they tell how many of the flagged ones are wrong. Clusters that discovery found
-    become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link that is made anew each time. Stop it with Ctrl-C.
+    become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link that is made anew each time.
+    Stop it with Ctrl-C.
     """
     if agreement is not None and precision is not None:
         raise SettingsError("--agreement and --precision: give one of them")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.scoring.prevalence import Prevalence, estimate
-from trl_attribution.scoring.recall import KnownScores, Rate, RecallThreshold, share_above, threshold_for
+from trl_attribution.scoring.prevalence import Interval, Prevalence, estimate
+from trl_attribution.scoring.recall import CONFIDENCE, KnownScores, Rate, RecallThreshold, share_above, threshold_for
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Decision:
         return {**values, "evidence": self.prevalence.is_evidence}
 
 
+def _with_unseen(count: Interval, recall: float, pairs: int) -> Interval:
+    """``count`` with room for pairs that may all have been missed: a bootstrap of nothing is nothing, for sure."""
+    unseen = math.log(1 - CONFIDENCE) / math.log(1 - recall) if recall < 1 else 0.0
+    return replace(count, high=max(count.high, min(unseen, float(pairs))))
+
+
 def reading(number: int | None) -> str:
     """What a sentence about flagged pairs ends with."""
     return f"; read these {number:,} first" if number else ""
@@ -103,8 +110,9 @@ def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int
     """
     threshold = threshold_for(recall, known.examples)
     named = {"opposites": known.examples.flipped()} | ({} if known.controls is None else {"controls": known.controls})
+    found = estimate(scores, known.examples, known.controls, threshold.threshold, seed=seed)
     return Decision(
         threshold=threshold,
-        prevalence=estimate(scores, known.examples, known.controls, threshold.threshold, seed=seed),
+        prevalence=replace(found, count=_with_unseen(found.count, threshold.recall.value, found.pairs)),
         false_positives={name: share_above(threshold.threshold, one) for name, one in named.items()},
     )

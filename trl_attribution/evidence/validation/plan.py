@@ -171,8 +171,9 @@ class ValidationPlan(_Part):
     training: TrainingPlan
     interventions: Annotated[list[Intervention], Field(min_length=1)]
     selections: Annotated[list[Selection], Field(min_length=1)] = ["top", "random"]
-    sizes: list[Positive] = []
-    """How many pairs are changed; of filter, flip and mixed."""
+    sizes: list[Positive | Literal["rule"]] = []
+    """How many pairs are changed; of filter, flip and mixed. ``rule``: those that the default rule flags, for which
+    nobody has to know how many there are."""
     source_sizes: list[Positive] = []
     """How many sources are dropped; of drop_sources."""
     leave_out: list[str] = []
@@ -188,6 +189,11 @@ class ValidationPlan(_Part):
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"
 
+    @property
+    def counts(self) -> list[int]:
+        """The sizes that are numbers."""
+        return [size for size in self.sizes if isinstance(size, int)]
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in ("interventions", "selections", "sizes", "source_sizes", "leave_out", "seeds", "steps"):
@@ -199,7 +205,10 @@ class ValidationPlan(_Part):
             raise ValueError("rankings: two names differ in _ and - alone; rename one")
         by_pair = [name for name in self.interventions if name != "drop_sources"]
         if by_pair and not self.sizes:
-            raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [100]")
+            raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [rule] or [100]")
+        foreign = [name for name, one in self.rankings.items() if one.scores is not None]
+        if "rule" in self.sizes and foreign:
+            raise ValueError(f"sizes: rule needs the scores of an audit, which rankings.{foreign[0]} is not of")
         if "drop_sources" in self.interventions and not self.source_sizes:
             raise ValueError("source_sizes: say how many sources to drop, such as [1]")
         if "top" not in self.selections:
