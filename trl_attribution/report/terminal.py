@@ -55,11 +55,15 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
     extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
     rows = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
-        pair = pairs[found.pair_id]
-        where = Text(printable(pair.source, 40))
-        where.append(f"\n{printable(pair.location, 60)}\n{found.probe}, layer {found.layer}", style="dim")
-        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
+        pair = pairs.get(found.pair_id)
+        by = f"{found.probe}, layer {found.layer}"
         numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
+        if pair is None:
+            rows.append((*numbers, Text(by, style="dim"), Text(f"its text is not at hand: {found.pair_id}", "dim")))
+            continue
+        where = Text(printable(pair.source, 40))
+        where.append(f"\n{printable(pair.location, 60)}\n{by}", style="dim")
+        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
     return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
