@@ -12,6 +12,12 @@ import numpy.typing as npt
 from trl_attribution.scoring.prevalence import Interval, Prevalence, estimate
 from trl_attribution.scoring.recall import CONFIDENCE, KnownScores, Rate, RecallThreshold, share_above, threshold_for
 
+_MEANT = {
+    "opposites": "the examples turned round",
+    "controls": "the controls",
+    "neutral": "neutral pairs (by the fit)",
+}
+
 
 @dataclass(frozen=True)
 class KnownPairs:
@@ -66,8 +72,9 @@ class Decision:
 
     def details(self) -> tuple[str, ...]:
         """What the sentence stands on, a sentence each."""
-        measured = {**self.false_positives, "neutral pairs, by the fit": Rate(self.prevalence.neutral_above, 0, 0)}
-        rates = ", ".join(f"{rate.value:.1%} of {name}" for name, rate in measured.items())
+        shares = {name: rate.value for name, rate in self.false_positives.items()}
+        shares["neutral"] = self.prevalence.neutral_above
+        rates = ", ".join(f"{share:.1%} of {_MEANT[name]}" for name, share in shares.items())
         lines = [f"{self._catching()} It is reached by {rates}."]
         if not self.flags_anything and self.prevalence.above:
             lines.append(
