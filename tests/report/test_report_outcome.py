@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from tests.browser import browser, context, until, visit
 from tests.outcome_cases import NAME, answering_rows, audit_of, refusing_rows
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.cli.audit import finish_audit
@@ -21,7 +24,9 @@ from trl_attribution.report import terminal
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.card import card
 from trl_attribution.report.findings import Findings, read_findings
-from trl_attribution.report.page import write_report
+from trl_attribution.report.page import Served, find_texts, render_page, write_report
+from trl_attribution.report.page_data import ReportConfig
+from trl_attribution.report.review_server import DecisionsFile, ReviewServer
 from trl_attribution.report.story import pairs_story, story
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.scoring import DEFAULT_RULE, ScoreTable
@@ -174,6 +179,39 @@ def test_reviews_update_the_estimate(places: dict[str, Place], tmp_path: Path) -
     few = reviewed_folder(place, tmp_path, first[:5], right).probes[0].reviewed
     assert few is not None and few.unread == len(first) - 5
     assert few.right.high - few.right.low > told.right.high - told.right.low
+
+
+def test_a_review_opens_on_the_pairs_to_read_and_tells_what_they_come_to(places: dict[str, Place]) -> None:
+    folder = places["found"].folder
+    found = read_findings(folder)
+    decisions = DecisionsFile.open(folder, "ada", found.info.dataset.fingerprint)
+    texts, notes = find_texts(found, ROWS["found"], ReportConfig())
+    page = render_page(found, texts, notes, Served("ada", decisions.path.name))
+
+    def told(made: Sequence[ReviewDecision]) -> list[str]:
+        return [one.sentence for one in found.reviewed_by(made)]
+
+    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), told=told)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        with browser() as opened, context(opened) as profile:
+            seen = visit(profile, server.url)
+            first = [found.listed.pair_ids[place] for place in found.listed.read_first.tolist()]
+            assert seen.page.evaluate("browser.shown().slice(0, 5).join()") == ",".join(
+                str(found.listed.pair_ids.index(one)) for one in first[:5]
+            )
+            seen.page.keyboard.press("f")
+            until(seen, "page.find('reviewed').textContent.startsWith('1 pair reviewed: ')")
+            seen.page.keyboard.press("k")
+            until(seen, "page.find('reviewed').textContent.startsWith('2 pairs reviewed: ')")
+            assert seen.page.locator("#progress").inner_text().endswith(f"; 2 of the {len(first)} to read first")
+            assert seen.page.locator("#reviewed").inner_text() == told(decisions.read()[1])[0]
+            seen.assert_clean()
+    finally:
+        server.close()
+        thread.join()
+        decisions.path.unlink(missing_ok=True)
 
 
 def test_several_probes_are_each_told_of(places: dict[str, Place]) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from trl_attribution.audit.folder import Flagged
     from trl_attribution.evidence.organisms import Organism
 
-LAYER = 20
+LAYER = 22
+"""Of 30: where the controlled score ranks best over the sets of the page on decisions, or nearly so."""
 PROBE = "distractor-compliance"
 
 
