@@ -19,6 +19,7 @@ from tests.outcome_cases import NAME, answering_rows, audit_of, refusing_rows
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.cli.audit import finish_audit
 from trl_attribution.cli.output import Output
+from trl_attribution.evidence.validation.rankings import count_flagged
 from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 from trl_attribution.report import terminal
 from trl_attribution.report.answer import answer_of
@@ -146,6 +147,13 @@ def test_scores_of_an_earlier_release_open_and_say_that_the_number_is_not_known(
     headline = answer_of(found).headline
     assert headline.startswith(f"How many pairs push towards {NAME} is not known")
     assert "flagged 10 of 80 pairs (the top 10)" in headline
+
+
+def test_a_validation_filters_what_the_default_rule_flags(places: dict[str, Place]) -> None:
+    for place in places.values():
+        table = ScoreTable.open(place.folder / "scores.parquet")
+        towards = [pair for pair in place.flagged.flags if pair.score > 0]
+        assert count_flagged(table, table.columns[-1]) == len(towards)
 
 
 def reviewed_folder(place: Place, folder: Path, read: list[str], right: set[str]) -> Findings:

@@ -6,15 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from trl_attribution.utils.settings_file import SettingsKind, beside_settings
+from trl_attribution.utils.text import printable
 
 PLAN_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 Place = Annotated[str, AfterValidator(beside_settings)]
 """A file, folder or Hub id; a relative path is taken from beside the plan."""
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _size(value: Any) -> Any:
+    if value == "rule" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"must be a number of pairs from 1 on, or rule, not {printable(value, 40)}")
+
+
+Size = Annotated[int | Literal["rule"], PlainValidator(_size)]
 Intervention = Literal["filter", "flip", "mixed", "drop_sources"]
 Selection = Literal["top", "random", "bottom", "length_matched_random"]
 Steps = Literal["fixed", "short"]
@@ -171,7 +181,7 @@ class ValidationPlan(_Part):
     training: TrainingPlan
     interventions: Annotated[list[Intervention], Field(min_length=1)]
     selections: Annotated[list[Selection], Field(min_length=1)] = ["top", "random"]
-    sizes: list[Positive | Literal["rule"]] = []
+    sizes: list[Size] = []
     """How many pairs are changed; of filter, flip and mixed. ``rule``: those that the default rule flags, for which
     nobody has to know how many there are."""
     source_sizes: list[Positive] = []

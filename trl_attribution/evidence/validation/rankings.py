@@ -150,11 +150,11 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
         f"{column.kind} score of {column.probe}, layer {column.layer}",
         cost.seconds.get("vectors", 0.0),
         cost.flops or 0,
-        flagged=_flagged(table, column),
+        flagged=count_flagged(table, column),
     )
 
 
-def _flagged(table: ScoreTable, column: Column) -> int:
+def count_flagged(table: ScoreTable, column: Column) -> int:
     """How many pairs with a positive score the default rule flags."""
     rows = table.read(column, ["pair_id", "score", "rank", "percentile", "p_value", "q_value"])
     scores = rows.column("score").to_numpy().astype(np.float32)
