@@ -89,6 +89,16 @@ def test_every_surface_tells_the_same_sentence(place: Place) -> None:
     assert sentence in card(found, "dataset") and sentence in card(found, "model")
 
 
+def test_the_dashed_line_of_the_scores_is_the_estimate_too(places: dict[str, Place]) -> None:
+    one = read_findings(places["found"].folder).probes[0]
+    decision = one.outcome.decision
+    assert decision is not None and one.histogram.null is not None and one.threshold is not None
+    others = one.histogram.null
+    assert (others <= one.histogram.counts + 1e-9).all()
+    beyond = one.histogram.edges[1:] > one.threshold
+    assert others[beyond].sum() == pytest.approx(decision.prevalence.wrong.value, abs=3)
+
+
 def test_json_holds_the_sentence_and_the_pairs_to_read(places: dict[str, Place], capsys: Any) -> None:
     place = places["found"]
     finish_audit(place.audit, place.folder, DEFAULT_RULE, 3, Output(as_json=True))

@@ -31,7 +31,8 @@ class Histogram:
     counts: Integers
     """``[B]``: all N pairs."""
     null: Floats | None
-    """``[B]``: what the null expects of N pairs; None where its scores are not at hand."""
+    """``[B]``: how many of the N pairs are not of the behavior by the estimate, or else by the null; None where neither
+    is at hand."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def layer_scores(table: ScoreTable, column: Column) -> LayerScores:
     return LayerScores(column.layer, median, p90, p99, highest, counts)
 
 
-def histogram(scores: npt.NDArray[np.float32], null: Null, reference: Floats | None) -> Histogram:
+def histogram(
+    scores: npt.NDArray[np.float32], null: Null, reference: Floats | None, unlike: Floats | None = None
+) -> Histogram:
     """Bins that hold the scores and, under the mirror null, their negatives."""
     expected = -scores if null == "mirror" else reference
     low, high = float(scores.min()), float(scores.max())
@@ -77,6 +80,8 @@ def histogram(scores: npt.NDArray[np.float32], null: Null, reference: Floats | N
         low, high = low - 0.01, high + 0.01
     edges = np.linspace(low, high, _BINS + 1)
     counts = np.histogram(scores, edges)[0].astype(np.int64)
+    if unlike is not None:
+        return Histogram(edges, counts, np.histogram(scores, edges, weights=unlike)[0])
     if expected is None or not len(expected):
         return Histogram(edges, counts, None)
     return Histogram(edges, counts, np.histogram(expected, edges)[0] * (len(scores) / len(expected)))

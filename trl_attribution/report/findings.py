@@ -163,7 +163,7 @@ def _probe_findings(
     return ProbeFindings(
         column=column,
         null=null,
-        histogram=histogram(scores, null, reference),
+        histogram=histogram(scores, null, reference, outcome.unlike(scores)),
         layers=tuple(
             layer_scores(table, each)
             for each in sorted(table.columns, key=lambda each: each.layer)

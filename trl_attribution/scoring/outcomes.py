@@ -58,6 +58,10 @@ class Outcome:
         wrong = "" if self.wrong is None else f", of which about {self.wrong:.0f} are expected to be wrong"
         return f"{known}; flagged {self.flagged:,} of {pairs} ({by}){wrong}{reading(len(self.read_first))}"
 
+    def unlike(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+        """[N]: how likely each pair is none of the behavior, by the estimate; None where there is none."""
+        return None if self.decision is None else 1 - self.decision.prevalence.likely_of(scores)
+
     @property
     def headline(self) -> str:
         """The sentence as it stands by itself."""
