@@ -78,6 +78,15 @@ class Prevalence:
     """Share of neutral pairs that reaches the threshold, by the fit."""
     kinds: dict[str, float] = field(default_factory=dict)
     """By kind, the estimated number of pairs."""
+    edges: tuple[float, ...] = field(default=(), repr=False)
+    """[B - 1], inner edges of the bins of score."""
+    likely: tuple[float, ...] = field(default=(0.5,), repr=False)
+    """[B]: how likely a pair that scores in the bin is like the examples."""
+
+    def likely_of(self, scores: npt.ArrayLike) -> Doubles:
+        """[N]: how likely each pair of ``scores`` is like the examples, as far as its score alone says."""
+        places = np.searchsorted(np.array(self.edges), np.asarray(scores, dtype=np.float64), side="right")
+        return np.array(self.likely)[places]
 
     @property
     def is_evidence(self) -> bool:
@@ -269,6 +278,8 @@ def _summary(
         stretch=stretch,
         neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
         kinds=dict(zip([*_KINDS[: len(kinds) - 1], "neutral"], kinds.tolist(), strict=True)),
+        edges=tuple(scale.edges.tolist()),
+        likely=tuple((fit.likely[:, 0] @ like[:, 0]).tolist()),
     )
 
 
