@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from trl_attribution.gate.rules.docket import Docket
 from trl_attribution.gate.rules.scored import ProbeScores
-from trl_attribution.gate.rules.scores import violation
+from trl_attribution.gate.rules.scores import reaching, violation
 from trl_attribution.gate.verdict import Range, Statement, Violation
+from trl_attribution.scoring import fewest_discoveries
 from trl_attribution.scoring.prevalence import Interval
 from trl_attribution.scoring.recall import Rate, share_above, threshold_for
 
@@ -29,7 +31,7 @@ def statement(docket: Docket, found: ProbeScores, most: int) -> Statement:
     if (decision := found.decision) is not None:
         return Statement(
             probe=name,
-            sentence=_beginning_large(decision.sentence(name)),
+            sentence=_beginning_large(decision.sentence(name)) + _stopped(docket, found),
             threshold=decision.threshold.threshold,
             catches=_range(decision.threshold.recall),
             count=_range(decision.prevalence.count),
@@ -45,14 +47,25 @@ def statement(docket: Docket, found: ProbeScores, most: int) -> Statement:
     return Statement(name, sentence, threshold, None if catches is None else _range(catches), highest=highest)
 
 
+def _stopped(docket: Docket, found: ProbeScores) -> str:
+    """What becomes of a single pair where a rule stops those that score as the examples do."""
+    rule = found.ruled.rules.max_reaching_count
+    if rule is None or found.known is None:
+        return ""
+    threshold = threshold_for(rule.recall, found.known.examples)
+    count = int(reaching(found, threshold.threshold).sum())
+    chance = f"A pair like the examples is stopped with a chance of about {threshold.recall.value:.0%}"
+    return f" {chance}: {count:,} of {docket.total} {'is' if count == 1 else 'are'}."
+
+
 def _threshold(docket: Docket, found: ProbeScores) -> tuple[float | None, str]:
     """The score from which on a pair is stopped where there is no decision, and what that rests on."""
     ruled = found.ruled
-    if ruled.rate is not None:
-        single = _single(found, ruled.rate, len(docket.examined))
-        if single is None:
-            return None, f"at fdr {ruled.rate:g}, no pair is flagged alone"
-        return single, f"where a pair alone is flagged at fdr {ruled.rate:g}"
+    if ruled.rate is not None and found.null is not None:
+        fewest = fewest_discoveries(ruled.rate, len(docket.examined), len(found.null))
+        together = "a pair alone is" if fewest == 1 else f"{fewest:,} pairs or more together are"
+        threshold = _flagged_from(found.null, ruled.rate * fewest / len(docket.examined))
+        return threshold, f"where {together} flagged at fdr {ruled.rate:g}"
     if ruled.rules.flags:
         return ruled.rules.threshold, "the threshold"
     if ruled.rules.max_reaching_count is not None and found.known is not None:
@@ -64,14 +77,10 @@ def _threshold(docket: Docket, found: ProbeScores) -> tuple[float | None, str]:
     return None, "its rules are about all of them together"
 
 
-def _single(found: ProbeScores, rate: float, pairs: int) -> float | None:
-    """The score from which on a pair is flagged that is the only one, by Benjamini and Hochberg's procedure."""
-    if found.null is None or not len(found.null):
-        return None
-    above = int(np.floor(rate / pairs * (1 + len(found.null)) + 1e-9)) - 1  # of the null, as many may score as high
-    if above < 0:
-        return None
-    falling = np.sort(found.null)[::-1]
+def _flagged_from(null: npt.NDArray[np.float64], p_value: float) -> float:
+    """The lowest positive score with such a p-value at most."""
+    above = int(np.floor(p_value * (1 + len(null)) + 1e-9)) - 1  # of the null, as many may score as high
+    falling = np.sort(null)[::-1]
     limit = float(falling[above]) if above < len(falling) else 0.0
     return float(np.nextafter(max(limit, 0.0), np.inf))
 
