@@ -25,10 +25,13 @@ GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
 # With the installed programs, which import PyTorch and its company anew for each command.
 SLOW = {"quickstart"}
+ELSEWHERE = {"gate-guide"}
+"""Run by a test of its own, with what the page itself names."""
 RUNNABLE = [
     pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}", marks=[pytest.mark.slow] if name in SLOW else [])
     for page in PAGES
     for name, snippets in runnable(page).items()
+    if name not in ELSEWHERE
 ]
 
 # What a reader fills in, and numbers of a size that a tiny model and five pairs have.
