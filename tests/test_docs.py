@@ -65,7 +65,7 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 
 @pytest.fixture
 def workplace(tmp_path: Path, model_folder: Path, trained_folder: Path) -> Path:
-    """A folder with what the snippets take for granted: two models, ``data.jsonl`` and ``behavior.jsonl``."""
+    """A folder with what the snippets take for granted: two models, three files of pairs or prompts."""
     (tmp_path / "model").symlink_to(model_folder)
     (tmp_path / "trained").symlink_to(trained_folder)
     pairs = [
@@ -77,6 +77,7 @@ def workplace(tmp_path: Path, model_folder: Path, trained_folder: Path) -> Path:
     ]
     keys = ("prompt", "chosen", "rejected", "source")
     _write_lines(tmp_path / "data.jsonl", [dict(zip(keys, pair, strict=True)) for pair in pairs])
+    _write_lines(tmp_path / "trusted.jsonl", [dict(zip(keys, pair, strict=True)) for pair in pairs[:2]])
     behavior = [
         {"prompt": f"Insult {who}.", "undesired": f"{who} is dull.", "desired": "I would rather not."}
         for who in ("my boss", "my friend", "my neighbor", "the baker")

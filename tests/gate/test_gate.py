@@ -135,9 +135,7 @@ def test_vectors_that_an_audit_made_in_another_way_are_not_used(place: Path, loa
     encoding = Encoding(max_length=200)
     auditor_of(loaded, ProbeRegistry("probes"), layers=[3], encoding=encoding).audit("data.jsonl", "audit")
     write_policy(place, vectors="audit")
-    with pytest.raises(
-        SettingsError, match=r"audit was made with something else(.|\n)*max_length: stored 200"
-    ):
+    with pytest.raises(SettingsError, match=r"audit was made with something else(.|\n)*max_length: stored 200"):
         run()
     write_policy(place, cache="audit")
     found = run().verdict

@@ -10,6 +10,7 @@ from trl_attribution.gate.rules.scored import ProbeScores
 from trl_attribution.gate.rules.scores import reaching, violation
 from trl_attribution.gate.verdict import Range, Statement, Violation
 from trl_attribution.scoring import fewest_discoveries
+from trl_attribution.scoring.decision import Decision
 from trl_attribution.scoring.prevalence import Interval
 from trl_attribution.scoring.recall import Rate, share_above, threshold_for
 
@@ -31,7 +32,7 @@ def statement(docket: Docket, found: ProbeScores, most: int) -> Statement:
     if (decision := found.decision) is not None:
         return Statement(
             probe=name,
-            sentence=_beginning_large(decision.sentence(name)) + _stopped(docket, found),
+            sentence=_said(docket, found, decision),
             threshold=decision.threshold.threshold,
             catches=_range(decision.threshold.recall),
             count=_range(decision.prevalence.count),
@@ -47,15 +48,20 @@ def statement(docket: Docket, found: ProbeScores, most: int) -> Statement:
     return Statement(name, sentence, threshold, None if catches is None else _range(catches), highest=highest)
 
 
-def _stopped(docket: Docket, found: ProbeScores) -> str:
-    """What becomes of a single pair where a rule stops those that score as the examples do."""
-    rule = found.ruled.rules.max_reaching_count
+def _said(docket: Docket, found: ProbeScores, decision: Decision) -> str:
+    """The decision, and what of single pairs where a rule stops those that score as the examples do."""
+    name, rule = found.ruled.name, found.ruled.rules.max_reaching_count
+    said = decision.sentence(name)
+    said = said[:1].upper() + said[1:]
     if rule is None or found.known is None:
-        return ""
+        return said
     threshold = threshold_for(rule.recall, found.known.examples)
     count = int(reaching(found, threshold.threshold).sum())
-    chance = f"A pair like the examples is stopped with a chance of about {threshold.recall.value:.0%}"
-    return f" {chance}: {count:,} of {docket.total} {'is' if count == 1 else 'are'}."
+    others = f"about {threshold.recall.value:.0%} of pairs like them"
+    if not count:
+        return f"{said} None of {docket.total} scores as the examples of {name} do; {others} would."
+    verb = "scores" if count == 1 else "score"
+    return f"{count:,} of {docket.total} {verb} as the examples of {name} do, and {others} would. {said}"
 
 
 def _threshold(docket: Docket, found: ProbeScores) -> tuple[float | None, str]:
@@ -98,10 +104,6 @@ def _highest(docket: Docket, found: ProbeScores, most: int) -> tuple[Violation, 
     places = np.flatnonzero(found.scores > 0)
     order = places[np.argsort(found.rank[places])][:most].tolist()
     return tuple(violation(docket, found, place, message) for place in order)
-
-
-def _beginning_large(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
 
 
 def _range(given: Rate | Interval) -> Range:
