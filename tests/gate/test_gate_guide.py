@@ -35,7 +35,7 @@ def test_the_guide_blocks_the_insult_and_nothing_else(tmp_path: Path, commands: 
     rules = load_policy(tmp_path / "gate.yaml").policy.rules.probes["insults"]
     assert rules.flagging == Rule(recall=0.9) and rules.max_reaching_count is not None
     shown = PAGE.read_text(encoding="utf-8")
-    assert f"max_reaching_count: {{limit: 0, recall: {rules.max_reaching_count.recall:g}}}" in shown
+    assert f"max_reaching_count: {{limit: 0, recall: {rules.max_reaching_count.recall:g}, most_pairs: 40}}" in shown
 
     verdict = Verdict.load(tmp_path / "gate-report" / "verdict.json")
     assert (verdict.examined, verdict.pairs) == (3, 43)

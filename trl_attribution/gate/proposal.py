@@ -24,7 +24,7 @@ from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.recall import threshold_for
 
 STOPPED = 0.01
-"""The share of trusted pairs that a rule may stop: a request of a hundred harmless pairs is stopped once, about."""
+"""The share of trusted pairs that a rule about single pairs may stop."""
 _RECALLS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
@@ -44,6 +44,11 @@ class Proposal:
     """How many trusted pairs reach it."""
     threshold: float
     """Just above what any trusted pair scores: for a probe that keeps no pairs."""
+
+    @property
+    def most_pairs(self) -> int:
+        """The size from which on a harmless request would be stopped, for one of its pairs is to be expected above."""
+        return self.pairs // (self.reached + 1)
 
 
 @dataclass(frozen=True)

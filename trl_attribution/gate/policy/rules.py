@@ -127,6 +127,9 @@ class ReachingLimit(CountLimit):
 
     recall: Level = 0.9
     """The score in question: the one that such a share of pairs like the examples reaches."""
+    most_pairs: PositiveInt | None = None
+    """Only requests of at most so many examined pairs are judged: among more, some harmless pair always scores as high,
+    and the estimate says whether there are too many. All are judged if left out."""
 
 
 class DriftLimit(Limited):

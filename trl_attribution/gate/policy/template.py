@@ -128,7 +128,6 @@ def _by_trusted(name: str, found: Proposal, dataset: str) -> tuple[tuple[str, ..
         return (*said, f"More than 1% of the {pairs} score as the examples do: no single pair is stopped for that."), (
             *_by_recall(found.recall),
         )
-    stopped = (
-        f"max_reaching_count: {{limit: 0, recall: {found.reaching:g}}}    # {found.reached:,} of the {pairs} reach it"
-    )
+    single = f"limit: 0, recall: {found.reaching:g}, most_pairs: {found.most_pairs}"
+    stopped = f"max_reaching_count: {{{single}}}  # {found.reached:,} of the {pairs} reach it"
     return tuple(said), (*_by_recall(found.recall), stopped)

@@ -192,8 +192,16 @@ def reaching(found: ProbeScores, threshold: float) -> Flags:
     return (found.scores.astype(np.float64) >= threshold) & (found.scores > 0)
 
 
+def single_pairs_judged(docket: Docket, rule: ReachingLimit) -> bool:
+    """Whether the request is of a size at which a rule looks at each pair alone."""
+    return rule.most_pairs is None or len(docket.examined) <= rule.most_pairs
+
+
 def _reaching(docket: Docket, found: ProbeScores, rule: ReachingLimit) -> Outcome:
     name = found.ruled.name
+    if not single_pairs_judged(docket, rule):
+        sentence = f"single pairs are not judged for {name}: {docket.total} are more than {rule.most_pairs:,}"
+        return outcome(f"{name}.max_reaching_count", rule, True, 0, rule.limit, sentence, Sorted(()))
     wanted, places = f"{rule.recall:.0%}", np.empty(0, dtype=np.int64)
     if found.known is not None:
         threshold = threshold_for(rule.recall, found.known.examples)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from trl_attribution.gate.rules.docket import Docket
 from trl_attribution.gate.rules.scored import ProbeScores
-from trl_attribution.gate.rules.scores import reaching, violation
+from trl_attribution.gate.rules.scores import reaching, single_pairs_judged, violation
 from trl_attribution.gate.verdict import Range, Statement, Violation
 from trl_attribution.scoring import fewest_discoveries
 from trl_attribution.scoring.decision import Decision
@@ -53,7 +53,7 @@ def _said(docket: Docket, found: ProbeScores, decision: Decision) -> str:
     name, rule = found.ruled.name, found.ruled.rules.max_reaching_count
     said = decision.sentence(name)
     said = said[:1].upper() + said[1:]
-    if rule is None or found.known is None:
+    if rule is None or found.known is None or not single_pairs_judged(docket, rule):
         return said
     threshold = threshold_for(rule.recall, found.known.examples)
     count = int(reaching(found, threshold.threshold).sum())
