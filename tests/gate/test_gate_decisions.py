@@ -182,10 +182,10 @@ def test_rules_that_a_trusted_dataset_speaks_for_block_what_it_has_not(place: Pl
     assert rule.max_reaching_count is not None and rule.max_reaching_count.recall == 0.9
     assert "No evidence of insults" not in place.policy.read_text()  # in the middle of a sentence
     assert "data.jsonl: no evidence of insults: 0" in place.policy.read_text()
-    write_rows(place.data, [*rows(200), row(700)])
+    write_rows(place.data, [*rows(150), row(700)])
     store_scores(place.folder / "vectors", {pair_id(row(700)): 0.7}, name="more")
     judged = CliRunner().invoke(app, ["gate", "data.jsonl", "--vectors", "vectors", "--today", "2026-06-01"])
-    assert judged.exit_code == 1 and "data.jsonl:201" in judged.stdout
+    assert judged.exit_code == 1 and "data.jsonl:151" in judged.stdout
     assert CliRunner().invoke(app, ["gate", "init", "--from", "data.jsonl"]).exit_code == 2
 
 
@@ -194,6 +194,6 @@ def test_a_recall_is_lowered_until_a_trusted_dataset_is_hardly_stopped(place: Pl
     assert CliRunner().invoke(app, ["gate", "init", "--from", "data.jsonl", "--vectors", "vectors"]).exit_code == 0
     reaching = load_policy(place.policy).policy.rules.probes["insults"].max_reaching_count
     assert reaching is not None and reaching.recall == 0.6
-    assert reaching.most_pairs == 70  # two of 210 reach it
+    assert reaching.most_pairs == 105  # one of 210 reaches it
     verdict = place.run(vectors=Path("vectors")).verdict
-    assert verdict.passed and verdict.rules[1].sentence.endswith("210 pairs are more than 70")
+    assert verdict.passed and verdict.rules[1].sentence.endswith("210 pairs are more than 105")

@@ -105,6 +105,10 @@ def test_the_digest_is_of_what_a_policy_says_not_of_how_it_is_written() -> None:
             "version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1, threshold: 0.1, max_flagged_count: 0}}}",
             "not 2 of",
         ),
+        (
+            "version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1, max_flagged_count: 0, max_estimated_count: 9}}}",
+            "goes with recall",
+        ),
         ("version: 1\nrules: {probes: {a: {max_score: 1}}}", "needs probes"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {max_score: 2}}}", "less than or equal to 1, not 2"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {drift: 0.1}}}", "rules.probes.a.drift needs a baseline"),

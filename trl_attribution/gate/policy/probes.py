@@ -11,7 +11,6 @@ from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.rules import EVERY_PROBE, ProbeRules
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.scoring import DEFAULT_RULE
 from trl_attribution.scoring.held_out import knows_pairs, why_no_pairs
 from trl_attribution.utils.text import printable
 
@@ -40,8 +39,6 @@ class RuledProbe:
     @property
     def recall(self) -> float | None:
         """The recall that a decision is made at; None where no rule asks for one, or the probe keeps no pairs."""
-        if self.rules.estimates and self.rules.flagging.recall is None:
-            return DEFAULT_RULE.recall
         wanted = self.rules.flags or self.rules.estimates
         return self.rules.flagging.recall if wanted and knows_pairs(self.probe) else None
 

@@ -203,6 +203,8 @@ class ProbeRules(Part):
         ways = [name for name in ("recall", "threshold", "fdr") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"give {' or '.join(ways)}, not {len(ways)} of them: a pair is flagged by one")
+        if self.estimates and ways not in ([], ["recall"]):
+            raise ValueError(f"has {ways[0]} and a limit on the estimate, which goes with recall: give recall instead")
         if ways and not self.flags and not (ways == ["recall"] and self.estimates):
             raise ValueError(
                 f"has {ways[0]}, but no rule that counts flagged pairs: add max_flagged_count, max_flagged_fraction or "
