@@ -117,8 +117,8 @@ def test_vectors_of_a_job_elsewhere_need_no_model(place: Path, loaded: LoadedMod
 def test_what_an_audit_has_computed_is_not_computed_again(way: str, place: Path, loaded: LoadedModel) -> None:
     auditor_of(loaded, ProbeRegistry("probes"), layers=[1, 3]).audit("data.jsonl", "audit")
     write_rows(place / "data.jsonl", [*pair_rows(10), *pair_rows(2, 50)])
-    more = {"vectors": way.partition(": ")[2]} if ": " in way else {}
-    write_policy(place, **({"cache": "audit"} if way == "cache" else more))
+    more: dict[str, Any] = {"vectors": way.partition(": ")[2]} if ": " in way else {}
+    write_policy(place, **(more if way != "cache" else {"cache": "audit"}))
     asked = replace(TODAY, vectors=Path("audit")) if way == "--vectors" else TODAY
     before = sorted((place / "audit" / "vectors").rglob("*"))
     found = run(options=asked)
