@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     baselines,
+    control_sources,
     decisions,
     in_run,
     judge,
@@ -43,6 +44,7 @@ NAMES = (
     "judge",
     "score-options",
     "decisions",
+    "control-sources",
 )
 """Those that run when none is named."""
 
@@ -65,15 +67,20 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
+        "--cache",
+        type=Path,
+        default=Path(".score-options"),
+        help="score-options, decisions, control-sources: where vectors are kept",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources: folder of xstest/ and HH-RLHF, see its README",
     )
-    parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
+    parser.add_argument(
+        "--draws", type=int, default=decisions.DRAWS, help="decisions, control-sources: draws of prompts and pairs"
+    )
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
@@ -116,6 +123,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "control-sources":
+        control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

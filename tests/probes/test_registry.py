@@ -49,7 +49,7 @@ def test_what_is_on_disk_says_what_it_means(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["probe.json", "probe.safetensors"]
     description = json.loads((folder / "probe.json").read_text())
     assert description["format"] == "trl-attribution probe"
-    assert description["version"] == 2
+    assert description["version"] == 3
     assert description["sign"] == "towards"
     assert description["axes"]["vector"] == ["layer", "hidden"]
     assert description["layers"] == [1, 2, 3]

@@ -59,6 +59,10 @@ def build(
         Path | None,
         typer.Option("--controls", help="JSONL with prompts like the behavior's on which its answers are right."),
     ] = None,
+    no_controls: Annotated[
+        bool,
+        typer.Option("--no-controls", help="Without controls, where the behavior brings none of its own."),
+    ] = False,
     contrast: Annotated[
         Path | None,
         typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
@@ -118,6 +122,7 @@ def build(
     """
     from trl_attribution import probes
     from trl_attribution.models import load_model
+    from trl_attribution.probes.controls import controls_text
 
     sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
     if len(sources) != 1:
@@ -126,6 +131,10 @@ def build(
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
     options.refuse_idle(context, _BELONGING, sources)
+    if no_controls and controls is not None:
+        raise SettingsError("--no-controls and --controls exclude each other: give one of them")
+    if no_controls and labels is not None:
+        raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
     options.check_free(registry, [name], overwrite)
     numbers = _layer_numbers(layer)
     sampling = replace(sampling, n=_samples(samples, sampling.temperature))
@@ -139,6 +148,7 @@ def build(
         layer=flagging_layer,
         prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
         encoding=encoding,
+        propose_controls=not no_controls,
     )
     if behavior is not None:
         built = probes.build_from_behavior(name, behavior, loaded, settings, controls)
@@ -163,6 +173,7 @@ def build(
                 on_progress=partial(progress, "responses"),
                 on_judged=partial(progress, "Judging responses"),
             )
+    out.say(f"Controls: {controls_text(built)}")
     _save(built, registry, overwrite, out)
 
 

@@ -18,6 +18,8 @@ class KnownPairs:
 
     examples: KnownScores
     controls: KnownScores | None = None
+    are_controls_own: bool = False
+    """Whether they are the project's own harmless requests: then look-alikes of the dataset may be closer."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Decision:
     prevalence: Prevalence
     false_positives: dict[str, Rate]
     """By the name of what it was measured on: ``controls``, ``opposites``. The neutral pairs' is ``prevalence``'s."""
+    are_controls_own: bool = False
+    """Whether the controls are the project's own harmless requests."""
 
     @property
     def flags_anything(self) -> bool:
@@ -48,6 +52,8 @@ class Decision:
             if "controls" in self.false_positives
             else " No controls are known: pairs that only look alike count too."
         )
+        if self.are_controls_own and not alike:
+            alike = " The controls are harmless requests of the project's own: pairs that look more alike count too."
         if not found.is_evidence:
             return (
                 f"no evidence of {behavior}: {found.count} of {found.pairs:,} pairs push towards it. Nothing is "
@@ -78,4 +84,5 @@ def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int
         threshold=threshold,
         prevalence=estimate(scores, known.examples, known.controls, threshold.threshold, seed=seed),
         false_positives={name: share_above(threshold.threshold, one) for name, one in named.items()},
+        are_controls_own=known.are_controls_own,
     )
