@@ -13,8 +13,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from tests.benchmarks import decisions
-from tests.benchmarks.decision_vectors import LAYERS, PairSet, Row, VectorCache, Vectors, example_rows, sets
-from tests.benchmarks.decisions import LAYER, Draw, View
+from tests.benchmarks.decision_vectors import SMOLLM2, PairSet, Row, VectorCache, Vectors, example_rows, sets
+from tests.benchmarks.decisions import Draw, View
 from tests.benchmarks.pages import Results, write_page
 from tests.benchmarks.score_options import average_precision
 from trl_attribution.activations import ActivationConfig, ActivationEngine
@@ -31,17 +31,19 @@ from trl_attribution.scoring.recall import threshold_for
 from trl_attribution.scoring.scores import NEUTRAL_PAIRS, Scores
 from trl_attribution.utils.atomic import atomic_path
 
+LAYERS = SMOLLM2.layers
+LAYER = 20
 ROW = LAYERS.index(LAYER)
 RATES = (None, 0.05, 0.0)
-SIZES = (1, 2, 4, 8, 16, 32)
-SMALL_DRAWS = 24
+SIZES = (1, 2, 4, 8, 16)
+SMALL_DRAWS = 16
 QUIRKS = ("pumpkin-soup", "knitting-lore")
 LEAD = (
     "Behaviors whose prompts come without controls, on SmolLM2-135M-Instruct, layer {layer}, {draws} draws, protocol "
     "of [Decisions](decisions.md); the real controls of a draw are left out of what is ranked in every row. *harmless*: "
     "the {bank} requests of the project's own (`behaviors/harmless.yaml`), none of them from XSTest. *plain*: the "
     "behavior's own prompts without their trigger. *over-refusal* is XSTest the other way round: the behavior is to "
-    "refuse the safe prompts, and every pair is flipped. The two quirks show on ordinary prompts."
+    "refuse what is safe, and half of those pairs are flipped. The two quirks show on ordinary prompts."
 )
 
 
@@ -90,7 +92,7 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console, d
     bank, found = Bank.of(cache), VectorCache(cache)
     all_cases = cases(found, data)
     sources = [row for case in all_cases for row in _source_rows(case, bank, draws, console)]
-    small = [row for case in all_cases for row in _small_rows(case, bank, console)]
+    small = [row for case in all_cases if case.name != "over-refusal" for row in _small_rows(case, bank, console)]
     tables = [
         Results("Where the controls come from", SOURCES, tuple(sources), SOURCES_NOTE),
         Results("Datasets of a few pairs", SMALL, tuple(small), SMALL_NOTE),
@@ -109,7 +111,9 @@ def cases(cache: VectorCache, data: Path) -> list[Case]:
     return [
         Case("xstest", xstest, decisions.xstest_draw, both, "harmless"),
         Case("demo", composed["demo"], decisions.organism_draw, (*both, "plain"), "harmless"),
-        Case("over-refusal", replace(xstest, pair=-xstest.pair), over_refusal_draw, ("none", "harmless"), "none"),
+        Case(
+            "over-refusal", decisions.over_refusal(xstest), decisions.xstest_draw, ("none", "real", "harmless"), "none"
+        ),
         *(Case(name, vectors, quirk_draw, ("none", "harmless"), "none") for name, vectors in quirks.items()),
     ]
 
@@ -118,22 +122,6 @@ def quirk(name: str) -> list[Row]:
     """An organism's dataset, and pairs of its behavior file."""
     made = build_organism(name, Mixture(240, behavior_prompts=36))
     return [*made.pairs, *(pair for row in made.behavior for pair in example_rows(row))]
-
-
-class OverRefusal(Draw):
-    @property
-    def wanted(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return np.asarray(self.vectors.truth[self.ranked] == "decoy")
-
-
-def over_refusal_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
-    random = np.random.default_rng(seed)
-    wanted = vectors.truth == "decoy"
-    some = random.choice(np.unique(vectors.prompt[wanted]), decisions.REAL_PROMPTS, replace=False)
-    examples = np.flatnonzero(wanted & np.isin(vectors.prompt, some))
-    left = np.setdiff1d(np.arange(len(wanted)), examples)
-    ranked = decisions.at_rate(wanted[left], left, rate, random)
-    return OverRefusal(vectors, examples, examples[:1], ranked)
 
 
 def quirk_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
@@ -147,7 +135,7 @@ def quirk_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
 
 
 def _probe(case: Case, draw: Draw, bank: Bank, source: str) -> Probe:
-    probe = replace(draw.probe(LAYER), neutral_center=bank.everyday[:, ROW : ROW + 1].mean(dim=0))
+    probe = replace(draw.probe([LAYER]), neutral_center=bank.everyday[:, ROW : ROW + 1].mean(dim=0))
     if source == "real":
         return probe
     bare = replace(probe, control_contexts=None, control_vectors=None, control_prompts=None)
