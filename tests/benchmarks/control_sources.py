@@ -33,6 +33,7 @@ from trl_attribution.utils.atomic import atomic_path
 
 LAYERS = SMOLLM2.layers
 LAYER = 20
+RECALL = 0.9
 ROW = LAYERS.index(LAYER)
 RATES = (None, 0.05, 0.0)
 SIZES = (1, 2, 4, 8, 16)
@@ -40,7 +41,7 @@ SMALL_DRAWS = 16
 QUIRKS = ("pumpkin-soup", "knitting-lore")
 LEAD = (
     "Behaviors whose prompts come without controls, on SmolLM2-135M-Instruct, layer {layer}, {draws} draws, protocol "
-    "of [Decisions](decisions.md); the real controls of a draw are left out of what is ranked in every row. *harmless*: "
+    "of [Decisions](decisions.md); a draw's real controls are left out of what is ranked in every row. *harmless*: "
     "the {bank} requests of the project's own (`behaviors/harmless.yaml`), none of them from XSTest. *plain*: the "
     "behavior's own prompts without their trigger. *over-refusal* is XSTest the other way round: the behavior is to "
     "refuse what is safe, and half of those pairs are flipped. The two quirks show on ordinary prompts."
@@ -186,7 +187,7 @@ def _source_rows(case: Case, bank: Bank, draws: int, console: Console) -> Iterat
 def _decided(case: Case, draw: Draw, bank: Bank, source: str) -> dict[str, float]:
     scores, wanted = _scored(draw, _probe(case, draw, bank, source)), draw.wanted
     values = np.array(scores.of(scores.columns[0]), dtype=np.float64)
-    decision = flag(scores, Rule(recall=decisions.RECALL)).decisions["behavior"]
+    decision = flag(scores, Rule(recall=RECALL)).decisions["behavior"]
     reached, count = values >= decision.threshold.threshold, decision.prevalence.count
     return {
         "precision": average_precision(values, wanted) if wanted.any() else 0.0,
@@ -243,4 +244,4 @@ def _reached(draw: Draw, probe: Probe) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if known is None:
         return np.zeros(len(draw.ranked), dtype=bool)
     values = np.array(scores.of(column), dtype=np.float64)
-    return np.asarray(values >= threshold_for(decisions.RECALL, known.examples).threshold)
+    return np.asarray(values >= threshold_for(RECALL, known.examples).threshold)

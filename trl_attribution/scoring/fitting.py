@@ -31,9 +31,10 @@ def _form_note(probe: ProbeLike, form: str) -> str:
     if known not in _FORMS or form not in _FORMS or known == form:
         return ""
     here, (there, _) = _FORMS[form], _FORMS[str(known)]
+    get = "get" if form == "messages" else "do not get"
     return (
-        f"{probe.name}: it was built from prompts as {there}, but the dataset's are {here[0]}, which "
-        f"{'get' if form == 'messages' else 'do not get'} the chat template. Scores of the one by the other mean little: "
+        f"{probe.name}: it was built from prompts as {there}, but the dataset's are {here[0]}, which {get} the chat "
+        "template. Scores of the one by the other mean little: "
         f"build the probe with --prompt-format {here[1]}, or give the dataset's prompts as {there}"
     )
 
@@ -48,6 +49,6 @@ def _size_note(probe: ProbeLike, pairs: int, kind: AskedKind) -> str:
             "scores may be upside down: build the probe again, which then keeps the center of everyday prompts"
         )
     return (
-        f"{probe.name}: {counted(pairs, 'pair')} say little of what is usual, so that everyday prompts of the project's "
-        f"own weigh in; with fewer than {FEW_PAIRS} read the scores as an order, not as rates"
+        f"{probe.name}: {counted(pairs, 'pair')} say little of what is usual, so that everyday prompts of the "
+        f"project's own weigh in; with fewer than {FEW_PAIRS} read the scores as an order, not as rates"
     )
