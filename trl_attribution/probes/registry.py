@@ -250,7 +250,7 @@ def _parse_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
     check_format_version(description.get("version"), VERSION, path, ProbeError)
-    axes = _AXES_OF[description["version"]]
+    axes = _AXES_OF.get(description["version"], AXES)
     if description.get("sign") != SIGN or description.get("axes") != axes:
         raise ProbeError(
             f"{path}: `sign` must be {SIGN!r} and `axes` {axes}: with another meaning of the numbers "
