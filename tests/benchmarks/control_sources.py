@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console, d
 
 def cases(cache: VectorCache, data: Path) -> list[Case]:
     composed = {one.name: cache.vectors(one) for one in sets(data) if one.name != "large"}
-    quirks = {name: cache.vectors(PairSet(name, lambda name=name: quirk(name))) for name in QUIRKS}
+    quirks = {name: cache.vectors(PairSet(name, partial(quirk, name))) for name in QUIRKS}
     xstest = composed["xstest"]
     both = ("none", "real", "harmless", "dataset")
     return [
