@@ -24,7 +24,6 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
-    score_study,
     speed,
     steering,
     validation,
@@ -42,7 +41,6 @@ NAMES = (
     "baselines",
     "baseline-effects",
     "judge",
-    "score-options",
     "decisions",
     "control-sources",
 )
@@ -67,10 +65,7 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(".score-options"),
-        help="score-options, decisions, control-sources: where vectors are kept",
+        "--cache", type=Path, default=Path(".decisions"), help="decisions, control-sources: where vectors are kept"
     )
     parser.add_argument(
         "--data",
@@ -120,8 +115,6 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
             tuple(range(options.seeds)), options.share, options.sentence, options.bergson
         )
         baselines.run(options.output, command, chosen, console)
-    elif name == "score-options":
-        score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "control-sources":
