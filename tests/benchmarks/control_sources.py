@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import average_precision_score
 
 from tests.benchmarks import decisions
 from tests.benchmarks.decision_vectors import SMOLLM2, PairSet, Row, VectorCache, Vectors, example_rows, sets
 from tests.benchmarks.decisions import Draw, View
 from tests.benchmarks.pages import Results, write_page
-from tests.benchmarks.score_options import average_precision
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.behaviors.encoding import control_activations
 from trl_attribution.behaviors.examples import Example
@@ -37,8 +37,9 @@ LAYER = 20
 RECALL = 0.9
 ROW = LAYERS.index(LAYER)
 RATES = (None, 0.05, 0.0)
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 2, 4)
 SMALL_DRAWS = 16
+FEW_OF = ("xstest", "demo")
 QUIRKS = ("pumpkin-soup", "knitting-lore")
 LEAD = (
     "Behaviors whose prompts come without controls, on SmolLM2-135M-Instruct, layer {layer}, {draws} draws, protocol "
@@ -94,7 +95,7 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console, d
     bank, found = Bank.of(cache), VectorCache(cache)
     all_cases = cases(found, data)
     sources = [row for case in all_cases for row in _source_rows(case, bank, draws, console)]
-    small = [row for case in all_cases if case.name != "over-refusal" for row in _small_rows(case, bank, console)]
+    small = [row for case in all_cases if case.name in FEW_OF for row in _small_rows(case, bank, console)]
     tables = [
         Results("Where the controls come from", SOURCES, tuple(sources), SOURCES_NOTE),
         Results("Datasets of a few pairs", SMALL, tuple(small), SMALL_NOTE),
@@ -191,7 +192,7 @@ def _decided(case: Case, draw: Draw, bank: Bank, source: str) -> dict[str, float
     decision = flag(scores, Rule(recall=RECALL)).decisions["behavior"]
     reached, count = values >= decision.threshold.threshold, decision.prevalence.count
     return {
-        "precision": average_precision(values, wanted) if wanted.any() else 0.0,
+        "precision": float(average_precision_score(wanted, values)) if wanted.any() else 0.0,
         "right": (reached & wanted).sum(),
         "wrong": (reached & ~wanted).sum(),
         "stated": decision.prevalence.wrong.value,
