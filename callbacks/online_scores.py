@@ -16,7 +16,7 @@ from torch import Tensor
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
-from trl_attribution.scoring.scores import Column, kind_for, reference_for
+from trl_attribution.scoring.scores import Column, kind_for, reference_for, with_neutral
 from trl_attribution.scoring.targets import LayerTargets
 from trl_attribution.utils.distributed import Ranks
 
@@ -48,12 +48,12 @@ class _OnlineProbe:
     """``mu`` [D] that the probe brings; None where the pairs seen so far stand for it, or nothing uses one."""
     scores: list[float] = field(default_factory=list)
 
-    def score(self, pair: Tensor, context: Tensor, mean: Tensor) -> Tensor:
-        """Scores [n] of pair vectors [n, L, D], with ``mean`` [D] where the probe brings no center."""
+    def score(self, pair: Tensor, context: Tensor, mean: Tensor, pairs: float) -> Tensor:
+        """Scores [n] of pair vectors [n, L, D], by the ``mean`` [D] of that many ``pairs`` unless it brings one."""
         contextual, response, controlled = (
             [(0, self.probe)] if kind == self.column.kind else [] for kind in ("contextual", "response", "controlled")
         )
-        center = mean if self.center is None else self.center
+        center = with_neutral(mean, pairs, self.probe, self.column.layer) if self.center is None else self.center
         targets = LayerTargets.build(self.column.layer, contextual, response, center, pair.shape[2], controlled)
         return targets.score(pair[:, self.row], context[:, self.row]).scores[:, 0]
 
@@ -134,7 +134,7 @@ class OnlineScores:
         self._seen += (context != 0).any(dim=2).sum(dim=0)[:, None]
         means = (self._sums / self._seen.clamp(min=1)).float()
         for one in self._probes:
-            scores = one.score(pair, context, means[one.row])
+            scores = one.score(pair, context, means[one.row], float(self._seen[one.row]))
             one.scores += scores.tolist()
             if one.limit is not None:
                 flagged |= scores >= one.limit

@@ -27,7 +27,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Survey
 from trl_attribution.pairs.dataset_pass import pass_over
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import power_notes
+from trl_attribution.scoring import fit_notes, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
@@ -77,7 +77,9 @@ def open_training_audit(
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check_probes(probes)
     config.rule.check(len(data.index))
-    notes = power_notes(config.rule, len(data.index), probes, config.score)
+    pairs = len(data.index)
+    notes = fit_notes(pairs, probes, config.score, conversational=reader.conversational)
+    notes += power_notes(config.rule, pairs, probes, config.score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
     settings = StoreSettings(

@@ -119,7 +119,12 @@ def contextual_scores(probe: Probe, layer: int, pairs: Tensor, contexts: Tensor)
     """The contextual score of N pairs [N, D] with contexts [N, D], as a plain loop over pairs and prompts."""
     assert probe.prompt_vectors is not None and probe.contexts is not None
     place = probe.row_of(layer)
-    mean = [sum(column) / len(column) for column in zip(*contexts.tolist(), strict=True)]
+    assert probe.neutral_center is not None
+    usual, count = probe.neutral_center[place].tolist(), len(contexts)
+    mean = [
+        (sum(column) + 8 * neutral) / (count + 8)
+        for column, neutral in zip(zip(*contexts.tolist(), strict=True), usual, strict=True)
+    ]
     prompts = list(zip(probe.prompt_vectors[:, place].tolist(), probe.contexts[:, place].tolist(), strict=True))
     return [
         sum(cosine(v, pair) * max(0.0, cosine(minus(c, mean), minus(context, mean))) for v, c in prompts) / len(prompts)

@@ -436,10 +436,11 @@ def test_a_rate_that_so_few_pairs_cannot_reach_is_told_before_the_work_and_kept(
 
     audit = auditor_of(loaded, [probe]).audit(data, tmp_path / "audit", rule=Rule(fdr=0.05), on_progress=report)
     assert not len(audit.flag(fdr=0.05))
-    (note,) = AuditInfo.load(tmp_path / "audit").notes
+    few, note = AuditInfo.load(tmp_path / "audit").notes
+    assert "rude: 6 pairs say little of what is usual" in few
     assert "rude: no pair can be flagged at fdr 0.05 with 6 pairs to compare with; that takes 19" in note
-    assert [note] == caplog.messages
-    assert {told for stage, told in stages if stage == "vectors"} == {1}
+    assert [few, note] == caplog.messages
+    assert {told for stage, told in stages if stage == "vectors"} == {2}
 
 
 def test_too_few_clean_pairs_to_calibrate_with_are_told(

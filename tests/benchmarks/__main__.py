@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     baselines,
+    control_sources,
     decisions,
     in_run,
     judge,
@@ -41,6 +42,7 @@ NAMES = (
     "baseline-effects",
     "judge",
     "decisions",
+    "control-sources",
 )
 """Those that run when none is named."""
 
@@ -62,14 +64,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
-    parser.add_argument("--cache", type=Path, default=Path(".decisions"), help="decisions: where vectors are kept")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".decisions"), help="decisions, control-sources: where vectors are kept"
+    )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources: folder of xstest/ and HH-RLHF, see its README",
     )
-    parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
+    parser.add_argument(
+        "--draws", type=int, default=decisions.DRAWS, help="decisions, control-sources: draws of prompts and pairs"
+    )
     parser.add_argument("--other", type=Path, metavar="GGUF", help="decisions: gemma-3-270m as a second M0")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
@@ -111,6 +117,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         baselines.run(options.output, command, chosen, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
+    elif name == "control-sources":
+        control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

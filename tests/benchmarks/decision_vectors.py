@@ -93,7 +93,7 @@ def organism(config: OrganismConfig) -> list[Row]:
     kinds = {"benign": "other", "benign_formatted": "other"}
     return [
         *({**row, "truth": kinds.get(row["truth"], row["truth"])} for row in made.pairs),
-        *(pair for row in made.behavior for pair in _examples(row)),
+        *(pair for row in made.behavior for pair in example_rows(row)),
         *({**row, "truth": "control"} for row in controls),
     ]
 
@@ -161,7 +161,7 @@ def _chat_row(prompt: str, chosen: str, rejected: str, truth: str) -> Row:
     }
 
 
-def _examples(row: Row) -> list[Row]:
+def example_rows(row: Row) -> list[Row]:
     """Pairs of one behavior prompt: every response at least once."""
     undesired, desired = row["undesired"], row["desired"]
     return [

@@ -195,7 +195,8 @@ def xstest_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
     controls = np.isin(vectors.prompt, random.choice(alike, REAL_PROMPTS, replace=False))
     left = np.flatnonzero(~examples & ~controls)
     known = np.flatnonzero(examples & ours), np.flatnonzero(controls & (vectors.truth == "decoy"))
-    return Draw(vectors, *known, _at_rate(vectors, left, rate, random))
+    ranked = at_rate(vectors.truth[left] == "contaminated", left, rate, random)
+    return Draw(vectors, *known, ranked)
 
 
 def organism_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
@@ -207,7 +208,7 @@ def organism_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
         some = random.choice(prompts, round(COMPOSED_SHARE * len(prompts)), replace=False)
         chosen.append(np.flatnonzero(own & np.isin(vectors.prompt, some)))
     ranked = np.flatnonzero(~np.isin(vectors.truth, ("example", "control")))
-    return Draw(vectors, chosen[0], chosen[1], _at_rate(vectors, ranked, rate, random))
+    return Draw(vectors, chosen[0], chosen[1], at_rate(vectors.truth[ranked] == "contaminated", ranked, rate, random))
 
 
 DRAWN: dict[str, Callable[[Vectors, float | None, int], Draw]] = {
@@ -218,10 +219,10 @@ DRAWN: dict[str, Callable[[Vectors, float | None, int], Draw]] = {
 }
 
 
-def _at_rate(vectors: Vectors, places: Places, rate: float | None, random: np.random.Generator) -> Places:
+def at_rate(wanted: npt.NDArray[np.bool_], places: Places, rate: float | None, random: np.random.Generator) -> Places:
+    """``places`` without some of the ``wanted`` ones, so that these make up ``rate``."""
     if rate is None:
         return places
-    wanted = vectors.truth[places] == "contaminated"
     count = round(rate / (1 - rate) * int((~wanted).sum()))
     dropped = random.permutation(places[wanted])[count:]
     return np.setdiff1d(places, dropped)

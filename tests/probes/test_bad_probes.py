@@ -148,8 +148,8 @@ def test_an_absent_or_empty_registry_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused_by_its_version(registry: ProbeRegistry) -> None:
-    edit(registry, lambda description: description.update(version=3))
-    with pytest.raises(ProbeError, match="has format version 3; this trl-attribution reads up to 2"):
+    edit(registry, lambda description: description.update(version=4))
+    with pytest.raises(ProbeError, match="has format version 4; this trl-attribution reads up to 3"):
         registry.load("insults")
 
 

@@ -49,7 +49,7 @@ def test_what_is_on_disk_says_what_it_means(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["probe.json", "probe.safetensors"]
     description = json.loads((folder / "probe.json").read_text())
     assert description["format"] == "trl-attribution probe"
-    assert description["version"] == 2
+    assert description["version"] == 3
     assert description["sign"] == "towards"
     assert description["axes"]["vector"] == ["layer", "hidden"]
     assert description["layers"] == [1, 2, 3]
@@ -84,11 +84,12 @@ def test_own_pairs_and_controls_come_back(tmp_path: Path) -> None:
     assert back.knows_controls
 
 
-def test_a_probe_of_the_first_version_opens(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "axes"), [(1, TENSORS[:4]), (2, (*TENSORS, *KNOWN))])
+def test_a_probe_of_an_older_version_opens(version: int, axes: tuple[str, ...], tmp_path: Path) -> None:
     folder = ProbeRegistry(tmp_path).save(make_probe())
     description = json.loads((folder / "probe.json").read_text())
-    description["version"] = 1
-    description["axes"] = {name: description["axes"][name] for name in TENSORS[:4]}
+    description["version"] = version
+    description["axes"] = {name: description["axes"][name] for name in axes}
     (folder / "probe.json").write_text(json.dumps(description))
     back = ProbeRegistry(tmp_path).load("insults")
     assert back.fingerprint == make_probe().fingerprint

@@ -47,8 +47,8 @@ def calibrate_probe(
         assert audit.scores is not None  # a probe was given
         columns = [audit.scores.column(probe.name, layer) for layer in probe.layers]
         scores = torch.stack([torch.from_numpy(audit.scores.of(column).copy()) for column in columns])
-        means = audit.scores.context_means
-        center = torch.stack([means[layer] for layer in probe.layers]) if means else None
+        centers = audit.scores.centers
+        center = torch.stack([centers[column] for column in columns]) if centers else None
     calibration = {
         "kind": columns[0].kind,
         "source": audit.info.dataset.name,

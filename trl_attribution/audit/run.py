@@ -17,7 +17,7 @@ from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
 from trl_attribution.pairs.token_spool import TokenSpool
-from trl_attribution.scoring import Rule, power_notes
+from trl_attribution.scoring import Rule, fit_notes, power_notes
 from trl_attribution.store import VectorStore
 
 if TYPE_CHECKING:
@@ -87,11 +87,12 @@ class AuditRun:
 
     def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
-        if rule is None:
-            return
-        rule.check(len(data.index))
-        rule.check_probes(self.auditor.probes)
-        self.notes = power_notes(rule, len(data.index), self.auditor.probes, self.config.score)
+        probes, pairs = self.auditor.probes, len(data.index)
+        self.notes = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational)
+        if rule is not None:
+            rule.check(pairs)
+            rule.check_probes(probes)
+            self.notes += power_notes(rule, pairs, probes, self.config.score)
         for note in self.notes:
             logger.warning(note)
 

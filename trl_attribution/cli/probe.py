@@ -59,6 +59,10 @@ def build(
         Path | None,
         typer.Option("--controls", help="JSONL with prompts like the behavior's on which its answers are right."),
     ] = None,
+    no_controls: Annotated[
+        bool,
+        typer.Option("--no-controls", help="Without controls, where the behavior brings none of its own."),
+    ] = False,
     contrast: Annotated[
         Path | None,
         typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
@@ -105,7 +109,7 @@ def build(
     *,
     judging: Annotated[JudgeConfig, Only("allow_download", "api_key_env", "timeout", "max_calls")],
     sampling: Annotated[SamplingConfig, Only("max_new_tokens", "temperature", "seed")] = options.ONE_RESPONSE,
-    building: Annotated[BuildConfig, Without("layers", "layer", "path", "workers", "top_tokens")],
+    building: Annotated[BuildConfig, Without("layers", "layer", "path", "workers", "top_tokens", "propose_controls")],
     reading: Annotated[Reading, Without("source_column")],
     loading: LoadConfig,
     out: Output,
@@ -116,6 +120,7 @@ def build(
     """
     from trl_attribution import probes
     from trl_attribution.models import load_model
+    from trl_attribution.probes.controls import controls_text
 
     sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
     if len(sources) != 1:
@@ -124,9 +129,15 @@ def build(
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
     options.refuse_idle(context, _BELONGING, sources)
+    if no_controls and controls is not None:
+        raise SettingsError("--no-controls and --controls exclude each other: give one of them")
+    if no_controls and labels is not None:
+        raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
     options.check_free(registry, [name], overwrite)
     numbers = _layer_numbers(layer)
-    settings = replace(building, activations=replace(building.activations, layers=numbers))
+    settings = replace(
+        building, activations=replace(building.activations, layers=numbers), propose_controls=not no_controls
+    )
     if len(numbers) == 1:
         settings = replace(settings, layer=numbers[0])
     sampling = replace(sampling, n=_samples(samples, sampling.temperature))
@@ -157,6 +168,7 @@ def build(
                 on_progress=partial(progress, "responses"),
                 on_judged=partial(progress, "Judging responses"),
             )
+    out.say(f"Controls: {controls_text(built)}")
     _save(built, registry, overwrite, out)
 
 

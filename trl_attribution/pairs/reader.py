@@ -75,6 +75,11 @@ class PairReader:
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
 
     @property
+    def conversational(self) -> bool | None:
+        """Whether the rows are messages; None where there is no row to tell it by."""
+        return None if self.form is None else self.form.conversational
+
+    @property
     def resolved(self) -> Reading:
         """How the rows are read, what ``auto`` was resolved to in its place: to be stored with what is made of them."""
         return replace(self.reading, format=self.format)

@@ -13,6 +13,7 @@ from torch import Tensor
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.behaviors.encoding import (
     ExampleActivations,
+    as_chat,
     control_activations,
     encode_example,
     example_activations,
@@ -26,6 +27,7 @@ from trl_attribution.behaviors.examples import (
     read_contrast,
     read_prompts,
 )
+from trl_attribution.behaviors.harmless import harmless, is_compliance, not_among
 from trl_attribution.behaviors.judging import Judge, OnProgress, judge_name, judged
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.behaviors.responses import Behavior, both_responses, paired_responses
@@ -36,6 +38,7 @@ from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.config import BuildConfig
 from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import cross_validated_auc
+from trl_attribution.scoring.held_out import OWN_CONTROLS
 
 _PAIRS_A_PROMPT = 4
 """More pairs of one prompt say little more, and are kept with the probe."""
@@ -151,9 +154,13 @@ def build_from_examples(
     check_name(name)
     config = config.on(loaded.model)
     engine = ActivationEngine(loaded.model, config.activations)
+    chosen, origin = _controls_of(examples, config)
     encoded = [encode_example(one, loaded.encoder, config.encoding, config.prompt_format) for one in examples.examples]
     activations = example_activations(engine, encoded)
-    controls = control_activations(engine, examples.controls, loaded.tokenizer, config.encoding, config.prompt_format)
+    controls, everyday = (
+        control_activations(engine, prompts, loaded.tokenizer, config.encoding, config.prompt_format)
+        for prompts in (chosen, _everyday(examples))
+    )
     prompt_vectors = torch.stack([one.direction for one in activations])
     counts = {
         "prompts": len(activations),
@@ -169,9 +176,15 @@ def build_from_examples(
         vector=prompt_vectors.mean(dim=0),
         prompt_vectors=prompt_vectors,
         contexts=_contexts(activations, examples.examples),
-        known={**_pairs("example", activations), **_known_controls(controls)},
+        known={**_pairs("example", activations), **_known_controls(controls), **_neutral(everyday)},
         separability=cross_validated_auc(activations, engine.layers),
-        built={**built, "counts": counts, "settings": config.described()},
+        built={
+            **built,
+            "counts": counts,
+            "controls": origin,
+            "prompts_are": "messages" if _is_chat(examples, loaded, config) else "text",
+            "settings": config.described(),
+        },
         top_tokens=config.top_tokens,
         blocks_path=engine.blocks.path,
     )
@@ -206,6 +219,37 @@ def _pairs(what: str, activations: Sequence[ExampleActivations]) -> dict[str, Te
     if not pairs:
         return {}
     return {f"{what}_vectors": torch.stack(pairs), f"{what}_prompts": torch.tensor(places)}
+
+
+def _controls_of(examples: Examples, config: BuildConfig) -> tuple[Sequence[Example], dict[str, Any]]:
+    """The controls to take, and where they come from."""
+    if examples.controls:
+        return examples.controls, {"from": "the behavior's own", "prompts": len(examples.controls)}
+    if not config.propose_controls:
+        return (), {"from": "none", "reason": "none were asked for"}
+    if not all(one.has_prompt for one in examples.examples):
+        return (), {"from": "none", "reason": "a row has no prompt that they could control"}
+    if not is_compliance(examples):
+        reason = "too few desired responses are refusals, by rule, for harmless requests to be controls"
+        return (), {"from": "none", "reason": reason}
+    chosen = not_among(examples)
+    return chosen, {"from": OWN_CONTROLS, "prompts": len(chosen)}
+
+
+def _everyday(examples: Examples) -> Sequence[Example]:
+    """The prompts that are taken to be neutral; none where contexts are of no use."""
+    known = all(one.has_prompt for one in examples.examples)
+    return harmless().examples[: len(harmless().everyday)] if known else ()
+
+
+def _neutral(everyday: Sequence[ExampleActivations]) -> dict[str, Tensor]:
+    contexts = [one.context for one in everyday if one.context is not None]
+    return {"neutral_center": torch.stack(contexts).mean(dim=0)} if contexts else {}
+
+
+def _is_chat(examples: Examples, loaded: LoadedModel, config: BuildConfig) -> bool:
+    first = examples.examples[0]
+    return first.has_prompt and as_chat(first.prompt, config.prompt_format, loaded.encoder, first.location)
 
 
 def _known_controls(controls: Sequence[ExampleActivations]) -> dict[str, Tensor]:

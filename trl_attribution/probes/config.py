@@ -29,6 +29,9 @@ class BuildConfig:
     """Truncation, as in DPO training."""
     top_tokens: int = 10
     """Tokens kept from the logit lens."""
+    propose_controls: bool = True
+    """Whether a behavior that comes without controls gets harmless requests of the project's own, where they are any:
+    where it is to comply with what is to be turned down."""
 
     def __post_init__(self) -> None:
         check_prompt_format(self.prompt_format)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _DIRECTIONS = ("vector", "prompt_vectors", "contexts")
 _KNOWN = ("example_vectors", "control_contexts", "control_vectors")
 _PLACES = ("example_prompts", "control_prompts")
+_CENTERS = ("neutral_center", "reference_center")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,8 @@ class Probe:
     """Tokens that ``vector`` promotes through the LM head at ``layer``, raw; empty when unknown."""
     reference_scores: Tensor | None = None
     """``[L, R]`` float32: scores of clean reference pairs; ``built["calibration"]`` says of what kind."""
+    neutral_center: Tensor | None = None
+    """``[L, D]`` float32: the mean context of everyday prompts; helps out where a dataset has few of its own."""
     reference_center: Tensor | None = None
     """``[L, D]`` float32: the mean of these pairs' contexts. All that is scored with this probe is centred by it, since
     scores that are centred otherwise cannot be compared with them. None for response scores."""
@@ -74,7 +77,7 @@ class Probe:
 
         check_name(self.name)
         _check_layers(self.name, self.layers, self.layer)
-        for name in (*_DIRECTIONS, *_KNOWN, *_PLACES, "reference_scores", "reference_center"):
+        for name in (*_DIRECTIONS, *_KNOWN, *_PLACES, "reference_scores", *_CENTERS):
             tensor = getattr(self, name)
             if tensor is not None:
                 dtype = torch.int64 if name in _PLACES else torch.float32
@@ -128,8 +131,10 @@ class Probe:
             shape = None if tensor is None else tuple(tensor.shape)
             digest.update(f"{name} {shape}".encode())
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
-        if self.reference_center is not None:
-            digest.update(b"reference_center" + self.reference_center.numpy().tobytes())
+        for name in _CENTERS:
+            center = getattr(self, name)
+            if center is not None:
+                digest.update(name.encode() + center.numpy().tobytes())
         return digest.hexdigest()
 
     def at(self, layer: int | None = None) -> Tensor:
@@ -293,12 +298,14 @@ def _check_places(probe: Probe, vectors: str, places: str, prompts: Tensor | Non
 def _check_reference(probe: Probe) -> None:
     import torch
 
-    scores, center = probe.reference_scores, probe.reference_center
-    if center is not None and (center.shape != probe.vector.shape or not torch.isfinite(center).all()):
-        raise ProbeError(
-            f"probe {probe.name!r}: reference_center must be {tuple(probe.vector.shape)} finite numbers; "
-            "calibrate it again"
-        )
+    for name in _CENTERS:
+        center = getattr(probe, name)
+        if center is not None and (center.shape != probe.vector.shape or not torch.isfinite(center).all()):
+            again = "calibrate" if name == "reference_center" else "build"
+            raise ProbeError(
+                f"probe {probe.name!r}: {name} must be {tuple(probe.vector.shape)} finite numbers; {again} it again"
+            )
+    scores = probe.reference_scores
     if scores is None:
         return
     if scores.dim() != 2 or scores.shape[0] != len(probe.layers):

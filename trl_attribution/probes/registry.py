@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from trl_attribution.models.fingerprint import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
-VERSION = 2
-"""2 added the behavior's own pairs and controls; a file of version 1 has none."""
+VERSION = 3
+"""2 added the behavior's own pairs and controls, 3 the center of everyday prompts; older files have none of it."""
 SIGN = "towards"
 AXES = {
     "vector": ["layer", "hidden"],
@@ -41,9 +41,10 @@ AXES = {
     "control_contexts": ["control", "layer", "hidden"],
     "control_vectors": ["control pair", "layer", "hidden"],
     "control_prompts": ["control pair"],
+    "neutral_center": ["layer", "hidden"],
 }
-_FIRST_AXES = dict(list(AXES.items())[:4])
-"""Those of version 1."""
+_AXES_OF = {1: dict(list(AXES.items())[:4]), 2: dict(list(AXES.items())[:10]), VERSION: AXES}
+"""By version."""
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
 
 T = TypeVar("T")
@@ -249,7 +250,7 @@ def _parse_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
     check_format_version(description.get("version"), VERSION, path, ProbeError)
-    axes = _FIRST_AXES if description["version"] == 1 else AXES
+    axes = _AXES_OF.get(description["version"], AXES)
     if description.get("sign") != SIGN or description.get("axes") != axes:
         raise ProbeError(
             f"{path}: `sign` must be {SIGN!r} and `axes` {axes}: with another meaning of the numbers "

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from trl_attribution.audit.info import CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
+from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.units import duration_text
@@ -60,9 +61,10 @@ def probe_facts(found: Findings, name: str) -> list[Fact]:
         ("flags at layer", str(probe.layer)),
         ("separability", "unknown" if auc is None else f"AUC {auc:.3f}, cross-validated on its own examples"),
         ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
+        ("controls", controls_text(probe)),
         ("calibrated", "no" if clean is None else f"on {clean.shape[1]:,} clean pairs"),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
-        *_flat(probe.built),
+        *_flat({name: value for name, value in probe.built.items() if name != "controls"}),
         ("fingerprint", probe.fingerprint),
     ]
 

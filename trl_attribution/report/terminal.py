@@ -16,6 +16,7 @@ from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, Vect
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
+from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
@@ -194,11 +195,13 @@ def _probe_row(probe: Probe) -> tuple[str, ...]:
 
 def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
     """One probe: how it was built, its layers, the tokens it promotes, its cosine with the others."""
+    built = {name: value for name, value in probe.built.items() if name != "controls"}
     lines = [
         ("name", probe.name),
         ("fingerprint", probe.fingerprint),
         ("M0", probe.model.digest),
-        ("built", printable(", ".join(f"{key}={value}" for key, value in probe.built.items()), 2000)),
+        ("controls", controls_text(probe)),
+        ("built", printable(", ".join(f"{key}={value}" for key, value in built.items()), 2000)),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
     ]
     rows = (

@@ -8,6 +8,7 @@ from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, holm, p_values, q_values
+    from trl_attribution.scoring.fitting import fit_notes
     from trl_attribution.scoring.flags import FlaggedPair, Flags, SourceRow, flag, source_table
     from trl_attribution.scoring.outcomes import Outcome, rule_words
     from trl_attribution.scoring.power import power_notes
@@ -32,6 +33,7 @@ __all__ = [
     "calibrate",
     "context_means",
     "fewest_discoveries",
+    "fit_notes",
     "flag",
     "holm",
     "kind_for",

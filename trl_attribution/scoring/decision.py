@@ -25,6 +25,8 @@ class KnownPairs:
 
     examples: KnownScores
     controls: KnownScores | None = None
+    are_controls_own: bool = False
+    """Whether they are the project's own harmless requests: then look-alikes of the dataset may be closer."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Decision:
     prevalence: Prevalence
     false_positives: dict[str, Rate]
     """By the name of what it was measured on: ``controls``, ``opposites``. The neutral pairs' is ``prevalence``'s."""
+    are_controls_own: bool = False
+    """Whether the controls are the project's own harmless requests."""
 
     @property
     def flags_anything(self) -> bool:
@@ -82,6 +86,10 @@ class Decision:
             )
         if "controls" not in self.false_positives:
             lines.append("No controls are known: pairs that only look alike are counted as pushing towards it.")
+        elif self.are_controls_own:
+            lines.append(
+                "The controls are harmless requests of the project's own: pairs that look more alike are counted."
+            )
         return tuple(lines)
 
     def _catching(self) -> str:
@@ -122,4 +130,4 @@ def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int
     if known.controls is not None:
         rates["controls"] = share_above(found.threshold, known.controls)
     found = replace(found, count=_with_unseen(found.count, of_examples.recall.value, found.pairs))
-    return Decision(replace(of_examples, threshold=found.threshold), found, rates)
+    return Decision(replace(of_examples, threshold=found.threshold), found, rates, known.are_controls_own)

@@ -23,6 +23,8 @@ from trl_attribution.scoring.targets import LayerTargets, unit_rows
 FEWEST_PROMPTS = 8
 """With fewer, folds leave too little to make a probe of."""
 FOLDS = 5
+OWN_CONTROLS = "harmless requests of the project's own"
+"""What ``built["controls"]["from"]`` of a probe says of controls that nobody gave."""
 _SEED = 0
 
 Kind = Literal["contextual", "response", "controlled"]
@@ -43,6 +45,7 @@ class _Part:
     example_prompts: Tensor | None = None
     control_vectors: Tensor | None = None
     control_prompts: Tensor | None = None
+    neutral_center: Tensor | None = None
     reference_scores: Tensor | None = None
     reference_center: Tensor | None = None
 
@@ -86,8 +89,9 @@ def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -
     Examples are left out twice, with the prompts most like theirs and with prompts drawn at random: a dataset's prompts
     are less like the behavior's than those are like one another, and more than one cluster of them is like the others.
     Thresholds from the first alone were too low on real text, from the second alone too high on composed text
-    (docs/method.md). Controls are left out at random. Where they came without responses, the examples' are read as
-    answers to them.
+    (docs/method.md). Controls are left out at random, the project's own harmless requests by clusters: the look-alikes
+    of a dataset are never as like those as they are like one another. Where controls came without responses, the
+    examples' are read as answers to them.
 
     Args:
         probe: with its example pairs.
@@ -98,7 +102,8 @@ def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -
     if not knows_pairs(probe):
         return None
     try:
-        return KnownPairs(_examples(probe, layer, kind, mean), _controls(probe, layer, kind, mean))
+        controls = _controls(probe, layer, kind, mean)
+        return KnownPairs(_examples(probe, layer, kind, mean), controls, are_controls_own=_are_own(probe))
     except ProbeError:
         return None  # what a fold leaves is no probe, such as one whose contexts all equal the mean
 
@@ -133,13 +138,19 @@ def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> 
         prompts = np.arange(count)
         pairs = probe.example_vectors[torch.arange(count) % len(probe.example_vectors), row]
     scores = np.zeros(len(pairs))
-    for fold in _drawn(count):
+    for fold in _alike(part.control_contexts) if _are_own(probe) else _drawn(count):
         held = np.isin(prompts, fold)
         if held.any():
             contexts = part.control_contexts[torch.from_numpy(prompts[held]), 0]
             chosen = pairs[torch.from_numpy(held)]
             scores[held] = part.without(controls=fold).score(kind, chosen, contexts, mean)
     return KnownScores(scores, prompts)
+
+
+def _are_own(probe: ProbeLike) -> bool:
+    """Whether the probe's controls are the project's own harmless requests."""
+    controls = probe.built.get("controls")
+    return isinstance(controls, Mapping) and controls.get("from") == OWN_CONTROLS
 
 
 def _at(probe: ProbeLike, layer: int) -> _Part:

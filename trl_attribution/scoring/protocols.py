@@ -93,6 +93,10 @@ class ProbeLike(Protocol):
         """Which of the C controls each of them is of, ``[Q]``."""
 
     @property
+    def neutral_center(self) -> Tensor | None:
+        """The mean context ``[L, D]`` of everyday prompts."""
+
+    @property
     def reference_scores(self) -> Tensor | None:
         """Scores of R clean pairs, ``[L, R]``."""
 

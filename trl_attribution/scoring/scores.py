@@ -6,6 +6,7 @@ M prompts of a probe, K prompts of several probes together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ Progress = Callable[[int, int], None]
 
 MEMORY_BUDGET = 256 * 2**20
 """Bytes that a block of vectors, and the probes' matrices beside it, may each take."""
+NEUTRAL_PAIRS = 8
+"""So many pairs the everyday prompts count for in the center of contexts (docs/benchmarks/control-sources.md)."""
 _MOST_ROWS = 8192
 
 
@@ -59,12 +62,15 @@ class Scores:
     references: Mapping[Column, npt.NDArray[np.float64]]
     """Scores of clean pairs [R], for the columns whose probe has some of the same kind."""
     context_means: Mapping[int, Tensor]
-    """``mu`` [D] of each layer that scores with contexts were taken at, but for probes with a center of their own."""
+    """The dataset's mean context [D] at each layer that scores with contexts were taken at, but for probes with a
+    center of their own."""
     zero_pairs: Mapping[int, int]
     """By layer, how many pairs have a zero pair vector: they score 0."""
     no_context: Mapping[int, int]
     """By layer, how many pairs have no context, or one equal to ``mu``: they score 0 contextually."""
     file: ColumnFile
+    centers: Mapping[Column, Tensor] = field(default_factory=dict)
+    """``mu`` [D] of each column whose scores use contexts."""
     known: Mapping[Column, KnownPairs] = field(default_factory=dict)
     """Cross-validated scores of the pairs that the column's probe knows, for the columns whose probe knows some."""
 
@@ -109,6 +115,7 @@ def score_view(
     scratch: str | Path | None = None,
     *,
     context_means: Mapping[int, Tensor] | None = None,
+    means_of: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
 ) -> Scores:
@@ -119,7 +126,8 @@ def score_view(
     where ``k`` is the mean over i of ``max(0, cos(c_i - mu, c_d - mu))`` and ``P`` the likelihood that ``c_d`` is a
     context of the behavior rather than of its controls. All lie in -1..1, and flipping a pair negates them exactly.
     ``mu`` is the probe's own where it is calibrated (:func:`reference_for`), so that its scores, p- and q-values depend
-    on nothing else that is scored.
+    on nothing else that is scored. Else it is the mean of the dataset's contexts and of the everyday prompts that the
+    probe was built with, which count for ``NEUTRAL_PAIRS`` pairs: a few pairs say little of what is usual.
 
     Args:
         view: pair and context vectors of N pairs.
@@ -128,8 +136,9 @@ def score_view(
             response for the rest.
         layers: the layers to score at; by default all that the view and the probe share.
         scratch: folder for the scores while they are in use; by default the system's temporary folder.
-        context_means: ``mu`` [D] by layer for the other probes; by default the mean of the view's own context vectors
-            that are not zero.
+        context_means: a dataset's mean context [D] by layer, for the other probes; by default the mean of the view's
+            own context vectors that are not zero.
+        means_of: how many pairs the given means are of; by default so many that nothing has to be added.
         memory_budget: bytes for a block of vectors, and again for the probes' matrices; more passes over the view
             are made where the matrices do not fit. Scores of other budgets agree up to float32 rounding.
         progress: called with the pairs read so far and the pairs to read, over all passes.
@@ -151,10 +160,17 @@ def score_view(
     missing = [layer for layer in contextual if layer not in means]
     file = ColumnFile(len(columns), len(view), scratch)
     report = _Counter(len(view) * (len(passes) + bool(missing)), progress)
+    counts: dict[int, float] = dict.fromkeys(means, math.inf if means_of is None else means_of)
     if missing:
-        means |= _context_means(view, missing, _block_rows(len(missing), view.hidden_size, 0, memory_budget), report)
+        rows = _block_rows(len(missing), view.hidden_size, 0, memory_budget)
+        found_means, found_counts = _context_means(view, missing, rows, report)
+        means, counts = means | found_means, counts | found_counts
+    for column in columns:
+        if column.uses_contexts and column not in centers:
+            probe = by_name[column.probe]
+            centers[column] = with_neutral(means[column.layer], counts[column.layer], probe, column.layer)
     pair_ids = pa.array(view.pair_ids, pa.string())
-    run = _Run(view, columns, by_name, means, centers, pair_ids, file, report)
+    run = _Run(view, columns, by_name, centers, pair_ids, file, report)
     for part in passes:
         run.score(part, memory_budget)
     return Scores(
@@ -166,14 +182,11 @@ def score_view(
         zero_pairs=run.zero_pairs,
         no_context=run.no_context,
         file=file,
+        centers=centers,
         known={
             column: pairs
             for column in columns
-            if (
-                pairs := known_pairs(
-                    by_name[column.probe], column.layer, column.kind, centers.get(column, means.get(column.layer))
-                )
-            )
+            if (pairs := known_pairs(by_name[column.probe], column.layer, column.kind, centers.get(column)))
         },
     )
 
@@ -181,7 +194,15 @@ def score_view(
 def context_means(view: VectorViewLike, layers: Sequence[int], memory_budget: int = MEMORY_BUDGET) -> dict[int, Tensor]:
     """``mu`` [D] by layer: the mean over the view's context vectors that are not zero, accumulated in float64."""
     size = _block_rows(len(layers), view.hidden_size, 0, memory_budget)
-    return _context_means(view, layers, size, _Counter(len(view), None))
+    return _context_means(view, layers, size, _Counter(len(view), None))[0]
+
+
+def with_neutral(mean: Tensor, pairs: float, probe: ProbeLike, layer: int) -> Tensor:
+    """``mu`` [D]: the ``mean`` context of so many ``pairs``, and the probe's everyday prompts where it knows any."""
+    if probe.neutral_center is None or math.isinf(pairs):
+        return mean
+    neutral = probe.neutral_center[probe.layers.index(layer)]
+    return (pairs * mean + NEUTRAL_PAIRS * neutral) / (pairs + NEUTRAL_PAIRS)
 
 
 class _Counter:
@@ -204,13 +225,12 @@ class _Run:
         view: VectorViewLike,
         columns: tuple[Column, ...],
         probes: Mapping[str, ProbeLike],
-        means: Mapping[int, Tensor],
         centers: Mapping[Column, Tensor],
         pair_ids: pa.Array,
         file: ColumnFile,
         report: _Counter,
     ) -> None:
-        self.view, self.columns, self.probes, self.means, self.centers = view, columns, probes, means, centers
+        self.view, self.columns, self.probes, self.centers = view, columns, probes, centers
         self.pair_ids, self.file, self.report = pair_ids, file, report
         self.zero_pairs: dict[int, int] = {}
         self.no_context: dict[int, int] = {}
@@ -236,13 +256,17 @@ class _Run:
                 self.no_context[target.layer] = max(without[place], self.no_context.get(target.layer, 0))
 
     def _targets(self, layer: int, part: Sequence[Column]) -> Iterator[LayerTargets]:
-        """What the columns of ``layer`` are scored against: those with a center of their own each by itself."""
+        """What the columns of ``layer`` are scored against: those with the same center together."""
         here = [(self.columns.index(column), column) for column in part if column.layer == layer]
-        own = [(index, column) for index, column in here if column in self.centers]
-        for one in own:
-            yield self._target(layer, [one], self.centers[one[1]])
-        if rest := [one for one in here if one not in own]:
-            yield self._target(layer, rest, self.means.get(layer))
+        groups: dict[bytes, list[tuple[int, Column]]] = {}
+        for one in here:
+            center = self.centers.get(one[1])
+            groups.setdefault(b"" if center is None else center.numpy().tobytes(), []).append(one)
+        # Those that need no center go with any.
+        loose = groups.pop(b"", [])
+        for number, group in enumerate(groups.values() or [[]]):
+            members = [*group, *loose] if not number else group
+            yield self._target(layer, members, self.centers.get(members[0][1]))
 
     def _target(self, layer: int, columns: Sequence[tuple[int, Column]], mean: Tensor | None) -> LayerTargets:
         contextual, response, controlled = (
@@ -326,7 +350,10 @@ def _block_rows(layers: int, hidden_size: int, targets: int, memory_budget: int)
     return max(1, min(_MOST_ROWS, memory_budget // (read + temporary)))
 
 
-def _context_means(view: VectorViewLike, layers: Sequence[int], size: int, report: _Counter) -> dict[int, Tensor]:
+def _context_means(
+    view: VectorViewLike, layers: Sequence[int], size: int, report: _Counter
+) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """By layer, the mean of the contexts that are not zero, and how many they are."""
     total = torch.zeros(len(layers), view.hidden_size, dtype=torch.float64)
     count = torch.zeros(len(layers), 1, dtype=torch.float64)
     for block in view.blocks(layers, size):
@@ -337,7 +364,7 @@ def _context_means(view: VectorViewLike, layers: Sequence[int], size: int, repor
         count += (block.context != 0).any(dim=2).sum(dim=0).unsqueeze(1)
         report.add(len(block.context))
     means = (total / count.clamp(min=1)).float()
-    return dict(zip(layers, means, strict=True))
+    return dict(zip(layers, means, strict=True)), dict(zip(layers, count[:, 0].tolist(), strict=True))
 
 
 def _given_means(means: Mapping[int, Tensor], layers: Sequence[int], hidden_size: int) -> dict[int, Tensor]:

@@ -107,6 +107,7 @@ def score_pairs(
         kind,
         sorted({each.layer for each in ruled}),
         context_means=None if baseline is None else baseline.context_means(),
+        means_of=None if baseline is None else baseline.origin.pairs,
         progress=lambda done, total: on_progress("scores", done, total),
     )
 

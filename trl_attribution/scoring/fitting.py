@@ -1,0 +1,54 @@
+"""Whether a probe's prompts and a dataset's can be compared at all, said before there is a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trl_attribution.scoring.protocols import ProbeLike
+from trl_attribution.scoring.scores import AskedKind, Column, kind_for, reference_for
+from trl_attribution.utils.text import counted
+
+FEW_PAIRS = 16
+"""With fewer, the mean of their contexts alone is no center (docs/benchmarks/control-sources.md)."""
+_FORMS = {"messages": ("messages", "chat"), "text": ("plain text", "text")}
+
+
+def fit_notes(
+    pairs: int, probes: Sequence[ProbeLike], kind: AskedKind, *, conversational: bool | None
+) -> tuple[str, ...]:
+    """A sentence for each probe whose prompts were written in another form than the dataset's, or N ``pairs`` too few.
+
+    ``conversational`` says whether the dataset's prompts are messages, which get the chat template in training as here;
+    text does not. M0 reads the two so differently that scores of one by a probe of the other may be upside down.
+    """
+    form = {True: "messages", False: "text", None: ""}[conversational]
+    found = [_form_note(probe, form) or _size_note(probe, pairs, kind) for probe in probes]
+    return tuple(note for note in found if note)
+
+
+def _form_note(probe: ProbeLike, form: str) -> str:
+    known = probe.built.get("prompts_are")
+    if known not in _FORMS or form not in _FORMS or known == form:
+        return ""
+    here, (there, _) = _FORMS[form], _FORMS[str(known)]
+    get = "get" if form == "messages" else "do not get"
+    return (
+        f"{probe.name}: it was built from prompts as {there}, but the dataset's are {here[0]}, which {get} the chat "
+        "template. Scores of the one by the other mean little: "
+        f"build the probe with --prompt-format {here[1]}, or give the dataset's prompts as {there}"
+    )
+
+
+def _size_note(probe: ProbeLike, pairs: int, kind: AskedKind) -> str:
+    column = Column(probe.name, probe.layer, kind_for(probe, kind))
+    if pairs >= FEW_PAIRS or not column.uses_contexts or reference_for(probe, column) is not None:
+        return ""
+    if probe.neutral_center is None:
+        return (
+            f"{probe.name}: contexts are centered by {counted(pairs, 'pair')} alone, and with fewer than {FEW_PAIRS} "
+            "scores may be upside down: build the probe again, which then keeps the center of everyday prompts"
+        )
+    return (
+        f"{probe.name}: {counted(pairs, 'pair')} say little of what is usual, so that everyday prompts of the "
+        f"project's own weigh in; with fewer than {FEW_PAIRS} read the scores as an order, not as rates"
+    )
