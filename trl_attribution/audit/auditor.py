@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.audit.shares import Share
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from trl_attribution.activations import ActivationEngine
     from trl_attribution.audit.estimate import Estimate
-    from trl_attribution.audit.folder import Audit
+    from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
+    from trl_attribution.audit.witness import Witnessed
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.fingerprint import ModelFingerprint
@@ -210,6 +211,31 @@ class DataAuditor:
         data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         engine.limits.check(data.highest_token, data.longest)
         return estimate(engine, data, self.config.vector_dtype)
+
+    def witness(
+        self,
+        flagged: Flagged,
+        pairs: Literal["near", "all"] = "near",
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> Witnessed:
+        """Ask M0 whether a description of each behavior moves it from a pair's rejected to its chosen response.
+
+        Writes ``witness.parquet`` beside the audit; what it holds already is not computed again.
+
+        Args:
+            flagged: what was flagged in an audit of this auditor's.
+            pairs: those at and near the threshold, or all.
+            on_progress: called with the stage ``witness``.
+
+        Raises:
+            SettingsError: unknown pairs.
+            ProbeError: a description holds a special token of the model.
+            ModelError: the model lies in pieces on several ranks, or cannot run.
+        """
+        from trl_attribution.audit.witness import WitnessConfig, hear
+
+        return hear(self, flagged, WitnessConfig(pairs), on_progress)
 
     def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:
         """Audit a run of ``trainer`` while it trains: an ``AttributionCallback`` with this auditor's settings.

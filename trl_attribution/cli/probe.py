@@ -32,7 +32,7 @@ Layers = Annotated[
     typer.Option("--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."),
 ]
 _BELONGING = {
-    "behavior": ("controls",),
+    "behavior": ("controls", "description"),
     "prompts": (
         *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
         *("samples", "max_new_tokens", "temperature", "seed"),
@@ -58,6 +58,10 @@ def build(
     controls: Annotated[
         Path | None,
         typer.Option("--controls", help="JSONL with prompts like the behavior's on which its answers are right."),
+    ] = None,
+    description: Annotated[
+        str | None,
+        typer.Option("--description", help="What the model does, as a system prompt says it: for a second witness."),
     ] = None,
     contrast: Annotated[
         Path | None,
@@ -141,7 +145,7 @@ def build(
         encoding=encoding,
     )
     if behavior is not None:
-        built = probes.build_from_behavior(name, behavior, loaded, settings, controls)
+        built = probes.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
     elif contrast is not None:
         built = probes.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
@@ -329,5 +333,6 @@ def _described(probe: Probe) -> dict[str, Any]:
         "prompts": None if probe.contexts is None else len(probe.contexts),
         "controls": None if probe.control_contexts is None else len(probe.control_contexts),
         "calibrated": probe.reference_scores is not None,
+        "description": probe.description,
         "built": probe.built,
     }

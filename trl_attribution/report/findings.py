@@ -21,9 +21,11 @@ from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
 from trl_attribution.probes import Probe
 from trl_attribution.report.extras import Extras, read_extras
+from trl_attribution.report.witness import agreements
 from trl_attribution.scoring import DEFAULT_FDR, Column, Flags, Rule, ScoreTable, SourceRow, reference_for, source_table
 from trl_attribution.scoring.calibration import Calibration, Null
 from trl_attribution.scoring.flags import BestProbe
+from trl_attribution.scoring.witness import Agreement
 from trl_attribution.utils.text import printable
 
 Floats = npt.NDArray[np.float64]
@@ -125,6 +127,8 @@ class Findings:
     sources: tuple[SourceRow, ...]
     listed: Listed
     extras: Extras
+    witness: tuple[Agreement, ...]
+    """What the second witness says of each probe that it was asked about."""
     known_probes: tuple[Probe, ...]
     """Those of the audit's probes that were given or lie in its folder, in its order."""
     reading: Reading
@@ -154,7 +158,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
     extras = read_extras(place, info, None if discovery is None else Path(discovery))
     known = _known_probes(info, probes, extras.probes)
     if not info.probes:
-        return Findings(place, info, None, False, 0, (), (), _nothing(), extras, known, saved.reading)
+        return Findings(place, info, None, False, 0, (), (), _nothing(), extras, (), known, saved.reading)
     table = saved.table()
     columns = _flag_columns(table, manifest, known)
     scored = _Scored.read(table, columns)
@@ -171,6 +175,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
         sources=tuple(source_table(scored.flags(rule, listed), scored.sources)),
         listed=listed,
         extras=extras,
+        witness=agreements(place, info, columns, listed, known),
         known_probes=known,
         reading=saved.reading,
     )
