@@ -38,12 +38,6 @@ _STAGES = {
     "responses": "Sampling responses",
     "witness": "Asking M0",
 }
-    "read": "Reading",
-    "vectors": "Computing vectors",
-    "scores": "Scoring",
-    "responses": "Sampling responses",
-    "witness": "Asking M0",
-}
 
 
 @dataclass
