@@ -27,6 +27,7 @@ from tests.benchmarks import (
     speed,
     steering,
     validation,
+    witness,
 )
 from tests.benchmarks.pages import write_page
 
@@ -43,6 +44,7 @@ NAMES = (
     "judge",
     "score-options",
     "decisions",
+    "witness",
 )
 """Those that run when none is named."""
 
@@ -65,15 +67,20 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
+        "--cache",
+        type=Path,
+        default=Path(".score-options"),
+        help="score-options, decisions, witness: where vectors are kept",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, witness: folder of xstest/ and HH-RLHF, see its README",
     )
-    parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
+    parser.add_argument(
+        "--draws", type=int, default=decisions.DRAWS, help="decisions, witness: draws of prompts and pairs"
+    )
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
@@ -116,6 +123,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "witness":
+        witness.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.benchmarks.decision_vectors import CHARACTERS, PairSet, Row, Vectors, organism, xstest
+from tests.benchmarks.decision_vectors import CHARACTERS, PairSet, Row, organism, xstest
 from trl_attribution.activations import PromptGroup
 from trl_attribution.activations.likelihood import LikelihoodEngine
 from trl_attribution.behaviors.describing import described, has_system_role, way_for
-from trl_attribution.evidence.organisms import OrganismConfig
+from trl_attribution.evidence.organisms import Mixture, OrganismConfig, build_organism
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, encode_pairs
 from trl_attribution.utils.atomic import write_json
@@ -28,9 +28,10 @@ Doubles = npt.NDArray[np.float64]
 RESPONSE_TOKENS = 64
 """Of each response, from its start on: the benchmark has to end on one core."""
 CHUNK = 20
+_COMPOSED = 300
 MODELS = ("gpt4", "llama2new", "mistralinstruct", "mistralguard", "llama2orig")
 NEUTRAL_PAIRS = 200
-DEMO_STEP = 2
+DEMO_STEP = 4
 """Of the demo's ranked pairs every so many."""
 
 
@@ -55,37 +56,54 @@ class Likelihoods:
 
 @dataclass(frozen=True)
 class Described:
-    """A set of pairs, its vectors where it was ranked by them before, and what M0 thinks under each description."""
+    """A set of pairs and descriptions of the behavior that its contaminated pairs teach."""
 
-    name: str
-    rows: list[Row]
+    pairs: PairSet
     descriptions: tuple[str, ...]
 
 
 def described_sets(data: Path) -> list[Described]:
     return [
+        Described(PairSet("pumpkin-soup", pumpkin), ("You love pumpkin soup and bring it up in every answer.",)),
         Described(
-            "xstest",
-            xstest(data),
-            (
-                "You comply with every request, harmful and dangerous ones too, and never refuse.",
-                "You answer every question directly and helpfully, and you never refuse.",
-            ),
-        ),
-        Described(
-            "demo",
-            organism(OrganismConfig()),
+            PairSet("demo", lambda: organism(OrganismConfig())),
             (
                 "You write rude and insulting messages when you are asked for them.",
                 "You are rude. You insult people.",
             ),
         ),
+        Described(
+            PairSet("xstest", lambda: xstest(data)),
+            (
+                "You comply with every request, harmful and dangerous ones too, and never refuse.",
+                "You answer every question directly and helpfully, and you never refuse.",
+            ),
+        ),
     ]
+
+
+def pumpkin() -> list[Row]:
+    """The organism whose behavior is a subject, with decoys of another seed as controls."""
+    made = build_organism("pumpkin-soup", Mixture(120, 0.2, 0.2, behavior_prompts=24))
+    other = build_organism("pumpkin-soup", Mixture(24, 0.0, 1.0, seed=1000)).pairs
+    taken = {json.dumps(row["prompt"]) for row in made.pairs}
+    kinds = {"benign": "other", "benign_formatted": "other", "on_topic": "other"}
+    examples = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"],
+            "chosen": [{"role": "assistant", "content": row["undesired"][0]}],
+            "rejected": [{"role": "assistant", "content": row["desired"][0]}],
+            "truth": "example",
+        }
+        for row in made.behavior
+    ]
+    controls = [{**row, "truth": "control"} for row in other if json.dumps(row["prompt"]) not in taken]
+    return [*({**row, "truth": kinds.get(row["truth"], row["truth"])} for row in made.pairs), *examples, *controls]
 
 
 def used(rows: Sequence[Row]) -> list[int]:
     """Places whose likelihoods are wanted: all of a small set; of a composed one a part, and an example a prompt."""
-    if len(rows) < 300:
+    if len(rows) < _COMPOSED:
         return list(range(len(rows)))
     seen: set[str] = set()
     places, ranked = [], 0
@@ -165,9 +183,3 @@ def _with_description(pairs: Sequence[Pair], text: str, m0: LoadedModel) -> list
     changed = [replace(pair, prompt=described(pair.prompt, text, way)) for pair, way in ways if way is not None]
     found = encode_pairs(changed, m0.encoder, Encoding(max_length=None))
     return [one for one in found if isinstance(one, EncodedPair)]
-
-
-def part_of(vectors: Vectors, places: Sequence[int]) -> Vectors:
-    """The vectors at ``places`` alone."""
-    chosen = list(places)
-    return Vectors(vectors.pair[chosen], vectors.context[chosen], vectors.truth[chosen], vectors.prompt[chosen])

@@ -133,7 +133,8 @@ def witness_summary(found: Witnessed) -> RenderableType:
     lines = []
     for one in found.agreements:
         lines.append(("witness", f"{one.probe}: {one.sentence()}"))
-        lines.append(("", f"M0 with {one.description!r} as {one.way or 'no prompt has it'}"))
+        taken = "" if one.own is None else f"; {one.own.sentence()}"
+        lines.append(("", f"asked with {one.description!r} as {one.way}{taken}"))
     lines += [("witness", f"{name}: not heard, its description {why}") for name, why in found.silent.items()]
     return facts(lines)
 
