@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ from trl_attribution.audit.folder import Flagged
 from trl_attribution.audit.witness import FILE, WitnessConfig, hear
 from trl_attribution.behaviors.describing import described, has_system_role, way_for
 from trl_attribution.behaviors.examples import read_behavior
-from trl_attribution.behaviors.likelihood_score import PairLikelihood, Witness
+from trl_attribution.behaviors.likelihood_score import Answer, PairLikelihood, Witness
 from trl_attribution.errors import ProbeError, SettingsError, StoreError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, Pair, PairReader
@@ -42,14 +42,24 @@ def pairs_of(rows: Sequence[Row]) -> list[Pair]:
     return list(PairReader(list(rows)))
 
 
+def scores_of(witness: Witness, rows: Sequence[Row], description: str = RUDELY) -> list[float]:
+    found = witness.ask(pairs_of(rows), {"": description})[""]
+    return [answered(one).score for one in found]
+
+
+def answered(one: Answer) -> PairLikelihood:
+    assert isinstance(one, PairLikelihood), one
+    return one
+
+
 def naive_score(loaded: LoadedModel, row: Row, description: str) -> float:
     """The formula, one sequence at a time, over the tokens that the template gives whole conversations."""
     found, tokens = 0.0, 0
     for system, sign in (([{"role": "system", "content": description}], 1), ([], -1)):
         for side, side_sign in (("chosen", 1), ("rejected", -1)):
             prompt = [*system, *row["prompt"]]
-            head = loaded.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-            whole = loaded.tokenizer.apply_chat_template([*prompt, *row[side]], return_dict=True)
+            head: Any = loaded.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            whole: Any = loaded.tokenizer.apply_chat_template([*prompt, *row[side]], return_dict=True)
             start, ids = len(head["input_ids"]), whole["input_ids"]
             with torch.no_grad():
                 logits = loaded.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
@@ -62,11 +72,9 @@ def naive_score(loaded: LoadedModel, row: Row, description: str) -> float:
 def test_the_score_is_that_of_one_sequence_at_a_time(architecture: str, path: str) -> None:
     loaded, rows = tiny_loaded(architecture), pair_rows(7)
     witness = Witness(loaded, Encoding())
-    answers = witness.ask(pairs_of(rows), {"rude": RUDELY})["rude"]
+    found = scores_of(witness, rows)
     assert witness.engine.path == path, witness.engine.path_reason
-    assert [one.score for one in answers if isinstance(one, PairLikelihood)] == pytest.approx(
-        [naive_score(loaded, row, RUDELY) for row in rows], abs=2e-5
-    )
+    assert found == pytest.approx([naive_score(loaded, row, RUDELY) for row in rows], abs=2e-5)
 
 
 def test_shared_prefixes_are_computed_once_and_many_descriptions_share_the_plain_prompt(loaded: LoadedModel) -> None:
@@ -75,16 +83,18 @@ def test_shared_prefixes_are_computed_once_and_many_descriptions_share_the_plain
     texts = {"rude": RUDELY, "short": "You answer in one word."}
     both = packed.ask(pairs, texts)
     for name, answers in plain.ask(pairs, texts).items():
-        assert [one.score for one in both[name]] == pytest.approx([one.score for one in answers], abs=2e-5)
+        expected = [answered(one).score for one in answers]
+        assert [answered(one).score for one in both[name]] == pytest.approx(expected, abs=2e-5)
     assert packed.engine.tokens_computed < 0.6 * plain.engine.tokens_computed
 
 
 def test_in_bfloat16_the_score_is_nearly_that_of_float32() -> None:
-    loaded, pairs = tiny_loaded(), pairs_of(pair_rows(12))
-    exact = [one.score for one in Witness(loaded, Encoding()).ask(pairs, {"": RUDELY})[""]]
-    half = replace(loaded, model=loaded.model.to(torch.bfloat16))
-    for path in ("packed", "plain"):
-        found = [one.score for one in Witness(half, Encoding(), path=path).ask(pairs, {"": RUDELY})[""]]
+    loaded, rows = tiny_loaded(), pair_rows(12)
+    exact = [naive_score(loaded, row, RUDELY) for row in rows]
+    loaded.model.bfloat16()
+    paths: tuple[Literal["packed", "plain"], ...] = ("packed", "plain")
+    for path in paths:
+        found = scores_of(Witness(loaded, Encoding(), path=path), rows)
         assert np.corrcoef(exact, found)[0, 1] > 0.98
         assert np.abs(np.array(exact) - found).max() < 0.2 * np.std(exact) + 0.01
 
@@ -92,8 +102,8 @@ def test_in_bfloat16_the_score_is_nearly_that_of_float32() -> None:
 def test_flipping_a_pair_negates_its_score(loaded: LoadedModel) -> None:
     rows = pair_rows(5)
     flipped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
-    forth, back = (Witness(loaded, Encoding()).ask(pairs_of(each), {"": RUDELY})[""] for each in (rows, flipped))
-    assert [one.score for one in forth] == pytest.approx([-one.score for one in back], abs=1e-6)
+    forth, back = (scores_of(Witness(loaded, Encoding()), each) for each in (rows, flipped))
+    assert forth == pytest.approx([-score for score in back], abs=1e-6)
 
 
 def test_a_template_without_a_system_role_gets_the_description_in_the_first_user_message() -> None:
@@ -111,8 +121,8 @@ def test_a_template_without_a_system_role_gets_the_description_in_the_first_user
         inside = {**row, "prompt": [{"role": "user", "content": f"{RUDELY}\n\n{row['prompt'][0]['content']}"}]}
         (found,) = witness.ask(pairs_of([row]), {"": RUDELY})[""]
         assert witness.way(pairs_of([row])[0]) == "start of the first user message"
-        assert isinstance(found, PairLikelihood)
-        assert found.described == pytest.approx(witness.ask(pairs_of([inside]), {"": RUDELY})[""][0].plain, abs=1e-5)
+        (plain,) = witness.ask(pairs_of([inside]), {"": RUDELY})[""]
+        assert answered(found).described == pytest.approx(answered(plain).plain, abs=1e-5)
 
 
 def test_a_description_goes_before_what_a_system_message_says_already_and_before_plain_text() -> None:

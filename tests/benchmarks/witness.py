@@ -265,10 +265,10 @@ def _label_lines(
         size, judged = len(ranked), int(by_judge.sum())
         for name, values in told.items():
             scores.setdefault(name, []).append(_told(values, by_judge))
-    lines = []
-    for name, values in scores.items():
-        auc, precision, errors = np.mean(values, axis=0)
-        spread = np.std(values, axis=0)
+    lines: list[tuple[str, ...]] = []
+    for name, found_each in scores.items():
+        auc, precision, errors = np.mean(found_each, axis=0)
+        spread = np.std(found_each, axis=0)
         lines.append(
             (
                 bias,
