@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from tests.audit_cases import RUDE, Row, auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.commands import Commands
+from tests.manifest_cases import write_jsonl
 from tests.tiny import CHAT_TEMPLATE
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Flagged
@@ -282,3 +284,24 @@ def test_answers_that_are_broken_or_of_another_audit_are_refused(
     (tmp_path / "one" / FILE).write_bytes(b"PAR1 and no more")
     with pytest.raises(StoreError, match=r"witness\.parquet is broken.*Remove the file"):
         auditor.witness(flagged)
+
+
+def test_the_command_line_hears_it_and_says_where_it_cannot(
+    model_folder: Path, commands: Commands, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "data.jsonl", pair_rows(12))
+    write_jsonl(tmp_path / "behavior.jsonl", RUDE)
+    program, model = "trl-attribution", str(model_folder)
+    built = commands.run(
+        *(tmp_path, program, "probe", "build", "rude", "--behavior", "behavior.jsonl", "--model", model, "--json"),
+        *("--layer", "3", "--description", RUDELY),
+    )
+    assert json.loads(built.stdout)["description"] == RUDELY
+    audit = (program, "audit", model, "data.jsonl", "--probes", "probes", "--top-k", "3", "-o", "audit", "--json")
+    heard = commands.run(tmp_path, *audit, "--witness", "all")
+    (one,) = json.loads(heard.stdout)["witness"]["probes"]
+    assert (one["asked"], one["pairs"], one["flagged"], one["way"]) == (12, 12, 3, "system message")
+    assert json.loads(commands.run(tmp_path, *audit, "--witness", "none").stdout)["witness"] is None
+    commands.run(tmp_path, *audit[:-3], "-o", "shared", "--shard", "1/1")
+    merged = commands.run(tmp_path, *audit[:-3], "-o", "shared", "--merge", "--json")
+    assert "without --merge" in json.loads(merged.stdout)["witness"]["silent"]["rude"]

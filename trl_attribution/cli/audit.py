@@ -177,7 +177,7 @@ def _heard(
     if auditor is None:
         from trl_attribution.audit.witness import Witnessed
 
-        why = "is put to a model that one process holds whole: run the audit again without --merge and launcher"
+        why = "needs a model that one process holds whole: run the audit again without --merge and without a launcher"
         return Witnessed((), dict.fromkeys(told, why))
     with out.progress() as progress:
         return auditor.witness(flagged, witness.witness, on_progress=progress)

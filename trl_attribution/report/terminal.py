@@ -133,9 +133,9 @@ def witness_summary(found: Witnessed) -> RenderableType:
     lines = []
     for one in found.agreements:
         lines.append(("witness", f"{one.probe}: {one.sentence()}"))
-        taken = "" if one.own is None else f"; {one.own.sentence()}"
+        taken = "" if one.own is None else f"; it {one.own.sentence()}"
         lines.append(("", f"asked with {one.description!r} as {one.way}{taken}"))
-    lines += [("witness", f"{name}: not heard, its description {why}") for name, why in found.silent.items()]
+    lines += [("witness", f"{name}: not heard; its description {why}") for name, why in found.silent.items()]
     return facts(lines)
 
 
@@ -206,7 +206,7 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
 def described_text(probe: Probe) -> str:
     """The description, and whether M0 understands it."""
     check = OwnPairs.of(probe)
-    return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; {check.sentence()}")
+    return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
 def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:

@@ -49,8 +49,8 @@ class OwnPairs:
         return self.pairs > 0 and self.towards >= TRUSTED * self.pairs
 
     def sentence(self) -> str:
-        """What a person has to know of it."""
-        seen = f"it moves M0 the right way on {self.towards:,} of {self.pairs:,} of the behavior's own pairs"
+        """What a person has to know of it, after the word for the description."""
+        seen = f"moves M0 the right way on {self.towards:,} of {self.pairs:,} of the behavior's own pairs"
         return seen if self.trusted else f"{seen}, fewer than {TRUSTED:.0%}: M0 does not take it as it is meant"
 
 
