@@ -18,8 +18,9 @@ from tests.commands import Commands
 from tests.manifest_cases import write_jsonl
 from tests.tiny import CHAT_TEMPLATE
 from trl_attribution.activations import ActivationConfig
+from trl_attribution.audit.config import WitnessConfig
 from trl_attribution.audit.folder import Flagged
-from trl_attribution.audit.witness import FILE, WitnessConfig, hear
+from trl_attribution.audit.witness import FILE, hear
 from trl_attribution.behaviors.describing import described, has_system_role, way_for
 from trl_attribution.behaviors.examples import read_behavior
 from trl_attribution.behaviors.likelihood_score import Answer, PairLikelihood, Witness

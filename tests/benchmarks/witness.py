@@ -247,7 +247,7 @@ def _label_lines(
     bias: str, how: str, preference: Doubles, found: Likelihoods, judge: int, vectors: Vectors, draws: int
 ) -> list[tuple[str, ...]]:
     scores: dict[str, list[tuple[float, float, float]]] = {}
-    size = judged = 0
+    judged: list[int] = []
     for seed in range(draws):
         random = np.random.default_rng(seed)
         order = random.permutation(len(preference))
@@ -262,7 +262,7 @@ def _label_lines(
             "likelihood, the judge's words": label * found.score(judge)[ranked],
             "the judge itself": label * preference[ranked],
         }
-        size, judged = len(ranked), int(by_judge.sum())
+        judged.append(int(by_judge.sum()))
         for name, values in told.items():
             scores.setdefault(name, []).append(_told(values, by_judge))
     lines: list[tuple[str, ...]] = []
@@ -273,8 +273,8 @@ def _label_lines(
             (
                 bias,
                 how,
-                str(size),
-                str(judged),
+                str(len(preference) - BEHAVIOR_PAIRS),
+                f"{np.mean(judged):.0f}",
                 name,
                 f"{auc:.3f} ± {spread[0]:.3f}",
                 f"{precision:.3f}",

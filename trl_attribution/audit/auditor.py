@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.audit.config import AskedScore, AuditConfig, WitnessConfig
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -233,7 +233,7 @@ class DataAuditor:
             ProbeError: a description holds a special token of the model.
             ModelError: the model lies in pieces on several ranks, or cannot run.
         """
-        from trl_attribution.audit.witness import WitnessConfig, hear
+        from trl_attribution.audit.witness import hear
 
         return hear(self, flagged, WitnessConfig(pairs), on_progress)
 

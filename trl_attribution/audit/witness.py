@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from trl_attribution.audit.config import WitnessConfig
 from trl_attribution.audit.witness_table import Binding, ProbeHeader, Row, WitnessTable
 from trl_attribution.behaviors.likelihood_score import Witness
-from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Pair, PairReader
 from trl_attribution.scoring.witness import Agreement, OwnPairs, agreement, places_near, threshold_of
 from trl_attribution.utils.text import printable
@@ -31,22 +31,6 @@ _BATCH = 64
 """Pairs whose texts are in memory together."""
 _KEPT_EVERY = 8
 """Batches after which answers are written down: what a killed audit loses at most."""
-
-
-@dataclass(frozen=True)
-class WitnessConfig:
-    """Whether a second witness is heard.
-
-    Raises:
-        SettingsError: unknown pairs.
-    """
-
-    witness: Literal["near", "all", "none"] = "near"
-    """Pairs to ask M0 about under each probe's description: those at and near the threshold, all, or none."""
-
-    def __post_init__(self) -> None:
-        if self.witness not in ("near", "all", "none"):
-            raise SettingsError(f"witness: {self.witness!r} is unknown; choose near, all or none")
 
 
 @dataclass(frozen=True)

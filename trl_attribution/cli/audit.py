@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from trl_attribution.audit.config import AuditConfig
-from trl_attribution.audit.witness import WitnessConfig
+from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
