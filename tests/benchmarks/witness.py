@@ -49,8 +49,9 @@ BEHAVIOR_PAIRS = 40
 LEAD = (
     "Whether M0 under a description of the behavior is a second witness beside the default score (controlled, layer "
     f"{LAYER}). M0 is SmolLM2-135M-Instruct; likelihoods are of the first {RESPONSE_TOKENS} tokens of each response; "
-    "{draws} draws of prompts and pairs as on [Decisions](decisions.md), of the demo every fourth pair. Descriptions "
-    "were written once and are all shown; none was chosen by its result. How the witness is used: "
+    "{draws} draws of prompts and pairs as on [Decisions](decisions.md), of the demo every fourth pair. No description "
+    "was chosen by its result; for XSTest three more wordings were tried on 22 pairs, which M0 took the wrong way as "
+    "well. knitting-lore was looked at last, when nothing was changed any more. How the witness is used: "
     "[A second witness](../how-to/second-witness.md)."
 )
 
