@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from tests.benchmarks.decision_vectors import LAYERS, VectorCache, Vectors
-from tests.benchmarks.decisions import LAYER, Draw, View, organism_draw, xstest_draw
+from tests.benchmarks.decision_vectors import VectorCache, Vectors
+from tests.benchmarks.decisions import Draw, View, organism_draw, xstest_draw
 from tests.benchmarks.pages import Results, write_page
-from tests.benchmarks.score_options import average_precision
 from tests.benchmarks.witness_data import (
     RESPONSE_TOKENS,
     Described,
@@ -31,6 +30,7 @@ from trl_attribution.scoring.witness import TRUSTED
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+LAYER = 20
 RATES = (None, 0.05)
 RECALL = 0.9
 JUDGES = {
@@ -72,6 +72,12 @@ class Case:
     def own_right(self) -> float:
         """Share of its own pairs that the description moves the right way."""
         return float((self.own > 0).mean())
+
+
+def average_precision(values: Doubles, wanted: Flags) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(wanted, values))
 
 
 def standard(values: Doubles) -> Doubles:
@@ -134,7 +140,7 @@ def case_of(
     where = {place: index for index, place in enumerate(places)}
     ranked = np.array([place for place in draw.ranked if place in where])
     kept = Draw(draw.vectors, draw.examples, draw.controls, ranked)
-    probe = kept.probe(LAYER)
+    probe = kept.probe([LAYER])
     scores = score_view(View(kept, [str(place) for place in ranked]), [probe], layers=[LAYER])
     column = scores.columns[0]
     likelihood = found.score(number)
@@ -298,7 +304,7 @@ def _by_vectors(
     vectors: Vectors, own: npt.NDArray[np.int64], own_label: Doubles, ranked: npt.NDArray[np.int64], label: Doubles
 ) -> dict[str, Doubles]:
     """The paper's score and the contextual one, by the mean and the prompts of the judge's ``own`` pairs."""
-    row = LAYERS.index(LAYER)
+    row = vectors.layers.index(LAYER)
     pair = vectors.pair[:, row].double().numpy()
     context = vectors.context[:, row].double().numpy()
     behavior = pair[own] * own_label[:, None]

@@ -153,6 +153,7 @@ def neutral_set(data: Path) -> PairSet:
 
 def likelihoods(folder: Path, name: str, rows: Sequence[Row], texts: Sequence[str], m0: LoadedModel) -> Likelihoods:
     """Of ``rows`` without and with each of ``texts`` as a description; what ``folder`` holds is not computed again."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.likelihoods.json"
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     columns = []
