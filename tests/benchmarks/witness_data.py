@@ -132,7 +132,7 @@ def neutral_pairs(data: Path) -> list[Row]:
                 if row["final_label"] == "1_full_compliance" and not row["type"].startswith("contrast"):
                     answers.setdefault(row["prompt"], []).append(row["completion"].strip())
     random = np.random.default_rng(0)
-    rows = []
+    rows: list[Row] = []
     for prompt, texts in answers.items():
         if len(set(texts)) > 1 and len(rows) < NEUTRAL_PAIRS:
             first, second = random.choice(sorted(set(texts)), 2, replace=False)

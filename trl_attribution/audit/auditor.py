@@ -214,23 +214,12 @@ class DataAuditor:
         return estimate(engine, data, self.config.vector_dtype)
 
     def witness(
-        self,
-        flagged: Flagged,
-        pairs: Literal["near", "all"] = "near",
-        *,
-        on_progress: OnProgress | None = None,
+        self, flagged: Flagged, pairs: Literal["near", "all"] = "near", *, on_progress: OnProgress | None = None
     ) -> Witnessed:
-        """Ask M0 whether a description of each behavior moves it from a pair's rejected to its chosen response.
-
-        Writes ``witness.parquet`` beside the audit; what it holds already is not computed again.
-
-        Args:
-            flagged: what was flagged in an audit of this auditor's.
-            pairs: those at and near the threshold, or all.
-            on_progress: called with the stage ``witness``.
+        """Ask M0 about ``flagged``'s audit, under a description of each behavior; writes ``witness.parquet`` beside it.
 
         Raises:
-            SettingsError: unknown pairs.
+            SettingsError: ``pairs`` is unknown.
             ProbeError: a description holds a special token of the model.
             ModelError: the model lies in pieces on several ranks, or cannot run.
         """
