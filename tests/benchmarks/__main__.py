@@ -27,6 +27,7 @@ from tests.benchmarks import (
     speed,
     steering,
     validation,
+    witness,
 )
 from tests.benchmarks.pages import write_page
 
@@ -43,6 +44,7 @@ NAMES = (
     "judge",
     "decisions",
     "control-sources",
+    "witness",
 )
 """Those that run when none is named."""
 
@@ -65,16 +67,22 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache", type=Path, default=Path(".decisions"), help="decisions, control-sources: where vectors are kept"
+        "--cache",
+        type=Path,
+        default=Path(".decisions"),
+        help="decisions, control-sources, witness: folder of vectors",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources, witness: folder of xstest/ and HH-RLHF, see its README",
     )
     parser.add_argument(
-        "--draws", type=int, default=decisions.DRAWS, help="decisions, control-sources: draws of prompts and pairs"
+        "--draws",
+        type=int,
+        default=decisions.DRAWS,
+        help="decisions, control-sources, witness: how many",
     )
     parser.add_argument("--other", type=Path, metavar="GGUF", help="decisions: gemma-3-270m as a second M0")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
@@ -119,6 +127,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "control-sources":
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "witness":
+        witness.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.config import ActivationConfig, Path
+from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
 from trl_attribution.activations.passes import ForwardPass, Layout
 from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
@@ -37,17 +38,6 @@ logger = logging.getLogger(__name__)
 # yardstick; in 16-bit both carry rounding noise, so they may differ by more without either being wrong.
 _AGREEMENT = {torch.float32: 0.9999, torch.float64: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.99}
 _CHECK_GROUPS = 4
-# What a model's own code raises when it is handed a stream that it cannot take.
-_FAULTS = (
-    UnsupportedAttentionError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass
@@ -206,7 +196,7 @@ class ActivationEngine:
         sample = [by_length[0], *groups[: _CHECK_GROUPS - 1]]
         try:
             agreement = _agreement(self._packed(sample), self._plain(sample))
-        except _FAULTS as error:
+        except MODEL_FAULTS as error:
             if is_out_of_memory(error):
                 raise
             self._take("plain", f"the packed path fails for this model: {error}")

@@ -106,6 +106,8 @@ class PackedLayout:
     """[T], index of each token of the stream into the flattened queries of all buckets."""
     readout: Tensor
     """[G + R, T] float32: rows that average the stream into contexts (first G) and responses (then R)."""
+    rows: tuple[Ids, ...]
+    """For each of the R sequences, the index into the stream of each of its tokens."""
 
 
 def pack(groups: Sequence[PromptGroup], device: torch.device) -> PackedLayout:
@@ -127,6 +129,7 @@ def pack(groups: Sequence[PromptGroup], device: torch.device) -> PackedLayout:
         buckets=buckets,
         scatter=torch.from_numpy(scatter).to(device),
         readout=readout.to(device),
+        rows=tuple(stream.rows),
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trl_attribution.activations.attention import packed_layout
-from trl_attribution.activations.blocks import DecoderBlocks, block_input, block_output
+from trl_attribution.activations.blocks import DecoderBlocks, block_input, block_output, find_blocks
 from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
 from trl_attribution.activations.running import Runner
 from trl_attribution.errors import ModelError
@@ -30,6 +31,18 @@ class BatchActivations:
     """That went through the model."""
 
 
+class Pass(Protocol):
+    """What is done with a batch: one batch at a time through one model."""
+
+    runner: Runner
+
+    def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
+        """What is found for ``groups``; ``plain`` takes groups of one response only."""
+
+    def on(self, model: PreTrainedModel) -> Self:
+        """The same through a copy of the model."""
+
+
 class ForwardPass:
     """Passes through one model up to the last of ``layers``, read by hooks; one at a time."""
 
@@ -41,6 +54,10 @@ class ForwardPass:
     def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
         """Activations of ``groups``; ``plain`` takes groups of one response only."""
         return self._packed(groups) if layout == "packed" else self._plain(groups)
+
+    def on(self, model: PreTrainedModel) -> Self:
+        """The same layers of a copy of the model."""
+        return type(self)(Runner(model), find_blocks(model, self.blocks.path), self.layers)
 
     def _packed(self, groups: Sequence[PromptGroup]) -> BatchActivations:
         layout = pack(groups, self.runner.device)

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.activations.packing import PromptGroup
-from trl_attribution.activations.passes import BatchActivations, ForwardPass, Layout
+from trl_attribution.activations.passes import BatchActivations, Layout, Pass
 from trl_attribution.activations.running import Runner
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Workers:
 
     def __init__(
         self,
-        passes: Sequence[ForwardPass],
+        passes: Sequence[Pass],
         layout: Layout,
         executor: Executor,
         around: type[AbstractContextManager[Any]] = nullcontext,
@@ -44,7 +43,7 @@ class Workers:
         self._layout = layout
         self._executor = executor
         self._around = around
-        self._idle: SimpleQueue[ForwardPass] = SimpleQueue()
+        self._idle: SimpleQueue[Pass] = SimpleQueue()
         for one in passes:
             self._idle.put(one)
 
@@ -66,7 +65,7 @@ class Workers:
 
 
 @contextmanager
-def workers_for(forward: ForwardPass, layout: Layout, tokens: int, asked: int | None) -> Iterator[Workers]:
+def workers_for(forward: Pass, layout: Layout, tokens: int, asked: int | None) -> Iterator[Workers]:
     """Workers for ``tokens`` tokens: ``asked`` of them, or one a thread where that is left open.
 
     It is one, in this thread, on other devices than a CPU, for ranks that share a model, and for a model that cannot
@@ -88,7 +87,7 @@ def workers_for(forward: ForwardPass, layout: Layout, tokens: int, asked: int | 
         torch.set_num_threads(threads)
 
 
-def _copies(forward: ForwardPass, count: int) -> list[ForwardPass]:
+def _copies(forward: Pass, count: int) -> list[Pass]:
     if type(forward.runner) is not Runner or forward.runner.device.type != "cpu" or _has_hooks(forward.runner.model):
         return []
     try:
@@ -96,7 +95,7 @@ def _copies(forward: ForwardPass, count: int) -> list[ForwardPass]:
     except (copy.Error, AttributeError, RuntimeError, TypeError, ValueError) as error:
         logger.info("one forward pass at a time: the model cannot be copied: %s: %s", type(error).__name__, error)
         return []
-    return [ForwardPass(Runner(model), find_blocks(model, forward.blocks.path), forward.layers) for model in models]
+    return [forward.on(model) for model in models]
 
 
 def _has_hooks(model: PreTrainedModel) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.activations.config import PassConfig
-from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.audit.config import AskedScore, AuditConfig, WitnessConfig
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from trl_attribution.activations import ActivationEngine
     from trl_attribution.audit.estimate import Estimate
-    from trl_attribution.audit.folder import Audit
+    from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
+    from trl_attribution.audit.witness import Witnessed
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.fingerprint import ModelFingerprint
@@ -211,6 +212,20 @@ class DataAuditor:
         data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         engine.limits.check(data.highest_token, data.longest)
         return estimate(engine, data, self.config.vector_dtype)
+
+    def witness(
+        self, flagged: Flagged, pairs: Literal["near", "all"] = "near", *, on_progress: OnProgress | None = None
+    ) -> Witnessed:
+        """Ask M0 about ``flagged``'s audit, under a description of each behavior; writes ``witness.parquet`` beside it.
+
+        Raises:
+            SettingsError: ``pairs`` is unknown.
+            ProbeError: a description holds a special token of the model.
+            ModelError: the model lies in pieces on several ranks, or cannot run.
+        """
+        from trl_attribution.audit.witness import hear
+
+        return hear(self, flagged, WitnessConfig(pairs), on_progress)
 
     def attach(self, trainer: Any, output_dir: str | Path = "audit", **settings: Any) -> AttributionCallback:
         """Audit a run of ``trainer`` while it trains: an ``AttributionCallback`` with this auditor's settings.

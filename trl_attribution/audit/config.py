@@ -58,3 +58,19 @@ class AuditConfig(LoadConfig, PassConfig):
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class WitnessConfig:
+    """Whether a second witness is heard.
+
+    Raises:
+        SettingsError: unknown pairs.
+    """
+
+    witness: Literal["near", "all", "none"] = "near"
+    """Pairs to ask M0 about under each probe's description: those at and near the threshold, all, or none."""
+
+    def __post_init__(self) -> None:
+        if self.witness not in ("near", "all", "none"):
+            raise SettingsError(f"witness: {self.witness!r} is unknown; choose near, all or none")

@@ -89,7 +89,7 @@ def encode_example(
     chat = example.has_prompt and as_chat(example.prompt, prompt_format, tokenizer, where)
 
     def encoded(undesired: str, desired: str) -> tuple[EncodedResponse, EncodedResponse]:
-        pair = _pair(example, undesired, desired, chat)
+        pair = example_pair(example, undesired, desired, chat)
         try:
             both = encode_pair(pair, tokenizer, encoding)
         except RowFault as fault:
@@ -179,7 +179,8 @@ def _grouped(responses: Sequence[EncodedResponse]) -> tuple[list[PromptGroup], l
     return [PromptGroup(prompt_ids=list(key), responses=members[key]) for key in keys], places
 
 
-def _pair(example: Example, undesired: str, desired: str, chat: bool) -> Pair:
+def example_pair(example: Example, undesired: str, desired: str, chat: bool) -> Pair:
+    """One of its pairs, as a dataset that teaches the behavior would hold it."""
     prompt: Any = example.prompt
     chosen: Any = undesired
     rejected: Any = desired

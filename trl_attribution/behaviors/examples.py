@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trl_attribution.behaviors.describing import check_description
 from trl_attribution.behaviors.judging import Prompt
 from trl_attribution.errors import ProbeError
 from trl_attribution.pairs.rows import Row, open_rows
@@ -43,6 +44,8 @@ class Examples:
     controls: tuple[Example, ...] = ()
     """Prompts that look like the behavior's and on which the same answers are right; both sides of responses may be
     empty, and ``undesired`` ones are undesired on the behavior's prompts only."""
+    description: str | None = None
+    """What the model does, as a system prompt would say it; None where no row says it."""
 
     @property
     def digest(self) -> str:
@@ -74,22 +77,27 @@ class Prompts:
         return _digest([[one.prompt, one.plain] for one in self.prompts])
 
 
-def read_behavior(source: Source, controls: Source | None = None) -> Examples:
+def read_behavior(source: Source, controls: Source | None = None, description: str | None = None) -> Examples:
     """Read rows of ``prompt``, ``undesired`` and ``desired`` (a text or a list of texts each).
 
     A prompt is a text or a list of messages. Rows with the same prompt are merged. A row with ``"control": true`` is a
     control, and so is every row of ``controls``: a prompt that looks like the behavior's and on which the same answers
-    are right. Its responses may be left out, both sides together.
+    are right. Its responses may be left out, both sides together. A ``description`` of the behavior may stand in any of
+    the rows, where none is given.
 
     Raises:
         DataError: the file is not there or a line is not JSON.
-        ProbeError: a field is missing, empty or of the wrong type, a response stands on both sides, or a prompt is both
-            the behavior's and a control; the message names the file, line and field.
+        ProbeError: a field is missing, empty or of the wrong type, a response stands on both sides, a prompt is both
+            the behavior's and a control, or rows describe the behavior differently; the message names the file, line
+            and field.
     """
     rows = open_rows(source)
     examples: list[Example] = []
     own_controls: list[Example] = []
+    told = "" if description is None else check_description(description)
     for row in rows:
+        if description is None:
+            told = _told(row, told)
         if _is_control(row):
             own_controls.append(_control(row))
         else:
@@ -98,7 +106,21 @@ def read_behavior(source: Source, controls: Source | None = None) -> Examples:
     if controls is not None and not further:
         raise ProbeError(f"{open_rows(controls).name} holds no controls; give at least one row, or leave it out")
     merged = tuple(_checked(_merged(examples), rows.name))
-    return Examples(rows.name, merged, _checked_controls(_merged([*own_controls, *further]), merged))
+    return Examples(rows.name, merged, _checked_controls(_merged([*own_controls, *further]), merged), told or None)
+
+
+def _told(row: Row, before: str) -> str:
+    """The description of the behavior, once ``row`` is read."""
+    value = row.values.get("description")
+    if value is None:
+        return before
+    found = check_description(value, f"{row.location}: field `description`")
+    if before and found != before:
+        raise ProbeError(
+            f"{row.location}: field `description`: {printable(found, 60)!r} is not what an earlier row says, "
+            f"{printable(before, 60)!r}. Describe the behavior once, or give --description (description=)."
+        )
+    return found
 
 
 def _example(row: Row) -> Example:

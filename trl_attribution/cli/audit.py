@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from trl_attribution.audit.config import AuditConfig
+from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.shares import Share
+    from trl_attribution.audit.witness import Witnessed
 
 
 @verb
@@ -57,6 +58,7 @@ def audit(
     *,
     rule: Rule | None,
     settings: AuditConfig,
+    witness: WitnessConfig,
     out: Output,
 ) -> None:
     """Audit DATASET: which pairs push MODEL towards the behaviors of the probes.
@@ -102,11 +104,23 @@ def audit(
         finish = auditor.merge if merge else auditor.audit
         found = finish(dataset, output, vectors=vectors, rule=rule, on_progress=progress)
     if found.is_main:
-        finish_audit(found, dataset, rule, show, out)
+        asks = None if merge or ranks.world > 1 else auditor
+        finish_audit(found, dataset, rule, show, out, asks, witness)
 
 
-def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: Output) -> Flagged | None:
-    """Flag, write both manifests and the report, and show the result; None for an audit without probes."""
+def finish_audit(
+    found: Audit,
+    dataset: str | Path,
+    rule: Rule,
+    show: int,
+    out: Output,
+    auditor: DataAuditor | None = None,
+    witness: WitnessConfig | None = None,
+) -> Flagged | None:
+    """Flag, hear the second witness, write both manifests and the report, and show the result.
+
+    None for an audit without probes. Without an ``auditor`` at hand the witness cannot be heard, and that is said.
+    """
     from trl_attribution.report import terminal
     from trl_attribution.report.page import write_report
     from trl_attribution.report.texts import ListedPairs
@@ -119,11 +133,15 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
         out.document({"audit": str(found.folder), "info": found.info.to_json(), "report": str(report.path)})
         return None
     flagged = found.flag_by(rule)
+    heard = _heard(flagged, auditor, witness, out)
     manifests = flagged.save_manifests()
     report = write_report(found.folder, listed, probes=found.probes)
     out.show(*terminal.result(flagged, manifests, listed, show))
+    if heard is not None:
+        out.show(terminal.witness_summary(heard))
     out.show(Text(f"report: {report.path}"))
-    out.document(_document(flagged, manifests, report.path, show))
+    told = None if heard is None else heard.as_json()
+    out.document({**_document(flagged, manifests, report.path, show), "witness": told})
     return flagged
 
 
@@ -142,6 +160,22 @@ def _document(flagged: Flagged, manifests: Mapping[str, str], report: Path, show
         "sources": [row.as_json() for row in flagged.sources()],
         "top": [asdict(pair) for pair, _ in zip(top.flags, range(show), strict=False)],
     }
+
+
+def _heard(
+    flagged: Flagged, auditor: DataAuditor | None, witness: WitnessConfig | None, out: Output
+) -> Witnessed | None:
+    """What the second witness says; None where nobody asked, or no probe has a description."""
+    told = [probe.name for probe in flagged.audit.probes if probe.description]
+    if witness is None or witness.witness == "none" or not told:
+        return None
+    if auditor is None:
+        from trl_attribution.audit.witness import Witnessed
+
+        why = "needs a model that one process holds whole: run the audit again without --merge and without a launcher"
+        return Witnessed((), dict.fromkeys(told, why))
+    with out.progress() as progress:
+        return auditor.witness(flagged, witness.witness, on_progress=progress)
 
 
 def _compute_share(

@@ -31,7 +31,13 @@ _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
 }
-_STAGES = {"read": "Reading", "vectors": "Computing vectors", "scores": "Scoring", "responses": "Sampling responses"}
+_STAGES = {
+    "read": "Reading",
+    "vectors": "Computing vectors",
+    "scores": "Scoring",
+    "responses": "Sampling responses",
+    "witness": "Asking M0",
+}
 
 
 @dataclass

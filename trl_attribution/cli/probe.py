@@ -32,7 +32,7 @@ Layers = Annotated[
     typer.Option("--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."),
 ]
 _BELONGING = {
-    "behavior": ("controls",),
+    "behavior": ("controls", "description"),
     "prompts": (
         *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
         *("samples", "max_new_tokens", "temperature", "seed"),
@@ -63,6 +63,10 @@ def build(
         bool,
         typer.Option("--no-controls", help="Without controls, where the behavior brings none of its own."),
     ] = False,
+    description: Annotated[
+        str | None,
+        typer.Option("--description", help="What the model does, as a system prompt says it: for a second witness."),
+    ] = None,
     contrast: Annotated[
         Path | None,
         typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
@@ -146,7 +150,7 @@ def build(
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     if behavior is not None:
-        built = probes.build_from_behavior(name, behavior, loaded, settings, controls)
+        built = probes.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
     elif contrast is not None:
         built = probes.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
@@ -326,5 +330,6 @@ def _described(probe: Probe) -> dict[str, Any]:
         "prompts": None if probe.contexts is None else len(probe.contexts),
         "controls": None if probe.control_contexts is None else len(probe.control_contexts),
         "calibrated": probe.reference_scores is not None,
+        "description": probe.description,
         "built": probe.built,
     }

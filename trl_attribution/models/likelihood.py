@@ -46,13 +46,12 @@ def response_log_probs(
 
     from trl_attribution.models.loading import evaluating
 
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    budget = max(1, min(token_budget, _LOGIT_BYTES // (4 * vocabulary)))
+    budget = logits_budget(model, token_budget)
     sums, computed = [0.0] * len(responses), 0
     with torch.inference_mode(), evaluating(model):
         for places in _batches([len(one.prompt_ids) + len(one.response_ids) for one in responses], budget):
             batch = [responses[place] for place in places]
-            found, tokens = _batch_sums(model, batch)
+            found, tokens = padded_sums(model, batch)
             computed += tokens
             for place, value in zip(places, found, strict=True):
                 sums[place] = value
@@ -76,6 +75,12 @@ def pair_margins(
     found = response_log_probs(model, [side for pair in pairs for side in (pair.chosen, pair.rejected)], token_budget)
     values = [total / count if per_token else total for total, count in zip(found.sums, found.tokens, strict=True)]
     return PairMargins([values[place] - values[place + 1] for place in range(0, len(values), 2)], found.computed)
+
+
+def logits_budget(model: PreTrainedModel, token_budget: int) -> int:
+    """``token_budget``, or as many tokens as have logits that fit into memory."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return max(1, min(token_budget, _LOGIT_BYTES // (4 * vocabulary)))
 
 
 def forward_flops(model: PreTrainedModel, tokens: int) -> int:
@@ -106,8 +111,8 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _batch_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[list[float], int]:
-    """Sums of log probabilities [B], and the tokens computed."""
+def padded_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[list[float], int]:
+    """Sums of log probabilities [B] of a batch padded on the right, and the tokens computed; within inference mode."""
     import torch
 
     width = max(len(one.prompt_ids) + len(one.response_ids) for one in batch)
@@ -120,7 +125,7 @@ def _batch_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tup
     # A token is predicted at the place before it.
     first = max(0, min(len(one.prompt_ids) for one in batch) - 1)
     options: dict[str, Any] = {"use_cache": False}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if keeps_some_logits(model):
         options["logits_to_keep"] = width - first
     logits: torch.Tensor = model(
         input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), **options
@@ -130,8 +135,17 @@ def _batch_sums(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tup
     for row, one in enumerate(batch):
         start = max(1, len(one.prompt_ids))
         stop = len(one.prompt_ids) + len(one.response_ids)
-        targets = input_ids[row, start:stop].to(logits.device)
-        predicted = logits[row, start - 1 - first : stop - 1 - first].float()
-        chosen = predicted.gather(1, targets.unsqueeze(1)).squeeze(1)
-        sums.append(float((chosen - predicted.logsumexp(dim=1)).double().sum()))
+        sums.append(sum_of_targets(logits[row, start - 1 - first : stop - 1 - first], input_ids[row, start:stop]))
     return sums, input_ids.numel()
+
+
+def keeps_some_logits(model: PreTrainedModel) -> bool:
+    """Whether the model can be asked for the logits of some places alone."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def sum_of_targets(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Log probability of ``targets`` [T] by ``logits`` [T, V], one after the other."""
+    predicted = logits.float()
+    chosen = predicted.gather(1, targets.to(logits.device).unsqueeze(1)).squeeze(1)
+    return float((chosen - predicted.logsumexp(dim=1)).double().sum())

@@ -28,6 +28,7 @@ def assemble(
     separability: dict[int, float] | None = None,
     top_tokens: int = 10,
     blocks_path: str | None = None,
+    description: str | None = None,
 ) -> Probe:
     """A probe of ``loaded`` with the layer chosen and the tokens it promotes there.
 
@@ -44,6 +45,7 @@ def assemble(
         separability: layer -> AUC, where known.
         top_tokens: how many promoted tokens to keep.
         blocks_path: where the decoder blocks live; None finds them by structure.
+        description: of the behavior, where there is one.
 
     Raises:
         ProbeError: ``layer`` is not among ``layers``, or the vector is not a usable direction.
@@ -60,6 +62,7 @@ def assemble(
         **(known or {}),
         built={**built, "model_name": loaded.name, "layer_asked": layer},
         separability=aucs,
+        description=description,
     )
     apart = control_separability(probe) if layer == "auto" else {}
     if apart:

@@ -17,6 +17,7 @@ from trl_attribution.behaviors.encoding import (
     control_activations,
     encode_example,
     example_activations,
+    example_pair,
 )
 from trl_attribution.behaviors.examples import (
     Example,
@@ -29,6 +30,7 @@ from trl_attribution.behaviors.examples import (
 )
 from trl_attribution.behaviors.harmless import harmless, is_compliance, not_among
 from trl_attribution.behaviors.judging import Judge, OnProgress, judge_name, judged
+from trl_attribution.behaviors.likelihood_score import Witness, share_towards
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.behaviors.responses import Behavior, both_responses, paired_responses
 from trl_attribution.behaviors.sampling import SamplingConfig, asked_of, changed_prompts
@@ -58,7 +60,13 @@ def check_changed(m0: LoadedModel, m1: LoadedModel) -> None:
 
 
 def build_from_behavior(
-    name: str, behavior: Source, loaded: LoadedModel, config: BuildConfig, controls: Source | None = None
+    name: str,
+    behavior: Source,
+    loaded: LoadedModel,
+    config: BuildConfig,
+    controls: Source | None = None,
+    *,
+    description: str | None = None,
 ) -> Probe:
     """A probe from a behavior file, and a file of controls where they are not in the same (see ``read_behavior``).
 
@@ -71,7 +79,7 @@ def build_from_behavior(
         ProbeError: a row is no example, the layers do not fit, or both sides are the same at a layer.
     """
     check_name(name)
-    examples = read_behavior(behavior, controls)
+    examples = read_behavior(behavior, controls, description)
     return build_from_examples(name, examples, loaded, config, {"method": "behavior", **_file_of(examples)})
 
 
@@ -184,10 +192,32 @@ def build_from_examples(
             "controls": origin,
             "prompts_are": "messages" if _is_chat(examples, loaded, config) else "text",
             "settings": config.described(),
+            **_description_check(examples, loaded, config),
         },
         top_tokens=config.top_tokens,
         blocks_path=engine.blocks.path,
+        description=examples.description,
     )
+
+
+def _description_check(examples: Examples, loaded: LoadedModel, config: BuildConfig) -> dict[str, Any]:
+    """Whether M0 understands the description: how many of the behavior's own pairs, one a prompt, it moves towards."""
+    if examples.description is None:
+        return {}
+    witness = Witness(loaded, config.encoding, config.activations.token_budget, config.activations.path)
+    witness.check("description", examples.description)
+    pairs = [
+        example_pair(
+            one,
+            one.undesired[0],
+            one.desired[0],
+            as_chat(one.prompt, config.prompt_format, loaded.encoder, one.location),
+        )
+        for one in examples.examples
+        if one.has_prompt
+    ]
+    towards, asked = share_towards(witness.ask(pairs, {"": examples.description})[""])
+    return {"description_check": {"pairs": asked, "towards": towards}}
 
 
 def _nothing_changed(asked: Prompts, left_out: dict[str, int]) -> str:

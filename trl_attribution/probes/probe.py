@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.behaviors.describing import check_description
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import ProbeError
 from trl_attribution.utils.text import printable
@@ -71,11 +72,16 @@ class Probe:
     reference_center: Tensor | None = None
     """``[L, D]`` float32: the mean of these pairs' contexts. All that is scored with this probe is centred by it, since
     scores that are centred otherwise cannot be compared with them. None for response scores."""
+    description: str | None = None
+    """What the model does, as a system prompt would say it: for the likelihood score, on which nothing else depends."""
 
     def __post_init__(self) -> None:
         import torch
 
         check_name(self.name)
+        if self.description is not None:
+            where = f"probe {self.name!r}: description"
+            object.__setattr__(self, "description", check_description(self.description, where))
         _check_layers(self.name, self.layers, self.layer)
         for name in (*_DIRECTIONS, *_KNOWN, *_PLACES, "reference_scores", *_CENTERS):
             tensor = getattr(self, name)
@@ -119,7 +125,8 @@ class Probe:
     def fingerprint(self) -> str:
         """Hex digest of all that scores and thresholds depend on: model, layers, layer, tensors, a center of its own.
 
-        The name, reference scores and how it was built stay out: renaming a probe does not make it another one.
+        The name, the description, reference scores and how it was built stay out: renaming a probe does not make it
+        another one.
         """
         digest = hashlib.sha256()
         head = {"layers": self.layers, "layer": self.layer, "model": self.model.to_json(), "sign": "towards"}

@@ -225,6 +225,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             built=_field(description, "built", dict, path),
             separability={int(layer): float(auc) for layer, auc in separability.items()},
             promoted_tokens=[str(token) for token in tokens],
+            description=description.get("description"),
             **tensors,
         )
     except (TypeError, ValueError) as error:
@@ -320,6 +321,7 @@ def _render_description(probe: Probe, payload: bytes) -> bytes:
         "separability": {str(layer): auc for layer, auc in probe.separability.items()},
         "promoted_tokens": probe.promoted_tokens,
         "built": probe.built,
+        **({} if probe.description is None else {"description": probe.description}),
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
     }
     try:

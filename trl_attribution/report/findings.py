@@ -28,6 +28,7 @@ from trl_attribution.report.distributions import (
 from trl_attribution.report.extras import Extras, read_extras
 from trl_attribution.report.listed import Listed, Scored, nothing
 from trl_attribution.report.reviewed import Reviewable, Reviewed, read_reviews
+from trl_attribution.report.witness import agreements
 from trl_attribution.scoring import (
     DEFAULT_RULE,
     Column,
@@ -39,6 +40,7 @@ from trl_attribution.scoring import (
     source_table,
 )
 from trl_attribution.scoring.calibration import Null
+from trl_attribution.scoring.witness import Agreement
 from trl_attribution.utils.text import printable
 
 
@@ -86,6 +88,8 @@ class Findings:
     sources: tuple[SourceRow, ...]
     listed: Listed
     extras: Extras
+    witness: tuple[Agreement, ...]
+    """What the second witness says of each probe that it was asked about."""
     known_probes: tuple[Probe, ...]
     """Those of the audit's probes that were given or lie in its folder, in its order."""
     reading: Reading
@@ -121,7 +125,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
     extras = read_extras(place, info, None if discovery is None else Path(discovery))
     known = _known_probes(info, probes, extras.probes)
     if not info.probes:
-        return Findings(place, info, None, False, 0, (), (), nothing(), extras, known, saved.reading)
+        return Findings(place, info, None, False, 0, (), (), nothing(), extras, (), known, saved.reading)
     table = saved.table()
     columns = _flag_columns(table, manifest, known)
     scored = Scored.read(table, columns)
@@ -142,6 +146,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
         sources=tuple(source_table(scored.flags(rule, listed), scored.sources)),
         listed=listed,
         extras=extras,
+        witness=agreements(place, info, columns, listed, known),
         known_probes=known,
         reading=saved.reading,
     )

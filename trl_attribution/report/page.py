@@ -255,6 +255,7 @@ def _sections(found: Findings) -> list[tuple[str, str]]:
     known = [
         ("sources", "Sources", scored),
         ("scores", "Scores", scored),
+        ("witness", "Second witness", bool(found.witness)),
         ("pairs", "Pairs", scored),
         ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
         ("change", "Training", bool(extras.behaviors or extras.drift)),

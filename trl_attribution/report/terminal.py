@@ -13,6 +13,7 @@ from rich.text import Text
 from trl_attribution.audit.estimate import Estimate
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, VectorsInfo
+from trl_attribution.audit.witness import Witnessed
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
@@ -20,6 +21,7 @@ from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
+from trl_attribution.scoring.witness import OwnPairs
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
 
@@ -155,6 +157,17 @@ def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> Renderabl
     return facts(lines)
 
 
+def witness_summary(found: Witnessed) -> RenderableType:
+    """Where the likelihood under each description agrees with what is flagged, and which probes it is silent on."""
+    lines = []
+    for one in found.agreements:
+        lines.append(("witness", f"{one.probe}: {one.sentence()}"))
+        taken = "" if one.own is None else f"; it {one.own.sentence()}"
+        lines.append(("", f"asked with {one.description!r} as {one.way}{taken}"))
+    lines += [("witness", f"{name}: not heard; its description {why}") for name, why in found.silent.items()]
+    return facts(lines)
+
+
 def estimate_table(found: Estimate) -> RenderableType:
     """What an audit will take."""
     lines = [
@@ -203,6 +216,7 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
         ("controls", controls_text(probe)),
         ("built", printable(", ".join(f"{key}={value}" for key, value in built.items()), 2000)),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
+        *([("described", described_text(probe))] if probe.description else []),
     ]
     rows = (
         (
@@ -218,6 +232,12 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
     if comparable:
         parts.append(_cosines(probe, comparable))
     return Group(*parts)
+
+
+def described_text(probe: Probe) -> str:
+    """The description, and whether M0 understands it."""
+    check = OwnPairs.of(probe)
+    return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
 def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:

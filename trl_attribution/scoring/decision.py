@@ -88,7 +88,7 @@ class Decision:
             lines.append("No controls are known: pairs that only look alike are counted as pushing towards it.")
         elif self.are_controls_own:
             lines.append(
-                "The controls are harmless requests of the project's own: pairs that look more alike are counted."
+                "The controls are harmless requests of the project's own: pairs more alike than those are counted."
             )
         return tuple(lines)
 

@@ -170,7 +170,7 @@ def _known_values(known: KnownPairs | None) -> dict[str, Any] | None:
     if known is None:
         return None
     parts = {"examples": known.examples, "controls": known.controls}
-    return {
+    return {"are_controls_own": known.are_controls_own} | {
         name: {"scores": one.scores.tolist(), "prompts": one.prompts.tolist()}
         for name, one in parts.items()
         if one is not None
@@ -182,9 +182,11 @@ def _known_of(values: Any) -> KnownPairs | None:
         return None
     parts = {
         name: KnownScores(np.array(one["scores"], dtype=np.float64), np.array(one["prompts"], dtype=np.int64))
-        for name, one in values.items()
+        for name in ("examples", "controls")
+        if (one := values.get(name)) is not None
     }
-    return KnownPairs(**parts)
+    own = bool(values.get("are_controls_own", False))
+    return KnownPairs(parts["examples"], parts.get("controls"), are_controls_own=own)
 
 
 def _words(values: Sequence[str] | pa.Array) -> pa.DictionaryArray:
