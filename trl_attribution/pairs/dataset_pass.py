@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.encoding import EncodedPair, Encoder, Encoding, encode_pairs, tokenizer_of
+from trl_attribution.pairs.encoded import EncodedPair
+from trl_attribution.pairs.encoding import Encoder, Encoding, encode_pairs, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
@@ -236,14 +237,13 @@ class _Counter:
         self.ids[pair.pair_id] = None
         self.rows.append(pair.row)
         self.sources.append(pair.source)
-        sides = (encoded.chosen, encoded.rejected)
-        responses = sum(len(side.response_ids) for side in sides)
+        sides = encoded.sides
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
         if longest > self.longest:
             self.longest_pair = encoded
         tokens = (ids for side in sides for ids in (side.prompt_ids, side.response_ids))
         self.highest_token = max(self.highest_token, *(max(ids, default=0) for ids in tokens))
-        self.tokens += len(encoded.chosen.prompt_ids) + responses
+        self.tokens += encoded.tokens
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length
         if encoded.alike is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -61,6 +61,41 @@ def content_ids(
     values = {name: _canonical_json(name, value) for name, value in document.items()}
     exchanged = {**values, "chosen": values["rejected"], "rejected": values["chosen"]}
     return ContentIds(_digest(values), _digest(exchanged))
+
+
+def contrast_ids(
+    prompt: Any,
+    weighted: Sequence[tuple[float, Any]],
+    tools: Any = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> ContentIds:
+    """The id of any contrast, and that of the same one with its weights negated.
+
+    A response with weight 1 and one with -1 are a pair, and have its id. A single response, whose other side are M0's
+    own, is the chosen or the rejected one of a pair without the other. More responses are a list of weights (rounded
+    to six digits) and responses, in their order.
+
+    Raises:
+        RowFault: as for :func:`content_ids`.
+    """
+    signs = [round(weight, 6) for weight, _ in weighted]
+    if signs == [1.0, -1.0]:
+        return content_ids(prompt, weighted[0][1], weighted[1][1], tools, chat_template_kwargs)
+    documents = (_document(prompt, weighted, sign, tools, chat_template_kwargs) for sign in (1, -1))
+    own, flipped = ({name: _canonical_json(name, value) for name, value in one.items()} for one in documents)
+    return ContentIds(_digest(own), _digest(flipped))
+
+
+def _document(
+    prompt: Any, weighted: Sequence[tuple[float, Any]], sign: int, tools: Any, chat_template_kwargs: Any
+) -> dict[str, Any]:
+    extra = without_none(chat_template_kwargs)
+    document = {"prompt": prompt, **({"tools": tools} if tools else {})}
+    document |= {"chat_template_kwargs": extra} if extra else {}
+    if len(weighted) == 1:
+        weight, response = weighted[0]
+        return {**document, ("chosen" if sign * weight > 0 else "rejected"): response}
+    return {**document, "responses": [[round(sign * weight, 6) + 0.0, response] for weight, response in weighted]}
 
 
 def _digest(values: Mapping[str, bytes]) -> str:

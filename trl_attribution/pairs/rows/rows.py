@@ -29,6 +29,8 @@ class Row:
     """The format that ``raw`` is in."""
     written: dict[str, Any] | None = None
     """``stored``, where it was made already."""
+    members: tuple[Row, ...] = ()
+    """All rows of an example that has several, of which this one is the first."""
 
     @property
     def stored(self) -> dict[str, Any]:
