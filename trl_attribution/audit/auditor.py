@@ -198,16 +198,21 @@ class DataAuditor:
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
 
+        Where M0's own responses would be drawn, they count as long as they may become; drawing them comes on top.
+
         Raises:
             DataError: the dataset cannot be read as pairs.
             ModelError, ProbeError: as for :meth:`audit`.
         """
         from trl_attribution.audit.estimate import estimate
+        from trl_attribution.audit.own_responses import assumed
         from trl_attribution.pairs import PairReader
         from trl_attribution.pairs.dataset_pass import pass_over
 
         engine = self.new_engine()
-        data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
+        reader = PairReader(dataset, self.config.reading)
+        reader.own = assumed(self.config.own)
+        data = pass_over(reader, self.model.encoder, self.config.encoding)
         engine.limits.check(data.highest_token, data.longest)
         return estimate(engine, data, self.config.vector_dtype)
 

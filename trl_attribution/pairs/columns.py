@@ -34,7 +34,7 @@ _SHAREGPT_ROLES = {
     "function_call": "assistant",
 }
 _GOOD = frozenset(("true", "1", "1.0", "desirable", "yes"))
-_BAD = frozenset(("false", "0", "0.0", "-1", "-1.0", "undesirable", "no"))
+_BAD = frozenset(("false", "0", "0.0", "undesirable", "no"))
 
 
 def column_of(role: str, columns: Mapping[str, Any], reading: Reading) -> str:

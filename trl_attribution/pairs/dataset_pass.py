@@ -55,7 +55,9 @@ class Survey:
     """What one pass over a dataset shows, before any model is loaded."""
 
     pairs: int
-    """Rows that are pairs, repeats counted."""
+    """Examples, repeats counted: rows that are pairs, or groups of rows."""
+    rows: int
+    """Rows that they are made of."""
     unique: int
     """Different pairs among them."""
     duplicates: list[Duplicate]
@@ -162,7 +164,7 @@ def dataset_info(reader: PairReader, data: DatasetPass, pairs: int) -> dict[str,
         "format": reader.format,
         "eos_token": reader.reading.eos_token,
         "fingerprint": data.survey.fingerprint,
-        "rows": data.survey.pairs + len(data.survey.skipped),
+        "rows": data.survey.rows + len(data.survey.skipped),
         "pairs": pairs,
         "duplicate_rows": data.survey.pairs - data.survey.unique,
         "most_repeated": [asdict(duplicate) for duplicate in data.survey.duplicates],
@@ -227,7 +229,7 @@ class _Counter:
 
     def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
         if isinstance(encoded, RowFault):
-            self.faulty.append(SkippedRow(pair.row, pair.location, encoded.reason))
+            self.faulty += (SkippedRow(row, pair.location, encoded.reason) for row in pair.all_rows)
             if len(self.faults) < SHOWN:
                 self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
         elif pair.pair_id not in self.ids:
@@ -294,7 +296,9 @@ def survey(reader: PairReader) -> Survey:
     ids, flipped, rows = bytearray(), bytearray(), bytearray()
     sources: Counter[str] = Counter()
     fingerprint = FingerprintBuilder()
+    count = 0
     for pair in reader:
+        count += len(pair.all_rows)
         ids += bytes.fromhex(pair.pair_id)
         flipped += bytes.fromhex(pair.flipped_id)
         rows += pair.row.to_bytes(4, "little")
@@ -304,6 +308,7 @@ def survey(reader: PairReader) -> Survey:
     row_of = np.frombuffer(rows, dtype="<u4")
     return Survey(
         pairs=sources.total(),
+        rows=count,
         unique=len(unique),
         duplicates=[
             Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))

@@ -154,7 +154,12 @@ def _sequences(ids: Sequence[list[int]], written_alike: bool) -> _Sequences:
     return _Sequences(prompt, prompt_chosen, prompt_rejected, written_alike)
 
 
-def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
+def encode_prompt(
+    prompt: str | Messages,
+    encoder: Encoder,
+    tools: list[dict[str, Any]] | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a prompt by itself, with what the chat template puts before an answer.
 
     Raises:
@@ -162,9 +167,10 @@ def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
     """
     if isinstance(prompt, str):
         return _ids(encoder, prompt)
-    pair = Pair("", "", 0, "", "", prompt, [], [], None, {})
-    ids = _ids(encoder, prompt, add_generation_prompt=True)
-    TemplateCheck(lambda other: [_ids(encoder, other.prompt, add_generation_prompt=True)]).check(pair, [ids])
+    pair = Pair("", "", 0, "", "", prompt, [], [], tools, chat_template_kwargs or {})
+    options = {"tools": tools, **pair.chat_template_kwargs}
+    ids = _ids(encoder, prompt, add_generation_prompt=True, **options)
+    TemplateCheck(lambda other: [_ids(encoder, other.prompt, add_generation_prompt=True, **options)]).check(pair, [ids])
     return ids
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from trl_attribution.pairs.columns import column_of, has_column, in_messages, label_of, number_of, said_in
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
-from trl_attribution.pairs.formats import Form, Pair, Reading, Response, without_eos
+from trl_attribution.pairs.formats import Form, Kind, Pair, Reading, Response, without_eos
 from trl_attribution.pairs.identity import contrast_ids
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages
 from trl_attribution.pairs.rows import Row
@@ -46,6 +46,11 @@ class Question:
     prompt: str | Messages
     tools: list[dict[str, Any]] | None
     chat_template_kwargs: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """What stands in a file of own responses."""
+        values = {"prompt": self.prompt, "tools": self.tools, "chat_template_kwargs": self.chat_template_kwargs}
+        return {name: value for name, value in values.items() if value or name == "prompt"}
 
 
 def read_example(
@@ -110,7 +115,7 @@ def questions_of(pair: Pair) -> list[Question]:
 
 @dataclass(frozen=True)
 class _Contrast:
-    kind: str
+    kind: Kind
     weighted: list[tuple[float, tuple[str | Messages, str | Messages]]]
 
     @property
@@ -203,8 +208,8 @@ def _checked(values: Mapping[str, Any], reading: Reading, form: Form | None) -> 
         raise RowFault(
             "not_text",
             names[1],
-            f"prompt and completion are {type(prompt).__name__} and {type(completion).__name__}. Write both as text, or "
-            "both as messages.",
+            f"prompt and completion are {type(prompt).__name__} and {type(completion).__name__}. Write both as text, "
+            "or both as messages.",
         )
     if isinstance(completion, str):  # as rollout logs of other tools have it
         completion = [{"role": "assistant", "content": completion}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
@@ -16,9 +16,10 @@ from trl_attribution.pairs.messages import Messages, check_response, checked_mes
 from trl_attribution.utils.text import printable
 
 FORMATS = ("auto", "trl", "anthropic", "kto", "sft", "rollouts")
-KINDS = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
+Kind = Literal["pair", "kto", "sft", "rollouts"]
+KINDS: dict[str, Kind] = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
 """Formats whose examples are no pairs, and the kind of example; all others hold pairs."""
-EXAMPLES = {"pair": "preference pairs", "kto": "KTO rows", "sft": "SFT rows", "rollouts": "rollouts"}
+EXAMPLES: dict[Kind, str] = {"pair": "preference pairs", "kto": "KTO rows", "sft": "SFT rows", "rollouts": "rollouts"}
 """What messages call the examples of a kind."""
 ROLES = ("completion", "label", "messages", "reward", "advantage", "step", "group")
 """What the columns of other kinds of examples hold, and what they are called unless :attr:`Reading.columns` says so."""
@@ -38,7 +39,8 @@ class Reading:
     source_column: str = "source"
     """Column that says where a pair comes from; without it every pair's source is "all"."""
     format: str = "auto"
-    """``trl`` pairs as DPOTrainer reads them, ``anthropic`` transcripts, ``kto``, ``sft``, ``rollouts``; or ``auto``."""
+    """``trl`` as DPOTrainer reads pairs, ``anthropic`` for raw transcripts, ``kto``, ``sft`` or ``rollouts`` for other
+    kinds of examples, ``auto`` to decide on the columns and the first row."""
     columns: str = ""
     """Other columns of KTO, SFT and rollout rows: ROLE=COLUMN, comma-separated; roles: completion, label, messages,
     reward, advantage, step, group."""
@@ -65,7 +67,7 @@ class Reading:
         return self._named().get(role, role)
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """The kind of example: ``pair``, ``kto``, ``sft`` or ``rollouts``; of ``auto`` that is not known yet."""
         return KINDS.get(self.format, "pair")
 
@@ -119,7 +121,7 @@ class Pair:
     """Tool schemas that the chat template gets."""
     chat_template_kwargs: dict[str, Any]
     """Further arguments that the chat template gets."""
-    kind: str = "pair"
+    kind: Kind = "pair"
     """What it is an example of: ``pair``, ``kto``, ``sft`` or ``rollouts``."""
     further: tuple[Response, ...] = ()
     weights: tuple[float, ...] = (1.0, -1.0)
@@ -150,7 +152,7 @@ class Form:
     """Messages, not text."""
     anthropic: bool
     """Raw transcripts."""
-    kind: str = "pair"
+    kind: Kind = "pair"
     """What the rows are examples of."""
 
     def __str__(self) -> str:

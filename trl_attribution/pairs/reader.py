@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
@@ -14,7 +14,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
-from trl_attribution.pairs.formats import EXAMPLES, Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.formats import EXAMPLES, Form, Kind, Pair, Reading, form_of, read_pair
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
 from trl_attribution.pairs.unsupported import refuse_unsupported
@@ -32,7 +32,7 @@ _OTHER_NAMES = {
 }
 _PROMPT_NAMES = ("prompt", "prompts", "instructions", "user_prompt", *_OTHER_NAMES["prompt"])
 _FEW_WORDS = 3
-_GROUPED = {"kto": by_label, "rollouts": by_group}
+_GROUPED: dict[Kind, Callable[[Iterable[Row], Reading], Units]] = {"kto": by_label, "rollouts": by_group}
 """Kinds of examples that may have several rows, and how these are found."""
 
 
@@ -79,7 +79,7 @@ class PairReader:
         self._units: Units | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """What the dataset holds examples of: ``pair``, ``kto``, ``sft`` or ``rollouts``."""
         return self.reading.kind
 
@@ -142,7 +142,8 @@ class PairReader:
                 if not harmless:
                     faults.add(row, fault)
                 if harmless or not refuse:
-                    self.skipped.append(SkippedRow(row.index, row.location, fault.reason))
+                    members = row.members or (row,)
+                    self.skipped += (SkippedRow(one.index, one.location, fault.reason) for one in members)
                 continue
             good += 1
             if not (refuse and faults.count):

@@ -144,8 +144,8 @@ def _step_notes(steps: Sequence[Any]) -> Iterator[str]:
     gaps = np.diff(whole)
     if len(gaps) and gaps.min() > 1:
         yield (
-            f"the rollouts are of every {int(gaps.min())}th step: with logging_steps above 1, TRL keeps the completions "
-            "of the last one of these steps only. What the others taught is not here"
+            f"the rollouts are of every {int(gaps.min())}th step: with logging_steps above 1, TRL keeps the "
+            "completions of the last one of these steps only. What the others taught is not here"
         )
 
 

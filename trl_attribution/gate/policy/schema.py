@@ -63,6 +63,7 @@ _READING = Taken(
         "rejected_column": Name,
         "source_column": Name,
         "format": one_of(*FORMATS),
+        "columns": str,
         "split": str | None,
         "on_bad_row": one_of(*BAD_ROW_RULES),
     },

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.compute import compute_shards, in_shards
+from trl_attribution.audit.own_responses import FILE_NAME, draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
@@ -20,6 +21,8 @@ from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.pairs.examples import questions_of
+from trl_attribution.pairs.own_responses import made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
@@ -96,6 +99,7 @@ class Supplier:
         self._needed = materials
         self._trust_remote_code = trust_remote_code
         self._on_progress = on_progress
+        self._own = ""
 
     def supply(self, inventory: Inventory, positions: Integers) -> Supply:
         """The vectors of the pairs at ``positions``.
@@ -108,6 +112,9 @@ class Supplier:
         """
         ids = inventory.ids_at(positions)
         cache = self._cache()
+        if inventory.lacks_own:
+            made = {"model_fingerprint": self._needed.model_fingerprint, **self._policy.compute.own.how}
+            self._own = made_digest(made)
         elsewhere = self._made_elsewhere()
         stores, missing = self._stored(ids, elsewhere, cache)
         if not missing:
@@ -115,12 +122,20 @@ class Supplier:
         wanted = self._wanted_rows(inventory, positions, set(missing))
         self._check_computable(inventory, wanted)
         dtype = stores[-1].settings.compute_dtype if stores else None
-        run = _Computation(self._auditor(dtype), cache)
+        run = _Computation(self._auditor(dtype), cache, self._own)
+        if inventory.lacks_own:
+            self._answer(run, inventory, wanted)
         unusable = run.compute(inventory, wanted, lambda done: self._on_progress("vectors", done, len(wanted)))
         self._refuse_unusable(inventory, [row for _, row in unusable])
         computed = len(missing) - len(unusable)
         stores = [*([elsewhere] if elsewhere is not None else []), cache.store(run.settings)]
         return Supply(tuple(stores), self._needed.layers, computed, len(ids) - len(missing), tuple(unusable))
+
+    def _answer(self, run: _Computation, inventory: Inventory, wanted: dict[int, int]) -> None:
+        """Have M0 draw its own responses to the prompts of the ``wanted`` rows, and keep them beside the vectors."""
+        asked = (question for _, pair in _rows(inventory, wanted) for question in questions_of(pair))
+        path = self._file.path(self._policy.cache.folder) / FILE_NAME
+        inventory.reader.own = draw(asked, run.model, self._policy.compute.own, path)
 
     def stored(self, pair_ids: Sequence[str]) -> Supply:
         """The vectors of pairs of which only the ids are known.
@@ -201,6 +216,7 @@ class Supplier:
             compute_dtype=dtype,
             max_length=policy.encoding.max_length,
             truncation_mode=policy.encoding.truncation_mode,
+            own_responses=self._own,
         )
 
     def _made_elsewhere(self) -> VectorStore | None:
@@ -252,11 +268,12 @@ class Supplier:
 class _Computation:
     """M0 at work: missing pairs in, shards of the cache out."""
 
-    def __init__(self, auditor: DataAuditor, cache: VectorCache) -> None:
+    def __init__(self, auditor: DataAuditor, cache: VectorCache, own_responses: str = "") -> None:
         self._auditor = auditor
         self._engine = auditor.new_engine()
         self._cache = cache
-        self.settings = auditor.store_settings(self._engine)
+        self.settings = replace(auditor.store_settings(self._engine), own_responses=own_responses)
+        self.model = auditor.model
         self._shards: list[Path] = []
 
     def compute(
