@@ -270,6 +270,17 @@ def test_rows_of_a_group_are_found_wherever_they_stand() -> None:
     assert {group.chosen for group in groups} == {"a 3", "b 3", "c 3"}
 
 
+def test_dumps_of_verl_are_read() -> None:
+    rows = [
+        {"input": f"Q{number // 2}", "output": f"A{number}", "gts": "x", "score": float(number), "step": 1}
+        for number in range(4)
+    ]
+    assert [(pair.kind, pair.prompt, pair.chosen, pair.rejected) for pair in read(rows)] == [
+        ("rollouts", "Q0", "A1", "A0"),
+        ("rollouts", "Q1", "A3", "A2"),
+    ]
+
+
 def test_a_prompt_that_was_drawn_for_twice_is_two_groups() -> None:
     def group(prompt: str) -> Rows:
         return [{"prompt": prompt, "completion": f"{n}", "advantage": n, "step": 1} for n in (-1.0, 0.0, 1.0)]
@@ -335,6 +346,7 @@ def test_columns_of_other_tools_are_read(row: Mapping[str, Any], reading: Readin
         ([{"prompt": "P", "completions": ["a"], "labels": [True]}], "stepwise supervision (PRM)"),
         ([{"prompt": [user("P")]}], "prompt-only dataset"),
         ([{"text": "Once upon a time"}], "plain text for language modeling"),
+        ([{"prompt_tokens": [1], "response_tokens": [2], "reward": 1.0}], "rollouts as token ids"),
         ([{"input_ids": [1, 2], "labels": [1, 2]}], "tokenized dataset"),
         ([{"prompt": "P", "completion": "C", "label": True, "image": "x.png"}], "vision dataset"),
     ],

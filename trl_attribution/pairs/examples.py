@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from trl_attribution.pairs.columns import column_of, has_column, in_messages, label_of, number_of, said_in
+from trl_attribution.pairs.columns import column_of, format_of, has_column, in_messages, label_of, number_of, said_in
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
-from trl_attribution.pairs.formats import Form, Kind, Pair, Reading, Response, without_eos
+from trl_attribution.pairs.formats import KINDS, Form, Kind, Pair, Reading, Response, without_eos
 from trl_attribution.pairs.identity import contrast_ids
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages
 from trl_attribution.pairs.rows import Row
@@ -88,6 +88,18 @@ def read_example(
     if not whole.balanced:
         whole = whole.against(own, tools, extra)
     return whole.pair(row, ids, tools, extra, source_of(row.values, reading.source_column, default_source))
+
+
+def read_single(values: Mapping[str, Any], reading: Reading) -> Pair | None:
+    """One row that is an example by itself, and no pair; None where it is read as a pair.
+
+    Raises:
+        RowFault: it is no such example.
+    """
+    found = format_of(values, reading) if reading.format == "auto" else reading.format
+    if found not in KINDS:
+        return None
+    return read_example(Row(0, "row 0", dict(values)), replace(reading, format=found), None, "all")
 
 
 def form_of_example(values: Mapping[str, Any], reading: Reading) -> Form:

@@ -21,6 +21,9 @@ KINDS: dict[str, Kind] = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
 """Formats whose examples are no pairs, and the kind of example; all others hold pairs."""
 EXAMPLES: dict[Kind, str] = {"pair": "preference pairs", "kto": "KTO rows", "sft": "SFT rows", "rollouts": "rollouts"}
 """What messages call the examples of a kind."""
+ONE_EXAMPLE: dict[Kind, str] = {"pair": "pair", "kto": "KTO example", "sft": "SFT example", "rollouts": "rollout group"}
+"""What a single example of a kind is called."""
+OWN_SHOWN = "(M0's own responses)"
 ROLES = ("completion", "label", "messages", "reward", "advantage", "step", "group")
 """What the columns of other kinds of examples hold, and what they are called unless :attr:`Reading.columns` says so."""
 BAD_ROW_RULES = ("error", "skip")
@@ -132,6 +135,14 @@ class Pair:
     """M0's own responses to the prompt are the other side, and are not at hand: one of the two sides is empty."""
 
     @property
+    def shown(self) -> tuple[str | Messages, str | Messages, str | Messages]:
+        """Prompt, chosen and rejected for people: M0's own responses by name where they are not at hand."""
+        if not self.lacks_own:
+            return self.prompt, self.chosen, self.rejected
+        own: Any = [{"role": "assistant", "content": OWN_SHOWN}] if self.conversational else OWN_SHOWN
+        return self.prompt, self.chosen or own, self.rejected or own
+
+    @property
     def all_rows(self) -> tuple[int, ...]:
         """Every row that it is made of."""
         return self.rows or (self.row,)
@@ -169,9 +180,13 @@ def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
         reading: how its columns are named and read; by default as TRL names them, transcripts recognized.
 
     Raises:
-        RowFault: the row is no preference pair; a ``DataError`` that names the field and the fix.
+        RowFault: the row is no preference pair or other example; a ``DataError`` that names the field and the fix.
     """
-    return read_pair(example, reading or Reading()).pair_id
+    from trl_attribution.pairs.examples import read_single
+
+    reading = reading or Reading()
+    other = read_single(example, reading)
+    return read_pair(example, reading).pair_id if other is None else other.pair_id
 
 
 def read_pair(

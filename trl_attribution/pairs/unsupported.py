@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.formats import Reading
+from trl_attribution.pairs.formats import EXAMPLES, Reading
 from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs.reader import PairReader
 
 _BESIDE = frozenset(("source", "id", "answer", "solution", "ground_truth", "meta"))
 _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
@@ -14,6 +18,11 @@ _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
         frozenset(("input_ids",)),
         "a tokenized dataset",
         "Token ids are no text: give the dataset that they were made from",
+    ),
+    (
+        frozenset(("prompt_tokens", "response_tokens")),
+        "rollouts as token ids, as open-instruct writes them",
+        "Decode both columns with the tokenizer that made them, special tokens included, into prompt and completion",
     ),
     (
         frozenset(("prompt", "completions", "labels")),
@@ -55,3 +64,17 @@ def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> N
         if needed <= set(columns) and (len(needed) > 1 or "input_ids" in needed or set(columns) <= needed | _BESIDE):
             shown = printable(", ".join(columns))
             raise DataError(f"{name}: is {kind} (columns: {shown}), which cannot be audited. {advice}.")
+
+
+def require_pairs(reader: PairReader, verb: str) -> PairReader:
+    """Refuse a dataset of other examples than pairs, for work that knows pairs alone.
+
+    Raises:
+        DataError: it holds others.
+    """
+    if reader.kind != "pair":
+        raise DataError(
+            f"{reader.source.name}: holds {EXAMPLES[reader.kind]}, and {verb} works on preference pairs only. Audit it "
+            "instead, and read the report."
+        )
+    return reader

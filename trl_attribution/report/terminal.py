@@ -57,7 +57,7 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
         pair = pairs[found.pair_id]
         where = Text(printable(pair.source, 40))
         where.append(f"\n{printable(pair.location, 60)}\n{found.probe}, layer {found.layer}", style="dim")
-        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
+        sides = [_last_message(side) for side in pair.shown]
         numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
@@ -218,7 +218,7 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
 
 
 def _pairs_line(dataset: DatasetInfo) -> str:
-    parts = [f"{counted(dataset.pairs, 'different pair')} in {counted(dataset.rows, 'row')}"]
+    parts = [f"{counted(dataset.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"]
     if dataset.duplicate_rows:
         parts.append(f"{dataset.duplicate_rows:,} rows repeat a pair")
     if dataset.contradictions:

@@ -34,7 +34,7 @@ def listed(outcomes: Sequence[Outcome], docket: Docket, most: int) -> tuple[Rule
     found = {
         row.index: _Found(
             docket.places.of(row.index, row.location),
-            Excerpt(_excerpt(pair.prompt), _excerpt(pair.chosen), _excerpt(pair.rejected)),
+            Excerpt(*map(_excerpt, pair.shown)),
         )
         for row, pair in rows_again(docket.inventory.reader, wanted)
     }

@@ -22,7 +22,7 @@ from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.examples import questions_of
-from trl_attribution.pairs.own_responses import made_digest
+from trl_attribution.pairs.own_responses import OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
@@ -113,8 +113,7 @@ class Supplier:
         ids = inventory.ids_at(positions)
         cache = self._cache()
         if inventory.lacks_own:
-            made = {"model_fingerprint": self._needed.model_fingerprint, **self._policy.compute.own.how}
-            self._own = made_digest(made)
+            self._own = self._own_digest()
         elsewhere = self._made_elsewhere()
         stores, missing = self._stored(ids, elsewhere, cache)
         if not missing:
@@ -133,9 +132,19 @@ class Supplier:
 
     def _answer(self, run: _Computation, inventory: Inventory, wanted: dict[int, int]) -> None:
         """Have M0 draw its own responses to the prompts of the ``wanted`` rows, and keep them beside the vectors."""
+        if self._policy.own_responses.file is not None:
+            inventory.reader.own = OwnFile(self._file.path(self._policy.own_responses.file))
+            return
         asked = (question for _, pair in _rows(inventory, wanted) for question in questions_of(pair))
         path = self._file.path(self._policy.cache.folder) / FILE_NAME
-        inventory.reader.own = draw(asked, run.model, self._policy.compute.own, path)
+        inventory.reader.own = draw(asked, run.model, self._policy.own_responses, path)
+
+    def _own_digest(self) -> str:
+        """What vectors are bound to whose other side are M0's own responses."""
+        config = self._policy.own_responses
+        if config.file is not None:
+            return OwnFile(self._file.path(config.file)).digest
+        return made_digest({"model_fingerprint": self._needed.model_fingerprint, **config.how})
 
     def stored(self, pair_ids: Sequence[str]) -> Supply:
         """The vectors of pairs of which only the ids are known.
