@@ -18,7 +18,7 @@ from tests.tiny import build_tiny_model
 from trl_attribution.audit.own_responses import FILE_NAME
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.errors import DataError, ModelError, SettingsError
-from trl_attribution.gate.check import run_gate
+from trl_attribution.gate.check import GateOptions, run_gate
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
@@ -116,6 +116,7 @@ def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded
         per_device_train_batch_size=8,
         max_completion_length=6,
         log_completions=True,
+        num_completions_to_print=1,
         logging_steps=1,
     )
     prompts = Dataset.from_list([{"prompt": row["prompt"]} for row in pair_rows(4)])
@@ -133,7 +134,7 @@ def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded
     manifest = Manifest.load(audit.flag(top_k=4).save_manifests()["filter"])
     report = manifest.apply_file(logs, tmp_path / "cleaned")
     assert report.filtered == 4 * len(manifest.decisions)
-    assert manifest.check_file(logs, tmp_path / "cleaned") == report
+    assert manifest.check_file(logs, tmp_path / "cleaned").filtered == report.filtered
 
 
 def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: LoadedModel, probe: Probe) -> None:
@@ -148,9 +149,9 @@ def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: Lo
         "rules": {"probes": {"rude": {"max_score": -1}}},
     }
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
-    found = run_gate(load_policy(tmp_path / "gate.yaml"), data)
+    found = run_gate(load_policy(tmp_path / "gate.yaml"), data, GateOptions())
     assert found.verdict.computed == found.verdict.examined == 8
-    again = run_gate(load_policy(tmp_path / "gate.yaml"), data)
+    again = run_gate(load_policy(tmp_path / "gate.yaml"), data, GateOptions())
     assert (again.verdict.computed, again.verdict.cached) == (0, 8)
     audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     assert audit.scores is not None
