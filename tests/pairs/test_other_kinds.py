@@ -370,6 +370,14 @@ def test_a_label_that_is_none_is_a_fault_with_its_row(tmp_path: Path) -> None:
         Reading(columns="answer")
 
 
+def test_a_completion_with_both_labels_is_a_fault() -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (True, False)]
+    rows += [{"prompt": "c", "completion": text, "label": text == "d"} for text in "de"]
+    reader = PairReader(rows, Reading(on_bad_row="skip"))
+    assert [pair.prompt for pair in reader] == ["c"]
+    assert [(row.row, row.reason) for row in reader.skipped] == [(0, "identical_responses"), (1, "identical_responses")]
+
+
 def test_examples_without_own_responses_cannot_be_encoded(tokenizer: PreTrainedTokenizerFast) -> None:
     (fault,) = encode_pairs(read([{"prompt": "a", "completion": "b", "label": True}]), tokenizer, Encoding())
     assert isinstance(fault, RowFault)

@@ -83,6 +83,12 @@ def read_example(
         weighted.sort(key=lambda one: one[0] < 0)
     else:
         weighted = [(1 / len(answers), turn) for answers in [_turns(row, reading, said[0])] for turn in answers]
+    if reading.kind == "kto" and len(said) == 2 and said[0].completion == said[1].completion:
+        raise RowFault(
+            "identical_responses",
+            column_of("completion", row.values, reading),
+            "is both desirable and undesirable for this prompt, so that nothing is preferred. Drop one of the rows.",
+        )
     ids = _ids(row, reading, said, weighted, tools, extra)
     whole = _Contrast(reading.kind, weighted)
     if not whole.balanced:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ class BadRow:
     sentence: str
     """What is wrong with it, printable."""
     examined: bool
+    file: Path | None = None
+    line: int | None = None
+    """Where it stands, as :class:`Row` knows it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class _Rows:
             self._add_pair(read)
         else:
             sentence = f"column '{printable(read.field, 60)}' {printable(read.detail, 400)}"
-            self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True))
+            self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True, row.file, row.line))
 
     def _add_pair(self, pair: Pair) -> None:
         self.ids += bytes.fromhex(pair.pair_id)
