@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from trl_attribution.pairs import PairReader, pair_id
 from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.probes import Probe, ProbeRegistry
 
+TODAY = GateOptions(today=datetime.date(2026, 6, 1))
 OWN = OwnConfig(n=2, max_new_tokens=4)
 
 
@@ -102,7 +104,7 @@ def test_sft_rows_are_filtered_and_looked_at(tmp_path: Path, loaded: LoadedModel
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
-    def reward(completions: list[Any], **_columns: Any) -> list[float]:
+    def reward(completions: list[Any], **_columns: Any) -> list[float | None]:
         return [float(len(completion[0]["content"])) for completion in completions]
 
     args = GRPOConfig(
@@ -149,10 +151,11 @@ def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: Lo
         "rules": {"probes": {"rude": {"max_score": -1}}},
     }
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
-    found = run_gate(load_policy(tmp_path / "gate.yaml"), data, GateOptions())
-    assert found.verdict.computed == found.verdict.examined == 8
-    again = run_gate(load_policy(tmp_path / "gate.yaml"), data, GateOptions())
-    assert (again.verdict.computed, again.verdict.cached) == (0, 8)
+    found = run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)
+    examples = len({pair.pair_id for pair in PairReader(data)})
+    assert found.verdict.computed == found.verdict.examined == examples
+    again = run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)
+    assert (again.verdict.computed, again.verdict.cached) == (0, examples)
     audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     assert audit.scores is not None
     assert set(audit.index.pair_ids) == {each.pair_id for each in found.verdict.rules[0].violations}

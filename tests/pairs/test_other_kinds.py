@@ -41,7 +41,8 @@ class Own:
 
 
 def as_kto(pairs: Rows) -> Rows:
-    return unpair_preference_dataset(Dataset.from_list(copy.deepcopy(pairs))).to_list()
+    rows: Rows = unpair_preference_dataset(Dataset.from_list(copy.deepcopy(pairs))).to_list()
+    return rows
 
 
 def as_rollouts(pairs: Rows) -> Rows:
@@ -61,6 +62,12 @@ def read(rows: Any, reading: Reading | None = None, own: Any = None) -> list[Pai
 def encoded(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, limit: int | None = None) -> list[EncodedPair]:
     found = encode_pairs(pairs, tokenizer, Encoding(limit))
     return [one for one in found if isinstance(one, EncodedPair)]
+
+
+def prepared(trainer: Any) -> Rows:
+    """The rows that the trainer trains on."""
+    rows: Rows = trainer.train_dataset.to_list()
+    return rows
 
 
 def naive_vector(model: PreTrainedModel, pair: EncodedPair) -> torch.Tensor:
@@ -153,7 +160,7 @@ def test_kto_tokens_are_those_of_the_trainer(
     trainer = KTOTrainer(
         model, ref_model=make_model("llama"), args=args, train_dataset=dataset, processing_class=tokenizer
     )
-    kept = list(trainer.train_dataset)
+    kept = prepared(trainer)
     # Of no row there is no batch.
     batch = trainer.data_collator(kept) if kept else defaultdict(list)
     expected = [
@@ -190,7 +197,7 @@ def test_sft_tokens_are_those_of_the_trainer(
     trainer = SFTTrainer(make_model("llama"), args=args, train_dataset=dataset, processing_class=tokenizer)
     expected = [
         (list(row["input_ids"]), [label != -100 for label in row["labels"]])
-        for row in trainer.train_dataset
+        for row in prepared(trainer)
         if any(label != -100 for label in row["labels"])  # the others teach nothing, and have a fault here
     ]
     pairs = encoded(read(dataset, own=Own()), tokenizer, limit)
@@ -219,7 +226,7 @@ def test_every_answer_of_a_conversation_is_what_the_trainer_masks_in(
     trainer = SFTTrainer(
         make_model("llama"), args=args, train_dataset=Dataset.from_list(rows), processing_class=with_masks
     )
-    (row,) = trainer.train_dataset
+    (row,) = prepared(trainer)
     (pair,) = encoded(read(rows, own=Own()), with_masks)
     ours = {
         place

@@ -13,6 +13,8 @@ from typing import Any
 from trl_attribution.pairs.faults import RowFault
 
 ID_LENGTH = 32
+KEY_BYTES = 16
+"""Of a :func:`prompt_key`."""
 
 
 def _json_form(value: Any) -> str:
@@ -142,6 +144,12 @@ def _check_json(field: str, value: Any) -> None:
         raise RowFault(
             "not_text", field, f"has no JSON form ({error}). Give text, messages or plain values."
         ) from error
+
+
+def prompt_key(prompt: Any, *further: Any) -> bytes:
+    """What rows with the same prompt share."""
+    content = json.dumps([prompt, *further], sort_keys=True, default=repr).encode()
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
 class FingerprintBuilder:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from trl_attribution.errors import AttributionError, DataError, SettingsError, describe_difference
 from trl_attribution.pairs.examples import Question
-from trl_attribution.pairs.units import prompt_key
+from trl_attribution.pairs.identity import prompt_key
 from trl_attribution.utils.text import json_fault, printable
 
 FORMAT: Final = "trl-attribution own responses"

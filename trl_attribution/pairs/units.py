@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,19 +12,13 @@ import numpy.typing as npt
 from trl_attribution.pairs.columns import column_of, label_of, prompt_of
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Reading
+from trl_attribution.pairs.identity import KEY_BYTES, prompt_key
 from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.text import counted
 
 Integers = npt.NDArray[np.int64]
 
-KEY_BYTES = 16
 _NO_LABEL = 2
-
-
-def prompt_key(prompt: Any, *further: Any) -> bytes:
-    """What rows with the same prompt share."""
-    content = json.dumps([prompt, *further], sort_keys=True, default=repr).encode()
-    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
 @dataclass(frozen=True)
