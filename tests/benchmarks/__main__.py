@@ -23,7 +23,6 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
-    score_study,
     speed,
     steering,
     validation,
@@ -41,7 +40,6 @@ NAMES = (
     "baselines",
     "baseline-effects",
     "judge",
-    "score-options",
     "decisions",
 )
 """Those that run when none is named."""
@@ -64,9 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
-    )
+    parser.add_argument("--cache", type=Path, default=Path(".decisions"), help="decisions: where vectors are kept")
     parser.add_argument(
         "--data",
         type=Path,
@@ -113,8 +109,6 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
             tuple(range(options.seeds)), options.share, options.sentence, options.bergson
         )
         baselines.run(options.output, command, chosen, console)
-    elif name == "score-options":
-        score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "baseline-effects":

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.decision_vectors import SMOLLM2, ReferenceModel, VectorCache, Vectors, second, sets
 from tests.benchmarks.pages import Results, write_page
-from tests.benchmarks.score_options import average_precision
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.separability import choose_layer, control_separability
@@ -286,7 +286,8 @@ def _ranking_row(name: str, rate: float | None, kind: Kind, drawn: Sequence[Draw
 def _precision(draw: Draw, layer: int, kind: Kind) -> float:
     view = View(draw, [str(place) for place in draw.ranked])
     scores = score_view(view, [draw.probe([layer], keeps_pairs=False)], kind, layers=[layer])
-    return average_precision(np.array(scores.of(scores.columns[0]), dtype=np.float64), draw.wanted)
+    values = np.array(scores.of(scores.columns[0]), dtype=np.float64)
+    return float(average_precision_score(draw.wanted, values))
 
 
 def _rate_text(rate: float | None) -> str:

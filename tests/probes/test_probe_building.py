@@ -229,6 +229,11 @@ def test_layers_come_out_ascending_however_they_were_listed(llama: LoadedModel) 
     torch.testing.assert_close(shuffled.vector, build_from_behavior("b", BEHAVIOR, llama, CONFIG).vector)
 
 
+def test_without_layers_the_probe_has_the_one_that_flags_are_taken_at_or_those_worth_trying(llama: LoadedModel) -> None:
+    assert build_from_behavior("b", BEHAVIOR, llama, BuildConfig(layer=2)).layers == (2,)
+    assert build_from_behavior("b", BEHAVIOR, llama, BuildConfig()).layers == (2, 3)
+
+
 def test_the_layer_is_the_most_separable_one_or_the_one_asked_for(llama: LoadedModel) -> None:
     probe = build_from_behavior("b", BEHAVIOR, llama, CONFIG)
     assert set(probe.separability) == set(LAYERS)

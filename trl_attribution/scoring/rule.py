@@ -15,6 +15,16 @@ DEFAULT_FDR = 0.05
 """The rate that pairs are flagged at where no rule is given and a probe keeps no pairs of its own."""
 
 
+def check_recall(recall: float) -> None:
+    """Refuse a recall that no threshold can have.
+
+    Raises:
+        SettingsError: it does not lie between 0 and 1.
+    """
+    if not 0 < recall < 1:
+        raise SettingsError(f"recall must lie between 0 and 1 (0.9 is common), not {recall}")
+
+
 @dataclass(frozen=True)
 class Rule:
     """When a pair is flagged; exactly one of the four is given, or a recall with the rate for probes without pairs.
@@ -51,8 +61,6 @@ class Rule:
         if self.fdr is not None and not 0 < self.fdr < 1:
             raise SettingsError(f"fdr must lie between 0 and 1 (0.05 is common), not {self.fdr}")
         if self.recall is not None:
-            from trl_attribution.scoring.recall import check_recall
-
             check_recall(self.recall)
 
     def check(self, pairs: int) -> None:
