@@ -79,6 +79,8 @@ def test_own_responses_that_do_not_fit_are_refused(tmp_path: Path, loaded: Loade
     with pytest.raises(DataError, match="lacks responses to 1 prompt of"):
         auditor_of(loaded, [probe], own=OwnConfig(file=str(own))).audit(data, tmp_path / "audit")
     assert not (tmp_path / "audit").exists()
+    with pytest.raises(SettingsError, match="no such file: nowhere.jsonl"):
+        auditor_of(loaded, [probe], own=OwnConfig(file="nowhere.jsonl"))
     auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     drawn = OwnConfig(file=str(tmp_path / "audit" / FILE_NAME))
     with pytest.raises(ModelError, match="Its own responses must be M0's"):

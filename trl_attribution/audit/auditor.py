@@ -14,6 +14,7 @@ from trl_attribution.errors import ModelError, ProbeError, SettingsError, descri
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +69,9 @@ class DataAuditor:
         changes = [name for name in ("adapter", "quantization") if getattr(self.config, name) is not None]
         if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
+        given = self.config.own.file
+        if given is not None and not Path(given).is_file():
+            raise SettingsError(f"own responses: no such file: {printable(given, 300)}. Check --own-responses.")
         self.probes = load_probes(probes, self.config.score)
         self.layers = choose_layers(self.config.layers, self.probes, self.config.score)
         self.ranks = ranks
@@ -234,7 +238,17 @@ class DataAuditor:
         from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
-        of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
+        of_trainer = (
+            "adapter",
+            "quantization",
+            "dtype",
+            "device",
+            "encoding",
+            "reading",
+            "own",
+            "path",
+            "trust_remote_code",
+        )
         decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
         decided += ["model"] if self._model is not None else []
         if decided:
