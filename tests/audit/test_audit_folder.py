@@ -21,6 +21,7 @@ def claim_of(
 ) -> FolderClaim:
     survey = Survey(
         pairs=3,
+        rows=3,
         unique=3,
         duplicates=[],
         contradictions=0,

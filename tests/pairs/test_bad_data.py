@@ -531,7 +531,10 @@ def test_streams_and_objects_that_are_no_dataset_are_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Reading(format="sharegpt"), "unknown format 'sharegpt'. Choose one of: auto, trl, anthropic."),
+        (
+            lambda: Reading(format="sharegpt"),
+            "unknown format 'sharegpt'. Choose one of: auto, trl, anthropic, kto, sft, rollouts.",
+        ),
         (lambda: Reading(on_bad_row="ignore"), "unknown on_bad_row 'ignore'. Choose one of: error, skip."),
         (lambda: Encoding(truncation_mode="middle"), "unknown truncation_mode 'middle'. Choose one of: keep_start"),
         (lambda: Encoding(max_length=0), "max_length is 0. Give at least 1, or None for no limit."),

@@ -97,22 +97,23 @@ class ActivationEngine:
         self._path_is_agreed = False
 
     def pair_vectors(self, pairs: Sequence[EncodedPair], on_progress: OnProgress = _silent) -> PairVectors:
-        """Pair and context vectors of ``pairs``, in their order.
+        """Pair and context vectors of ``pairs``, in their order: weighted sums over each one's responses.
 
-        Pairs with the same prompt share its tokens, and equal responses to it are computed once. Where truncation
-        left the two responses of a pair with different prompts, the context is the mean of both.
+        Pairs with the same prompt share its tokens, and equal responses to it are computed once. Where the responses
+        of a pair have different prompts, as truncation may leave them, the context is the mean of these, by the
+        responses' weights.
         """
         groups, places = _group(pairs)
         found = self.activations(groups, on_progress)
         pair = torch.empty(len(pairs), len(self.layers), self.hidden_size)
         context = torch.empty_like(pair)
-        for index, (chosen, rejected) in enumerate(places):
-            pair[index] = found[chosen.group].responses[chosen.response]
-            pair[index] -= found[rejected.group].responses[rejected.response]
-            context[index] = found[chosen.group].context
-            if rejected.group != chosen.group:
-                context[index] += found[rejected.group].context
-                context[index] /= 2
+        for index, sides in enumerate(places):
+            weights = pairs[index].weights
+            pair[index] = weights[0] * found[sides[0].group].responses[sides[0].response]
+            for side, weight in zip(sides[1:], weights[1:], strict=True):
+                pair[index].add_(found[side.group].responses[side.response], alpha=weight)
+            shares = _shares(sides, weights)
+            context[index] = sum(share * found[group].context for group, share in shares.items())
         return PairVectors(pair, context)
 
     def activations(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
@@ -239,8 +240,19 @@ class _Place:
     response: int
 
 
-def _group(pairs: Sequence[EncodedPair]) -> tuple[list[PromptGroup], list[tuple[_Place, _Place]]]:
-    """Prompts and responses of ``pairs``, each once, and where each pair's two responses are."""
+def _shares(sides: Sequence[_Place], weights: Sequence[float]) -> dict[int, float]:
+    """How much each prompt counts among a pair's responses."""
+    found = dict.fromkeys((side.group for side in sides), 0.0)
+    if len(found) == 1:
+        return dict.fromkeys(found, 1.0)
+    for side, weight in zip(sides, weights, strict=True):
+        found[side.group] += abs(weight)
+    total = sum(found.values())
+    return {group: share / total for group, share in found.items()}
+
+
+def _group(pairs: Sequence[EncodedPair]) -> tuple[list[PromptGroup], list[list[_Place]]]:
+    """Prompts and responses of ``pairs``, each once, and where each pair's responses are."""
     index: dict[tuple[int, ...], int] = {}
     responses: list[dict[tuple[int, ...], int]] = []
 
@@ -250,13 +262,7 @@ def _group(pairs: Sequence[EncodedPair]) -> tuple[list[PromptGroup], list[tuple[
             responses.append({})
         return _Place(group, responses[group].setdefault(tuple(response_ids), len(responses[group])))
 
-    places = [
-        (
-            place(pair.chosen.prompt_ids, pair.chosen.response_ids),
-            place(pair.rejected.prompt_ids, pair.rejected.response_ids),
-        )
-        for pair in pairs
-    ]
+    places = [[place(side.prompt_ids, side.response_ids) for side in pair.sides] for pair in pairs]
     groups = [PromptGroup(prompt, list(found)) for prompt, found in zip(index, responses, strict=True)]
     return groups, places
 

@@ -14,6 +14,7 @@ from trl_attribution.errors import ModelError, ProbeError, SettingsError, descri
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,6 +70,9 @@ class DataAuditor:
         changes = [name for name in ("adapter", "quantization") if getattr(self.config, name) is not None]
         if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
+        given = self.config.own.file
+        if given is not None and not Path(given).is_file():
+            raise SettingsError(f"own responses: no such file: {printable(given, 300)}. Check --own-responses.")
         self.probes = load_probes(probes, self.config.score)
         self.layers = choose_layers(self.config.layers, self.probes, self.config.score)
         self.ranks = ranks
@@ -200,16 +204,21 @@ class DataAuditor:
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
 
+        Where M0's own responses would be drawn, they count as long as they may become; drawing them comes on top.
+
         Raises:
             DataError: the dataset cannot be read as pairs.
             ModelError, ProbeError: as for :meth:`audit`.
         """
         from trl_attribution.audit.estimate import estimate
+        from trl_attribution.audit.own_responses import assumed
         from trl_attribution.pairs import PairReader
         from trl_attribution.pairs.dataset_pass import pass_over
 
         engine = self.new_engine()
-        data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
+        reader = PairReader(dataset, self.config.reading)
+        reader.own = assumed(self.config.own)
+        data = pass_over(reader, self.model.encoder, self.config.encoding)
         engine.limits.check(data.highest_token, data.longest)
         return estimate(engine, data, self.config.vector_dtype)
 
@@ -244,7 +253,17 @@ class DataAuditor:
         from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
-        of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
+        of_trainer = (
+            "adapter",
+            "quantization",
+            "dtype",
+            "device",
+            "encoding",
+            "reading",
+            "own",
+            "path",
+            "trust_remote_code",
+        )
         decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
         decided += ["model"] if self._model is not None else []
         if decided:

@@ -10,6 +10,7 @@ from trl_attribution.activations.config import PassConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.utils.dtypes import DTYPES
 
 AskedScore = Literal["auto", "contextual", "response", "controlled"]
@@ -34,6 +35,8 @@ class AuditConfig(LoadConfig, PassConfig):
     """Truncation, as DPOTrainer's."""
     reading: Reading = field(default_factory=Reading)
     """Column names, format, split, and what to do about bad rows."""
+    own: OwnConfig = field(default_factory=OwnConfig)
+    """M0's own responses, the other side of examples that have only one."""
     score: AskedScore = "auto"
     """Kind of score; auto is controlled for probes that know controls, contextual for others that know prompts."""
     shard_size: int = 512

@@ -50,9 +50,7 @@ def estimate(engine: ActivationEngine, data: DatasetPass, vector_dtype: str) -> 
     before = engine.stats.seconds
     engine.pair_vectors(timed)
     seconds = engine.stats.seconds - before
-    sample_tokens = sum(
-        len(pair.chosen.prompt_ids) + len(pair.chosen.response_ids) + len(pair.rejected.response_ids) for pair in timed
-    )
+    sample_tokens = sum(pair.tokens for pair in timed)
     total = seconds * data.tokens / sample_tokens
     pairs = len(data.index)
     bytes_per_value = torch_dtype(vector_dtype).itemsize
@@ -73,4 +71,4 @@ def estimate(engine: ActivationEngine, data: DatasetPass, vector_dtype: str) -> 
 
 
 def _longest(pair: EncodedPair) -> int:
-    return max(len(side.prompt_ids) + len(side.response_ids) for side in (pair.chosen, pair.rejected))
+    return max(len(side.prompt_ids) + len(side.response_ids) for side in pair.sides)

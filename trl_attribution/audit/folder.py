@@ -13,6 +13,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Reading, SkippedRow
 from trl_attribution.pairs.dataset_pass import PairIndex
+from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, source_table
@@ -47,6 +48,11 @@ class Flagged:
         """How much of each source is flagged, strongest evidence first."""
         return source_table(self.flags, self.audit.index.sources)
 
+    @property
+    def actions(self) -> tuple[Literal["filter", "flip"], ...]:
+        """What can be done to examples of this kind."""
+        return ("filter", "flip") if self.audit.reading.kind in ("pair", "kto") else ("filter",)
+
     def to_manifest(self, action: Literal["filter", "flip"]) -> Manifest:
         """A manifest that filters or flips the flagged pairs.
 
@@ -58,6 +64,10 @@ class Flagged:
         """
         if action not in ("filter", "flip"):
             raise SettingsError(f"action: {action!r} is unknown; choose filter or flip")
+        if action not in self.actions:
+            raise SettingsError(
+                f"action: {EXAMPLES[self.audit.reading.kind]} cannot be flipped, they have no other side; choose filter"
+            )
         decisions = tuple(
             Decision(
                 pair_id=found.pair_id,
@@ -79,14 +89,14 @@ class Flagged:
             probe_fingerprints=dict(info.probes),
             rule={**self.flags.rule.as_dict(), "columns": self._columns()},
             counts={"pairs": len(self.audit.index), "left_out_not_towards": len(self.flags) - len(decisions)},
+            kind=self.audit.reading.kind,
             reading=asdict(self.audit.reading),
         )
         return Manifest(header, decisions)
 
     def save_manifests(self) -> dict[str, str]:
-        """Write ``manifest.filter.jsonl`` and ``manifest.flip.jsonl`` into the audit folder: their paths by action."""
-        actions: tuple[Literal["filter", "flip"], ...] = ("filter", "flip")
-        paths = {action: self.audit.folder / f"manifest.{action}.jsonl" for action in actions}
+        """Write ``manifest.filter.jsonl`` and, where it fits, ``manifest.flip.jsonl``: their paths by action."""
+        paths = {action: self.audit.folder / f"manifest.{action}.jsonl" for action in self.actions}
         for action, path in paths.items():
             self.to_manifest(action).save(path)
         return {action: str(path) for action, path in paths.items()}

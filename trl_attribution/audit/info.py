@@ -18,6 +18,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
+from trl_attribution.pairs.formats import KINDS, ONE_EXAMPLE
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.utils.json_file import JsonFile
 
@@ -53,6 +54,11 @@ class DatasetInfo(_Part):
     tokens: int
     sources: Mapping[str, int] = {}
     """Rows of each source."""
+
+    @property
+    def one_example(self) -> str:
+        """What one example of the dataset is called."""
+        return ONE_EXAMPLE[KINDS.get(self.format, "pair")]
 
 
 class ModelInfo(_Part):

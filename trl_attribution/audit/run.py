@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,15 @@ from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
+from trl_attribution.audit.own_responses import with_own_responses
+from trl_attribution.errors import ModelError
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
+from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule, fit_notes, power_notes
-from trl_attribution.store import VectorStore
+from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,16 +55,18 @@ class AuditRun:
         self.on_progress = on_progress or _silent
         self.watch = Stopwatch()
         self.notes: tuple[str, ...] = ()
+        self.own: OwnFile | None = None
 
     def audit(self, rule: Rule | None) -> Audit:
         """The whole audit; see :meth:`DataAuditor.audit`."""
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
+        self.find_own_responses()
         data = self.read(model.encoder)
         engine.limits.check(data.highest_token, data.longest)
         self.look_at_rule(rule, data)
-        settings = self.auditor.store_settings(engine)
+        settings = self.settings(engine)
         claim = FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)
         with claim.released_on_failure():
             store = claim.take()
@@ -70,6 +77,26 @@ class AuditRun:
             blocks = {pair_id: number // self.config.shard_size for number, pair_id in enumerate(missing)}
             self.compute(store, engine, blocks, data)
         return self.finish(store, data, self.model_info(), self.cost(engine), len(missing))
+
+    def find_own_responses(self) -> None:
+        """Draw M0's own responses, or read those given, where examples need them."""
+
+        def tell(done: int, total: int) -> None:
+            self.on_progress("responses", done, total)
+
+        with self.watch.timed("responses"):
+            self.own = with_own_responses(self.reader, lambda: self.auditor.model, self.config.own, self.folder, tell)
+
+    def settings(self, engine: ActivationEngine) -> StoreSettings:
+        """What the vectors are bound to."""
+        found = self.auditor.store_settings(engine)
+        made = (self.own.made or {}).get("model_fingerprint") if self.own is not None else None
+        if self.own is not None and made not in (None, found.model_fingerprint):
+            raise ModelError(
+                f"{self.own.path}: drawn from the model with the fingerprint {printable(made, 70)}, but M0 has "
+                f"{found.model_fingerprint}. Its own responses must be M0's: leave --own-responses out to draw them."
+            )
+        return found if self.own is None else replace(found, own_responses=self.own.digest)
 
     def read(self, tokenizer: Encoder, choose: Choose | None = None) -> DatasetPass:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
@@ -88,7 +115,8 @@ class AuditRun:
     def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
         probes, pairs = self.auditor.probes, len(data.index)
-        self.notes = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational)
+        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational)
+        self.notes = (*self.reader.notes, *fit)
         if rule is not None:
             rule.check(pairs)
             rule.check_probes(probes)

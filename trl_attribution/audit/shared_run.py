@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo, ModelInfo
+from trl_attribution.audit.own_responses import FILE_NAME, with_own_responses
 from trl_attribution.audit.part_records import PartRecord, record_path, records_of, remove_parts, total_cost
 from trl_attribution.audit.run import AuditRun
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.audit.shares import Blocks, Share, held_by_any
-from trl_attribution.errors import StoreError
+from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
@@ -87,6 +88,7 @@ class SharedRun(AuditRun):
     def merge(self, rule: Rule | None) -> Audit:
         """Merge what all jobs computed, score it and finish the audit; M0's weights are not needed."""
         check_folder(self.folder)
+        self.find_own_responses()
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
         data = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
@@ -106,6 +108,7 @@ class SharedRun(AuditRun):
         with nullcontext() if asked_sharding() else ranks.together():
             model = self.auditor.model
         with ranks.together():
+            self.find_own_responses()
             engine = self.auditor.new_engine()
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
@@ -115,7 +118,7 @@ class SharedRun(AuditRun):
                 self.look_at_rule(rule, data)
         encodable = set(data.index.pair_ids)
         missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
-        settings = self.auditor.store_settings(engine)
+        settings = self.settings(engine)
         with ranks.together():
             if blocks.base is not None:
                 VectorStore.create(self.vectors, settings)  # refuses other settings; nothing is written
@@ -153,6 +156,23 @@ class SharedRun(AuditRun):
         audit = self.finish(store, data, self._known_model(), total_cost(records_of(parts)), computed)
         remove_parts(self.folder)
         return audit
+
+    def find_own_responses(self) -> None:
+        """Read M0's own responses where examples need them; processes side by side do not draw them.
+
+        Raises:
+            SettingsError: they would have to be drawn.
+        """
+        config, drawn = self.config.own, self.folder / FILE_NAME
+        if config.file is None and drawn.exists():
+            config = replace(config, file=str(drawn))
+        if config.file is None and self.reader.kind in ("kto", "sft") and any(one.lacks_own for one in self.reader):
+            raise SettingsError(
+                f"own responses: {self.reader.source.name} needs M0's own responses, and several processes must not "
+                "draw them at once. Give them (--own-responses FILE): an audit on one process leaves them in "
+                f"{FILE_NAME} of its folder, of whatever dataset has the prompts."
+            )
+        self.own = with_own_responses(self.reader, lambda: self.auditor.model, config, self.folder)
 
     def _base(self) -> VectorStore | None:
         return VectorStore.open(self.vectors) if (self.vectors / "store.json").exists() else None

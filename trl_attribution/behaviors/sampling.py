@@ -97,14 +97,24 @@ def sample_responses(
         ProbeError: a prompt does not fit the prompt format, or the chat template refuses it.
         ModelError: the model has no LM head.
     """
+    places = where or [f"prompt {place}" for place in range(len(prompts))]
+    encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
+    return responses_to(loaded, encoded, config, on_progress)
+
+
+def responses_to(
+    loaded: LoadedModel,
+    encoded: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    on_progress: OnProgress | None = None,
+) -> list[tuple[str, ...]]:
+    """As :func:`sample_responses`, of prompts that are token ids already."""
     import torch
 
     from trl_attribution.models.loading import evaluating
 
     if not loaded.model.can_generate():
         raise ModelError(f"{type(loaded.model).__name__} cannot write responses: give a model with an LM head")
-    places = where or [f"prompt {place}" for place in range(len(prompts))]
-    encoded = [prompt_ids(loaded, *asked, prompt_format) for asked in zip(prompts, places, strict=True)]
     responses: list[tuple[str, ...]] = []
     starts = range(0, len(encoded), config.batch_size)
     ranks = current_ranks() if is_sharded(loaded.model) else ALONE

@@ -75,7 +75,7 @@ def apply(
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
     *,
-    applying: Annotated[ApplyOptions, Only("undo", "allow_missing")],
+    applying: Annotated[ApplyOptions, Only("undo", "allow_missing", "zero_advantages")],
     rules: Annotated[MergeRules, Without("allow_other_models")],
     out: Output,
 ) -> None:

@@ -184,7 +184,7 @@ class PairTexts:
         pair = self.pairs.get(top.pair_id)
         if pair is None:
             return top
-        prompt, chosen, rejected = (excerpt(side) for side in (pair.prompt, pair.chosen, pair.rejected))
+        prompt, chosen, rejected = (excerpt(side) for side in pair.shown)
         return replace(top, prompt=prompt, chosen=chosen, rejected=rejected)
 
 

@@ -17,6 +17,7 @@ from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.paths import local_path
@@ -67,12 +68,16 @@ def write_artifacts(
     listed = [violation for violation in run.offenders if _acted_on(violation)]
     if not listed:
         return Artifacts(folder, (), None, 0)
-    manifests = {each: _manifest(run, file, each, listed) for each in _MANIFESTS}
+    filters: dict[Action, str] = {"filter": _MANIFESTS["filter"]}
+    possible = _MANIFESTS if run.reading.kind in ("pair", "kto") else filters
+    if action not in possible:
+        raise SettingsError(f"--action flip: {EXAMPLES[run.reading.kind]} cannot be flipped; leave it out")
+    manifests = {each: _manifest(run, file, each, listed) for each in possible}
     for each, manifest in manifests.items():
         manifest.save(folder / _MANIFESTS[each])
     cleaned = folder / _CLEANED / _name(dataset)
     manifests[action].apply_file(dataset, cleaned, reading=run.reading)
-    return Artifacts(folder, tuple(folder / name for name in _MANIFESTS.values()), cleaned, len(listed))
+    return Artifacts(folder, tuple(folder / name for name in possible.values()), cleaned, len(listed))
 
 
 def check_output(folder: Path, dataset: str | Path) -> None:
@@ -125,6 +130,7 @@ def _manifest(run: GateRun, file: PolicyFile, action: Action, listed: Sequence[V
         probe_fingerprints=dict(verdict.probe_fingerprints),
         rule={"gate": broken, "policy": file.policy.digest},
         counts={"pairs": len(inventory), "examined": verdict.examined, **_by_probe(listed)},
+        kind=run.reading.kind,
         reading=asdict(run.reading),
     )
     return Manifest(

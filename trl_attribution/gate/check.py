@@ -15,7 +15,7 @@ from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rows.changes import NewRows
 from trl_attribution.gate.rows.inventory import Integers, Inventory, OnProgress, take_inventory
-from trl_attribution.gate.rows.places import Places, as_written
+from trl_attribution.gate.rows.places import as_written
 from trl_attribution.gate.rules.docket import AllowList, Docket, Outcome
 from trl_attribution.gate.rules.hygiene import hygiene_outcomes
 from trl_attribution.gate.rules.listing import cut_notes, listed
@@ -105,7 +105,6 @@ class _Gate:
             inventory,
             inventory.examined_positions,
             AllowList(policy.allow, self.options.today),
-            Places(inventory.reader.source),
             "pairs" if self.options.base_ref is None else "new pairs",
         )
         judged = _Judged(Supply(), docket.examined, [], [])

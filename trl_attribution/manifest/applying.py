@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.columns import ColumnInspector
 from trl_attribution.manifest.config import ApplyOptions, ColumnRules
+from trl_attribution.manifest.kinds import check_kind, turning_of
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.manifest.tally import SourceChange, SourceTally
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from trl_attribution.manifest.manifest import Manifest
 
 _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
-KEEP, FILTER, FLIP = 0, 1, 2
+KEEP, FILTER, FLIP, ZERO = 0, 1, 2, 3
 _CODES = {"keep": KEEP, "filter": FILTER, "flip": FLIP}
 SHOWN = 10
 
@@ -66,6 +67,8 @@ class ApplyReport:
     """Of a folder: files that came out byte for byte."""
     files_rewritten: int = 0
     """Of a folder: files in which a row was touched."""
+    zeroed: int = 0
+    """Rows of filtered rollout groups that stayed, with an advantage of 0."""
     files_left_out: int = 0
     """Of a folder: what is no plain file, or lies in a hidden folder."""
 
@@ -75,7 +78,7 @@ class Plan:
     """The rows to filter or to flip, found in one pass before anything is written."""
 
     actions: npt.NDArray[np.int8]
-    """``[rows_in]``: KEEP, FILTER or FLIP."""
+    """``[rows_in]``: KEEP, FILTER, FLIP or ZERO."""
     turning: Turning
     """What changes in a row that is flipped."""
     report: ApplyReport
@@ -86,8 +89,13 @@ class Plan:
 
     @property
     def flips(self) -> bool:
-        """Whether any row is flipped."""
-        return bool((self.actions == FLIP).any())
+        """Whether any row changes."""
+        return bool(self.changed.any())
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        """``[rows_in]``: which rows stay and change."""
+        return self.actions >= FLIP
 
 
 class _Scan:
@@ -95,6 +103,8 @@ class _Scan:
 
     def __init__(self, manifest: Manifest, undo: bool) -> None:
         self._undo = undo
+        self.hits = 0
+        """How often a pair that is acted on was found."""
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
         self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
         self.may_flip = FLIP in self._acts.values()
@@ -117,16 +127,17 @@ class _Scan:
         code = self._acts.get(original, KEEP)
         listed = code != KEEP and self._row_of[original] == pair.row
         if code != KEEP:
-            self.rows.append(pair.row)
-            self.codes.append(code)
+            self.hits += 1
+            self.rows.extend(pair.all_rows)
+            self.codes.extend([code] * len(pair.all_rows))
         elif other in self._acts:
             self.opposed += 1
         if listed:
-            self.listed_rows.append(pair.row)
+            self.listed_rows.extend(pair.all_rows)
         now = original if code != KEEP else pair.pair_id
         if now in self._row_of and (code != KEEP or now not in self._acts):
             self._found.add(now)
-        self.last_row = pair.row
+        self.last_row = max(self.last_row, *pair.all_rows)
         self.fingerprint.add(now)
         self.fingerprint_by_listed_rows.add(original if listed else pair.pair_id)
         return code
@@ -161,11 +172,16 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         )
     source = open_rows(dataset, reading.split)
     reader = PairReader(source, reading)
+    check_kind(manifest, reader, options)
     scan, tally, inspector = _Scan(manifest, options.undo), SourceTally(), ColumnInspector(reading, options.columns)
+    columns: dict[str, None] = {}
     for row, pair in reader.rows_and_pairs():
         code = scan.add(pair)
-        tally.add(pair.source, filtered=code == FILTER, flipped=code == FLIP)
-        if code == FLIP:
+        filtered = code == FILTER and not options.zero_advantages
+        tally.add(pair.source, len(pair.all_rows), filtered=filtered, flipped=code == FLIP)
+        if pair.kind != "pair":
+            columns.update(dict.fromkeys(row.values))
+        elif code == FLIP:
             inspector.see(row, pair, turned=options.undo)
         elif scan.may_flip:
             inspector.compare(row, pair)
@@ -179,10 +195,13 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
             "flipped pair stood in it several times and both ways round. Go back to the original dataset, or accept "
             "that with --allow-missing."
         )
-    last_row = max([scan.last_row, *(row.row for row in reader.skipped[-1:])])
+    last_row = max([scan.last_row, *(row.row for row in reader.skipped)])
     actions = np.zeros(last_row + 1, dtype=np.int8)
     actions[rows] = FLIP if options.undo else np.frombuffer(bytes(scan.codes), dtype=np.int8)
-    turning = inspector.turning(source.name, source.columns)
+    is_pairs = reader.kind == "pair"
+    turning = inspector.turning(source.name, source.columns) if is_pairs else turning_of(reader, columns, options)
+    if options.zero_advantages:
+        actions[actions == FILTER] = ZERO
     report = _report(scan, actions, reader, same, turning, options.columns, tally)
     starts = tuple(source.starts) if isinstance(source, FolderRows) else (0,)
     return Plan(actions, turning, report, source, reading, starts)
@@ -216,7 +235,8 @@ def _report(
         filtered=filtered,
         flipped=flipped,
         pairs=scan.pairs,
-        duplicates=filtered + flipped - scan.pairs,
+        duplicates=scan.hits - scan.pairs,
+        zeroed=int((actions == ZERO).sum()),
         missing=len(scan.missing),
         opposed=scan.opposed,
         unreadable=len(reader.skipped),
@@ -240,7 +260,7 @@ def planned_rows(plan: Plan, part: int | None = None) -> Iterator[Row]:
         if count > len(actions):
             break
         action = actions[count - 1]
-        if action == FLIP:
+        if action >= FLIP:
             yield _turned(plan.turning, row)
         elif action == KEEP:
             yield row
@@ -285,7 +305,7 @@ def applied(manifest: Manifest, dataset: _D, reading: Reading, options: ApplyOpt
 def _applied_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A new list of new dicts; the values are those of the rows given."""
     return [
-        plan.turning.values(row, f"row {number}") if action == FLIP else dict(row)
+        plan.turning.values(row, f"row {number}") if action >= FLIP else dict(row)
         for number, (row, action) in enumerate(zip(rows, plan.actions, strict=True))
         if action != FILTER
     ]
@@ -301,7 +321,7 @@ def _applied_to_dataset(plan: Plan, dataset: Dataset) -> Dataset:
 def _flip_dataset(dataset: Dataset, plan: Plan) -> Dataset:
     import pyarrow as pa
 
-    touched, turning = plan.actions == FLIP, plan.turning
+    touched, turning = plan.changed, plan.turning
 
     def flip(batch: Any, rows: Sequence[int]) -> Any:
         count = len(rows)
@@ -312,7 +332,7 @@ def _flip_dataset(dataset: Dataset, plan: Plan) -> Dataset:
             both = pa.concat_arrays([columns[first], columns[second]])
             for name, places in ((first, moved), (second, (moved + count) % (2 * count))):
                 batch = batch.set_column(batch.column_names.index(name), name, both.take(pa.array(places)))
-        for name in turning.negations:
+        for name in turning.singles:
             new = [
                 turning.values({name: value}, f"row {row}")[name] if turn else value
                 for value, row, turn in zip(batch[name].to_pylist(), rows, here, strict=True)

@@ -229,6 +229,7 @@ def _combined(
         probe_fingerprints=_joined_probes(headers),
         rule=_joined_rule(headers, rules),
         counts={} if shared is None else {"pairs": shared},
+        kind=headers[0].kind,
         reading=headers[0].reading,
         parents=tuple(manifest.digest for manifest in manifests),
         reviews=tuple(dict.fromkeys((*(one for header in headers for one in header.reviews), *_digests(reviews)))),

@@ -68,6 +68,7 @@ class Applying(TypedDict, total=False):
 
     undo: bool
     allow_missing: bool
+    zero_advantages: bool
     columns: ColumnRules | None
 
 
@@ -79,6 +80,8 @@ class ApplyOptions:
     """Take back its flips instead."""
     allow_missing: bool = False
     """Go on where the dataset lacks listed pairs."""
+    zero_advantages: bool = False
+    """Of rollouts: leave the filtered groups where they are, with advantages of 0."""
     columns: ColumnRules = field(default_factory=ColumnRules)
     """Which further columns change with a flipped pair."""
 

@@ -18,6 +18,7 @@ from trl_attribution.manifest.config import Applying, ApplyOptions
 from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.formats import Kind
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from trl_attribution.manifest.applying import ApplyReport
 
 MANIFEST_FORMAT: Final = "trl-attribution manifest"
-# A reader from before "mixed", "parents", "reviews" and "reviewer" refuses a manifest that has one of them, and can
-# read all others: nothing is misread, so the version stays.
+# A reader from before "mixed", "parents", "reviews", "reviewer" and "kind" refuses a manifest that has one of them, and
+# can read all others: nothing is misread, so the version stays.
 MANIFEST_VERSION: Final = 1
 _FORMAT = LineFormat(
     MANIFEST_FORMAT,
@@ -78,6 +79,8 @@ class ManifestHeader:
     """How pairs were flagged, such as ``{"top_k": 500}``."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Numbers to check and to show; ``decisions`` and one for each action are filled in."""
+    kind: Kind = "pair"
+    """What the dataset holds examples of."""
     reading: dict[str, Any] = Field(default_factory=dict)
     """The ``Reading`` that made pairs of the dataset's rows."""
     parents: tuple[Fingerprint, ...] = ()
@@ -278,6 +281,8 @@ def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
 
 def _header_values(header: ManifestHeader) -> dict[str, Any]:
     values = dataclasses.asdict(header)
+    if header.kind == "pair":
+        del values["kind"]  # as in manifests from before there were others
     return {name: value for name, value in values.items() if value or name not in _LEFT_OUT_IF_EMPTY}
 
 

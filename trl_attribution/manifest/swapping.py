@@ -14,6 +14,8 @@ from trl_attribution.utils.text import printable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_PAIRS_OF_LABELS = (("true", "false"), ("1", "0"), ("1.0", "0.0"), ("desirable", "undesirable"), ("yes", "no"))
+_OPPOSITES = {one: other for both in _PAIRS_OF_LABELS for one, other in (both, both[::-1])}
 _DECODER = json.JSONDecoder()
 
 
@@ -25,11 +27,20 @@ class Turning:
     """Columns whose values are exchanged; the responses come first."""
     negations: tuple[str, ...]
     """Columns whose numbers change their sign."""
+    labels: tuple[str, ...] = ()
+    """Columns whose labels become their opposite."""
+    zeros: tuple[str, ...] = ()
+    """Columns whose numbers become 0."""
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """Columns whose values change by themselves."""
+        return (*self.negations, *self.labels, *self.zeros)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that may change."""
-        return (*(name for pair in self.swaps for name in pair), *self.negations)
+        return (*(name for pair in self.swaps for name in pair), *self.singles)
 
     def values(self, values: Mapping[str, Any], location: str) -> dict[str, Any]:
         """A row with its values exchanged and negated; columns keep their order.
@@ -51,6 +62,12 @@ class Turning:
                         f"{location}: column '{printable(name)}' holds {printable(repr(values[name]), 40)}, which "
                         "cannot be negated. Take it out of --negate-columns, or mend the row."
                     )
+        for name in self.labels:
+            if name in values:
+                turned[name] = opposite(values[name])
+        for name in self.zeros:
+            if name in values:
+                turned[name] = type(values[name])(0)
         return turned
 
     def row(self, row: Row) -> Row:
@@ -68,7 +85,8 @@ class Turning:
         swaps = [pair for pair in self.swaps if pair[0] in before]
         text = _exchanged(raw.decode("utf-8"), swaps)
         changed = [name for name in self.negations if before.get(name) is not None]
-        return _with_signs_turned(text, {name: after[name] for name in changed}).encode("utf-8")
+        text = _with_signs_turned(text, {name: after[name] for name in changed})
+        return _with_values(text, {name: after[name] for name in (*self.labels, *self.zeros) if name in after}).encode()
 
     def _check_both(self, values: Mapping[str, Any], first: str, second: str, location: str) -> None:
         if (first in values) == (second in values):
@@ -95,6 +113,26 @@ def negated(value: Any) -> Any:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return value if float(value) == 0 else _sign_turned(value)
     return value if value == "" else None
+
+
+def opposite(label: Any) -> Any:
+    """The other label, written as this one is.
+
+    >>> opposite(True), opposite(0), opposite("Desirable"), opposite("no")
+    (False, 1, 'Undesirable', 'yes')
+    """
+    if not isinstance(label, str):
+        return type(label)(not label)
+    word = label.strip()
+    other = _OPPOSITES[word.lower()]
+    return other.upper() if word.isupper() else other.capitalize() if word[:1].isupper() else other
+
+
+def _with_values(text: str, values: Mapping[str, Any]) -> str:
+    if not values:
+        return text
+    spans = _value_spans(text)
+    return _replaced(text, {spans[name]: json.dumps(value) for name, value in values.items()})
 
 
 def _exchanged(text: str, swaps: list[tuple[str, str]]) -> str:

@@ -29,12 +29,12 @@ class SourceTally:
         self._filtered: Counter[str] = Counter()
         self._flipped: Counter[str] = Counter()
 
-    def add(self, source: str, *, filtered: bool, flipped: bool) -> None:
-        """Count one row."""
+    def add(self, source: str, rows: int = 1, *, filtered: bool, flipped: bool) -> None:
+        """Count the rows of one example."""
         name = source if source in self._rows or len(self._rows) < MOST_SOURCES else OTHER
-        self._rows[name] += 1
-        self._filtered[name] += filtered
-        self._flipped[name] += flipped
+        self._rows[name] += rows
+        self._filtered[name] += rows * filtered
+        self._flipped[name] += rows * flipped
 
     def changes(self) -> tuple[SourceChange, ...]:
         """Every source, most changed first."""

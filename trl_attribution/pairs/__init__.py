@@ -8,9 +8,8 @@ from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trl_attribution.pairs.dataset_pass import DatasetPass, Duplicate, PairIndex, Survey, pass_over, survey
+    from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
     from trl_attribution.pairs.encoding import (
-        EncodedPair,
-        EncodedResponse,
         Encoder,
         Encoding,
         encode_pair,

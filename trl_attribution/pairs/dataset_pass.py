@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.encoding import EncodedPair, Encoder, Encoding, encode_pairs, tokenizer_of
+from trl_attribution.pairs.encoded import EncodedPair
+from trl_attribution.pairs.encoding import Encoder, Encoding, encode_pairs, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
@@ -54,7 +55,9 @@ class Survey:
     """What one pass over a dataset shows, before any model is loaded."""
 
     pairs: int
-    """Rows that are pairs, repeats counted."""
+    """Examples, repeats counted: rows that are pairs, or groups of rows."""
+    rows: int
+    """Rows that they are made of."""
     unique: int
     """Different pairs among them."""
     duplicates: list[Duplicate]
@@ -161,7 +164,7 @@ def dataset_info(reader: PairReader, data: DatasetPass, pairs: int) -> dict[str,
         "format": reader.format,
         "eos_token": reader.reading.eos_token,
         "fingerprint": data.survey.fingerprint,
-        "rows": data.survey.pairs + len(data.survey.skipped),
+        "rows": data.survey.rows + len(data.survey.skipped),
         "pairs": pairs,
         "duplicate_rows": data.survey.pairs - data.survey.unique,
         "most_repeated": [asdict(duplicate) for duplicate in data.survey.duplicates],
@@ -226,7 +229,7 @@ class _Counter:
 
     def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
         if isinstance(encoded, RowFault):
-            self.faulty.append(SkippedRow(pair.row, pair.location, encoded.reason))
+            self.faulty += (SkippedRow(row, pair.location, encoded.reason) for row in pair.all_rows)
             if len(self.faults) < SHOWN:
                 self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
         elif pair.pair_id not in self.ids:
@@ -236,14 +239,13 @@ class _Counter:
         self.ids[pair.pair_id] = None
         self.rows.append(pair.row)
         self.sources.append(pair.source)
-        sides = (encoded.chosen, encoded.rejected)
-        responses = sum(len(side.response_ids) for side in sides)
+        sides = encoded.sides
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
         if longest > self.longest:
             self.longest_pair = encoded
         tokens = (ids for side in sides for ids in (side.prompt_ids, side.response_ids))
         self.highest_token = max(self.highest_token, *(max(ids, default=0) for ids in tokens))
-        self.tokens += len(encoded.chosen.prompt_ids) + responses
+        self.tokens += encoded.tokens
         self.longest = max(self.longest, longest)
         self.truncated += longest == self.encoding.max_length
         if encoded.alike is not None:
@@ -294,7 +296,9 @@ def survey(reader: PairReader) -> Survey:
     ids, flipped, rows = bytearray(), bytearray(), bytearray()
     sources: Counter[str] = Counter()
     fingerprint = FingerprintBuilder()
+    count = 0
     for pair in reader:
+        count += len(pair.all_rows)
         ids += bytes.fromhex(pair.pair_id)
         flipped += bytes.fromhex(pair.flipped_id)
         rows += pair.row.to_bytes(4, "little")
@@ -304,6 +308,7 @@ def survey(reader: PairReader) -> Survey:
     row_of = np.frombuffer(rows, dtype="<u4")
     return Survey(
         pairs=sources.total(),
+        rows=count,
         unique=len(unique),
         duplicates=[
             Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.pairs.encoded import Alike, EncodedPair, EncodedResponse
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.pairs.formats import Pair
+from trl_attribution.pairs.formats import Pair, Response
 from trl_attribution.pairs.messages import Messages
 from trl_attribution.pairs.vanishing import TemplateCheck
 from trl_attribution.utils.text import printable
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 Encoder: TypeAlias = "PreTrainedTokenizerBase | ProcessorMixin"
 """What TRL is given as ``processing_class``: a processor where the checkpoint has one, else its tokenizer."""
-Alike = Literal["template", "tokenizer", "truncation"]
-"""What makes two responses one: the template writes them alike, the tokenizer reads them alike, or both are cut before
-they differ."""
 
 TRUNCATION_MODES = ("keep_start", "keep_end")
 # Arguments of apply_chat_template that act on tokenizing: a row that sets one is tokenized by itself, as TRL does.
@@ -66,25 +64,6 @@ class Encoding:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedResponse:
-    """Token ids of one response and its prompt, after truncation."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """Token ids of a pair. With ``keep_end`` the two prompts can differ: each sequence is cut by itself."""
-
-    pair_id: str
-    chosen: EncodedResponse
-    rejected: EncodedResponse
-    alike: Alike | None = None
-    """Why both sides are the same tokens, so that the pair vector is zero; None where they differ."""
-
-
 def encode_pair(pair: Pair, tokenizer: Encoder, encoding: Encoding) -> EncodedPair:
     """Tokenize a pair exactly as ``DPOTrainer`` (TRL 1.16) does: same template, EOS, prompt split and truncation.
 
@@ -116,8 +95,47 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) 
     from transformers import ProcessorMixin
 
     encode = _one_by_one if isinstance(tokenizer, ProcessorMixin) else _tokenized
-    outcomes = encode(pairs, tokenizer)
-    return [_finished(pair, outcome, encoding) for pair, outcome in zip(pairs, outcomes, strict=True)]
+    split = [pair if _is_pair(pair) else _alone(pair) for pair in pairs]
+    singles = [one for part in split for one in (part if isinstance(part, list) else [part])]
+    outcomes = iter(encode(singles, tokenizer))
+    found: list[EncodedPair | RowFault] = []
+    for pair, part in zip(pairs, split, strict=True):
+        if isinstance(part, list):
+            found.append(_joined(pair, [_finished(one, next(outcomes), encoding) for one in part]))
+        else:
+            found.append(_finished(pair, next(outcomes), encoding))
+    return found
+
+
+def _is_pair(pair: Pair) -> bool:
+    return pair.kind == "pair"
+
+
+def _alone(pair: Pair) -> list[Pair]:
+    """Each response of a contrast as a pair of itself: TRL's other trainers split a prompt off by one response."""
+    texts = [Response(pair.prompt, pair.chosen), Response(pair.prompt, pair.rejected), *pair.further]
+    return [
+        replace(pair, prompt=one.prompt, chosen=one.text, rejected=one.text, further=(), weights=(1.0, -1.0))
+        for one in texts
+        if not (pair.lacks_own and not one.text)
+    ]
+
+
+def _joined(pair: Pair, sides: Sequence[EncodedPair | RowFault]) -> EncodedPair | RowFault:
+    """The responses of a contrast together again, or what is wrong with the first that has a fault."""
+    fault = next((side for side in sides if isinstance(side, RowFault)), None)
+    if fault is not None:
+        return fault
+    if pair.lacks_own:
+        return RowFault(
+            "no_own_responses",
+            "prompt",
+            "M0's own responses to it are not at hand, which are the other side of this example. Have them drawn, or "
+            "give them (--own-responses FILE).",
+        )
+    first, second, *others = (side.chosen for side in sides if isinstance(side, EncodedPair))
+    alike: Alike | None = "tokenizer" if all(one == first for one in (second, *others)) else None
+    return EncodedPair(pair.pair_id, first, second, alike, tuple(others), pair.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +154,12 @@ def _sequences(ids: Sequence[list[int]], written_alike: bool) -> _Sequences:
     return _Sequences(prompt, prompt_chosen, prompt_rejected, written_alike)
 
 
-def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
+def encode_prompt(
+    prompt: str | Messages,
+    encoder: Encoder,
+    tools: list[dict[str, Any]] | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a prompt by itself, with what the chat template puts before an answer.
 
     Raises:
@@ -144,9 +167,10 @@ def encode_prompt(prompt: str | Messages, encoder: Encoder) -> list[int]:
     """
     if isinstance(prompt, str):
         return _ids(encoder, prompt)
-    pair = Pair("", "", 0, "", "", prompt, [], [], None, {})
-    ids = _ids(encoder, prompt, add_generation_prompt=True)
-    TemplateCheck(lambda other: [_ids(encoder, other.prompt, add_generation_prompt=True)]).check(pair, [ids])
+    pair = Pair("", "", 0, "", "", prompt, [], [], tools, chat_template_kwargs or {})
+    options = {"tools": tools, **pair.chat_template_kwargs}
+    ids = _ids(encoder, prompt, add_generation_prompt=True, **options)
+    TemplateCheck(lambda other: [_ids(encoder, other.prompt, add_generation_prompt=True, **options)]).check(pair, [ids])
     return ids
 
 

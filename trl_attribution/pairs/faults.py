@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from trl_attribution.errors import DataError
 
+UNTAUGHT = frozenset(("zero_variance",))
+"""Reasons for which an example is left out though nothing is wrong with it: training learns nothing from it."""
+
 
 class RowFault(DataError):  # noqa: N818 (a fault of the data, collected more often than raised)
     """One row cannot be used as a preference pair.

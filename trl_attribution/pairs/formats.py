@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
 from trl_attribution.pairs.faults import RowFault
+from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
 from trl_attribution.pairs.identity import content_ids, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
-from trl_attribution.utils.text import json_fault, printable
+from trl_attribution.utils.text import printable
 
-FORMATS = ("auto", "trl", "anthropic")
+FORMATS = ("auto", "trl", "anthropic", "kto", "sft", "rollouts")
+Kind = Literal["pair", "kto", "sft", "rollouts"]
+KINDS: dict[str, Kind] = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
+"""Formats whose examples are no pairs, and the kind of example; all others hold pairs."""
+EXAMPLES: dict[Kind, str] = {"pair": "preference pairs", "kto": "KTO rows", "sft": "SFT rows", "rollouts": "rollouts"}
+"""What messages call the examples of a kind."""
+ONE_EXAMPLE: dict[Kind, str] = {"pair": "pair", "kto": "KTO example", "sft": "SFT example", "rollouts": "rollout group"}
+"""What a single example of a kind is called."""
+OWN_SHOWN = "(M0's own responses)"
+ROLES = ("completion", "label", "messages", "reward", "advantage", "step", "group")
+"""What the columns of other kinds of examples hold, and what they are called unless :attr:`Reading.columns` says so."""
 BAD_ROW_RULES = ("error", "skip")
 
 
@@ -32,7 +42,11 @@ class Reading:
     source_column: str = "source"
     """Column that says where a pair comes from; without it every pair's source is "all"."""
     format: str = "auto"
-    """``trl`` as DPOTrainer reads it, ``anthropic`` for raw transcripts, ``auto`` to decide on the first row."""
+    """``trl`` as DPOTrainer reads pairs, ``anthropic`` for raw transcripts, ``kto``, ``sft`` or ``rollouts`` for other
+    kinds of examples, ``auto`` to decide on the columns and the first row."""
+    columns: str = ""
+    """Other columns of KTO, SFT and rollout rows: ROLE=COLUMN, comma-separated; roles: completion, label, messages,
+    reward, advantage, step, group."""
     split: str | None = None
     """Which split to read where the dataset has several: SPLIT, or CONFIGURATION/SPLIT."""
     on_bad_row: str = "error"
@@ -48,11 +62,47 @@ class Reading:
         ):
             if value not in known:
                 raise SettingsError(f"unknown {name} '{value}'. Choose one of: {', '.join(known)}.")
+        if isinstance(self.columns, str):
+            self._named()
+
+    def column(self, role: str) -> str:
+        """The column that holds ``role``, one of :data:`ROLES`."""
+        return self._named().get(role, role)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of example: ``pair``, ``kto``, ``sft`` or ``rollouts``; of ``auto`` that is not known yet."""
+        return KINDS.get(self.format, "pair")
+
+    def _named(self) -> dict[str, str]:
+        found = {}
+        for part in filter(None, self.columns.split(",")):
+            role, _, column = part.partition("=")
+            if role.strip() not in ROLES or not column.strip():
+                raise SettingsError(
+                    f"columns: '{printable(part, 60)}' is not ROLE=COLUMN. Roles: {', '.join(ROLES)}; such as "
+                    "--columns completion=answer,label=liked."
+                )
+            found[role.strip()] = column.strip()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response of a contrast beyond the two that a pair has."""
+
+    prompt: str | Messages
+    text: str | Messages
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One preference pair, its prompt apart from its responses."""
+    """One training example as a contrast: responses with weights that sum to zero, their prompt apart.
+
+    A preference pair is its chosen response less its rejected one. Of any other kind of example, ``chosen`` and
+    ``rejected`` are the responses that training raises and lowers most, by which people know it, and ``further`` are
+    the others.
+    """
 
     pair_id: str
     """32 hex characters, from content alone."""
@@ -74,6 +124,28 @@ class Pair:
     """Tool schemas that the chat template gets."""
     chat_template_kwargs: dict[str, Any]
     """Further arguments that the chat template gets."""
+    kind: Kind = "pair"
+    """What it is an example of: ``pair``, ``kto``, ``sft`` or ``rollouts``."""
+    further: tuple[Response, ...] = ()
+    weights: tuple[float, ...] = (1.0, -1.0)
+    """Of chosen, of rejected, and of each of ``further``; their absolute values sum to 2."""
+    rows: tuple[int, ...] = ()
+    """The rows that it is made of, where that is not ``row`` alone."""
+    lacks_own: bool = False
+    """M0's own responses to the prompt are the other side, and are not at hand: one of the two sides is empty."""
+
+    @property
+    def shown(self) -> tuple[str | Messages, str | Messages, str | Messages]:
+        """Prompt, chosen and rejected for people: M0's own responses by name where they are not at hand."""
+        if not self.lacks_own:
+            return self.prompt, self.chosen, self.rejected
+        own: Any = [{"role": "assistant", "content": OWN_SHOWN}] if self.conversational else OWN_SHOWN
+        return self.prompt, self.chosen or own, self.rejected or own
+
+    @property
+    def all_rows(self) -> tuple[int, ...]:
+        """Every row that it is made of."""
+        return self.rows or (self.row,)
 
     @property
     def conversational(self) -> bool:
@@ -91,6 +163,8 @@ class Form:
     """Messages, not text."""
     anthropic: bool
     """Raw transcripts."""
+    kind: Kind = "pair"
+    """What the rows are examples of."""
 
     def __str__(self) -> str:
         if self.anthropic:
@@ -106,9 +180,13 @@ def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
         reading: how its columns are named and read; by default as TRL names them, transcripts recognized.
 
     Raises:
-        RowFault: the row is no preference pair; a ``DataError`` that names the field and the fix.
+        RowFault: the row is no preference pair or other example; a ``DataError`` that names the field and the fix.
     """
-    return read_pair(example, reading or Reading()).pair_id
+    from trl_attribution.pairs.examples import read_single
+
+    reading = reading or Reading()
+    other = read_single(example, reading)
+    return read_pair(example, reading).pair_id if other is None else other.pair_id
 
 
 def read_pair(
@@ -141,7 +219,7 @@ def read_pair(
             "one format.",
         )
     prompt, chosen, rejected = _parts(values, reading, own)
-    tools, extra = _tools(values.get("tools")), _template_kwargs(values.get("chat_template_kwargs"))
+    tools, extra = tools_of(values.get("tools")), template_kwargs_of(values.get("chat_template_kwargs"))
     try:
         ids = content_ids(prompt, chosen, rejected, tools, extra)
     except RowFault as fault:
@@ -153,7 +231,7 @@ def read_pair(
         flipped_id=ids.flipped,
         row=row,
         location=location,
-        source=_source(values, reading.source_column, default_source),
+        source=source_of(values, reading.source_column, default_source),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
@@ -309,50 +387,3 @@ def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None
             names[1],
             f"is the same as {names[0]}, so the pair prefers nothing. Drop the row or mend one response.",
         )
-
-
-def _source(values: Mapping[str, Any], column: str, default: str) -> str:
-    value = values.get(column)
-    source = default if value is None or value == "" else str(value)
-    try:
-        source.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowFault(
-            "invalid_text",
-            column,
-            f"holds the lone surrogate \\u{ord(source[error.start]):04x}, which is no character and cannot be stored. "
-            "Remove it or write the character it was part of.",
-        ) from error
-    return source
-
-
-def _tools(value: Any) -> list[dict[str, Any]] | None:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else None  # an empty CSV cell
-        except (ValueError, RecursionError) as error:
-            raise RowFault(
-                "broken_tools", "tools", f"broken JSON ({json_fault(error)}). Write a JSON list of schemas."
-            ) from error
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
-        raise RowFault(
-            "broken_tools",
-            "tools",
-            f"is a {type(value).__name__}, not a list of schemas. Write a list of JSON objects.",
-        )
-    return list(value)
-
-
-def _template_kwargs(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise RowFault(
-            "bad_template_kwargs",
-            "chat_template_kwargs",
-            f"is a {type(value).__name__}, not an object. Write the template's arguments as an object, or drop the "
-            "column.",
-        )
-    return {str(key): entry for key, entry in value.items()}

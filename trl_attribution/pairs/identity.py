@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from trl_attribution.pairs.faults import RowFault
 
 ID_LENGTH = 32
+KEY_BYTES = 16
+"""Of a :func:`prompt_key`."""
 
 
 def _json_form(value: Any) -> str:
@@ -63,6 +65,41 @@ def content_ids(
     return ContentIds(_digest(values), _digest(exchanged))
 
 
+def contrast_ids(
+    prompt: Any,
+    weighted: Sequence[tuple[float, Any]],
+    tools: Any = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> ContentIds:
+    """The id of any contrast, and that of the same one with its weights negated.
+
+    A response with weight 1 and one with -1 are a pair, and have its id. A single response, whose other side are M0's
+    own, is the chosen or the rejected one of a pair without the other. More responses are a list of weights (rounded
+    to six digits) and responses, in their order.
+
+    Raises:
+        RowFault: as for :func:`content_ids`.
+    """
+    signs = [round(weight, 6) for weight, _ in weighted]
+    if signs == [1.0, -1.0]:
+        return content_ids(prompt, weighted[0][1], weighted[1][1], tools, chat_template_kwargs)
+    documents = (_document(prompt, weighted, sign, tools, chat_template_kwargs) for sign in (1, -1))
+    own, flipped = ({name: _canonical_json(name, value) for name, value in one.items()} for one in documents)
+    return ContentIds(_digest(own), _digest(flipped))
+
+
+def _document(
+    prompt: Any, weighted: Sequence[tuple[float, Any]], sign: int, tools: Any, chat_template_kwargs: Any
+) -> dict[str, Any]:
+    extra = without_none(chat_template_kwargs)
+    document = {"prompt": prompt, **({"tools": tools} if tools else {})}
+    document |= {"chat_template_kwargs": extra} if extra else {}
+    if len(weighted) == 1:
+        weight, response = weighted[0]
+        return {**document, ("chosen" if sign * weight > 0 else "rejected"): response}
+    return {**document, "responses": [[round(sign * weight, 6) + 0.0, response] for weight, response in weighted]}
+
+
 def _digest(values: Mapping[str, bytes]) -> str:
     """Of the JSON object with these values, which are JSON already."""
     entries = (b'"%b":%b' % (name.encode("ascii"), values[name]) for name in sorted(values))
@@ -107,6 +144,12 @@ def _check_json(field: str, value: Any) -> None:
         raise RowFault(
             "not_text", field, f"has no JSON form ({error}). Give text, messages or plain values."
         ) from error
+
+
+def prompt_key(prompt: Any, *further: Any) -> bytes:
+    """What rows with the same prompt share."""
+    content = json.dumps([prompt, *further], sort_keys=True, default=repr).encode()
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
 class FingerprintBuilder:

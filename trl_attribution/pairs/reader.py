@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.faults import RowFault, SkippedRow
-from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.columns import format_of
+from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
+from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
+from trl_attribution.pairs.formats import EXAMPLES, Form, Kind, Pair, Reading, form_of, read_pair
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
+from trl_attribution.pairs.units import Units, by_group, by_label
+from trl_attribution.pairs.unsupported import refuse_unsupported
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ _OTHER_NAMES = {
 }
 _PROMPT_NAMES = ("prompt", "prompts", "instructions", "user_prompt", *_OTHER_NAMES["prompt"])
 _FEW_WORDS = 3
+_GROUPED: dict[Kind, Callable[[Iterable[Row], Reading], Units]] = {"kto": by_label, "rollouts": by_group}
+"""Kinds of examples that may have several rows, and how these are found."""
 
 
 class PairReader:
@@ -59,19 +65,45 @@ class PairReader:
         names = (self.source.features or {}).get(self.reading.source_column)
         self._source_names: list[str] = getattr(names, "names", [])
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
-        self._check_columns(head)
+        if self.reading.format == "auto" and (found := format_of(dict.fromkeys(self._columns), self.reading)):
+            self.reading = replace(self.reading, format=found)
+        self.own: OwnResponses | None = None
+        """M0's own responses, where they are at hand: the other side of examples that have only one."""
+        refuse_unsupported(self.source.name, self._columns, self.reading)
+        if self.kind == "pair":
+            self._check_columns(head)
         self.form: Form | None = self._first_form(head)
-        self._check_overlooked_prompt(head)
+        if self.kind == "pair":
+            self._check_overlooked_prompt(head)
         self._begun: Iterator[Row] | None = chain(head, opened)
+        self._units: Units | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the dataset holds examples of: ``pair``, ``kto``, ``sft`` or ``rollouts``."""
+        return self.reading.kind
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how rows became examples; known once they were read."""
+        return self._units.notes if self._units is not None else ()
 
     def rows(self) -> Iterator[Row]:
-        """All rows of the source; the first time without reading those again that were looked at when it was opened."""
+        """All rows of the source; the first time without reading those again that were looked at when it was opened.
+
+        Rows that make up one example come as the first of them, with the others as its ``members``.
+        """
+        if self.kind in _GROUPED and self._units is None:
+            self._units = _GROUPED[self.kind](self.source, self.reading)
         begun, self._begun = self._begun, None
-        return iter(self.source) if begun is None else begun
+        rows = iter(self.source) if begun is None else begun
+        return rows if self._units is None else self._units.of(rows)
 
     @property
     def format(self) -> str:
-        """``trl`` or ``anthropic``: what ``auto`` was resolved to."""
+        """What ``auto`` was resolved to."""
+        if self.kind != "pair":
+            return self.reading.format
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
 
     @property
@@ -104,22 +136,27 @@ class PairReader:
             DataError: bad rows with ``on_bad_row="error"``, or not one good row.
         """
         self.skipped = []
-        faults = _Faults()
+        faults = _Faults(EXAMPLES[self.kind])
         refuse = self.reading.on_bad_row == "error"
         good = 0
         for row in self.rows():
             try:
                 pair = self.read(row)
             except RowFault as fault:
-                faults.add(row, fault)
-                if not refuse:
-                    self.skipped.append(SkippedRow(row.index, row.location, fault.reason))
+                harmless = fault.reason in UNTAUGHT
+                if not harmless:
+                    faults.add(row, fault)
+                if harmless or not refuse:
+                    members = row.members or (row,)
+                    self.skipped += (SkippedRow(one.index, one.location, fault.reason) for one in members)
                 continue
             good += 1
             if not (refuse and faults.count):
                 yield row, pair
         if faults.count and (refuse or not good):
             raise DataError(faults.message(self.source.name, good + faults.count, skippable=good > 0))
+        if not good:
+            raise DataError(f"{self.source.name}: no example teaches anything ({', '.join(UNTAUGHT)}: all of them).")
 
     def read(self, row: Row) -> Pair:
         """One row of the source as a pair.
@@ -129,6 +166,8 @@ class PairReader:
         """
         default = "unknown" if self.reading.source_column in self._columns else "all"
         values = self._with_its_source_named(row.values) if self._source_names else row.values
+        if self.kind != "pair":
+            return read_example(replace(row, values=values), self.reading, self.form, default, self.own)
         return read_pair(values, self.reading, self.form, row.index, row.location, default)
 
     def _with_its_source_named(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +179,7 @@ class PairReader:
     def _first_form(self, head: list[Row]) -> Form | None:
         for row in head:
             try:
-                return form_of(row.values, self.reading)
+                return (form_of if self.kind == "pair" else form_of_example)(row.values, self.reading)
             except RowFault:
                 continue
         return None
@@ -159,12 +198,6 @@ class PairReader:
                 f"{self.source.name}: no column {' or '.join(repr(name) for name in missing.values())}. "
                 f"Columns there: {printable(', '.join(self._columns))}. {' '.join(dict.fromkeys(hints))}"
             )
-        for vision in ("image", "images"):
-            if vision in self._columns:
-                raise DataError(
-                    f"{self.source.name}: column '{vision}' makes this a vision dataset to TRL; only text pairs can be "
-                    f"audited. Drop the column if the pairs do not need it."
-                )
 
     def _check_overlooked_prompt(self, head: list[Row]) -> None:
         """Without a prompt column TRL takes what the responses share; a prompt under another name would be lost."""
@@ -240,6 +273,7 @@ def _holds_ids(head: list[Row], column: str) -> bool:
 class _Faults:
     """Bad rows seen so far: all counted by reason, the first ten with their sentence."""
 
+    what: str
     reasons: Counter[str] = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
 
@@ -260,5 +294,5 @@ class _Faults:
             if skippable
             else "Not one row can be read: check the column names and the format."
         )
-        head = f"{name}: {self.count} of {rows} rows cannot be read as preference pairs ({by_reason})."
+        head = f"{name}: {self.count} of {rows} rows cannot be read as {self.what} ({by_reason})."
         return "\n".join([head, *self.lines, *rest, fix])

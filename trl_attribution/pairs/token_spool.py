@@ -8,13 +8,15 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from trl_attribution.errors import AttributionError
-from trl_attribution.pairs.encoding import EncodedPair, EncodedResponse
+from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
+
+PAIR_WEIGHTS = (1.0, -1.0)
 
 
 class TokenSpool:
     """The tokens of pairs in the order they came, in a file without a name: gone with its process, however that ends.
 
-    Memory: 72 bytes a pair; disk: 4 bytes a token, a prompt that both responses share once.
+    Memory: 80 bytes a pair; disk: 4 bytes a token, a prompt that responses share once.
 
     Args:
         beside: the file lies on the storage of this folder, or of the nearest one above it that exists.
@@ -33,7 +35,11 @@ class TokenSpool:
             ) from error
         self._ids: list[str] = []
         self._lengths = array("i")
-        """Four to a pair: prompt and response of chosen, prompt and response of rejected; -1 for the same prompt."""
+        """Of each side of each pair, prompt and response; -1 for the prompt of its first side."""
+        self._starts = array("q", [0])
+        """Where in ``_lengths`` each pair begins."""
+        self._weights: dict[int, tuple[float, ...]] = {}
+        """By place, of what is no pair."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -44,41 +50,46 @@ class TokenSpool:
         Raises:
             AttributionError: the disk is full.
         """
-        chosen, rejected = pair.chosen, pair.rejected
-        shared = chosen.prompt_ids == rejected.prompt_ids
-        pieces = (chosen.prompt_ids, chosen.response_ids, [] if shared else rejected.prompt_ids, rejected.response_ids)
-        try:
-            for piece in pieces:
-                self._file.write(array("i", piece).tobytes())
-        except OSError as error:
-            raise AttributionError(
-                f"cannot keep the tokens of the dataset in {self._folder}: {error.strerror or error}. Free some space."
-            ) from error
+        first = pair.chosen.prompt_ids
+        for number, side in enumerate(pair.sides):
+            shared = number > 0 and side.prompt_ids == first
+            self._write([] if shared else side.prompt_ids)
+            self._write(side.response_ids)
+            self._lengths.extend((-1 if shared else len(side.prompt_ids), len(side.response_ids)))
+        if len(pair.sides) > 2 or pair.weights != PAIR_WEIGHTS:
+            self._weights[len(self._ids)] = pair.weights
         self._ids.append(pair.pair_id)
-        lengths = [len(piece) for piece in pieces]
-        lengths[2] = -1 if shared else lengths[2]
-        self._lengths.extend(lengths)
+        self._starts.append(len(self._lengths))
 
     def read(self, wanted: Container[str]) -> Iterator[EncodedPair]:
         """The pairs whose ids are in ``wanted``, in order; one reading at a time."""
         self._file.flush()
         self._file.seek(0)
         for place, pair_id in enumerate(self._ids):
-            lengths = self._lengths[4 * place : 4 * place + 4]
+            lengths = self._lengths[self._starts[place] : self._starts[place + 1]]
             size = 4 * sum(length for length in lengths if length > 0)
             if pair_id not in wanted:
                 self._file.seek(size, 1)
                 continue
-            yield _pair(pair_id, lengths, array("i", self._file.read(size)).tolist())
+            ids = array("i", self._file.read(size)).tolist()
+            yield _pair(pair_id, lengths, ids, self._weights.get(place, PAIR_WEIGHTS))
+
+    def _write(self, ids: list[int]) -> None:
+        try:
+            self._file.write(array("i", ids).tobytes())
+        except OSError as error:
+            raise AttributionError(
+                f"cannot keep the tokens of the dataset in {self._folder}: {error.strerror or error}. Free some space."
+            ) from error
 
 
-def _pair(pair_id: str, lengths: array[int], ids: list[int]) -> EncodedPair:
-    prompt, chosen, other_prompt, rejected = lengths
-    prompt_ids = ids[:prompt]
-    middle = prompt + chosen
-    other = prompt_ids if other_prompt < 0 else ids[middle : middle + other_prompt]
-    return EncodedPair(
-        pair_id,
-        EncodedResponse(prompt_ids, ids[prompt:middle]),
-        EncodedResponse(other, ids[len(ids) - rejected :]),
-    )
+def _pair(pair_id: str, lengths: array[int], ids: list[int], weights: tuple[float, ...]) -> EncodedPair:
+    sides: list[EncodedResponse] = []
+    place = 0
+    for number in range(0, len(lengths), 2):
+        prompt, response = lengths[number], lengths[number + 1]
+        prompt_ids = sides[0].prompt_ids if prompt < 0 else ids[place : place + prompt]
+        place += max(prompt, 0)
+        sides.append(EncodedResponse(prompt_ids, ids[place : place + response]))
+        place += response
+    return EncodedPair(pair_id, sides[0], sides[1], further=tuple(sides[2:]), weights=weights)

@@ -60,7 +60,7 @@ def section(found: Findings, kind: CardKind) -> Section:
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
     info = found.info
     dataset, model = info.dataset, info.model
-    pairs = f"{counted(found.pairs, 'different pair')} in {counted(dataset.rows, 'row')}"
+    pairs = f"{counted(found.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"
     yield "dataset", f"{inline(_shown(dataset.name))}: {pairs}"
     yield "its fingerprint", inline(dataset.fingerprint)
     yield "M0, which read it", f"{inline(_shown(model.name))}, fingerprint {inline(model.digest)}"

@@ -97,7 +97,7 @@ def _dataset_facts(dataset: DatasetInfo) -> list[Fact]:
         ("name", printable(dataset.name, _LONGEST)),
         ("format", dataset.format),
         ("rows", f"{dataset.rows:,}"),
-        ("different pairs", f"{dataset.pairs:,}"),
+        (f"different {dataset.one_example}s", f"{dataset.pairs:,}"),
         ("repeated rows", f"{dataset.duplicate_rows:,}"),
         ("also flipped", f"{dataset.contradictions:,} pairs stand there the other way round too"),
         ("left out", skipped or "none"),

@@ -22,6 +22,7 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
         ("rows", f"{report.rows_in:,} in, {report.rows_out:,} out"),
         ("filtered", counted(report.filtered, "row")),
         ("flipped", counted(report.flipped, "row")),
+        *([("set to 0", f"the advantage of {counted(report.zeroed, 'row')}")] if report.zeroed else []),
         (done, printable(output, 400)),
     ]
     if report.files_copied or report.files_rewritten:
@@ -32,7 +33,10 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
         "repeats": (report.duplicates, "rows repeat a listed pair and were treated alike"),
         "missing": (report.missing, "listed pairs are not in this dataset"),
         "opposed": (report.opposed, "rows already hold a flipped pair the other way round and stay"),
-        "unreadable": (report.unreadable, "rows are no preference pairs and were carried over"),
+        "unreadable": (
+            report.unreadable,
+            "rows are no examples, or teach nothing, and were carried over",
+        ),
         "left out": (report.files_left_out, "hidden folders, links to folders and special files were left out"),
     }
     lines += [(name, f"{count:,} {meaning}") for name, (count, meaning) in notes.items() if count]

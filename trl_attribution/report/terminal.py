@@ -66,7 +66,7 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
             continue
         where = Text(printable(pair.source, 40))
         where.append(f"\n{printable(pair.location, 60)}\n{by}", style="dim")
-        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
+        sides = [_last_message(side) for side in pair.shown]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
     return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
@@ -269,7 +269,7 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
 
 
 def _pairs_line(dataset: DatasetInfo) -> str:
-    parts = [f"{counted(dataset.pairs, 'different pair')} in {counted(dataset.rows, 'row')}"]
+    parts = [f"{counted(dataset.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"]
     if dataset.duplicate_rows:
         parts.append(f"{dataset.duplicate_rows:,} rows repeat a pair")
     if dataset.contradictions:

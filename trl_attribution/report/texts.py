@@ -119,7 +119,7 @@ def readable(pair: Pair, characters: int) -> PairText:
     """``pair`` with each message cut to ``characters`` and made safe to look at."""
     return PairText(
         visible(pair.location, 300)[0],
-        *(_segments(side, characters) for side in (pair.prompt, pair.chosen, pair.rejected)),
+        *(_segments(side, characters) for side in pair.shown),
     )
 
 

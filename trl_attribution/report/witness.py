@@ -16,7 +16,7 @@ from trl_attribution.scoring import Column
 from trl_attribution.scoring.witness import Agreement, OwnPairs
 
 if TYPE_CHECKING:
-    from trl_attribution.report.findings import Listed
+    from trl_attribution.report.listed import Listed
 
 
 def agreements(

@@ -32,6 +32,8 @@ class StoreSettings:
     pooling: str = "mean_response"
     max_length: int | None = 1024
     truncation_mode: str = "keep_start"
+    own_responses: str = ""
+    """Digest of M0's own responses, where they are one side of an example; "" where all examples have both."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -44,7 +46,10 @@ class StoreSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them (layers a list)."""
-        return {**dataclasses.asdict(self), "layers": list(self.layers)}
+        values = {**dataclasses.asdict(self), "layers": list(self.layers)}
+        if not self.own_responses:
+            del values["own_responses"]  # shards from before carry a digest without it
+        return values
 
     @property
     def digest(self) -> str:

@@ -28,6 +28,7 @@ from trl_attribution.evidence.baselines.saved import SavedScores, pairs_digest
 from trl_attribution.evidence.baselines.truth import Truth, TruthConfig, read_truth
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import PairReader, Reading
+from trl_attribution.pairs.unsupported import require_pairs
 from trl_attribution.scoring import Column
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.text import printable
@@ -156,7 +157,7 @@ def compare(
     names = [baseline.name for baseline in baselines]
     if len(set(names)) < len(names):
         raise SettingsError(f"baselines must differ, but these were given: {printable(', '.join(names))}")
-    reader = PairReader(dataset, replace(audited.reading, on_bad_row="skip"))
+    reader = require_pairs(PairReader(dataset, replace(audited.reading, on_bad_row="skip")), "compare")
     known = read_truth(reader, truth, audited.rows.tolist()) if truth is not None else None
     chosen_k = _k(k, known, audited)
     pairs = PairSet(reader, set(audited.pair_ids))

@@ -25,6 +25,7 @@ from trl_attribution.evidence.validation.training import dpo_config, step_count
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.pairs.unsupported import require_pairs
 from trl_attribution.utils.distributed import current_ranks
 from trl_attribution.utils.text import printable
 
@@ -97,7 +98,7 @@ class _Trainable:
 
 def _trainable(plan: ValidationPlan, loaded: LoadedModel, encoding: Encoding) -> _Trainable:
     reading = _reading(plan)
-    reader = PairReader(plan.dataset, reading).ending_with(loaded.tokenizer.eos_token)
+    reader = require_pairs(PairReader(plan.dataset, reading), "validate").ending_with(loaded.tokenizer.eos_token)
     encoded = list(encoded_pairs(reader, loaded.tokenizer, encoding))
     faults = Counter(found.reason for _, found in encoded if isinstance(found, RowFault))
     faults.update(row.reason for row in reader.skipped)

@@ -24,6 +24,7 @@ from trl_attribution.gate.policy.rules import Part, Rules
 from trl_attribution.gate.policy.taken import Taken, one_of
 from trl_attribution.pairs.encoding import TRUNCATION_MODES, Encoding
 from trl_attribution.pairs.formats import BAD_ROW_RULES, FORMATS, Reading
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.utils.dtypes import DTYPES
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ _READING = Taken(
         "rejected_column": Name,
         "source_column": Name,
         "format": one_of(*FORMATS),
+        "columns": str,
         "split": str | None,
         "on_bad_row": one_of(*BAD_ROW_RULES),
     },
 )
 _ENCODING = Taken("EncodingOptions", {"max_length": PositiveInt | None, "truncation_mode": one_of(*TRUNCATION_MODES)})
+_OWN = Taken(
+    "OwnOptions",
+    {"file": Name | None, "n": PositiveInt, "max_new_tokens": PositiveInt, "seed": NonNegativeInt},
+)
 _COMPUTING = Taken(
     "ComputeOptions",
     {
@@ -136,6 +142,8 @@ class Policy(Part):
     """How the rows of the dataset become pairs."""
     encoding: Annotated[Encoding, _ENCODING] = Field(default_factory=Encoding)
     """Truncation."""
+    own_responses: Annotated[OwnConfig, _OWN] = Field(default_factory=OwnConfig)
+    """M0's own responses, the other side of KTO rows with one label and of SFT rows."""
     compute: Annotated[Computing, _COMPUTING] = Field(default_factory=Computing)
     """How missing vectors are computed."""
     cache: CacheOptions = Field(default_factory=CacheOptions)

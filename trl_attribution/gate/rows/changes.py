@@ -32,7 +32,8 @@ class Content(NamedTuple):
 
 def content_of(row: Row, read: Pair | RowFault) -> Content:
     """The content of a row that was ``read`` as a pair or not."""
-    exact = hashlib.blake2b(repr(row.values).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    values = [member.values for member in row.members] if row.members else row.values
+    exact = hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return Content(bytes.fromhex(read.pair_id), exact) if isinstance(read, Pair) else Content(exact, exact)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from trl_attribution.errors import DataError
 from trl_attribution.gate.rows.changes import Content, content_of
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
+from trl_attribution.pairs.faults import UNTAUGHT
+from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.text import printable
@@ -41,6 +44,9 @@ class BadRow:
     sentence: str
     """What is wrong with it, printable."""
     examined: bool
+    file: Path | None = None
+    line: int | None = None
+    """Where it stands, as :class:`Row` knows it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Inventory:
     bad_rows: tuple[BadRow, ...]
     fingerprint: str
     """The dataset's."""
+    lacks_own: bool
+    """Whether M0's own responses are one side of some pair."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -147,6 +155,7 @@ class _Rows:
     is_pair: bytearray = field(default_factory=bytearray)
     bad: list[BadRow] = field(default_factory=list)
     fingerprint: FingerprintBuilder = field(default_factory=FingerprintBuilder)
+    lacks_own: bool = False
 
     def add(self, row: Row, read: Pair | RowFault) -> None:
         self.is_pair.append(isinstance(read, Pair))
@@ -154,7 +163,7 @@ class _Rows:
             self._add_pair(read)
         else:
             sentence = f"column '{printable(read.field, 60)}' {printable(read.detail, 400)}"
-            self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True))
+            self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True, row.file, row.line))
 
     def _add_pair(self, pair: Pair) -> None:
         self.ids += bytes.fromhex(pair.pair_id)
@@ -163,6 +172,7 @@ class _Rows:
         self.lengths.extend((characters(pair.prompt), characters(pair.chosen), characters(pair.rejected)))
         self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
         self.fingerprint.add(pair.pair_id)
+        self.lacks_own |= pair.lacks_own
 
     def inventory(self, reader: PairReader, wanted: Flags | None) -> Inventory:
         ids, flipped = (np.frombuffer(bytes(data), dtype="S16") for data in (self.ids, self.flipped))
@@ -196,6 +206,7 @@ class _Rows:
             repeats=_repeats(pair_of, judged, numbers),
             bad_rows=tuple(replace(row, examined=examined) for row, examined in zip(self.bad, bad_judged, strict=True)),
             fingerprint=self.fingerprint.hexdigest(),
+            lacks_own=self.lacks_own,
         )
 
 
@@ -210,7 +221,7 @@ def _repeats(pair_of: Integers, judged: Flags, numbers: Integers) -> tuple[tuple
 
 def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str]) -> None:
     skip = reader.reading.on_bad_row == "skip"
-    bad = [row for row in rows.bad if row.reason not in tolerated and not skip]
+    bad = [row for row in rows.bad if row.reason not in tolerated | UNTAUGHT and not skip]
     if rows.numbers and not bad:
         return
     shown = bad or rows.bad
@@ -222,7 +233,8 @@ def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str
         if rows.numbers
         else "Not one row can be read: check the column names and the format."
     )
-    head = f"{reader.source.name}: {len(shown)} of {total} rows cannot be read as preference pairs ({reasons})."
+    what = EXAMPLES[reader.kind]
+    head = f"{reader.source.name}: {len(shown)} of {total} rows cannot be read as {what} ({reasons})."
     raise DataError("\n".join([head, *shown_rows(shown), fix]))
 
 

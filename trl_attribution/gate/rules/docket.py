@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from trl_attribution.gate.policy.rules import Limited
 from trl_attribution.gate.policy.schema import AllowEntry
 from trl_attribution.gate.rows.inventory import Integers, Inventory
-from trl_attribution.gate.rows.places import Places
 from trl_attribution.gate.verdict import Allowed, Place, RuleResult, Violation
 
 
@@ -84,7 +83,6 @@ class Docket:
     examined: Integers
     """[E], positions, rising."""
     allow: AllowList
-    places: Places
     noun: str
     """``pairs``, or ``new pairs`` where only those are examined."""
 

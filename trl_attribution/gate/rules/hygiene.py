@@ -8,6 +8,7 @@ import numpy as np
 
 from trl_attribution.gate.policy.rules import BAD_ROWS, TOO_LONG, CountLimit, Hygiene, LengthBias, LongPrompts
 from trl_attribution.gate.rows.inventory import BadRow
+from trl_attribution.gate.rows.places import place_of
 from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.verdict import Violation
 
@@ -57,7 +58,7 @@ def _contradictions(docket: Docket, rule: CountLimit) -> Outcome:
 
 def _bad_rows(docket: Docket, name: str, rule: CountLimit) -> Outcome:
     rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == BAD_ROWS[name]]
-    found = Sorted(tuple(Violation(row.sentence, place=docket.places.of(row.row, row.location)) for row in rows))
+    found = Sorted(tuple(Violation(row.sentence, place=place_of(row.row, row.file, row.line)) for row in rows))
     return _counted(docket, name, rule, found)
 
 
@@ -78,7 +79,8 @@ def _length_bias(docket: Docket, rule: LengthBias) -> Outcome:
     from scipy.stats import binom
 
     inventory = docket.inventory
-    judged = inventory.examined
+    # Examples whose other side are M0's own responses say nothing here.
+    judged = inventory.examined & (inventory.chosen_length > 0) & (inventory.rejected_length > 0)
     chosen, rejected = inventory.chosen_length[judged], inventory.rejected_length[judged]
     total = len(chosen)
     longer = float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum())

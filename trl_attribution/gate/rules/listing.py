@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trl_attribution.gate.rows.inventory import rows_again
+from trl_attribution.gate.rows.places import place_of
 from trl_attribution.gate.rules.docket import Docket, Outcome
 from trl_attribution.gate.verdict import EXCERPT_LENGTH, Excerpt, Place, RuleResult, Statement, Violation
 from trl_attribution.pairs.messages import text_of
@@ -60,8 +61,8 @@ def _found(violations: Sequence[Violation], docket: Docket) -> dict[int, _Found]
     }
     return {
         row.index: _Found(
-            docket.places.of(row.index, row.location),
-            Excerpt(_excerpt(pair.prompt), _excerpt(pair.chosen), _excerpt(pair.rejected)),
+            place_of(row.index, row.file, row.line),
+            Excerpt(*map(_excerpt, pair.shown)),
         )
         for row, pair in rows_again(docket.inventory.reader, wanted)
     }

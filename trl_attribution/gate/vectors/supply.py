@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.compute import compute_shards, in_shards
+from trl_attribution.audit.own_responses import FILE_NAME, draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
@@ -21,6 +22,8 @@ from trl_attribution.gate.vectors.elsewhere import holds_vectors, open_vectors
 from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.pairs.examples import questions_of
+from trl_attribution.pairs.own_responses import OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
@@ -106,6 +109,7 @@ class Supplier:
         self._on_progress = on_progress
         self._vectors = vectors
         self._notes: tuple[str, ...] = ()
+        self._own = ""
 
     def supply(self, inventory: Inventory, positions: Integers) -> Supply:
         """The vectors of the pairs at ``positions``.
@@ -118,6 +122,8 @@ class Supplier:
         """
         ids = inventory.ids_at(positions)
         cache = self._cache()
+        if inventory.lacks_own:
+            self._own = self._own_digest()
         elsewhere = self._made_elsewhere()
         stores, missing = self._stored(ids, elsewhere, cache)
         reused = 0 if elsewhere is None else int(elsewhere.holds(ids).sum())
@@ -126,13 +132,31 @@ class Supplier:
         wanted = self._wanted_rows(inventory, positions, set(missing))
         self._check_computable(inventory, wanted)
         dtype = stores[-1].settings.compute_dtype if stores else None
-        run = _Computation(self._auditor(dtype), cache)
+        run = _Computation(self._auditor(dtype), cache, self._own)
+        if inventory.lacks_own:
+            self._answer(run, inventory, wanted)
         unusable = run.compute(inventory, wanted, lambda done: self._on_progress("vectors", done, len(wanted)))
         self._refuse_unusable(inventory, [row for _, row in unusable])
         computed = len(missing) - len(unusable)
         stores = [*([elsewhere] if elsewhere is not None else []), cache.store(run.settings)]
         cached = len(ids) - len(missing)
         return Supply(tuple(stores), self._needed.layers, computed, cached, reused, self._notes, tuple(unusable))
+
+    def _answer(self, run: _Computation, inventory: Inventory, wanted: dict[int, int]) -> None:
+        """Have M0 draw its own responses to the prompts of the ``wanted`` rows, and keep them beside the vectors."""
+        if self._policy.own_responses.file is not None:
+            inventory.reader.own = OwnFile(self._file.path(self._policy.own_responses.file))
+            return
+        asked = (question for _, pair in _rows(inventory, wanted) for question in questions_of(pair))
+        path = self._file.path(self._policy.cache.folder) / FILE_NAME
+        inventory.reader.own = draw(asked, run.model, self._policy.own_responses, path)
+
+    def _own_digest(self) -> str:
+        """What vectors are bound to whose other side are M0's own responses."""
+        config = self._policy.own_responses
+        if config.file is not None:
+            return OwnFile(self._file.path(config.file)).digest
+        return made_digest({"model_fingerprint": self._needed.model_fingerprint, **config.how})
 
     def stored(self, pair_ids: Sequence[str]) -> Supply:
         """The vectors of pairs of which only the ids are known.
@@ -213,6 +237,7 @@ class Supplier:
             compute_dtype=dtype,
             max_length=policy.encoding.max_length,
             truncation_mode=policy.encoding.truncation_mode,
+            own_responses=self._own,
         )
 
     def _made_elsewhere(self) -> VectorStore | None:
@@ -278,11 +303,12 @@ class Supplier:
 class _Computation:
     """M0 at work: missing pairs in, shards of the cache out."""
 
-    def __init__(self, auditor: DataAuditor, cache: VectorCache) -> None:
+    def __init__(self, auditor: DataAuditor, cache: VectorCache, own_responses: str = "") -> None:
         self._auditor = auditor
         self._engine = auditor.new_engine()
         self._cache = cache
-        self.settings = auditor.store_settings(self._engine)
+        self.settings = replace(auditor.store_settings(self._engine), own_responses=own_responses)
+        self.model = auditor.model
         self._shards: list[Path] = []
 
     def compute(

@@ -132,7 +132,7 @@ class FileRows:
             yield from self._json_rows()
         else:
             for index, values in enumerate(self._values()):
-                yield Row(index, f"{self.name} row {index}", values)
+                yield Row(index, f"{self.name} row {index}", values, file=self.path)
 
     @cached_property
     def _has_lines(self) -> bool:
@@ -159,14 +159,15 @@ class FileRows:
                     keys = json_object(record.raw, location).keys()
                     for name in [name for name, value in values.items() if value is None and name not in keys]:
                         del values[name]
-                yield Row(index, location, values, record.raw)
+                yield Row(index, location, values, record.raw, file=self.path, line=record.line)
 
     def _csv_rows(self) -> Iterator[Row]:
         with csv_records(self.path, self.name, self.delimiter) as records:
             header = next(records, Record(1, b"", [])).cells
             for index, (record, values) in enumerate(self._matched(records)):
                 written = dict(zip(header, record.cells, strict=True))
-                yield Row(index, f"{self.name}:{record.line}", values, record.raw, "csv", written)
+                location = f"{self.name}:{record.line}"
+                yield Row(index, location, values, record.raw, "csv", written, self.path, record.line)
 
     def _matched(self, records: Iterator[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Each record with its values; ``datasets`` reads them apart from the lines, so the two are counted."""
@@ -203,7 +204,7 @@ class FileRows:
                 location = f"{self.name}:{record.line}"
                 values = json_object(record.raw, location)
                 explained = explained or _has_lone_surrogate(record.raw, values)
-                yield Row(index, location, values, record.raw)
+                yield Row(index, location, values, record.raw, file=self.path, line=record.line)
         if not explained:
             raise reason
 

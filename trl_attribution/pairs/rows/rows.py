@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from trl_attribution.utils.paths import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -29,6 +32,12 @@ class Row:
     """The format that ``raw`` is in."""
     written: dict[str, Any] | None = None
     """``stored``, where it was made already."""
+    file: Path | None = None
+    """The file, or ``save_to_disk`` folder, that it is from; None where there is none here."""
+    line: int | None = None
+    """JSONL and CSV: the line in that file, from 1."""
+    members: tuple[Row, ...] = ()
+    """All rows of an example that has several, of which this one is the first."""
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -95,11 +104,12 @@ class DatasetRows:
 
     def __iter__(self) -> Iterator[Row]:
         prefix = "" if self.kind == "memory" else f"{self.name} "
+        file = local_path(self.name) if self.kind == "save_to_disk" else None
         plain = self.dataset.with_format(None)
         for start in range(0, len(plain), BATCH_ROWS):
             for offset, values in enumerate(unzip(plain[start : start + BATCH_ROWS])):
                 index = start + offset
-                yield Row(index, f"{prefix}row {index}", values)
+                yield Row(index, f"{prefix}row {index}", values, file=file)
 
 
 @dataclass(frozen=True)

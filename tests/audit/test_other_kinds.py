@@ -1,0 +1,163 @@
+"""KTO, SFT and rollouts from a file to decisions: own responses drawn once, the gate, a real GRPO run's logs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer, unpair_preference_dataset
+
+from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.gate_cases import write_rows
+from tests.tiny import build_tiny_model
+from trl_attribution.audit.own_responses import FILE_NAME
+from trl_attribution.discovery.audited import AuditedPairs
+from trl_attribution.errors import DataError, ModelError, SettingsError
+from trl_attribution.gate.check import GateOptions, run_gate
+from trl_attribution.gate.policy.file import load_policy
+from trl_attribution.manifest import Manifest
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import PairReader, pair_id
+from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.probes import Probe, ProbeRegistry
+
+TODAY = GateOptions(today=datetime.date(2026, 6, 1))
+OWN = OwnConfig(n=2, max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return tiny_loaded()
+
+
+@pytest.fixture(scope="module")
+def probe(loaded: LoadedModel) -> Probe:
+    return tiny_probe(loaded)
+
+
+def kto_rows(count: int) -> list[dict[str, Any]]:
+    """Of every fourth pair only one row is there, so that M0's own responses are the other side."""
+    rows = unpair_preference_dataset(Dataset.from_list(pair_rows(count))).to_list()
+    return [row for place, row in enumerate(rows) if place % 4 or place < count]
+
+
+def sft_rows(count: int) -> list[dict[str, Any]]:
+    return [{"messages": row["prompt"] + row["chosen"], "source": row["source"]} for row in pair_rows(count)]
+
+
+def test_own_responses_are_drawn_once_and_kept(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    data = write_rows(tmp_path / "kto.jsonl", kto_rows(8))
+    audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    kept = tmp_path / "audit" / FILE_NAME
+    lines = kept.read_text().splitlines()
+    lone = [pair for pair in PairReader(data) if pair.lacks_own]
+    assert len(lines) == 1 + len({json.dumps(pair.prompt) for pair in lone})
+    assert 0 < len(lone) < len(audit.index)
+    assert audit.info.vectors.settings.own_responses
+
+    again = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    assert (again.info.vectors.computed, kept.read_text().splitlines()) == (0, lines)
+    given = auditor_of(loaded, [probe], own=OwnConfig(file=str(kept))).audit(data, tmp_path / "given")
+    torch.testing.assert_close(given.store.layer(3), audit.store.layer(3))
+    with pytest.raises(SettingsError, match="was drawn with something else"):
+        auditor_of(loaded, [probe], own=OwnConfig(n=3)).audit(data, tmp_path / "audit")
+    kept.write_text("\n".join(lines[:2]) + '\n{"prompt": "cut sho')  # a killed run
+    resumed = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    assert len(kept.read_text().splitlines()) == len(lines)
+    assert resumed.info.vectors.computed == 0
+
+
+def test_own_responses_that_do_not_fit_are_refused(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    data = write_rows(tmp_path / "sft.jsonl", sft_rows(3))
+    own = write_rows(tmp_path / "own.jsonl", [{"prompt": pair_rows(1)[0]["prompt"], "responses": ["x"]}])
+    with pytest.raises(DataError, match="lacks responses to 1 prompt of"):
+        auditor_of(loaded, [probe], own=OwnConfig(file=str(own))).audit(data, tmp_path / "audit")
+    assert not (tmp_path / "audit").exists()
+    with pytest.raises(SettingsError, match="no such file: nowhere.jsonl"):
+        auditor_of(loaded, [probe], own=OwnConfig(file="nowhere.jsonl"))
+    auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    drawn = OwnConfig(file=str(tmp_path / "audit" / FILE_NAME))
+    with pytest.raises(ModelError, match="Its own responses must be M0's"):
+        auditor_of(tiny_loaded("qwen2"), layers=[1], own=drawn).audit(data, tmp_path / "other")
+    with pytest.raises(SettingsError, match="several processes must not draw"):
+        auditor_of(loaded, [probe]).audit_share(data, tmp_path / "shares", "1/2")
+    auditor_of(loaded, [probe], own=drawn).audit_share(data, tmp_path / "shares", "1/1")
+    merged = auditor_of(loaded, [probe], own=drawn).merge(data, tmp_path / "shares")
+    assert len(merged.index) == 3
+
+
+def test_sft_rows_are_filtered_and_looked_at(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    data = write_rows(tmp_path / "sft.jsonl", sft_rows(6))
+    audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    flagged = audit.flag(top_k=6)
+    assert list(flagged.save_manifests()) == ["filter"]
+    with pytest.raises(SettingsError, match="SFT rows cannot be flipped"):
+        flagged.to_manifest("flip")
+    assert auditor_of(loaded, [probe], own=OWN).estimate(data).pairs == 6
+    assert set(audit.index.pair_ids) == {pair_id(row) for row in sft_rows(6)}
+    assert len(AuditedPairs.open(tmp_path / "audit")) == 6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    def reward(completions: list[Any], **_columns: Any) -> list[float | None]:
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    args = GRPOConfig(
+        output_dir=str(tmp_path / "run"),
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        max_steps=2,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=6,
+        log_completions=True,
+        num_completions_to_print=1,
+        logging_steps=1,
+    )
+    prompts = Dataset.from_list([{"prompt": row["prompt"]} for row in pair_rows(4)])
+    GRPOTrainer(
+        build_tiny_model("llama"),
+        reward_funcs=reward,
+        args=args,
+        train_dataset=prompts,
+        processing_class=loaded.tokenizer,
+    ).train()
+    logs = tmp_path / "run" / "completions"
+    audit = auditor_of(loaded, [probe]).audit(logs, tmp_path / "audit")
+    assert (audit.info.dataset.rows, audit.info.dataset.format) == (16, "rollouts")
+    assert len(audit.index) + audit.info.dataset.skipped.get("zero_variance", 0) // 4 == 4
+    manifest = Manifest.load(audit.flag(top_k=4).save_manifests()["filter"])
+    report = manifest.apply_file(logs, tmp_path / "cleaned")
+    assert report.filtered == 4 * len(manifest.decisions)
+    assert manifest.check_file(logs, tmp_path / "cleaned").filtered == report.filtered
+
+
+def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: LoadedModel, probe: Probe) -> None:
+    ProbeRegistry(tmp_path / "probes").save(probe)
+    data = write_rows(tmp_path / "kto.jsonl", kto_rows(8))
+    policy = {
+        "version": 1,
+        "model": str(model_folder),
+        "probes": "probes",
+        "compute": {"dtype": "float32", "vector_dtype": "float32"},
+        "own_responses": {"n": 2, "max_new_tokens": 4},
+        "rules": {"probes": {"rude": {"max_score": -1}}},
+    }
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
+    found = run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)
+    examples = len({pair.pair_id for pair in PairReader(data)})
+    assert found.verdict.computed == found.verdict.examined == examples
+    again = run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)
+    assert (again.verdict.computed, again.verdict.cached) == (0, examples)
+    audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
+    assert audit.scores is not None
+    assert set(audit.index.pair_ids) == {each.pair_id for each in found.verdict.rules[0].violations}

@@ -1,0 +1,80 @@
+"""Kinds of training data that are not read as contrasts, refused by name with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trl_attribution.errors import DataError
+from trl_attribution.pairs.formats import EXAMPLES, Reading
+from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.pairs.reader import PairReader
+
+_BESIDE = frozenset(("source", "id", "answer", "solution", "ground_truth", "meta"))
+_ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset(("input_ids",)),
+        "a tokenized dataset",
+        "Token ids are no text: give the dataset that they were made from",
+    ),
+    (
+        frozenset(("prompt_tokens", "response_tokens")),
+        "rollouts as token ids, as open-instruct writes them",
+        "Decode both columns with the tokenizer that made them, special tokens included, into prompt and completion",
+    ),
+    (
+        frozenset(("prompt", "completions", "labels")),
+        "stepwise supervision (PRM)",
+        "Make KTO rows of its steps: the steps before as prompt, the step as completion, its label as label",
+    ),
+    (
+        frozenset(("text",)),
+        "plain text for language modeling",
+        "It has no responses that M0's could be compared with: give it as prompt and completion, or as messages",
+    ),
+    (
+        frozenset(("prompt",)),
+        "a prompt-only dataset",
+        (
+            "What training on prompts teaches is in its rollouts: log them (log_completions=True in GRPOConfig and "
+            "RLOOConfig) and give the folder of completions_*.parquet"
+        ),
+    ),
+)
+
+
+def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> None:
+    """Refuse what is known and cannot be read.
+
+    Raises:
+        DataError: the columns are those of such a kind of data, or hold images.
+    """
+    for vision in ("image", "images"):
+        if vision in columns:
+            raise DataError(
+                f"{name}: column '{vision}' makes this a vision dataset to TRL; only text can be audited. Drop the "
+                "column if the examples do not need it."
+            )
+    if reading.format != "auto" or {reading.chosen_column, reading.rejected_column} & set(columns):
+        return
+    for needed, kind, advice in _ADVICE:
+        # A single column means little where others could be the responses under other names.
+        if needed <= set(columns) and (len(needed) > 1 or "input_ids" in needed or set(columns) <= needed | _BESIDE):
+            shown = printable(", ".join(columns))
+            raise DataError(f"{name}: is {kind} (columns: {shown}), which cannot be audited. {advice}.")
+
+
+def require_pairs(reader: PairReader, verb: str) -> PairReader:
+    """Refuse a dataset of other examples than pairs, for work that knows pairs alone.
+
+    Raises:
+        DataError: it holds others.
+    """
+    if reader.kind != "pair":
+        raise DataError(
+            f"{reader.source.name}: holds {EXAMPLES[reader.kind]}, and {verb} works on preference pairs only. Audit it "
+            "instead, and read the report."
+        )
+    return reader
