@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.callbacks import AttributionCallback
+    from trl_attribution.discovery import ScanResult
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.fingerprint import ModelFingerprint
     from trl_attribution.scoring import Rule
@@ -46,8 +47,7 @@ class DataAuditor:
         **settings: fields of :class:`AuditConfig`, over those of ``config``.
 
     Raises:
-        SettingsError: an unknown setting, one that comes too late for a loaded model, or neither layers nor probes to
-            take them from.
+        SettingsError: an unknown setting, or one that comes too late for a loaded model.
     """
 
     def __init__(
@@ -68,9 +68,21 @@ class DataAuditor:
         if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
         self.probes = load_probes(probes, self.config.score)
-        self.layers = choose_layers(self.config.layers, self.probes)
+        self.chosen_layers = choose_layers(self.config.layers, self.probes)
+        """The layers asked for, else those of the probes; None where neither says."""
         self.ranks = ranks
         self._model = model
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers to read, ascending.
+
+        Raises:
+            SettingsError: there are neither layers nor probes to take them from.
+        """
+        if self.chosen_layers is None:
+            raise SettingsError("layers: give some, or probes to take them from")
+        return self.chosen_layers
 
     @property
     def model(self) -> LoadedModel:
@@ -110,6 +122,7 @@ class DataAuditor:
         *,
         vectors: str | Path | None = None,
         rule: Rule | None = None,
+        sample: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
@@ -120,6 +133,7 @@ class DataAuditor:
             vectors: a vector store to use and add to, instead of ``output_dir/vectors``: pairs that it holds
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
+            sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -133,8 +147,11 @@ class DataAuditor:
 
         ranks = self.ranks or current_ranks()
         folder = Path(output_dir)
+        _ = self.layers  # without any, now and not when M0 is loaded
         if ranks.world == 1 and not (folder / "parts").exists():
-            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule)
+            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+        if sample is not None:
+            raise SettingsError("sample: several processes or jobs audit the whole dataset; leave it out, or use one")
         with ranks.together():
             run = SharedRun(self, dataset, folder, vectors, on_progress)
         return run.audit_on(ranks, rule)
@@ -194,6 +211,34 @@ class DataAuditor:
         from trl_attribution.audit.shared_run import SharedRun
 
         return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+
+    def scan(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        output_dir: str | Path = "audit",
+        *,
+        on_progress: OnProgress | None = None,
+        **settings: Any,
+    ) -> ScanResult:
+        """What ``dataset`` would teach the model: findings, without probes and before anything is trained.
+
+        Args:
+            dataset: as for :meth:`audit`.
+            output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
+            on_progress: see :data:`OnProgress`.
+            **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
+
+        Raises:
+            DataError, SettingsError, ModelError, StoreError: as for :meth:`audit`.
+        """
+        from trl_attribution.discovery.scan import scan_dataset
+        from trl_attribution.discovery.scan_config import ScanConfig
+
+        unknown = sorted(settings.keys() - ScanConfig.__dataclass_fields__.keys())
+        if unknown:
+            listed = ", ".join(ScanConfig.__dataclass_fields__)
+            raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -312,16 +357,14 @@ class DataAuditor:
         return self._model
 
 
-def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple[int, ...]:
-    """The layers to read, ascending: those asked for, else those that the probes flag at.
+def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple[int, ...] | None:
+    """The layers to read, ascending: those asked for, else those that the probes flag at, else None.
 
     Raises:
-        SettingsError: neither is given, one is named twice, or a probe knows none of them.
+        SettingsError: one is named twice, or a probe knows none of them.
     """
     if asked is None:
-        if not probes:
-            raise SettingsError("layers: give some, or probes to take them from")
-        return tuple(sorted({probe.layer for probe in probes}))
+        return tuple(sorted({probe.layer for probe in probes})) or None
     if not asked or len(set(asked)) != len(asked):
         raise SettingsError(f"layers: {list(asked)} must name at least one layer, each once")
     for probe in probes:
