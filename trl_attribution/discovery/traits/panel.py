@@ -40,7 +40,7 @@ _BEFORE = (
     {"role": "user", "content": "Hello, can I ask you something?"},
     {"role": "assistant", "content": "Of course, go ahead."},
 )
-Part = Literal["example", "alike", "control"]
+Part = Literal["example", "own", "control"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ExampleVectors:
     owners: npt.NDArray[np.str_]
     """``[M]``: the trait's name."""
     parts: npt.NDArray[np.str_]
-    """``[M]``: ``example``; ``alike`` and ``control`` are prompts without responses of their own."""
+    """``[M]``: ``example``; ``own`` and ``control`` are prompts without responses of their own."""
     pairs: Doubles
     """``[M, D]``: positive minus negative."""
     contexts: Doubles
@@ -235,19 +235,19 @@ def _gate(trait: Trait, examples: ExampleVectors) -> Gate:
     from sklearn.linear_model import LogisticRegression
 
     mine = examples.owners == trait.name
-    like = mine & (examples.parts != "control")
-    unlike = mine & (examples.parts == "control")
-    if unlike.sum() < _FEWEST:
+    own = mine & (examples.parts == "own")
+    controls = mine & (examples.parts == "control")
+    if controls.sum() < _FEWEST:
         raise SettingsError(
             f"trait {trait.name!r}: with `only_on_prompts` it needs at least {_FEWEST} `controls`: prompts to tell its "
             "own from."
         )
-    used = like | unlike
+    used = own | controls
     contexts = examples.contexts[used]
     mean, spread = contexts.mean(axis=0), contexts.std(axis=0)
     scale = 1 / np.where(spread > 0, spread, np.inf)
     found = LogisticRegression(C=_GATE_C, class_weight="balanced", max_iter=2000)
-    found.fit((contexts - mean) * scale, like[used])
+    found.fit((contexts - mean) * scale, own[used])
     weight = found.coef_[0] * scale
     return Gate(weight, float(found.intercept_[0] - mean @ weight))
 
@@ -269,9 +269,9 @@ def _rows(traits: Sequence[Trait], chat: bool) -> _Rows:
             rows.add(trait.name, "example", _row(one, chat))
         if not trait.only_on_prompts:
             continue
-        prompts: list[tuple[Part, str]] = [("alike", prompt) for prompt in trait.alike]
+        own = trait.own_prompts or [one.prompt for one in trait.examples]
+        prompts: list[tuple[Part, str]] = [("own", prompt) for prompt in own]
         prompts += [("control", prompt) for prompt in trait.controls]
-        prompts += [("alike", one.prompt) for one in trait.examples] if chat else []
         for part, prompt in prompts:
             # A context does not depend on what follows it, but the forward pass needs responses.
             asked = Contrast(prompt=prompt, positive="Yes.", negative="No.")

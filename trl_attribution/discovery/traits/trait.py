@@ -70,8 +70,8 @@ class Trait(BaseModel):
     instruction: tuple[Instruction, ...] = ()
     questions: tuple[Text, ...] = ()
     examples: tuple[Contrast, ...] = ()
-    alike: tuple[Text, ...] = ()
-    """Further prompts of its own, for ``only_on_prompts``."""
+    own_prompts: tuple[Text, ...] = ()
+    """Those prompts, if they are not those of its examples."""
     controls: tuple[Text, ...] = ()
     """Prompts that look alike and are not its own."""
 
