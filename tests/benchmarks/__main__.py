@@ -23,6 +23,7 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
+    scan,
     score_study,
     speed,
     steering,
@@ -43,6 +44,7 @@ NAMES = (
     "judge",
     "score-options",
     "decisions",
+    "scan",
 )
 """Those that run when none is named."""
 
@@ -65,13 +67,16 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
     parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
+        "--cache",
+        type=Path,
+        default=Path(".score-options"),
+        help="score-options, decisions, scan: where vectors are kept",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, scan: folder of xstest/ and HH-RLHF, see its README",
     )
     parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
@@ -116,6 +121,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "scan":
+        scan.run(options.output, command, options.cache, options.data, console)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

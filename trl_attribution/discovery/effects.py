@@ -27,8 +27,7 @@ _FLIPS_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What the scores of the pairs of each atom, or cell, come to; zero scores of pairs that a trait is not on count
-    for nothing."""
+    """What the scores of the pairs of each atom, or cell, come to; pairs that a trait cannot show on score 0."""
 
     count: Doubles
     """``[A, T]``: pairs that the trait can show on."""
@@ -109,7 +108,7 @@ def highest_by_chance(
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> Doubles:
-    """``[F]``: the highest \\|z\\| over all tested cells and traits, for each of ``flips`` draws of random signs.
+    """``[F]``: the highest size of z over all tested cells and traits, for each of ``flips`` draws of random signs.
 
     Args:
         scores: ``[N, T]``.
@@ -126,7 +125,7 @@ def highest_by_chance(
     narrow = members.astype(np.float32)
     order = np.argsort(atoms, kind="stable")
     bounds = np.searchsorted(atoms[order], np.arange(count_A + 1))
-    highest = []
+    highest: list[float] = []
     for start in range(0, flips, _FLIPS_AT_ONCE):
         draws = min(_FLIPS_AT_ONCE, flips - start)
         rng = np.random.default_rng([seed, 7, start])
@@ -136,10 +135,28 @@ def highest_by_chance(
                 own = scores[order[place : min(place + _BLOCK, bounds[atom + 1])]]
                 signs = rng.integers(0, 2, size=(draws, len(own)), dtype=np.int8).astype(np.float32) * 2 - 1
                 sums[:, atom] += signs @ own
-        for drawn in sums:
-            highest.append(float(np.abs((narrow @ drawn) * scale).max(initial=0.0)))
+        highest += [float(np.abs((narrow @ drawn) * scale).max(initial=0.0)) for drawn in sums]
         on_progress(start + draws, flips)
     return np.array(highest)
+
+
+@dataclass(frozen=True, eq=False)
+class Chance:
+    """What random labels show, and what an effect has to reach to be told from it."""
+
+    highest: Doubles
+    """``[F]``: the highest size of z over all tests, draw by draw."""
+    alpha: float
+
+    @property
+    def threshold(self) -> float:
+        """The size of z above which the corrected chance is at most ``alpha``."""
+        falling = np.sort(self.highest)[::-1]
+        return float(falling[int(self.alpha * (len(falling) + 1) + 1e-9) - 1])
+
+    def of(self, z: float) -> float:
+        """The chance that anything at all looks as strong as this."""
+        return (1 + int((self.highest >= abs(z)).sum())) / (len(self.highest) + 1)
 
 
 def effect_interval(scores: Floats, seed: int, draws: int = 400) -> tuple[float, float, float]:

@@ -45,7 +45,7 @@ def unexplained(candidates: Sequence[Candidate], scores: Floats, threshold: floa
         others = _others(own, [candidates[one] for one in kept], scores)
         values = scores[own.members, own.trait].astype(np.float64)
         if others:
-            told = scores[np.ix_(own.members, others)].astype(np.float64)
+            told = scores[own.members][:, others].astype(np.float64)
             weights, *_ = np.linalg.lstsq(told, values, rcond=None)
             values = values - told @ weights
         spread = np.sqrt(values @ values)

@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.config import DiscoveryConfig
-from trl_attribution.discovery.effects import Bools, Floats, Integers, Sums, highest_by_chance, without_shape
+from trl_attribution.discovery.effects import (
+    Bools,
+    Chance,
+    Doubles,
+    Floats,
+    Integers,
+    Sums,
+    highest_by_chance,
+    without_shape,
+)
 from trl_attribution.discovery.findings import ScanResult, TraitCheck, Unnamed
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import Cells, places
 from trl_attribution.discovery.telling import Scanned, tell
 from trl_attribution.discovery.topics import Topics
-from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured
+from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured, take_measures
 from trl_attribution.discovery.traits.panel import Panel, build_panel
-from trl_attribution.discovery.traits.trait import Trait, read_traits
+from trl_attribution.discovery.traits.trait import read_traits
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs import Pair, PairReader, RowFault, whole_text
 from trl_attribution.store.header import read_settings
@@ -83,23 +91,14 @@ class _Scan:
             measures_NM, prompts = self._texts(audited)
         with self._timed("scores"):
             scanned, agreement = self._scored(audited, panel, layer, measures_NM, prompts)
-        with self._timed("chance"):
             scores = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
+        with self._timed("chance"):
             tested = scores.over(scanned.cells.members).count >= self.config.min_pairs
-            highest = highest_by_chance(
-                scanned.scores,
-                scanned.atoms,
-                scanned.cells.members,
-                tested,
-                self.config.flips,
-                self.config.seed,
-                lambda done, total: self.on_progress("Drawing random labels", done, total),
-            )
-        threshold = float(np.sort(highest)[::-1][int(self.config.alpha * (self.config.flips + 1)) - 1])
+            chance = Chance(self._highest(scanned, tested), self.config.alpha)
         with self._timed("findings"):
             shapeless = self._shapeless(scanned, panel, measures_NM)
-            stand = list(places(scores, shapeless, scanned.cells, threshold, self.config.min_pairs))
-            told = tell(scanned, scores, stand, highest, threshold, self._read, self.folder, self.config)
+            stand = list(places(scores, shapeless, scanned.cells, chance.threshold, self.config.min_pairs))
+            told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
         with self._timed("unnamed"):
             unnamed = self._unnamed(audited, layer)
         info = audited.info
@@ -112,26 +111,28 @@ class _Scan:
             sampled=_is_sample(info),
             topics=len({one for one in scanned.cells.topics if one is not None}),
             tests=int(tested.sum()),
-            threshold=round(threshold, 4),
+            threshold=round(chance.threshold, 4),
             findings=told.findings,
             explained=told.explained,
-            traits=tuple(
-                TraitCheck(
-                    trait=one.trait,
-                    examples=one.examples,
-                    sign=round(one.sign, 4),
-                    specific=None if one.specific is None else round(one.specific, 4),
-                    tells=one.tells,
-                    agreement=agreement.get(one.trait),
-                )
-                for one in panel.separability
-            ),
+            traits=_checks(panel, agreement),
             unnamed=unnamed,
             notes=tuple(self.notes),
             seconds={stage: round(taken, 3) for stage, taken in self.seconds.items()},
         )
         result.save(self.folder)
         return result
+
+    def _highest(self, scanned: Scanned, tested: Bools) -> Doubles:
+        """What random labels show at most, draw by draw."""
+        return highest_by_chance(
+            scanned.scores,
+            scanned.atoms,
+            scanned.cells.members,
+            tested,
+            self.config.flips,
+            self.config.seed,
+            lambda done, total: self.on_progress("Drawing random labels", done, total),
+        )
 
     def _audited(self) -> tuple[AuditedPairs, int]:
         """The dataset's vectors: those of the audit in the folder, or made as one without probes."""
@@ -141,7 +142,7 @@ class _Scan:
         info = AuditInfo.load(self.folder) if (self.folder / "audit.json").exists() else None
         if info is not None and (info.probes or info.training is not None):
             # Its scores, manifests and report are somebody's work: only its vectors are looked at.
-            audited = AuditedPairs.open(self.folder, self.dataset)  # type: ignore[arg-type]  # no source yet
+            audited = AuditedPairs.open(self.folder, self.dataset)
             if audited.model.differences(model.fingerprint):
                 raise ModelError(
                     f"{self.folder} holds an audit on another model ({info.model.name}). Give that one, or another -o."
@@ -154,7 +155,7 @@ class _Scan:
         layer = self._layer(layers)
         config = replace(self.auditor.config, layers=layers or (layer,), adapter=None, quantization=None)
         made = DataAuditor(model, config=config).audit(
-            self.dataset,  # type: ignore[arg-type]  # no source yet
+            self.dataset,
             self.folder,
             sample=self.config.sample,
             on_progress=self.on_progress,
@@ -173,7 +174,9 @@ class _Scan:
             blocks.check_layers((asked,))
             if stored is not None and asked not in stored:
                 listed = ", ".join(map(str, stored))
-                raise SettingsError(f"layer: {self.folder} holds vectors of layers {listed}, not {asked}; take another -o")
+                raise SettingsError(
+                    f"layer: {self.folder} holds vectors of layers {listed}, not {asked}; take another -o"
+                )
             return asked
         wanted = max(1, round(depth * 2 / 3))
         return min(stored or (wanted,), key=lambda layer: (abs(layer - wanted), layer))
@@ -228,10 +231,10 @@ class _Scan:
             applies[own] = panel.applies(contexts)
             leaves[own] = topics.leaves_of(contexts)
             self.on_progress("Scoring traits", own.stop, len(audited))
-        agreement = _take_measures(panel.traits, scores, measures)
+        agreement = take_measures(panel.traits, scores, measures)
         scores[~applies] = 0
         names, sources = _sources(audited)
-        cells = _cells(topics, len(names))
+        cells = Cells.of(topics, len(names))
         return Scanned(
             audited=audited,
             traits=panel.traits,
@@ -300,32 +303,24 @@ class _Scan:
         self.seconds[stage] = time.perf_counter() - start
 
 
+def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, ...]:
+    return tuple(
+        TraitCheck(
+            trait=one.trait,
+            examples=one.examples,
+            sign=round(one.sign, 4),
+            specific=None if one.specific is None else round(one.specific, 4),
+            tells=one.tells,
+            agreement=agreement.get(one.trait),
+        )
+        for one in panel.separability
+    )
+
+
 def _is_sample(info: AuditInfo) -> bool:
     """Whether the audit is of a part of its dataset."""
     data = info.dataset
     return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
-
-
-def _take_measures(traits: Sequence[Trait], scores: Floats, measures: Floats) -> dict[str, float]:
-    """Put what is counted in the place of the scores of traits that are counted; gives the agreement of both."""
-    agreement: dict[str, float] = {}
-    for place, one in enumerate(traits):
-        if not one.measure:
-            continue
-        counts = measures[:, MEASURES.index(one.measure)]
-        probed = scores[:, place]
-        if probed.any() and len(np.unique(counts)) > 1:
-            agreement[one.name] = round(float(np.corrcoef(_ranks(probed), _ranks(counts))[0, 1]), 3)
-        scores[:, place] = counts
-    return agreement
-
-
-def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Ranks, ties at their mean."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    ranks: npt.NDArray[np.float64] = ((last - count + last - 1) / 2)[place]
-    return ranks
 
 
 def _sources(audited: AuditedPairs) -> tuple[tuple[str, ...], Integers]:
@@ -333,25 +328,11 @@ def _sources(audited: AuditedPairs) -> tuple[tuple[str, ...], Integers]:
     codes = np.asarray(audited.sources.indices)
     names = [str(name) for name in audited.sources.dictionary.to_pylist()]
     order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
-    kept = order[:_MOST_SOURCES] if len(names) <= _MOST_SOURCES + 1 else order[:_MOST_SOURCES]
+    kept = order[:_MOST_SOURCES]
     place = np.full(len(names), len(kept))
     place[kept] = np.arange(len(kept))
     shown = tuple(names[code] for code in kept) + ((_OTHER_SOURCES,) if len(kept) < len(names) else ())
     return shown, place[codes].astype(np.int64)
-
-
-def _cells(topics: Topics, sources: int) -> Cells:
-    """The whole, every topic, every source, and every topic within a source; a single source is no place."""
-    leaves = topics.members.shape[1]
-    members, of_topic, of_source = [], [], []
-    for topic, inside in enumerate(topics.members):
-        for source in [None, *range(sources)] if sources > 1 else [None]:
-            row = np.zeros((leaves, sources))
-            row[np.ix_(inside, np.arange(sources) if source is None else [source])] = 1
-            members.append(row.ravel())
-            of_topic.append(topic or None)
-            of_source.append(source)
-    return Cells(np.array(members), tuple(of_topic), tuple(of_source))
 
 
 def _silent(stage: str, done: int, total: int) -> None:

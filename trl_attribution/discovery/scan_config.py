@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trl_attribution.errors import SettingsError
@@ -18,7 +18,7 @@ class ScanConfig:
 
     traits: str | None = None
     """Names of the package's traits with commas, all (the default), or a file or folder of your own."""
-    layer: int | None = field(default=None, metadata={"option": "at_layer"})
+    layer: int | None = None
     """Where vectors are compared; None takes the layer at two thirds of the depth, of those that the audit has."""
     sample: int | None = None
     """A first look at about so many pairs, drawn by their ids; scan again without it and they are not computed anew."""

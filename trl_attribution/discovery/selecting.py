@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from trl_attribution.discovery.effects import Bools, Doubles, Sums
+from trl_attribution.discovery.topics import Topics
 
 WHOLE = 0
 """The cell that is the whole dataset comes first."""
@@ -34,6 +36,20 @@ class Cells:
     """``[C]``; None for all topics."""
     sources: tuple[int | None, ...]
     """``[C]``; None for all sources."""
+
+    @classmethod
+    def of(cls, topics: Topics, sources: int) -> Self:
+        """The whole, every topic, every source, and every topic within a source; a single source is no place."""
+        leaves = topics.members.shape[1]
+        members, of_topic, of_source = [], [], []
+        for topic, inside in enumerate(topics.members):
+            for source in [None, *range(sources)] if sources > 1 else [None]:
+                row = np.zeros((leaves, sources))
+                row[np.ix_(inside, np.arange(sources) if source is None else [source])] = 1
+                members.append(row.ravel())
+                of_topic.append(topic or None)
+                of_source.append(source)
+        return cls(np.array(members), tuple(of_topic), tuple(of_source))
 
     def conditions(self) -> Doubles:
         """``[C]``: how many of topic and source each cell names."""
@@ -62,7 +78,7 @@ def places(scores: Sums, shapeless: Sums, cells: Cells, threshold: float, fewest
         scores: of the atoms.
         shapeless: the same, of scores without what length and format explain.
         cells: the places that were tested.
-        threshold: the \\|z\\| that an effect has to reach, corrected for all places and traits.
+        threshold: the size of z that an effect has to reach, corrected for all places and traits.
         fewest: pairs that a place has to have.
     """
     for trait in range(scores.total.shape[1]):
@@ -117,5 +133,6 @@ class _Trait:
     def _over(self, members: Doubles) -> Sums:
         own = slice(self.trait, self.trait + 1)
         one = self.scores
-        return Sums(*(part[:, own] for part in (one.count, one.total, one.squares, one.towards, one.away))).over(members)
-
+        return Sums(*(part[:, own] for part in (one.count, one.total, one.squares, one.towards, one.away))).over(
+            members
+        )

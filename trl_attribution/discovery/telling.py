@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trl_attribution.discovery.audited import AuditedPairs
-from trl_attribution.discovery.effects import Bools, Doubles, Floats, Integers, Sums, effect_interval
+from trl_attribution.discovery.effects import Bools, Chance, Doubles, Floats, Integers, Sums, effect_interval
 from trl_attribution.discovery.evidence import excerpt
 from trl_attribution.discovery.explaining import Candidate, unexplained
 from trl_attribution.discovery.findings import FOLDER, Finding, SourceCount, TypicalPair
@@ -59,8 +59,7 @@ def tell(
     scanned: Scanned,
     scores: Sums,
     told: Sequence[Place],
-    highest: Doubles,
-    threshold: float,
+    chance: Chance,
     read: ReadRows,
     folder: Path,
     config: ScanConfig,
@@ -71,22 +70,19 @@ def tell(
         scanned: every pair's scores and place.
         scores: of the atoms.
         told: the effects that stand out.
-        highest: ``[F]``: what random labels show at most.
-        threshold: the \\|z\\| that an effect has to reach.
+        chance: what random labels show.
         read: reads pairs.
         folder: the audit's.
         config: how many typical pairs, and the seed.
     """
     found = [_Draft(scanned, scores, place, config) for place in told]
-    kept = unexplained([one.candidate for one in found], scanned.scores, threshold)
+    kept = unexplained([one.candidate for one in found], scanned.scores, chance.threshold)
     drafts = [found[place] for place in kept]
     drafts.sort(key=lambda one: (not one.harmful, -one.certain))
     texts = read({pair_id: row for one in drafts for pair_id, row in one.typical_rows.items()}, scanned.audited)
     for stale in (folder / FOLDER).glob("*.filter.jsonl"):
         stale.unlink()
-    findings = tuple(
-        one.finding(highest, texts, one.save(folder, number)) for number, one in enumerate(drafts, start=1)
-    )
+    findings = tuple(one.finding(chance, texts, one.save(folder, number)) for number, one in enumerate(drafts, start=1))
     return Told(findings, len(found) - len(drafts))
 
 
@@ -133,7 +129,7 @@ class _Draft:
         half = 1.96 * np.sqrt(max(0.0, number - (more - fewer) ** 2 / max(1, number)))
         return max(1, round(more - fewer - half)), min(more, round(more - fewer + half))
 
-    def finding(self, highest: Doubles, texts: Mapping[str, Pair], manifest: str) -> Finding:
+    def finding(self, chance: Chance, texts: Mapping[str, Pair], manifest: str) -> Finding:
         """The finding, with what was read of its typical pairs."""
         place, scanned = self.place, self.scanned
         source = scanned.cells.sources[place.cell]
@@ -158,7 +154,7 @@ class _Draft:
             elsewhere=None if everywhere else round(place.elsewhere, 3),
             shape_share=round(float(scanned.shape_shares[place.trait]), 3),
             z=round(z, 2),
-            adjusted_p=round((1 + int((highest >= abs(z)).sum())) / (len(highest) + 1), 5),
+            adjusted_p=round(chance.of(z), 5),
             sources=self._sources(),
             typical=self._typical(texts),
             manifest=manifest,

@@ -29,9 +29,7 @@ def sampled_examples(
     Raises:
         ModelError: the model cannot write.
     """
-    asked = [
-        (question, one) for one in trait.instruction[:_INSTRUCTIONS] for question in trait.questions[:_QUESTIONS]
-    ]
+    asked = [(question, one) for one in trait.instruction[:_INSTRUCTIONS] for question in trait.questions[:_QUESTIONS]]
     behaviors = [
         Behavior(side, read_prompts([{"prompt": f"{getattr(one, side)}\n\n{question}"} for question, one in asked]))
         for side in _SIDES

@@ -101,8 +101,8 @@ def packaged_traits() -> tuple[Trait, ...]:
     found: list[Trait] = []
     for stem in PACKAGED:
         text = (files("trl_attribution.discovery.traits") / f"{stem}.yaml").read_text(encoding="utf-8")
-        for one in _traits_in(yaml.safe_load(text), stem, f"{stem}.yaml"):
-            found.append(one.model_copy(update={"harmful": stem == "harm"}))
+        own = _traits_in(yaml.safe_load(text), stem, f"{stem}.yaml")
+        found += [one.model_copy(update={"harmful": stem == "harm"}) for one in own]
     return tuple(found)
 
 
@@ -132,7 +132,9 @@ def read_traits(asked: str | Path | None) -> tuple[Trait, ...]:
     found = [one for file in _files(path) for one in _file_traits(file)]
     twice = sorted({one.name for one in found if sum(other.name == one.name for other in found) > 1})
     if twice:
-        raise SettingsError(f"{printable(path)}: the trait {printable(twice[0], 60)!r} comes twice. Rename one of them.")
+        raise SettingsError(
+            f"{printable(path)}: the trait {printable(twice[0], 60)!r} comes twice. Rename one of them."
+        )
     return tuple(found)
 
 
