@@ -30,7 +30,6 @@ from trl_attribution.store import VectorStore
 
 LAYER = 20
 SHUFFLES = 20
-SEEDS = 10
 HH_PAIRS = 520
 PLANTED = 0.02
 WHOLE = 1500
@@ -72,13 +71,13 @@ class Known:
             return found, [Manifest.load(folder / one.manifest) for one in found.findings]
 
 
-def run(output: Path, command: str, cache: Path, data: Path, console: Console) -> None:
+def run(output: Path, command: str, cache: Path, data: Path, seeds: int, console: Console) -> None:
     model = load_model(embedded_gguf())
     folder = cache / "scan"
     demo = list(build_distractor_compliance().pairs)
     console.print("the demo's dataset, from nothing")
-    first, cold, memory = _timed(model, demo)
-    _, warm, _ = _timed(model, demo)
+    cost = _Cost.of(model, demo, folder / "demo")
+    first = cost.found
     console.print("HH-RLHF harmless")
     hh = list(islice(readable_rows(data / HH_FILE), HH_PAIRS))
     real = Known.of(hh, model, folder / "hh")
@@ -88,8 +87,8 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console) -
         _findings(f"HH-RLHF harmless-base, test split, the first {HH_PAIRS} pairs", on_real),
         _traits(first, on_real),
         _nothing({"demo": (demo, Known.of(demo, model, folder / "demo")), "HH-RLHF": (hh, real)}, model, console),
-        _narrow(model, folder / "pool", console),
-        _cost(cold, warm, memory, first, on_real),
+        *([_narrow(model, folder / "pool", seeds, console)] if seeds else []),
+        cost.table(on_real),
     ]
     for table in tables:
         table.show(console)
@@ -119,12 +118,42 @@ def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return [draw.choice(both) for both in zip(rows, turned, strict=True)]
 
 
-def _timed(model: LoadedModel, rows: Sequence[Row]) -> tuple[ScanResult, float, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        found = DataAuditor(model).scan(rows, folder)
-        taken = time.perf_counter() - start
-    return found, taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+@dataclass(frozen=True)
+class _Cost:
+    """What two scans of one dataset take: the first, and one into the folder that it has left."""
+
+    found: ScanResult
+    seconds: tuple[float, float]
+    processor: tuple[float, float]
+    gib: float
+
+    @classmethod
+    def of(cls, model: LoadedModel, rows: Sequence[Row], folder: Path) -> _Cost:
+        taken, busy, found = [], [], []
+        for _ in range(2):
+            start, before = time.perf_counter(), time.process_time()
+            found.append(DataAuditor(model).scan(rows, folder))
+            taken.append(time.perf_counter() - start)
+            busy.append(time.process_time() - before)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return cls(found[0], (taken[0], taken[1]), (busy[0], busy[1]), memory)
+
+    def table(self, real: ScanResult) -> Results:
+        named = (("the first scan", 0), ("again, nothing computed", 1))
+        rows = [(name, f"{self.processor[one]:.0f}", f"{self.seconds[one]:.0f}", "") for name, one in named]
+        rows += [
+            (f"{stage}", "", f"{taken:.1f}", f"{real.seconds[stage]:.1f}")
+            for stage, taken in self.found.seconds.items()
+        ]
+        note = (
+            "Processor: on all cores together. The wall clock was read on a machine whose two cores did other work at "
+            "the same time. The model is loaded. Vectors: of the demo computed, of HH-RLHF reused. Traits: the examples "
+            f"are read once a model and kept in the cache. The process has taken up to {self.gib:.1f} GiB, PyTorch and "
+            "the model included."
+        )
+        return Results(
+            "Seconds", ("", "processor", "clock, demo", f"clock, HH-RLHF, {HH_PAIRS} pairs"), tuple(rows), note
+        )
 
 
 def _findings(title: str, found: ScanResult) -> Results:
@@ -177,7 +206,7 @@ def _nothing(cases: Mapping[str, tuple[Sequence[Row], Known]], model: LoadedMode
     return Results("Labels that say nothing", ("dataset", "pairs", "shuffles without any finding"), tuple(lines), note)
 
 
-def _narrow(model: LoadedModel, folder: Path, console: Console) -> Results:
+def _narrow(model: LoadedModel, folder: Path, seeds: int, console: Console) -> Results:
     organism = build_distractor_compliance(POOL)
     truth = {pair.pair_id: row["truth"] for pair, row in zip(PairReader(organism.pairs), organism.pairs, strict=True)}
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in organism.pairs]
@@ -187,7 +216,7 @@ def _narrow(model: LoadedModel, folder: Path, console: Console) -> Results:
     lines = []
     for planted in (round(PLANTED * WHOLE), 0):
         hits, sizes, falsely = 0, [], 0
-        for seed in range(SEEDS):
+        for seed in range(seeds):
             draw = random.Random(seed)
             mixed = draw.sample(good, WHOLE - planted) + draw.sample(bad, planted)
             draw.shuffle(mixed)
@@ -199,7 +228,7 @@ def _narrow(model: LoadedModel, folder: Path, console: Console) -> Results:
             sizes += [effect(right[0])] if right else []
             told = ", ".join(one.says for one in found.findings if one.harmful)
             console.print(f"{planted} planted, seed {seed}: found {bool(right)} ({told})", markup=False)
-        lines.append((str(planted), f"{hits} of {SEEDS}", f"{falsely} of {SEEDS}", "; ".join(sizes[:3])))
+        lines.append((str(planted), f"{hits} of {seeds}", f"{falsely} of {seeds}", "; ".join(sizes[:3])))
     note = (
         f"{WHOLE:,} pairs a seed, drawn from {len(good):,} clean ones and {len(bad)} contaminated ones (a rude request "
         "with a formatting instruction, the answer chosen over the refusal), without sources. Found: a finding that "
@@ -213,17 +242,3 @@ def _narrow(model: LoadedModel, folder: Path, console: Console) -> Results:
 def _is_it(one: Finding, listed: Manifest, truth: Mapping[str, str]) -> bool:
     hits = sum(truth[decision.pair_id] == "contaminated" for decision in listed.decisions)
     return one.harmful and one.trait in ("complies-with-harm", "rude") and 2 * hits >= len(listed.decisions)
-
-
-def _cost(cold: float, warm: float, memory: float, demo: ScanResult, real: ScanResult) -> Results:
-    stages = [(stage, f"{taken:.1f}", f"{real.seconds[stage]:.1f}") for stage, taken in demo.seconds.items()]
-    rows = (
-        ("all, traits read for the first time", f"{cold:.1f}", ""),
-        ("all, a second time into another folder", f"{warm:.1f}", ""),
-        *stages,
-    )
-    note = (
-        "Vectors: of the demo computed, of HH-RLHF reused. Traits: the examples are read once a model and kept in the "
-        f"cache. The process has taken up to {memory:.1f} GiB, PyTorch and the model included."
-    )
-    return Results("Seconds", ("", "demo, 440 pairs", f"HH-RLHF, {HH_PAIRS} pairs"), rows, note)
