@@ -146,10 +146,10 @@ class _Cost:
             for stage, taken in self.found.seconds.items()
         ]
         note = (
-            "Processor: on all cores together. The wall clock was read on a machine whose two cores did other work at "
-            "the same time. The model is loaded. Vectors: of the demo computed, of HH-RLHF reused. Traits: the examples "
-            f"are read once a model and kept in the cache. The process has taken up to {self.gib:.1f} GiB, PyTorch and "
-            "the model included."
+            "Processor: on all cores together. The wall clock was read on two cores that did other work at the same "
+            "time; the model was loaded. Vectors: of the demo computed, of HH-RLHF reused. Traits: the examples are "
+            f"read once a model and kept in the cache. The process has taken up to {self.gib:.1f} GiB, PyTorch and the "
+            "model included."
         )
         return Results(
             "Seconds", ("", "processor", "clock, demo", f"clock, HH-RLHF, {HH_PAIRS} pairs"), tuple(rows), note

@@ -111,13 +111,18 @@ class _Trait:
         """The cell that stands out most among the atoms that are ``left``, and the effect size outside of it."""
         inside = self.cells.members * left
         within, outside = self._over(inside), self._over(left - inside)
-        errors = within.variance / np.maximum(within.count, 1) + outside.variance / np.maximum(outside.count, 1)
-        apart = np.abs(within.mean - outside.mean) / np.sqrt(np.where(errors > 0, errors, np.inf))
+        distance = np.abs(within.mean - outside.mean)
+        number, others = np.maximum(within.count, 1), np.maximum(outside.count, 1)
+        apart = _ratio(distance, within.variance / number + outside.variance / others)
         stronger = (np.abs(within.mean) > np.abs(outside.mean)) | (within.mean * outside.mean < 0)
         narrow = self._stands(inside) & (stronger & (apart >= _APART) & (outside.count >= self.fewest))[:, 0]
         if not narrow.any():
             return None
-        merit = np.where(narrow, apart[:, 0] * (1 - _SIMPLER * self.cells.conditions()), -np.inf)
+        # Which place it is, is a matter of one variance for all: the few pairs of a place that are most alike must not
+        # win over all of its pairs.
+        variance = (number * within.variance + others * outside.variance) / (number + others)
+        pull = _ratio(distance, variance * (1 / number + 1 / others))[:, 0]
+        merit = np.where(narrow, pull * (1 - _SIMPLER * self.cells.conditions()), -np.inf)
         cell = int(merit.argmax())
         return cell, float(outside.effect[cell, 0])
 
@@ -136,3 +141,9 @@ class _Trait:
         return Sums(*(part[:, own] for part in (one.count, one.total, one.squares, one.towards, one.away))).over(
             members
         )
+
+
+def _ratio(distance: Doubles, variance: Doubles) -> Doubles:
+    """Distances in standard errors; 0 where nothing varies."""
+    found: Doubles = distance / np.sqrt(np.where(variance > 0, variance, np.inf))
+    return found
