@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trl_attribution.audit.auditor import load_probes
+from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
@@ -86,7 +86,7 @@ class AttributionCallback(TrainerCallback):
         """What the last run left behind, on the main rank."""
         self._probes = load_probes(
             self.config.probes if probes is None else probes,
-            self.config.asked_score,
+            self.config.score,
         )
         self._trainer = trainer
         self._dataset = dataset

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from trl_attribution.audit.auditor import choose_layers
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch
+from trl_attribution.audit.setup import choose_layers
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.config import CallbackConfig
@@ -75,8 +75,9 @@ def open_training_audit(
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
+    config.rule.check_probes(probes)
     config.rule.check(len(data.index))
-    notes = power_notes(config.rule, len(data.index), probes, config.asked_score)
+    notes = power_notes(config.rule, len(data.index), probes, config.score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
     settings = StoreSettings(
@@ -122,7 +123,7 @@ def open_training_audit(
 
 def _layers(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) -> tuple[int, ...]:
     """The layers to capture, each probe's own among them."""
-    layers = choose_layers(config.layers, probes)
+    layers = choose_layers(config.layers, probes, config.score)
     for probe in probes:
         probe.check_model(m0.fingerprint)
         if probe.layer not in layers:
@@ -137,7 +138,7 @@ def _online_scores(
     config: CallbackConfig, probes: Sequence[Probe], layers: tuple[int, ...], reference: ReferenceModel
 ) -> OnlineScores:
     """The scores while training, once they are known to allow for ``on_flag``."""
-    online = OnlineScores(probes, layers, config.asked_score, config.flag_at)
+    online = OnlineScores(probes, layers, config.score, config.flag_at)
     if config.on_flag != "log":
         online.require_limits(f"on_flag={config.on_flag!r}")
     if config.on_flag == "skip":

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from trl_attribution.audit.auditor import load_probes
+from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Tokens
 from trl_attribution.callbacks.checkpoint import m0_identity
@@ -97,7 +97,7 @@ class AttributionTracker:
             )
         self.finished: Finished | None = None
         """What the last run left behind, on the main rank."""
-        self._probes = load_probes(self.config.probes if probes is None else probes, self.config.asked_score)
+        self._probes = load_probes(self.config.probes if probes is None else probes, self.config.score)
         self._reference = loop_reference(reference_model, policy)
         self._policy, self._judge = policy, judge
         self._tokenizer, self._dataset = tokenizer, dataset

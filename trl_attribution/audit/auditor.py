@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.activations.config import PassConfig
+from trl_attribution.audit.config import AuditConfig
+from trl_attribution.audit.setup import decided, known_layers, load_probes
 from trl_attribution.audit.shares import Share
-from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
+from trl_attribution.errors import ModelError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
@@ -68,7 +70,7 @@ class DataAuditor:
         if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
         self.probes = load_probes(probes, self.config.score)
-        self.chosen_layers = choose_layers(self.config.layers, self.probes)
+        self.chosen_layers = known_layers(self.config.layers, self.probes, self.config.score)
         """The layers asked for, else those of the probes; None where neither says."""
         self.ranks = ranks
         self._model = model
@@ -80,9 +82,7 @@ class DataAuditor:
         Raises:
             SettingsError: there are neither layers nor probes to take them from.
         """
-        if self.chosen_layers is None:
-            raise SettingsError("layers: give some, or probes to take them from")
-        return self.chosen_layers
+        return decided(self.chosen_layers)
 
     @property
     def model(self) -> LoadedModel:
@@ -179,6 +179,7 @@ class DataAuditor:
         """
         from trl_attribution.audit.shared_run import SharedRun
 
+        _ = self.layers
         wanted = Share.parse(share) if isinstance(share, str) else share
         ranks = self.ranks or current_ranks()
         with ranks.together():
@@ -210,6 +211,7 @@ class DataAuditor:
         """
         from trl_attribution.audit.shared_run import SharedRun
 
+        _ = self.layers
         return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
 
     def scan(
@@ -251,6 +253,7 @@ class DataAuditor:
         from trl_attribution.pairs import PairReader
         from trl_attribution.pairs.dataset_pass import pass_over
 
+        _ = self.layers
         engine = self.new_engine()
         data = pass_over(PairReader(dataset, self.config.reading), self.model.encoder, self.config.encoding)
         engine.limits.check(data.highest_token, data.longest)
@@ -270,7 +273,7 @@ class DataAuditor:
             SettingsError: this auditor was given a model, or settings that a trainer decides, or the trainer cannot be
                 audited.
         """
-        from trl_attribution.callbacks import AttributionCallback
+        from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
         of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
@@ -278,8 +281,8 @@ class DataAuditor:
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
-        shared = ("score", "vector_dtype", "shard_size", "token_budget", "blocks_path")
-        mine = {"layers": list(self.layers), **{name: getattr(self.config, name) for name in shared}}
+        shared = {one.name for one in fields(self.config)} & {one.name for one in fields(CallbackConfig)}
+        mine = {**{name: getattr(self.config, name) for name in shared}, "layers": list(self.layers)}
         twice = sorted(settings.keys() & {"config", "probes", *mine})
         if twice:
             raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
@@ -292,8 +295,8 @@ class DataAuditor:
         from trl_attribution.activations import ActivationConfig, ActivationEngine
 
         config = self.config
-        activations = ActivationConfig(self.layers, config.token_budget, config.path, config.blocks_path)
-        return ActivationEngine(self.model.model, activations)
+        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
+        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""
@@ -355,54 +358,3 @@ class DataAuditor:
         if self._model is None:
             raise SettingsError("model: give M0, a Hub id, a local folder or a GGUF file: DataAuditor(MODEL, ...)")
         return self._model
-
-
-def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple[int, ...] | None:
-    """The layers to read, ascending: those asked for, else those that the probes flag at, else None.
-
-    Raises:
-        SettingsError: one is named twice, or a probe knows none of them.
-    """
-    if asked is None:
-        return tuple(sorted({probe.layer for probe in probes})) or None
-    if not asked or len(set(asked)) != len(asked):
-        raise SettingsError(f"layers: {list(asked)} must name at least one layer, each once")
-    for probe in probes:
-        if not set(probe.layers) & set(asked):
-            raise SettingsError(
-                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(asked)}; "
-                "take one of them, or leave layers out to take those of the probes"
-            )
-    return tuple(sorted(asked))
-
-
-def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
-    """The probes, checked for what scoring would refuse after all vectors are computed."""
-    if probes is None:
-        return []
-    if isinstance(probes, str | Path):
-        probes = ProbeRegistry(probes)
-    found = probes.load_all() if isinstance(probes, ProbeRegistry) else list(probes)
-    if not found:
-        raise SettingsError("probes: none there; build one with `trl-attribution probe build`, or leave probes out")
-    names = [probe.name for probe in found]
-    if len(set(names)) < len(names):
-        raise SettingsError(f"probes: their names must differ, but these were given: {', '.join(names)}")
-    uncontrolled = [probe.name for probe in found if not probe.knows_controls]
-    if score == "controlled" and uncontrolled:
-        raise ProbeError(
-            f"score: controlled scores need probes with controls; {', '.join(uncontrolled)} has none. "
-            "Build it with controls, or ask for score 'auto'."
-        )
-    unknowing = [probe.name for probe in found if not probe.knows_prompts]
-    if score == "contextual" and unknowing:
-        raise ProbeError(
-            f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
-            "Build it from a behavior file, or ask for score 'response' or 'auto'."
-        )
-    for probe in found:
-        if probe.reference_scores is not None:
-            from trl_attribution.scoring.scores import Column, kind_for, reference_for
-
-            reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
-    return found
