@@ -49,6 +49,8 @@ class Finding(_Part):
     """Whether this is what a release has to be kept from."""
     everywhere: bool
     """False for an effect of one topic or source."""
+    beside: bool = False
+    """Whether places that the trait has other findings of are left out of it."""
     words: tuple[str, ...]
     """What the prompts of its pairs are about; RAW; empty where it is everywhere."""
     topic: int | None

@@ -142,6 +142,7 @@ class _Draft:
             direction="towards" if self.sign > 0 else "away",
             harmful=self.harmful,
             everywhere=everywhere,
+            beside=everywhere and not place.atoms.all(),
             words=() if everywhere else self._words(),
             topic=scanned.cells.topics[place.cell],
             source=None if source is None else scanned.source_names[source],

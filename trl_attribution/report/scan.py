@@ -46,7 +46,7 @@ def headline(result: ScanResult) -> str:
 
 def sentence(one: Finding) -> str:
     """A finding in one line: what, where, how many pairs, how much."""
-    place = ["everywhere" if one.everywhere else f"topic: {words(one)}"]
+    place = [where(one) if one.everywhere else f"topic: {where(one)}"]
     place.append(f"about {one.pushing_low:,} to {one.pushing_high:,} of {counted(one.pairs, 'pair')}")
     if one.source is not None:
         place.append(f"source {printable(one.source, 60)}")
@@ -63,8 +63,10 @@ def effect(one: Finding) -> str:
     return f"d = {abs(one.effect):.1f} [{low:.1f}, {high:.1f}]"
 
 
-def words(one: Finding) -> str:
-    """What its prompts are about, printable."""
+def where(one: Finding) -> str:
+    """Its place: what its prompts are about, printable, or that it has none."""
+    if one.everywhere:
+        return "everywhere else" if one.beside else "everywhere"
     return ", ".join(printable(word, 30) for word in one.words) or "no words of its own"
 
 
@@ -79,11 +81,10 @@ def findings_table(listed: Sequence[Finding], total: int) -> Table:
     """A line a finding."""
     rows = []
     for number, one in enumerate(listed, start=1):
-        where = "everywhere" if one.everywhere else words(one)
         source = one.source if one.source is not None else mostly_from(one)
         says = Text(printable(one.says, 120), "bold red" if one.harmful else "default")
         pairs = f"{one.pushing_low:,} to {one.pushing_high:,}"
-        rows.append((str(number), says, where, printable(source, 60), pairs, effect(one).removeprefix("d = ")))
+        rows.append((str(number), says, where(one), printable(source, 60), pairs, effect(one).removeprefix("d = ")))
     left = total - len(listed)
     caption = f"and {counted(left, 'more finding')}, see --show" if left else ""
     return table("Findings", (">", "teaches", "where", "source", ">pairs", ">d [95%]"), rows, caption)
