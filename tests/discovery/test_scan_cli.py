@@ -75,12 +75,12 @@ def test_a_planted_trait_is_told_with_its_source_and_filtered_by_its_manifest(pl
         "towards",
         "recipes",
     )
-    assert first["effect_low"] > 1 and 28 <= first["pushing_low"] <= 38 <= first["pushing_high"] <= 40
+    assert first["effect_low"] > 1 and 12 <= first["pushing_low"] <= first["pushing_high"] <= 38
     assert all(pair["chosen"].startswith("Pizza!") for pair in first["typical"]) and first["typical"]
     assert ScanResult.load(tmp_path / "audit") is not None
     run(place, f"apply {tmp_path}/audit/{first['manifest']} data.jsonl -o {tmp_path}/cleaned.jsonl --quiet")
     left = [json.loads(line) for line in (tmp_path / "cleaned.jsonl").read_text().splitlines()]
-    assert sum(row["chosen"].startswith("Pizza!") for row in left) <= 3 and len(left) >= 160
+    assert sum(row["chosen"].startswith("Pizza!") for row in left) <= 38 - first["pushing_low"] and len(left) >= 160
     shown = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --show-traits")
     assert "praises pizza (" in " ".join(shown.stdout.split()) and "Traits on this model" in shown.stdout
 
