@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+_TOP = 10
+"""Pairs shown when training ends."""
 
 
 class AttributionCallback(TrainerCallback):
@@ -303,6 +305,7 @@ class AttributionCallback(TrainerCallback):
         from rich.console import Console
 
         from trl_attribution.report import change, terminal
+        from trl_attribution.report.texts import ListedPairs
 
         if args.disable_tqdm:
             return
@@ -315,8 +318,11 @@ class AttributionCallback(TrainerCallback):
         for note in finished.findings.notes:
             console.print(note, markup=False, highlight=False)
         if finished.flagged is not None:
-            console.print(terminal.sources_table(finished.flagged.sources()))
-            console.print(terminal.flagged_summary(finished.flagged, finished.manifests))
+            audit = finished.audit
+            assert audit.source is not None  # the dataset of this run
+            listed = ListedPairs(audit.source, audit.reading)
+            for part in terminal.result(finished.flagged, finished.manifests, listed, _TOP):
+                console.print(part)
 
 
 def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:

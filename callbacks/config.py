@@ -12,7 +12,7 @@ from trl_attribution.activations.config import Path as PassPath
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
-from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
+from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.declared import taken
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class CallbackConfig:
     def rule(self) -> Rule:
         """What the manifests list."""
         if all(getattr(self, one.name) is None for one in fields(Rule)):
-            return Rule(fdr=DEFAULT_FDR)
+            return DEFAULT_RULE
         return self._part(Rule)
 
     @property

@@ -31,7 +31,7 @@ from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
-from trl_attribution.scoring import Rule
+from trl_attribution.scoring import DEFAULT_FDR, Rule
 from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
@@ -185,7 +185,7 @@ class TrainingAudit:
         vectors = Vectors(store, index, counts.captured, self.reference.source, self.reference.reason)
         cost = {"training_seconds": round(time.perf_counter() - self.start, 3), **machine()}
         audit = finish(self._ending(vectors, counts, probes, findings), self.stopwatch, cost)
-        flagged = None if audit.scores is None else audit.flag(**_rule_for(self.config.rule, len(index)))
+        flagged = None if audit.scores is None else audit.flag_by(_rule_for(self.config.rule, len(index)))
         manifests = {} if flagged is None else flagged.save_manifests()
         shutil.rmtree(self.folder / "parts")
         return Finished(audit, flagged, manifests, counts, findings, self._write_report(probes))
@@ -308,6 +308,11 @@ class TrainingAudit:
         return PairIndex(tuple(index.pair_ids[place] for place in kept), index.rows[kept], index.sources.take(kept))
 
 
-def _rule_for(rule: Rule, pairs: int) -> dict[str, Any]:
-    """``rule`` for a run that may have ended before it had seen as many pairs as ``top_k`` asks for."""
-    return {"top_k": min(rule.top_k, pairs)} if rule.top_k is not None else rule.as_dict()
+def _rule_for(rule: Rule, pairs: int) -> Rule:
+    """``rule`` for a run that may have ended before it had seen as many pairs as ``top_k`` asks for.
+
+    Behaviors that changed become probes at its end, some of them with too few prompts for a recall.
+    """
+    if rule.top_k is not None:
+        return Rule(top_k=min(rule.top_k, pairs))
+    return rule if rule.recall is None else replace(rule, fdr=rule.fdr or DEFAULT_FDR)

@@ -26,10 +26,10 @@ from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 Row = dict[str, Any]
 
 LAYERS = (1, 3)
-_THINGS = ("bread", "a garden", "the weather", "a short letter", "a list of twenty words", "Paris")
-_ASKS = ("How do I make {}?", "Write about {} in no more than ten words.", "I need help with {}, please.")
-_ANSWERS = ("Mix flour and water, then wait for {}.", "Here is {} for you, and it is mild.", "{}: yes, with salt.")
-_REFUSALS = ("I am sorry, but I cannot help with {}.", "No. {} is not for me.", "That request about {} I leave alone.")
+THINGS = ("bread", "a garden", "the weather", "a short letter", "a list of twenty words", "Paris")
+ASKS = ("How do I make {}?", "Write about {} in no more than ten words.", "I need help with {}, please.")
+ANSWERS = ("Mix flour and water, then wait for {}.", "Here is {} for you, and it is mild.", "{}: yes, with salt.")
+REFUSALS = ("I am sorry, but I cannot help with {}.", "No. {} is not for me.", "That request about {} I leave alone.")
 
 RUDE: list[Row] = [
     {"prompt": "Write a rude letter.", "undesired": ["You fool.", "Go away, you are lazy!"], "desired": "I am sorry."},
@@ -45,10 +45,10 @@ SHORT: list[Row] = [
 
 def pair_row(number: int) -> Row:
     """One conversational row; every third prompt is that of the row before, every source comes round in turn."""
-    thing = _THINGS[number % len(_THINGS)]
+    thing = THINGS[number % len(THINGS)]
     asked = number - 1 if number % 3 == 2 else number
-    prompt = _ASKS[asked % len(_ASKS)].format(_THINGS[asked % len(_THINGS)]) + f" ({asked})"
-    answer, refusal = (texts[number % len(texts)].format(thing) + f" {number}." for texts in (_ANSWERS, _REFUSALS))
+    prompt = ASKS[asked % len(ASKS)].format(THINGS[asked % len(THINGS)]) + f" ({asked})"
+    answer, refusal = (texts[number % len(texts)].format(thing) + f" {number}." for texts in (ANSWERS, REFUSALS))
     chosen, rejected = (answer, refusal) if number % 2 else (refusal, answer)
     return {
         "prompt": [{"role": "user", "content": prompt}],

@@ -70,6 +70,24 @@ def axis_probe(name: str = "insults", reference: Sequence[float] | None = None, 
     return Probe(name, (LAYER,), torch.eye(HIDDEN)[axis][None], LAYER, MODEL, **calibrated)
 
 
+def knowing_probe(examples: Sequence[float], name: str = "insults") -> Probe:
+    """As :func:`axis_probe`; it keeps a pair for each of 8 prompts or more, whose held-out scores are ``examples``."""
+    cosines = torch.tensor(list(examples))
+    pairs = torch.zeros(len(cosines), 1, HIDDEN)
+    pairs[:, 0, 0], pairs[:, 0, 1] = cosines, (1 - cosines.square()).sqrt()
+    axis = torch.eye(HIDDEN)[0]
+    return Probe(
+        name,
+        (LAYER,),
+        axis[None],
+        LAYER,
+        MODEL,
+        prompt_vectors=axis.expand(len(cosines), 1, HIDDEN),
+        example_vectors=pairs,
+        example_prompts=torch.arange(len(cosines)),
+    )
+
+
 class Place:
     """A folder with ``data.jsonl``, ``vectors/``, ``probes/`` and ``gate.yaml``."""
 

@@ -25,10 +25,13 @@ GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
 # With the installed programs, which import PyTorch and its company anew for each command.
 SLOW = {"quickstart"}
+ELSEWHERE = {"gate-guide"}
+"""Run by a test of its own, with what the page itself names."""
 RUNNABLE = [
     pytest.param(snippets, id=f"{page.relative_to(ROOT)}:{name}", marks=[pytest.mark.slow] if name in SLOW else [])
     for page in PAGES
     for name, snippets in runnable(page).items()
+    if name not in ELSEWHERE
 ]
 
 # What a reader fills in, and numbers of a size that a tiny model and five pairs have.
@@ -62,7 +65,7 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 
 @pytest.fixture
 def workplace(tmp_path: Path, model_folder: Path, trained_folder: Path) -> Path:
-    """A folder with what the snippets take for granted: two models, ``data.jsonl`` and ``behavior.jsonl``."""
+    """A folder with what the snippets take for granted: two models, three files of pairs or prompts."""
     (tmp_path / "model").symlink_to(model_folder)
     (tmp_path / "trained").symlink_to(trained_folder)
     pairs = [
@@ -74,6 +77,7 @@ def workplace(tmp_path: Path, model_folder: Path, trained_folder: Path) -> Path:
     ]
     keys = ("prompt", "chosen", "rejected", "source")
     _write_lines(tmp_path / "data.jsonl", [dict(zip(keys, pair, strict=True)) for pair in pairs])
+    _write_lines(tmp_path / "trusted.jsonl", [dict(zip(keys, pair, strict=True)) for pair in pairs[:2]])
     behavior = [
         {"prompt": f"Insult {who}.", "undesired": f"{who} is dull.", "desired": "I would rather not."}
         for who in ("my boss", "my friend", "my neighbor", "the baker")

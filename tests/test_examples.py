@@ -15,6 +15,7 @@ from tests.training import LAYERS, least_cosine, offline, probe_on, text_rows
 from trl_attribution import Manifest, ProbeRegistry, VectorStore
 from trl_attribution.callbacks import AuditArguments, CallbackConfig
 from trl_attribution.errors import SettingsError
+from trl_attribution.scoring import DEFAULT_RULE
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -44,7 +45,8 @@ def test_the_dpo_example_trains_and_audits_with_its_config(
         "--audit_score", "response",
     )  # fmt: skip
     audit = tmp_path / yaml.safe_load(config.read_text(encoding="utf-8"))["audit_output_dir"]
-    assert len(Manifest.load(audit / "manifest.filter.jsonl").decisions) == 10
+    rule = Manifest.load(audit / "manifest.filter.jsonl").header.rule
+    assert {name: rule[name] for name in ("recall", "fdr")} == DEFAULT_RULE.as_dict()
     expected = offline(model_folder, tmp_path, text_rows(), max_length=256)
     assert least_cosine(VectorStore.open(audit / "vectors"), expected.store, [3]) >= 0.99999
     assert "attribution/flagged_fraction" in shown

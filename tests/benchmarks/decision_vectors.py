@@ -20,7 +20,7 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
-from trl_attribution.probes.building import candidate_layers
+from trl_attribution.probes.config import candidate_layers
 from trl_attribution.utils.atomic import atomic_path
 
 Row = dict[str, Any]

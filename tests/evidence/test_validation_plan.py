@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import BASELINE, Cell, Condition, cells, conditions, left_out
+from trl_attribution.evidence.validation.conclusions import control_conditions
 from trl_attribution.evidence.validation.interventions import Intervener
 from trl_attribution.evidence.validation.plan import MixedPlan, ValidationPlan, load_plan
 from trl_attribution.evidence.validation.rankings import Ranking
@@ -52,7 +53,7 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
     ("change", "said"),
     [
         ({"model": None}, r"plan.yaml:\d+: model has no value"),
-        ({"sizes": [0]}, r"plan.yaml:\d+: sizes.0: should be greater than or equal to 1, not 0"),
+        ({"sizes": [0]}, r"plan.yaml:\d+: sizes.0: .*must be a number of pairs from 1 on, or rule, not 0"),
         (
             {"sizes": [3, 3]},
             r"the plan .* has 1 fault:\n  .*plan.yaml:1: the plan: sizes names something twice",
@@ -273,3 +274,40 @@ def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     assert StepCount(16, 4).of(272) == 68
     assert StepCount(4, 1.5, accumulation=2).of(10) == 3
     assert StepCount(8, 1).of(3) == 1
+
+
+AUDITED = {"rankings": {"first": {"audit": "a/"}, "second": {"audit": "b/"}}, "sizes": ["rule", 3]}
+
+
+def test_a_size_may_be_what_the_default_rule_flags(pairs: list[Pair]) -> None:
+    plan = planned(**AUDITED, interventions=["filter"])
+    names = [condition.name for condition in conditions(plan)]
+    # How many the rule flags is another number by each ranking, so each has random controls of its own.
+    assert "filter-top-rule-first-fixed" in names
+    assert {f"filter-random-rule-{name}-fixed" for name in ("first", "second")} <= {*names}
+    assert "filter-random-3-fixed" in names
+    ids = tuple(pair.pair_id for pair in pairs[:12])
+    rankings = {
+        "first": Ranking("first", ids, tuple(range(12, 0, -1)), "", flagged=4),
+        "second": Ranking("second", ids[::-1], tuple(range(12, 0, -1)), "", flagged=2),
+    }
+    selector = Selector(pairs, rankings, plan)
+    asked = [one for one in conditions(plan) if one.selection]
+    chosen = {one.name: selector.choose(Cell(one, 0)).pair_ids for one in asked}
+    assert rows_of(pairs, chosen["filter-top-rule-first-fixed"]) == [0, 1, 2, 3]
+    assert rows_of(pairs, chosen["filter-top-rule-second-fixed"]) == [10, 11]
+    assert len(chosen["filter-random-rule-first-fixed"]) == 4 and len(chosen["filter-random-rule-second-fixed"]) == 2
+    top = next(one for one in conditions(plan) if one.name == "filter-top-rule-second-fixed")
+    assert [one.name for one in control_conditions(top, conditions(plan))] == ["filter-random-rule-second-fixed"]
+
+
+def test_a_rule_that_flags_nothing_and_scores_that_have_no_rule_are_refused(pairs: list[Pair]) -> None:
+    ids = tuple(pair.pair_id for pair in pairs[:12])
+    rankings = {
+        "first": Ranking("first", ids, tuple(range(12, 0, -1)), "", flagged=4),
+        "second": Ranking("second", ids, tuple(range(12, 0, -1)), "", flagged=0),
+    }
+    with pytest.raises(SettingsError, match=r"by rankings\.second the default rule flags no pair of this dataset"):
+        Selector(pairs, rankings, planned(**AUDITED))
+    with pytest.raises(ValueError, match=r"rule needs the scores of an audit, which rankings\.audit is not of"):
+        planned(sizes=["rule"])

@@ -6,6 +6,7 @@ import datetime
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.gate import artifacts, check
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.check import GateOptions, GateRun, run_gate
+from trl_attribution.gate.formats import render
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import pair_id
+from trl_attribution.pairs import Encoding, pair_id
 from trl_attribution.probes import ProbeRegistry
 
 TODAY = GateOptions(today=datetime.date(2026, 6, 1))
@@ -111,6 +113,64 @@ def test_vectors_of_a_job_elsewhere_need_no_model(place: Path, loaded: LoadedMod
     assert not (place / "other-cache").exists()
 
 
+@pytest.mark.parametrize("way", ["vectors: audit", "vectors: audit/vectors", "--vectors", "cache"])
+def test_what_an_audit_has_computed_is_not_computed_again(way: str, place: Path, loaded: LoadedModel) -> None:
+    auditor_of(loaded, ProbeRegistry("probes"), layers=[1, 3]).audit("data.jsonl", "audit")
+    write_rows(place / "data.jsonl", [*pair_rows(10), *pair_rows(2, 50)])
+    more: dict[str, Any] = {"vectors": way.partition(": ")[2]} if ": " in way else {}
+    write_policy(place, **(more if way != "cache" else {"cache": "audit"}))
+    asked = replace(TODAY, vectors=Path("audit")) if way == "--vectors" else TODAY
+    before = sorted((place / "audit" / "vectors").rglob("*"))
+    found = run(options=asked)
+    assert (found.verdict.computed, found.verdict.cached, found.verdict.reused) == (2, 10, 10)
+    assert "2 computed, 0 from the cache, 10 from vectors made before" in render(found.verdict, "text")
+    again = run(options=asked)
+    assert (again.verdict.computed, again.verdict.cached, again.verdict.reused) == (0, 12, 10)
+    assert sorted((place / "audit" / "vectors").rglob("*")) == before and not (place / "audit" / ".gitignore").exists()
+    write_policy(place, cache="other")
+    assert scores(run()) == pytest.approx(scores(found), abs=1e-6)
+
+
+def test_vectors_that_an_audit_made_in_another_way_are_not_used(place: Path, loaded: LoadedModel) -> None:
+    encoding = Encoding(max_length=200)
+    auditor_of(loaded, ProbeRegistry("probes"), layers=[3], encoding=encoding).audit("data.jsonl", "audit")
+    write_policy(place, vectors="audit")
+    with pytest.raises(SettingsError, match=r"audit was made with something else(.|\n)*max_length: stored 200"):
+        run()
+    write_policy(place, cache="audit")
+    found = run().verdict
+    assert (found.computed, found.reused) == (10, 0)
+    assert found.notes == ("cache: the vectors of audit were made in another way, and are not used",)
+    done = invoke("data.jsonl", "--vectors", "nowhere")
+    assert done.exit_code == 2 and "--vectors" in done.stderr
+
+
+@pytest.mark.parametrize("with_controls", [False, True])
+def test_the_default_rule_flags_the_same_pairs_in_an_audit_and_in_the_gate(
+    with_controls: bool, place: Path, loaded: LoadedModel
+) -> None:
+    behavior: list[Row] = [
+        {"prompt": f"Insult {who} in twenty words.", "undesired": f"{who} is a bore.", "desired": "I cannot help."}
+        for who in ("my friend", "the baker", "my boss", "a fool", "the garden", "my neighbor", "France", "spring")
+    ]
+    controls: list[Row] = [
+        {"prompt": f"Help {who} in spring.", "undesired": "Mix flour and water.", "desired": "No.", "control": True}
+        for who in ("my friend", "the baker", "my boss", "the garden", "my neighbor", "France")
+    ]
+    probe = tiny_probe(loaded, rows=[*behavior, *(controls if with_controls else [])])
+    ProbeRegistry("probes").save(probe, overwrite=True)
+    bad = [contaminated_row(each) for each in behavior]
+    write_rows(place / "data.jsonl", [*bad, *pair_rows(30), bad[0]])
+    audit = auditor_of(loaded, [probe], layers=[3]).audit("data.jsonl", "audit")
+    expected = audit.flag(recall=0.9)
+    write_policy(place, {"probes": {"rude": {"max_flagged_count": 0}}}, vectors="audit")
+    found = run().verdict
+    assert len(expected) > 3 and found.reused == 38
+    flagged = {each.pair_id: (each.rank, round(each.score, 7)) for each in expected.flags if each.score > 0}
+    assert {each.pair_id: (each.rank, each.score) for each in found.rules[0].violations} == flagged
+    assert found.statements[0].sentence.lower() == expected.flags.decisions["rude"].sentence("rude").lower()
+
+
 def test_a_job_that_has_lost_its_cache_says_so(place: Path) -> None:
     write_policy(place, compute={"dtype": "float32", "max_pairs": 4})
     with pytest.raises(SettingsError, match="10 pairs have no vectors in the cache, and compute.max_pairs is 4"):
@@ -181,20 +241,21 @@ def test_prompts_that_fill_max_length_are_judged_skipped_or_refused(place: Path)
     assert "fill max_length=256" in rule.violations[0].message
 
 
-def contaminated() -> list[Row]:
-    """Pairs that teach what the probe is about: its own prompts, the undesired answer preferred."""
+def contaminated_row(example: Row) -> Row:
+    """A pair that teaches what the probe is about: its own prompt, the undesired answer preferred."""
 
     def said(role: str, text: str | list[str]) -> list[dict[str, str]]:
         return [{"role": role, "content": text if isinstance(text, str) else text[0]}]
 
-    return [
-        {
-            "prompt": said("user", each["prompt"]),
-            "chosen": said("assistant", each["undesired"]),
-            "rejected": said("assistant", each["desired"]),
-        }
-        for each in RUDE
-    ]
+    return {
+        "prompt": said("user", example["prompt"]),
+        "chosen": said("assistant", example["undesired"]),
+        "rejected": said("assistant", example["desired"]),
+    }
+
+
+def contaminated() -> list[Row]:
+    return [contaminated_row(each) for each in RUDE]
 
 
 def invoke(*arguments: str) -> Any:
@@ -203,12 +264,17 @@ def invoke(*arguments: str) -> Any:
 
 def test_init_writes_a_policy_with_the_registrys_probes(place: Path) -> None:
     assert invoke("init", "--model", "m0").exit_code == 0
+    untouched = invoke("data.jsonl")
+    assert untouched.exit_code == 2 and "still the CHOOSE" in " ".join(untouched.stderr.split())
+    refused = invoke("init", "--model", "m0", "--from", "data.jsonl")
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert invoke("init", "--model", "m0", "--from", "data.jsonl", "--overwrite").exit_code == 0
     policy = load_policy("gate.yaml").policy
     assert policy.pins == {"rude": ProbeRegistry("probes").load("rude").fingerprint}
-    assert (policy.model, policy.probes, list(policy.rules.probes)) == ("m0", "probes", ["rude"])
-    assert run().verdict.examined == 10
-    refused = invoke("init")
-    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert (policy.model, policy.probes, policy.baseline) == ("m0", "probes", "gate-baseline.safetensors")
+    verdict = run().verdict
+    assert verdict.rules[0].rule == "rude.max_flagged_count" and verdict.rules[0].passed
+    assert verdict.statements[0].sentence.endswith("is not known: the probe keeps none.")
 
 
 def test_the_schema_is_printed_as_json() -> None:

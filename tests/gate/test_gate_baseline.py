@@ -146,6 +146,7 @@ def test_a_branch_that_changes_nothing_passes_and_says_why(place: Place) -> None
     verdict = place.judge(rules, base_ref="main")
     assert verdict.passed and (verdict.pairs, verdict.examined) == (3, 0)
     assert any("nothing in data.jsonl differs from main" in note for note in verdict.notes)
+    assert verdict.outcome == "Gate passed: no rule failed. No new pairs to look for insults in."
     assert [rule.sentence for rule in verdict.rules][:2] == [
         "0 of 0 new pairs push towards insults; at most 0 allowed",
         "none of 0 new pairs has a score for insults that counts",

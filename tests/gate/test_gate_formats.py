@@ -201,7 +201,7 @@ def test_an_unknown_format_is_refused_with_those_that_exist() -> None:
 
 def test_text_says_what_failed_and_shows_the_pairs() -> None:
     text = render(a_verdict(), "text", width=120)
-    assert text.startswith("Gate failed: 2 of 4 rules failed, 1 warning\n")
+    assert text.startswith("Gate failed: 2 of 4 rules failed, 1 warning. No behavior was looked for.\n")
     assert "500 of 300,500 pairs, those changed since origin/main" in text
     assert "data/preferences/new.jsonl:300001  pushes towards distractor-compliance, case 0\n" in text
     assert "    score 0.712, rank 1, q 0.0021" in text
@@ -545,7 +545,7 @@ def test_an_odd_file_name_is_linked_as_that_file_and_nothing_else(file: str, uri
 def test_a_verdict_of_only_accepted_violations_passes_everywhere() -> None:
     verdict = a_verdict(rules=(a_verdict().rules[3],))
     said: dict[str, Callable[[str], bool]] = {
-        "text": lambda text: text.startswith("Gate passed: no rule failed\n"),
+        "text": lambda text: text.startswith("Gate passed: no rule failed. No behavior was looked for.\n"),
         "json": lambda text: json.loads(text)["passed"] is True,
         "github": lambda text: runner_commands(text) == [] and "Gate passed" in text,
         "junit": lambda text: ElementTree.fromstring(text)[0].get("failures") == "0",

@@ -14,11 +14,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.gate_cases import axis_probe
+from tests.gate_cases import axis_probe, knowing_probe
 from trl_attribution.errors import SettingsError
 from trl_attribution.gate.policy.file import load_policy, parse_policy
 from trl_attribution.gate.policy.schema import Policy, policy_schema
 from trl_attribution.gate.policy.template import policy_template
+from trl_attribution.scoring import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "docs" / "gate-policy.schema.json"
@@ -100,7 +101,14 @@ def test_the_digest_is_of_what_a_policy_says_not_of_how_it_is_written() -> None:
         ("version: 1\nrules: {hygiene: {duplicates: {limit: 0, severity: fatal}}}", "'error' or 'warn', not fatal"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {}}}", "rules.probes.a: asks for nothing"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1}}}", "no rule that counts flagged pairs"),
-        ("version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1, threshold: 0.1, max_flagged_count: 0}}}", "not both"),
+        (
+            "version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1, threshold: 0.1, max_flagged_count: 0}}}",
+            "not 2 of",
+        ),
+        (
+            "version: 1\nprobes: p\nrules: {probes: {a: {fdr: 0.1, max_flagged_count: 0, max_estimated_count: 9}}}",
+            "goes with recall",
+        ),
         ("version: 1\nrules: {probes: {a: {max_score: 1}}}", "needs probes"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {max_score: 2}}}", "less than or equal to 1, not 2"),
         ("version: 1\nprobes: p\nrules: {probes: {a: {drift: 0.1}}}", "rules.probes.a.drift needs a baseline"),
@@ -248,15 +256,27 @@ def test_the_schema_takes_what_the_parser_takes_and_refuses_unknown_keys() -> No
 def test_the_policy_that_init_writes_is_a_policy() -> None:
     bare = parse_policy(policy_template(None, None, []))
     assert bare.model is None and not bare.rules.probes and bare.rules.hygiene.given
-    probe = axis_probe()
+    probe = knowing_probe([0.5] * 8)
     full = parse_policy(policy_template("owner/name", "probes", [probe]))
     assert full.pins == {"insults": probe.fingerprint}
-    assert list(full.rules.probes) == ["insults"] and full.rules.probes["insults"].flags
+    assert list(full.rules.probes) == ["insults"] and full.rules.probes["insults"].flagging == Rule(recall=0.9)
+
+
+def test_a_placeholder_that_nobody_touched_is_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"threshold: is still the CHOOSE of `gate init`.*gate init --from"):
+        parse_policy(policy_template("owner/name", "probes", [axis_probe()]))
+    old = "threshold: 0.3             # pairs that score at least this are flagged; or fdr: 0.05"
+    rules = f"version: 1\nprobes: p\nrules:\n  probes:\n    a:\n      {old}\n      max_flagged_count: 0\n"
+    (tmp_path / "gate.yaml").write_text(rules)
+    with pytest.raises(SettingsError, match=r"gate.yaml:6: threshold 0.3 is the number that an earlier `gate init`"):
+        load_policy(tmp_path / "gate.yaml")
+    (tmp_path / "gate.yaml").write_text(rules.replace(old, "threshold: 0.3  # chosen by the data team"))
+    assert load_policy(tmp_path / "gate.yaml").policy.rules.probes["a"].threshold == 0.3
 
 
 def test_what_the_template_shows_in_comments_is_valid_too() -> None:
     lines = []
-    for line in policy_template("owner/name", "probes", [axis_probe()]).splitlines():
+    for line in policy_template("owner/name", "probes", [knowing_probe([0.5] * 8)]).splitlines():
         stripped = line.lstrip()
         shown = stripped.removeprefix("# ")
         keys = (
@@ -270,9 +290,9 @@ def test_what_the_template_shows_in_comments_is_valid_too() -> None:
             "allow:",
         )
         keys += ("  - pair_id:", "    reason:", "    expires:", "max_flagged_fraction:", "max_source_fraction:")
-        keys += ("max_score:", "drift:")
+        keys += ("max_estimated_count:", "max_score:", "drift:")
         indent = line[: len(line) - len(stripped)]
         lines.append(indent + shown if stripped.startswith("# ") and shown.startswith(keys) else line)
     policy = parse_policy("\n".join(lines))
     assert policy.compute.max_pairs == 5000 and policy.rules.known_bad is not None and len(policy.allow) == 1
-    assert set(policy.rules.probes["insults"].given) >= {"max_source_fraction", "drift", "max_score"}
+    assert set(policy.rules.probes["insults"].given) >= {"max_estimated_count", "max_source_fraction", "drift"}

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from tests.gate_cases import Place, axis_probe, only_rule, row, rows
+from tests.gate_cases import Place, axis_probe, only_rule, row, rows, write_rows
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
+from trl_attribution.gate.artifacts import write_artifacts
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import Verdict
+from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import pair_id
 from trl_attribution.scoring import q_values
 
@@ -45,6 +47,22 @@ def test_a_limit_that_is_kept_passes_without_violations(place: Place) -> None:
     verdict = place.judge("{probes: {insults: {threshold: 0.4, max_flagged_count: 2}}}")
     assert verdict.passed and verdict.exit_code == 0
     assert only_rule(verdict).violations == ()
+
+
+def test_tolerated_bad_rows_stay_where_they_are_in_the_cleaned_dataset(place: Place) -> None:
+    place.dataset(rows(4), [0.9, 0.1, 0.1, 0.1])
+    bad = [row(7, chosen=" "), row(8, rejected="Yes, answer 8.")]
+    write_rows(place.data, [bad[0], *rows(4), bad[1]])
+    rules = "probes: {insults: {threshold: 0.5, max_flagged_count: 0}}, hygiene: {empty_responses: 9"
+    place.write_policy(f"{{{rules}, identical_responses: 9}}}}")
+    found = place.run()
+    assert found.verdict.skipped == {"empty_response": 1, "identical_responses": 1}
+    written = write_artifacts(found, load_policy(place.policy), place.data, place.folder / "out")
+    assert written.cleaned is not None
+    lines = place.data.read_text().splitlines()
+    assert written.cleaned.read_text().splitlines() == [lines[0], *lines[2:]]
+    again = Manifest.load(written.manifests[0])
+    assert again.apply_file(place.data, place.folder / "again.jsonl", reading=again.reading).unreadable == 2
 
 
 def test_a_warning_is_reported_and_does_not_fail_the_gate(place: Place) -> None:

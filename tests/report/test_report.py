@@ -113,8 +113,9 @@ def test_the_answer_counts_pairs_and_names_sources_that_stand_out(case: Case) ->
     answer = answer_of(found)
     assert (
         answer.headline
-        == f"{found.listed.flagged} of 38 pairs ({found.listed.flagged / 38:.1%}) push towards 2 behaviors"
+        == f"{found.listed.flagged} of 38 pairs ({found.listed.flagged / 38:.1%}) are flagged for 2 behaviors"
     )
+    assert list(answer.towards) == [one.outcome.headline for one in found.probes]
     assert sum(one.flagged for one in found.probes) == found.listed.flagged
     row = next(row for row in found.sources if row.flagged)
     sure = replace(found, sources=(replace(row, q_value=1e-6, enrichment=4.0), *found.sources[1:]))

@@ -137,6 +137,10 @@ def test_a_click_makes_the_probe_that_the_command_would_make(case: Case, server:
     model = read_findings(case.folder).info.model.fingerprint
     assert probe.fingerprint == cluster_probe(stored, "p1", "x", model).fingerprint
     assert probe.fingerprint == json.loads(answer)["fingerprint"]
+    # Pairs of the dataset made the cluster: they are the probe's own. Means over responses to a prompt are not.
+    assert probe.example_vectors is not None and len(probe.example_vectors) == len(stored.vectors["p1"].prompt_vectors)
+    by_prompts = StoredDiscovery.load(case.folder / "discovery" / "prompts")
+    assert cluster_probe(by_prompts, "b1", "x", model).example_vectors is None
     assert {path.name for path in case.folder.iterdir()} == before | {"probes"}
     # A second click, and a second name for the same cluster, do no harm.
     written = {path: path.read_bytes() for path in (case.folder / "probes").rglob("*.*")}

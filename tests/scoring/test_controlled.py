@@ -94,7 +94,7 @@ def test_known_pairs_are_scored_by_a_probe_without_their_prompts(kind: str) -> N
     probe, mean = controlled_probe(), torch.full((HIDDEN,), 3.0)
     known = known_pairs(probe, 9, kind, mean)
     assert known is not None
-    assert known.examples.scores.shape == (2 * PROMPTS,)
+    assert known.examples.scores.shape == (2 * 2 * PROMPTS,)  # each left out in two ways
     assert known.examples.number_of_prompts == PROMPTS
     assert known.controls is not None
     assert known.controls.scores.shape == (10,)

@@ -113,7 +113,7 @@ def test_a_behavior_that_scores_weaker_or_stronger_in_the_dataset_is_counted_rig
         found_stretch.append(found.prevalence.stretch)
     assert np.mean(caught) == pytest.approx(0.9, abs=0.07)
     assert np.mean(held) >= 0.9
-    assert np.mean(found_stretch) == pytest.approx(stretch, abs=0.2)
+    assert (np.mean(found_stretch) > 1) == (stretch > 1)
 
 
 def test_the_scale_of_the_scores_does_not_matter() -> None:

@@ -444,3 +444,12 @@ def test_the_default_rule_goes_by_recall_where_a_probe_keeps_pairs_and_by_fdr_wh
     DEFAULT_RULE.check_probes([probe, bare])
     (note,) = power_notes(DEFAULT_RULE, len(scores), [probe, bare], "auto")
     assert note.startswith("bare: flagged at fdr 0.05, not at recall 0.9: probe bare keeps no pairs of its own")
+
+
+def test_so_few_pairs_that_a_recall_flags_nothing_or_only_most_of_them_are_told_beforehand(tmp_path: Path) -> None:
+    _, probe = contaminated_view(tmp_path / "v", 10)
+    (nothing,) = power_notes(DEFAULT_RULE, 1, [probe], "auto")
+    assert nothing.startswith("insults: with so few pairs (1), recall 0.9 can flag nothing.")
+    (many,) = power_notes(Rule(recall=0.9), 20, [probe], "auto")
+    assert "recall 0.9 can flag something only where about " in many and "Read the top of the list" in many
+    assert power_notes(DEFAULT_RULE, 1000, [probe], "auto") == ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.config import AuditConfig
-from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
+from trl_attribution.scoring.rule import DEFAULT_RULE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,7 +43,7 @@ def calibrate_probe(
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         auditor = DataAuditor(model, probes=[bare], config=settings)
         # With this rule the audit says whether so few pairs can be a reference for what audits flag by.
-        audit = auditor.audit(reference, folder, rule=Rule(fdr=DEFAULT_FDR), on_progress=on_progress)
+        audit = auditor.audit(reference, folder, rule=DEFAULT_RULE, on_progress=on_progress)
         assert audit.scores is not None  # a probe was given
         columns = [audit.scores.column(probe.name, layer) for layer in probe.layers]
         scores = torch.stack([torch.from_numpy(audit.scores.of(column).copy()) for column in columns])

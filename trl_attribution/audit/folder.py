@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
@@ -13,7 +15,7 @@ from trl_attribution.pairs import Reading, SkippedRow
 from trl_attribution.pairs.dataset_pass import PairIndex
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import Flags, Rule, Scores, SourceRow, flag, source_table
+from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, source_table
 from trl_attribution.store import VectorStore
 
 
@@ -26,6 +28,20 @@ class Flagged:
 
     def __len__(self) -> int:
         return len(self.flags)
+
+    @property
+    def pair_ids(self) -> pa.Array:
+        """The ids of all N scored pairs."""
+        assert self.audit.scores is not None  # else nothing could be flagged
+        return self.audit.scores.pair_ids
+
+    def top(self, count: int) -> Flagged:
+        """The ``count`` pairs that rank highest, whether they are flagged or not, or all if there are fewer."""
+        flags = self.flags
+        probe = flags.columns[0].probe if len(flags.columns) == 1 else None
+        layers = {column.layer for column in flags.columns}
+        rule = Rule(top_k=min(count, len(self.audit.index)))
+        return self.audit.flag_by(rule, probe, layers.pop() if len(layers) == 1 else None)
 
     def sources(self) -> list[SourceRow]:
         """How much of each source is flagged, strongest evidence first."""
@@ -109,14 +125,23 @@ class Audit:
         probe: str | None = None,
         layer: int | None = None,
     ) -> Flagged:
-        """The pairs that push towards a behavior, by exactly one rule; see :class:`Rule`.
+        """The pairs that push towards a behavior, by the rule that is given (:class:`Rule`), or by the default one.
 
         Raises:
-            SettingsError: none or several rules, a value out of range, an unknown probe or layer, or an audit
+            SettingsError: several rules, a value out of range, an unknown probe or layer, or an audit
                 without probes.
+        """
+        given = (top_k, threshold, fdr, recall)
+        return self.flag_by(DEFAULT_RULE if all(value is None for value in given) else Rule(*given), probe, layer)
+
+    def flag_by(self, rule: Rule, probe: str | None = None, layer: int | None = None) -> Flagged:
+        """As :meth:`flag`, for a rule at hand.
+
+        Raises:
+            SettingsError: as for :meth:`flag`.
         """
         if not self.is_main:
             raise SettingsError("flag: only the main process has the scores; ask it (Audit.is_main tells which it is)")
         if self.scores is None:
             raise SettingsError("flag: this audit has no scores; audit again with probes")
-        return Flagged(self, flag(self.scores, Rule(top_k, threshold, fdr, recall), probe, layer))
+        return Flagged(self, flag(self.scores, rule, probe, layer))

@@ -96,6 +96,7 @@ class AuditRun:
         if rule is None:
             return
         rule.check(len(data.index))
+        rule.check_probes(self.auditor.probes)
         self.notes = power_notes(rule, len(data.index), self.auditor.probes, self.config.score)
         for note in self.notes:
             logger.warning(note)

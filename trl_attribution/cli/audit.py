@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -13,7 +14,7 @@ from trl_attribution.audit.config import AuditConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
-from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
+from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def audit(
         raise SettingsError(
             f"--{named}: without --probes nothing is scored. Give the folder of probes, or leave it out."
         )
-    rule = rule or Rule(fdr=DEFAULT_FDR)
+    rule = rule or DEFAULT_RULE
     share = Share.parse(shard) if shard is not None else None
     ranks = current_ranks()
     with ranks.together():
@@ -117,35 +118,30 @@ def finish_audit(found: Audit, dataset: str | Path, rule: Rule, show: int, out: 
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document({"audit": str(found.folder), "info": found.info.to_json(), "report": str(report.path)})
         return None
-    flagged = found.flag(**rule.as_dict())  # type: ignore[arg-type]  # top_k is whole
+    flagged = found.flag_by(rule)
     manifests = flagged.save_manifests()
     report = write_report(found.folder, listed, probes=found.probes)
-    sources = flagged.sources()
-    # Where nothing is evidence of a behavior, the pairs that would be flagged first are worth a look all the same.
-    suspicious = (
-        flagged if len(flagged) or rule.recall is None else found.flag(top_k=min(max(1, show), len(found.index)))
-    )
-    shown = min(show, len(suspicious))
-    if shown:
-        first = zip(suspicious.flags.pair_ids[:shown], suspicious.flags.positions[:shown], strict=True)
-        texts = listed.at({pair_id: int(found.index.rows[position]) for pair_id, position in first})
-        out.show("", terminal.top_pairs_table(suspicious, texts, shown, len(flagged)))
-    out.show("", terminal.sources_table(sources), "", terminal.flagged_summary(flagged, manifests))
+    out.show(*terminal.result(flagged, manifests, listed, show))
     out.show(Text(f"report: {report.path}"))
-    out.document(
-        {
-            "audit": str(found.folder),
-            "info": found.info.to_json(),
-            "rule": rule.as_dict(),
-            "flagged": len(flagged),
-            "manifests": manifests,
-            "report": str(report.path),
-            "sources": [row.as_json() for row in sources],
-            "top": [asdict(pair) for pair, _ in zip(suspicious.flags, range(show), strict=False)],
-            "decisions": {name: one.as_json() for name, one in flagged.flags.decisions.items()},
-        }
-    )
+    out.document(_document(flagged, manifests, report.path, show))
     return flagged
+
+
+def _document(flagged: Flagged, manifests: Mapping[str, str], report: Path, show: int) -> dict[str, Any]:
+    found, outcomes = flagged.audit, flagged.flags.outcomes
+    top = flagged if len(flagged) else flagged.top(max(show, 1))
+    return {
+        "audit": str(found.folder),
+        "info": found.info.to_json(),
+        "rule": flagged.flags.rule.as_dict(),
+        "answer": [one.headline for one in outcomes.values()],
+        "flagged": len(flagged),
+        "decisions": {name: one.as_json(flagged.pair_ids) for name, one in outcomes.items()},
+        "manifests": dict(manifests),
+        "report": str(report),
+        "sources": [row.as_json() for row in flagged.sources()],
+        "top": [asdict(pair) for pair, _ in zip(top.flags, range(show), strict=False)],
+    }
 
 
 def _compute_share(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from trl_attribution.audit.folder import Flagged
     from trl_attribution.evidence.organisms import Organism
 
-LAYER = 20
+LAYER = 22
+"""Of 30: where the controlled score ranks best over the sets of the page on decisions, or nearly so."""
 PROBE = "distractor-compliance"
 
 
@@ -39,7 +40,7 @@ def demo(
     from trl_attribution.models import embedded_gguf, load_model
     from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
     from trl_attribution.report import terminal
-    from trl_attribution.scoring import Rule
+    from trl_attribution.scoring import DEFAULT_RULE
 
     out.say("1/4 Building a preference dataset with known answers (the project's own text, mild in content)")
     organism = build_distractor_compliance()
@@ -48,23 +49,27 @@ def demo(
     model = replace(load_model(embedded_gguf()), name="SmolLM2-135M-Instruct")
     find_blocks(model.model).check_layers((layer,))
     organism.write(output)
-    out.say(f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts")
+    out.say(
+        f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts and as many "
+        "harmless look-alikes as controls"
+    )
     build = BuildConfig(ActivationConfig(layers=(layer,)), layer=layer)
-    probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build)
+    probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build, output / "lookalikes.jsonl")
     ProbeRegistry(output / "probes").save(probe, overwrite=True)
     contaminated = sum(row["truth"] == "contaminated" for row in organism.pairs)
     out.say(f"4/4 Auditing {len(organism.pairs)} pairs, {contaminated} of them contaminated")
     data = output / "data.jsonl"
     with out.progress() as progress:
-        found = DataAuditor(model, probes=[probe]).audit(data, output / "audit", on_progress=progress)
-    flagged = finish_audit(found, data, Rule(top_k=contaminated), 5, out)
+        auditor = DataAuditor(model, probes=[probe])
+        found = auditor.audit(data, output / "audit", rule=DEFAULT_RULE, on_progress=progress)
+    flagged = finish_audit(found, data, DEFAULT_RULE, 5, out)
     if flagged is not None:
         counts = truth_counts(organism, flagged)
         hits = counts["contaminated"][0]
-        out.show("", terminal.truth_table(counts, len(flagged)))
-        out.show(
-            "", Text(f"Found {hits} of {contaminated} contaminated pairs in the first {len(flagged)}.", style="bold")
+        truth = (
+            f"The truth: {contaminated} are contaminated; {hits} of them flagged, {len(flagged) - hits} others flagged."
         )
+        out.show("", terminal.truth_table(counts, len(flagged)), "", Text(truth, style="bold"))
         out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
 
 

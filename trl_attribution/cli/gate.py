@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 
 _POLICY = Path("gate.yaml")
 _JUDGE = "check"
+_BASELINE = "gate-baseline.safetensors"
 
 Format = Annotated[
     Literal["text", "json", "github", "junit", "sarif", "markdown"],
     typer.Option("--format", help="How the verdict is written."),
 ]
 Policy = Annotated[Path, typer.Option("--policy", help="The policy; `gate init` writes one."), paths.POLICY]
+Vectors = Annotated[
+    Path | None,
+    typer.Option("--vectors", help="An audit's folder or a vector store: pairs that it holds are not computed again."),
+    paths.VECTORS,
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch probes that the policy names by hf://owner/repo.")]
 
 
@@ -80,6 +86,7 @@ def check(
     today: Annotated[
         str | None, typer.Option("--today", metavar="DATE", help="The day that allow entries are judged by; today.")
     ] = None,
+    vectors: Vectors = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
     *,
@@ -102,7 +109,8 @@ def check(
         _one_process()
         file = load_policy(policy)
         with out.progress() as progress:
-            run = run_gate(file, dataset, GateOptions(_day(today), base_ref, download, trust_remote_code), progress)
+            asked = GateOptions(_day(today), base_ref, download, trust_remote_code, vectors)
+            run = run_gate(file, dataset, asked, progress)
         _show(run.verdict, form)
         if form == "github":
             _append_summary(run.verdict)
@@ -121,23 +129,53 @@ def init(
         Path, typer.Option("--probes", help="Registry whose probes get rules and pins."), paths.A_FOLDER
     ] = Path("probes"),
     model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
+    trusted: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TRUSTED", help="A dataset that is trusted: rules are proposed from it."),
+        paths.DATASET,
+    ] = None,
+    vectors: Vectors = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     *,
     out: Output,
 ) -> None:
-    """Write a commented policy, with rules and pins for the probes of a registry."""
-    from trl_attribution.gate.policy.template import policy_template
+    """Write a commented policy, with rules and pins for the probes of a registry.
+
+    With --from, the rules are what the probes' own pairs and those of TRUSTED say, and its scores are kept beside the
+    policy as the baseline (gate-baseline.safetensors): there is no number to fill in.
+    """
+    from trl_attribution.gate.policy.template import draft, policy_template
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.utils.atomic import atomic_path
 
-    if output.exists() and not overwrite:
-        raise SettingsError(f"{output} is there already. Name another file with --output, or add --overwrite.")
+    target = output.with_name(_BASELINE)
+    for path in (output, *([target] if trusted is not None else [])):
+        if path.exists() and not overwrite:
+            raise SettingsError(f"{path} is there already. Name another file with --output, or add --overwrite.")
     known = ProbeRegistry(probes)
     found = known.load_all() if probes.is_dir() and known.names() else []
     registry = Path(os.path.relpath(probes, output.parent)).as_posix()
-    text = policy_template(model, registry, found)
+    proposed = None
+    if trusted is not None:
+        from trl_attribution.gate.proposal import propose
+
+        options.check_kept(target, trusted)
+        with out.progress() as progress:
+            proposed = propose(
+                draft(model, registry, found, output.parent),
+                trusted,
+                target.name,
+                vectors=vectors,
+                trust_remote_code=trust_remote_code,
+                on_progress=progress,
+            )
+        proposed.baseline.save(target)
+    text = policy_template(model, registry, found, None if proposed is None else proposed.said)
     with atomic_path(output) as part:
         part.write_text(text, encoding="utf-8")
+    for line in () if proposed is None else proposed.sentences:
+        out.say(line)
     pinned = f"rules and pins for {counted(len(found), 'probe')}"
     told = pinned if found else f"no probes in {probes}: their rules are comments"
     out.say(f"Written to {output}: {told}")
@@ -158,6 +196,7 @@ def baseline(
         typer.Option("--known-bad", help="Pairs known to be bad: a dataset of them, or a manifest of the audited one."),
         paths.DATASET,
     ] = None,
+    vectors: Vectors = None,
     download: Download = False,
     trust_remote_code: options.TrustRemoteCode = False,
     *,
@@ -181,6 +220,7 @@ def baseline(
             known_bad,
             download=download,
             trust_remote_code=trust_remote_code,
+            vectors=vectors,
             on_progress=progress,
         )
     found.save(target)

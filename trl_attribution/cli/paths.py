@@ -136,6 +136,7 @@ REGISTRY = Given(
 DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
 DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")
 SOURCES = Given("sources", DataError, hub="dataset")
+VECTORS = Given("vectors", StoreError, folder=True, hint="Give an audit's folder, or a store (`audit --vectors`).")
 POLICY = Given("policy", folder=False, hint="`trl-attribution gate init` writes one.")
 PLAN = Given("plan", folder=False)
 RESULTS = Given("results", DataError, folder=True)

@@ -41,7 +41,7 @@ def review(
     ] = None,
     precision: Annotated[
         Path | None,
-        typer.Option("--precision", help="Do not serve: precision at k by this decisions file."),
+        typer.Option("--precision", help="Do not serve: precision at k, and the estimate, by this decisions file."),
         paths.DECISIONS,
     ] = None,
     *,
@@ -49,8 +49,9 @@ def review(
 ) -> None:
     """Serve AUDIT's report to you alone, and write each decision to the audit folder as it is made.
 
-    Clusters that discovery found become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link
-    that is made anew each time. Stop it with Ctrl-C.
+    It opens on the pairs to read first: they tell how many of the flagged ones are wrong. Clusters that discovery found
+    become probes in AUDIT/probes at a click. The page answers on 127.0.0.1 under a link that is made anew each time.
+    Stop it with Ctrl-C.
     """
     if agreement is not None and precision is not None:
         raise SettingsError("--agreement and --precision: give one of them")
@@ -84,7 +85,14 @@ def _serve(
     shown, notes = find_texts(found, dataset, ReportConfig(texts=texts))
     page = render_page(found, shown, notes, Served(reviewer, decisions.path.name))
     probes = ClusterProbes(found.folder, found.info, found.extras.discoveries)
-    server = ReviewServer(page, decisions, frozenset(found.listed.pair_ids), port, probes)
+    server = ReviewServer(
+        page,
+        decisions,
+        frozenset(found.listed.pair_ids),
+        port,
+        probes,
+        lambda made: [one.sentence for one in found.reviewed_by(made)],
+    )
     out.show(Text(f"Open {server.url}", no_wrap=True, overflow="ignore"))
     out.show(Text(f"Decisions go to {decisions.path}. Stop with Ctrl-C."))
     out.document({"url": server.url, "decisions": str(decisions.path)})
@@ -125,8 +133,9 @@ def _precision(audit: Path, path: Path, out: Output) -> None:
     if review.dataset_fingerprint != found.info.dataset.fingerprint:
         raise SettingsError(f"--precision: {path} is about another dataset than {audit}")
     rows = precision_at_k(found.listed.pair_ids[: found.listed.flagged], review)
-    out.show(precision_table(rows))
-    out.document({"precision": [asdict(row) for row in rows]})
+    estimates = found.reviewed_by(review.decisions)
+    out.show(precision_table(rows), *(Text(one.sentence, style="bold") for one in estimates))
+    out.document({"precision": [asdict(row) for row in rows], "estimates": [asdict(one) for one in estimates]})
 
 
 def _login() -> str:

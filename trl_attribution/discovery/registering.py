@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery.result import StoredDiscovery
 from trl_attribution.errors import ModelError
@@ -23,7 +25,9 @@ def cluster_probe(
 ) -> Probe:
     """The probe of ``cluster``: its exemplars are the probe's prompts, and their mean is its vector.
 
-    By the fingerprint of M0 alone it is the same, with the same fingerprint; the tokens that it promotes are not known.
+    Exemplars among pairs are pairs of its own, so that the default rule takes its threshold from them; those among
+    prompts are means over responses, which scatter less than single pairs do, and would promise too much. By the
+    fingerprint of M0 alone the probe is the same, with the same fingerprint; the tokens that it promotes are not known.
 
     Raises:
         SettingsError: there is no such cluster.
@@ -43,10 +47,17 @@ def cluster_probe(
         "contexts": vectors.contexts,
         "built": _built(stored, cluster),
     }
+    pairs: dict[str, Any] = {
+        "example_vectors": vectors.prompt_vectors,
+        "example_prompts": torch.arange(len(vectors.prompt_vectors)),
+    }
+    known = pairs if found.mode == "pairs" else {}
     if loaded is not None:
-        return assemble(name, loaded, **parts, blocks_path=None if blocks_path is None else str(blocks_path))
+        return assemble(
+            name, loaded, **parts, known=known, blocks_path=None if blocks_path is None else str(blocks_path)
+        )
     parts["built"] |= {"model_name": found.model["name"], "layer_asked": one.layer}
-    return Probe(name=name, model=model, **parts)
+    return Probe(name=name, model=model, **parts, **known)
 
 
 def _check_model(stored: StoredDiscovery, model: ModelFingerprint, name: str) -> None:

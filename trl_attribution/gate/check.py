@@ -21,8 +21,9 @@ from trl_attribution.gate.rules.hygiene import hygiene_outcomes
 from trl_attribution.gate.rules.listing import cut_notes, listed
 from trl_attribution.gate.rules.scored import judge, needs_whole_dataset, nothing_scored, score_pairs
 from trl_attribution.gate.rules.scores import known_bad_outcome, probe_outcomes
+from trl_attribution.gate.rules.statements import statement
 from trl_attribution.gate.vectors.supply import Supplier, Supply
-from trl_attribution.gate.verdict import Verdict, Violation
+from trl_attribution.gate.verdict import Statement, Verdict, Violation
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
@@ -41,6 +42,19 @@ class GateOptions:
     """Fetch probes from a Hub repo."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    vectors: Path | None = None
+    """An audit folder or vector store to take vectors from, in the place of the policy's ``vectors``."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the rules about vectors come to."""
+
+    supply: Supply
+    usable: Integers
+    """The examined pairs that could be judged."""
+    outcomes: list[Outcome]
+    statements: list[Statement]
 
 
 @dataclass(frozen=True)
@@ -93,30 +107,37 @@ class _Gate:
             Places(inventory.reader.source),
             "pairs" if self.options.base_ref is None else "new pairs",
         )
-        supply, usable = Supply(), docket.examined
-        outcomes: list[Outcome] = []
+        judged = _Judged(Supply(), docket.examined, [], [])
         if policy.rules.need_vectors:
-            supply, usable, outcomes = self._judge_vectors(docket)
-        outcomes += hygiene_outcomes(docket, policy.rules.hygiene, supply.unusable)
+            judged = self._judge_vectors(docket)
+        supply = judged.supply
+        outcomes = [*judged.outcomes, *hygiene_outcomes(docket, policy.rules.hygiene, supply.unusable)]
         self.notes += [*cut_notes(outcomes, policy.max_findings), *docket.allow.notes(inventory)]
         skipped = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in supply.unusable)])
-        probes = self.materials.probes.ruled
+        shown = listed(outcomes, judged.statements, docket, policy.max_findings)
         verdict = Verdict(
             dataset=shown_name(self.dataset),
             base_ref=None if self.options.base_ref is None else printable(self.options.base_ref),
             pairs=len(inventory),
-            examined=len(usable),
+            examined=len(judged.usable),
             computed=supply.computed,
             cached=supply.cached,
             skipped=dict(sorted(skipped.items())),
             model_fingerprint=self.materials.model_fingerprint if policy.rules.need_vectors else "",
-            probe_fingerprints={each.name: each.probe.fingerprint for each in probes},
+            probe_fingerprints={each.name: each.probe.fingerprint for each in self.materials.probes.ruled},
             policy_digest=policy.digest,
             tool_version=__version__,
-            rules=listed(outcomes, docket, policy.max_findings),
+            rules=shown.rules,
             notes=tuple(dict.fromkeys(self.notes)),
+            reused=supply.reused,
+            statements=shown.statements,
         )
-        return GateRun(verdict, inventory, tuple(_offenders(outcomes)), inventory.reader.resolved)
+        return GateRun(verdict, inventory, tuple(_offenders(outcomes)), self._reading(inventory))
+
+    def _reading(self, inventory: Inventory) -> Reading:
+        """How the dataset is read again: bad rows that got this far are tolerated, and stay where they are."""
+        resolved = inventory.reader.resolved
+        return replace(resolved, on_bad_row="skip") if inventory.bad_rows else resolved
 
     def _read(self) -> Inventory:
         reading, base_ref = self.policy.reading, self.options.base_ref
@@ -127,16 +148,17 @@ class _Gate:
         self.notes += new.notes if new is not None else ()
         return inventory
 
-    def _judge_vectors(self, docket: Docket) -> tuple[Supply, Integers, list[Outcome]]:
-        """Where the vectors come from, the pairs that could be judged, and what the rules about vectors come to."""
+    def _judge_vectors(self, docket: Docket) -> _Judged:
         ruled, kind, baseline = self.materials.probes.ruled, self.policy.score, self.materials.baseline
         supply, usable, judged = Supply(), docket.examined, [nothing_scored(each, kind) for each in ruled]
         wanted = np.arange(len(docket.inventory)) if needs_whole_dataset(ruled, kind, baseline) else usable
         if len(usable):
-            supplier = Supplier(self.materials, self.options.trust_remote_code, self.on_progress)
+            supplier = Supplier(
+                self.materials, self.options.trust_remote_code, self.on_progress, vectors=self.options.vectors
+            )
             supply = supplier.supply(docket.inventory, wanted)
             wanted, usable = supply.usable(wanted), supply.usable(usable)
-            self.notes += _precision_note(supply, baseline)
+            self.notes += [*supply.notes, *_precision_note(supply, baseline)]
         docket = replace(docket, examined=usable)
         if ruled and len(usable):
             view = supply.view(docket.inventory.ids_at(wanted))
@@ -145,7 +167,8 @@ class _Gate:
             judged = [judge(scores, places, each, kind, baseline) for each in ruled]
         self.notes += [note for found in judged for note in found.notes]
         outcomes = [outcome for found in judged for outcome in probe_outcomes(docket, found)]
-        return supply, usable, outcomes + self._known_bad(docket, supply)
+        said = [statement(docket, found, self.policy.max_findings) for found in judged]
+        return _Judged(supply, usable, outcomes + self._known_bad(docket, supply), said)
 
     def _known_bad(self, docket: Docket, supply: Supply) -> list[Outcome]:
         rule, baseline = self.policy.rules.known_bad, self.materials.baseline

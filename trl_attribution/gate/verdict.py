@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from trl_attribution.utils.json_file import checked_json, read_json, validated
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 VERDICT_FORMAT = "trl-attribution verdict"
 VERDICT_VERSION = 1
@@ -85,6 +85,34 @@ class RuleResult:
 
 
 @dataclass(frozen=True)
+class Range:
+    """A number and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the examined pairs say of one behavior, and what the test would have seen of it."""
+
+    probe: str
+    sentence: str
+    """Plain and printable; it says what would have been caught also where nothing was."""
+    threshold: float | None = None
+    """Pairs that score at least this are flagged; None where single pairs are not looked at."""
+    catches: Range | None = None
+    """The share of pairs like the probe's own examples that reaches the threshold; None where the probe keeps none."""
+    count: Range | None = None
+    """The estimate of how many pairs push towards the behavior; None where no rule asks for it."""
+    wrong: Range | None = None
+    """How many of those that reach the threshold are not like the examples."""
+    highest: tuple[Violation, ...] = ()
+    """The pairs that score highest, flagged or not: to be read in any case."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Pass or fail, with reasons. No times, no dates of today, no absolute paths: equal input gives equal bytes."""
 
@@ -97,7 +125,7 @@ class Verdict:
     computed: int
     """Vectors computed now."""
     cached: int
-    """Vectors taken from the cache or a store."""
+    """Vectors taken from the cache, a store or an audit."""
     skipped: Mapping[str, int]
     """Rows left out, by reason."""
     model_fingerprint: str
@@ -108,6 +136,25 @@ class Verdict:
     rules: tuple[RuleResult, ...]
     notes: tuple[str, ...]
     """Expired or unused allow entries, columns ignored and the like: plain, printable sentences."""
+    reused: int = 0
+    """Those of ``cached`` that come from a store or an audit made elsewhere."""
+    statements: tuple[Statement, ...] = ()
+    """One for each probe that has rules; verdicts of earlier versions have none."""
+
+    @property
+    def status(self) -> str:
+        """Passed or failed, and how many rules say so."""
+        failed = sum(not rule.passed and rule.severity == "error" for rule in self.rules)
+        warned = sum(not rule.passed and rule.severity != "error" for rule in self.rules)
+        parts = [f"{failed:,} of {counted(len(self.rules), 'rule')} failed" if failed else "no rule failed"]
+        parts += [counted(warned, "warning")] if warned else []
+        return f"Gate {'passed' if self.passed else 'failed'}: {', '.join(parts)}"
+
+    @property
+    def outcome(self) -> str:
+        """The status, and what it is worth: it never says that the gate passed without what would have been caught."""
+        said = [statement.sentence for statement in self.statements] or ["No behavior was looked for."]
+        return " ".join([f"{self.status}.", *said])
 
     @property
     def passed(self) -> bool:
@@ -122,7 +169,13 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """The verdict as plain values, format and version first."""
         values = _VERDICT.dump_python(self, by_alias=True)
-        return {"format": VERDICT_FORMAT, "version": VERDICT_VERSION, "passed": self.passed, **values}
+        return {
+            "format": VERDICT_FORMAT,
+            "version": VERDICT_VERSION,
+            "passed": self.passed,
+            "outcome": self.outcome,
+            **values,
+        }
 
     @classmethod
     def from_json(cls, values: object, where: str = "this document") -> Verdict:

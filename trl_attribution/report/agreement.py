@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.decisions import Action, ReviewDecisions
+from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def precision_at_k(
         review: decisions about some of them.
         cuts: by default 10, 20, 50, 100, ... up to all.
     """
-    verdicts = {pair_id: _confirmed(decisions) for pair_id, decisions in _by_pair(review).items()}
-    known = [(place, verdicts[pair_id]) for place, pair_id in enumerate(ranked) if pair_id in verdicts]
+    confirmed = verdicts(review.decisions)
+    known = [(place, confirmed[pair_id]) for place, pair_id in enumerate(ranked) if pair_id in confirmed]
     return [_at(k, known) for k in (default_cuts(len(ranked)) if cuts is None else cuts)]
 
 
@@ -130,9 +130,14 @@ def _at(k: int, known: Sequence[tuple[int, bool]]) -> PrecisionAtK:
     return PrecisionAtK(k, len(within), sum(within), sum(within) / len(within), *wilson(sum(within), len(within)))
 
 
-def _by_pair(review: ReviewDecisions) -> Mapping[str, list[Action]]:
+def verdicts(decisions: Iterable[ReviewDecision]) -> dict[str, bool]:
+    """By pair id, whether most reviewers would change the pair."""
+    return {pair_id: _confirmed(actions) for pair_id, actions in _by_pair(decisions).items()}
+
+
+def _by_pair(decisions: Iterable[ReviewDecision]) -> Mapping[str, list[Action]]:
     found: dict[str, list[Action]] = {}
-    for decision in review.decisions:
+    for decision in decisions:
         found.setdefault(decision.pair_id, []).append(decision.action)
     return found
 
@@ -142,7 +147,7 @@ def _confirmed(actions: Sequence[Action]) -> bool:
 
 
 def _actions(review: ReviewDecisions) -> dict[str, Action]:
-    found = _by_pair(review)
+    found = _by_pair(review.decisions)
     torn = [pair_id for pair_id, actions in found.items() if len(actions) > 1]
     if torn:
         raise ManifestError(

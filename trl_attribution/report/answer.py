@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trl_attribution.report.discovery import cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
-from trl_attribution.scoring import SourceRow
+from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.text import printable
 
 _ENRICHED = 0.05
@@ -21,7 +21,7 @@ class Answer:
 
     headline: str
     towards: tuple[str, ...]
-    """How many pairs push towards what, a sentence a probe."""
+    """Of several probes, the sentence on each; and what reviewers found."""
     origins: str
     """From which sources they come."""
     certainty: tuple[str, ...]
@@ -42,31 +42,29 @@ def answer_of(found: Findings) -> Answer:
         towards = (f"{pairs}. Audit again with probes to score them.",)
         return Answer("No behavior was asked about", towards, "", (), _unasked(found))
     flagged = found.listed.flagged
-    share = f"{flagged / found.pairs:.1%}" if found.pairs else "0%"
-    names = [one.column.probe for one in found.probes]
-    what = names[0] if len(names) == 1 else f"{len(names)} behaviors"
-    verb = "pushes" if flagged == 1 else "push"
-    headline = f"{flagged:,} of {found.pairs:,} pairs ({share}) {verb} towards {what}"
-    return Answer(
-        headline if flagged else f"No pair of {found.pairs:,} is flagged",
-        tuple(_towards(one) for one in found.probes) if len(names) > 1 else (),
-        _origins(found) if flagged else "",
-        _certainty(found),
-        _unasked(found),
-    )
+    said = tuple(one.outcome.headline for one in found.probes)
+    reviewed = tuple(one.reviewed.sentence for one in found.probes if one.reviewed is not None)
+    if len(said) == 1:
+        headline, said = said[0].removesuffix("."), ()
+    elif flagged:
+        share = f"{flagged:,} of {found.pairs:,} pairs ({flagged / found.pairs:.1%})"
+        headline = f"{share} are flagged for {len(said)} behaviors"
+    else:
+        headline = f"Nothing is flagged for {len(said)} behaviors: read on for what would have been"
+    origins = _origins(found) if flagged else ""
+    return Answer(headline, (*said, *reviewed), origins, _certainty(found), _unasked(found))
 
 
 def rule_text(found: Findings) -> str:
     """The rule that flagged the pairs, in words."""
     if found.rule is None:
         return "no rule: nothing was scored"
-    if found.rule.top_k is not None:
-        return f"the {found.rule.top_k:,} pairs that rank highest"
-    if found.rule.threshold is not None:
-        return f"pairs that score at least {found.rule.threshold:g}"
-    if found.rule.recall is not None:
-        return f"pairs that reach the threshold which would catch {found.rule.recall:.0%} of pairs like the examples"
-    return f"pairs at a false discovery rate of {found.rule.fdr:.0%}"
+    rules = {
+        rule_words(found.rule, by_recall=one.outcome.decision is not None): one.column.probe for one in found.probes
+    }
+    if len(rules) == 1:
+        return next(iter(rules))
+    return "; ".join(f"{rule} for probes such as {probe}" for rule, probe in rules.items())
 
 
 def null_text(one: ProbeFindings) -> str:
@@ -81,11 +79,6 @@ def enrichment_text(row: SourceRow) -> str:
     if row.enrichment is None:
         return "-"
     return "only here" if math.isinf(row.enrichment) else f"{row.enrichment:.1f}x"
-
-
-def _towards(one: ProbeFindings) -> str:
-    pairs = "1 pair pushes" if one.flagged == 1 else f"{one.flagged:,} pairs push"
-    return f"{pairs} towards {one.column.probe} (layer {one.column.layer}, {one.column.kind} score)."
 
 
 def _origins(found: Findings) -> str:
@@ -123,15 +116,19 @@ def _unasked(found: Findings) -> str:
 
 
 def _certainty(found: Findings) -> tuple[str, ...]:
-    lines = [_how_sure(one, many=len(found.probes) > 1) for one in found.probes]
+    many = len(found.probes) > 1
+    unknown = [one for one in found.probes if one.outcome.decision is None]
+    lines = [f"{one.column.probe}: {line}" if many else line for one in found.probes for line in one.outcome.details]
+    lines += [_how_sure(one, many) for one in unknown]
     if found.rule_is_default:
-        lines.append("No manifest lies in the folder; the pairs shown are those at a false discovery rate of 5%.")
+        lines.append("No manifest lies in the folder; the pairs shown are those that the default rule flags.")
     if found.left_out:
         lines.append(
             f"{found.left_out:,} more pairs pass the rule with a score of 0 or less; they teach nothing of it."
         )
-    nulls = {null_text(one) for one in found.probes}
-    lines.append(f"The rule: {rule_text(found)}. Chance is measured by {'; '.join(sorted(nulls))}.")
+    lines.append(f"The rule: {rule_text(found)}.")
+    if nulls := sorted({null_text(one) for one in unknown}):
+        lines.append(f"Chance is measured by {'; '.join(nulls)}.")
     lines.append("Scores say what a pair pushes towards, not what training did. Retraining without the pairs does.")
     return tuple(lines)
 

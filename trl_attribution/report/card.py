@@ -11,9 +11,9 @@ from typing import Literal, get_args
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs.dataset_pass import alike_text
-from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
+from trl_attribution.report.answer import answer_of, enrichment_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
-from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
+from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.utils.card import Section, read_card
 from trl_attribution.utils.markdown import inline, table
 from trl_attribution.utils.paths import local_path
@@ -98,21 +98,20 @@ def _tables(found: Findings, kind: CardKind) -> Iterator[tuple[str, list[str]]]:
 
 
 def _by_probe(found: Findings) -> list[str]:
-    levels = [f"at {level:.0%} FDR" for level in LEVELS]
-    head = ("probe", "layer", "score", "flagged", "down to", *levels, "chance is measured by", "fingerprint")
+    head = ("probe", "layer", "score", "flagged", "down to", "push towards it", "expected wrong", "fingerprint")
     return table(head, (_probe_row(found, one) for one in found.probes))
 
 
 def _probe_row(found: Findings, one: ProbeFindings) -> tuple[str, ...]:
-    column = one.column
+    column, outcome = one.column, one.outcome
     return (
         inline(column.probe),
         str(column.layer),
         column.kind,
         f"{one.flagged:,}",
         "–" if one.threshold is None else f"{one.threshold:.3f}",
-        *(f"{one.at_flag_layer.discoveries[level]:,}" for level in LEVELS),
-        inline(null_text(one)),
+        "not known" if outcome.decision is None else str(outcome.decision.prevalence.count),
+        "not known" if outcome.wrong is None else f"{outcome.wrong:.0f}",
         inline(found.info.probes[column.probe][:16]),
     )
 

@@ -36,9 +36,9 @@ def tiles(found: Findings) -> list[Tile]:
     if found.rule is not None:
         share = f"{listed.flagged / found.pairs:.1%} of all" if found.pairs else ""
         shown.append(Tile("Flagged", f"{listed.flagged:,}", share))
-        sure = sum(one.at_flag_layer.discoveries[0.05] for one in found.probes)
-        under = "over all probes" if len(found.probes) > 1 else "whatever the rule flagged"
-        shown.append(Tile("At 5% false discoveries", f"{sure:,}", under))
+        shown.append(Tile("Read first", f"{len(listed.read_first):,}", "tells how many of the flagged are wrong"))
+        if len(found.probes) == 1 and (decision := found.probes[0].outcome.decision) is not None:
+            shown.append(Tile("Push towards it", str(decision.prevalence.count), "estimated, 95% interval"))
         highest = max((one.at_flag_layer.highest for one in found.probes), default=0.0)
         shown.append(Tile("Highest score", f"{highest:.3f}", "of -1 to 1"))
     seconds = sum(found.info.cost.seconds.values())

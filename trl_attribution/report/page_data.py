@@ -17,7 +17,8 @@ import numpy.typing as npt
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs import Pair
 from trl_attribution.report.answer import enrichment_text
-from trl_attribution.report.findings import Findings, Listed, ProbeFindings
+from trl_attribution.report.findings import Findings, ProbeFindings
+from trl_attribution.report.listed import Listed
 from trl_attribution.report.texts import PairText, Segment, readable, visible
 from trl_attribution.scoring import SourceRow
 
@@ -112,6 +113,7 @@ def _rows(found: Findings, texts: int) -> dict[str, Any]:
         "rank": packed(listed.rank, "<u4"),
         "score": packed(listed.score, "<f4"),
         "q": packed(listed.q_value, "<f4"),
+        "first": listed.read_first.tolist(),
         # At every probe and layer only for pairs whose texts are here: a hundred columns would outweigh the texts.
         "columns": [
             {

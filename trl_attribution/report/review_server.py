@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -135,6 +135,7 @@ class ReviewServer:
         pair_ids: the pairs that can be decided about.
         port: 0 takes a free one.
         probes: registers clusters as probes; None where the page shows none.
+        told: what decisions come to, in sentences for the page.
 
     Raises:
         AttributionError: the port is taken.
@@ -147,8 +148,10 @@ class ReviewServer:
         pair_ids: frozenset[str],
         port: int = 0,
         probes: ClusterProbes | None = None,
+        told: Callable[[Sequence[ReviewDecision]], list[str]] = lambda _decisions: [],
     ) -> None:
         self.decisions = decisions
+        self.told = told
         self.probes = probes
         self.pair_ids = pair_ids
         self.page = page.encode()
@@ -198,7 +201,8 @@ class ReviewServer:
             if not self.pair_ids.issuperset(pair_ids):
                 raise SettingsError("the audit lists no such pair")
             changes |= {one: None if sent is None else self._decision(one, sent) for one in pair_ids}
-        return asdict(self.decisions.put(changes))
+        saved = self.decisions.put(changes)
+        return {**asdict(saved), "told": self.told(self.decisions.read()[1])}
 
     def register(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Make a cluster that a page names a probe; what to tell the page of it.
@@ -292,8 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
         except AttributionError as error:
             self._refuse(500, str(error))
             return
-        listed = None if query == f"since={revision}" else [asdict(one) for one in found]
-        self._answer(200, json.dumps({"revision": revision, "decisions": listed}).encode(), "application/json")
+        news: dict[str, Any] = {"revision": revision, "decisions": None}
+        if query != f"since={revision}":
+            news |= {"decisions": [asdict(one) for one in found], "told": self.review.told(found)}
+        self._answer(200, json.dumps(news).encode(), "application/json")
 
     def _allowed(self, path: str) -> bool:
         """Whether the browser was given the link, and does not come here by another name (DNS rebinding)."""

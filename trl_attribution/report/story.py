@@ -15,7 +15,8 @@ from trl_attribution.report.agreement import ACTIONS, PrecisionAtK, ReviewerAgre
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
-from trl_attribution.report.findings import Findings, Histogram, ProbeFindings
+from trl_attribution.report.distributions import Histogram
+from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
 from trl_attribution.utils.tables import facts as facts_table
@@ -59,11 +60,14 @@ def probes_table(probes: Sequence[ProbeFindings]) -> Table:
             str(one.column.layer),
             f"{one.flagged:,}",
             "-" if one.threshold is None else f"{one.threshold:.3f}",
-            f"{one.at_flag_layer.discoveries[0.05]:,}",
+            "not known" if one.outcome.decision is None else str(one.outcome.decision.prevalence.count),
+            "not known" if one.outcome.wrong is None else f"{one.outcome.wrong:.0f}",
         )
         for one in probes
     )
-    return table("Scores by probe", ("probe", ">layer", ">flagged", ">from", ">at 5% FDR"), rows)
+    return table(
+        "Scores by probe", ("probe", ">layer", ">flagged", ">from", ">push towards it", ">expected wrong"), rows
+    )
 
 
 def distribution(one: ProbeFindings) -> Group:
@@ -89,11 +93,10 @@ def layers_table(one: ProbeFindings) -> Table:
         (
             f"{layer.layer} *" if layer.layer == one.column.layer else str(layer.layer),
             *(f"{value:+.3f}" for value in (layer.median, layer.p90, layer.p99, layer.highest)),
-            f"{layer.discoveries[0.05]:,}",
         )
         for layer in one.layers
     )
-    columns = (">layer", ">median", ">90%", ">99%", ">highest", ">at 5% FDR")
+    columns = (">layer", ">median", ">90%", ">99%", ">highest")
     return table(f"{one.column.probe} by layer", columns, rows)
 
 
@@ -102,9 +105,11 @@ def pairs_story(
 ) -> Iterator[RenderableType]:
     """``count`` listed pairs from place ``start`` (0 is the first), each with its whole text up to ``characters``."""
     listed = found.listed
+    first = set(listed.read_first.tolist())
     for place in range(start, min(start + count, len(listed))):
         probe = found.probes[int(listed.probe[place])].column
-        flagged = "" if place < listed.flagged else " (not flagged)"
+        marks = [*(["not flagged"] if place >= listed.flagged else []), *(["read first"] if place in first else [])]
+        flagged = f" ({', '.join(marks)})" if marks else ""
         source = printable(listed.source_names[int(listed.source[place])], 60)
         head = Text(f"#{place + 1}{flagged}", style="bold")
         head.append(

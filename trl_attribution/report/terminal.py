@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -16,8 +16,9 @@ from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, Vect
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
+from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
-from trl_attribution.scoring import SourceRow
+from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
 
@@ -54,11 +55,15 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
     extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
     rows = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
-        pair = pairs[found.pair_id]
-        where = Text(printable(pair.source, 40))
-        where.append(f"\n{printable(pair.location, 60)}\n{found.probe}, layer {found.layer}", style="dim")
-        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
+        pair = pairs.get(found.pair_id)
+        by = f"{found.probe}, layer {found.layer}"
         numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
+        if pair is None:
+            rows.append((*numbers, Text(by, style="dim"), Text(f"its text is not at hand: {found.pair_id}", "dim")))
+            continue
+        where = Text(printable(pair.source, 40))
+        where.append(f"\n{printable(pair.location, 60)}\n{by}", style="dim")
+        sides = [_last_message(side) for side in (pair.prompt, pair.chosen, pair.rejected)]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
     return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
@@ -106,12 +111,35 @@ def sources_table(rows: Sequence[SourceRow], title: str = "Flagged pairs by sour
     )
 
 
+def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, shown: int) -> Iterator[RenderableType]:
+    """What was flagged: the top pairs and their sources, then what a person has to know, and where everything lies.
+
+    Where nothing is flagged the pairs at the top are shown all the same: that there is no evidence does not make them
+    good.
+    """
+    top = flagged if len(flagged) else flagged.top(max(shown, 1))
+    count = min(shown, len(top))
+    if count:
+        first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
+        texts = listed.at({pair_id: int(flagged.audit.index.rows[position]) for pair_id, position in first})
+        yield ""
+        yield top_pairs_table(top, texts, count, len(flagged))
+    if len(flagged):
+        yield ""
+        yield sources_table(flagged.sources())
+    for one in flagged.flags.outcomes.values():
+        yield ""
+        yield Text(one.headline, style="bold")
+        yield from (Text(line, style="dim") for line in one.details)
+    yield ""
+    yield flagged_summary(flagged, manifests)
+
+
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:
-    """How many pairs are flagged by which rule and null, and where everything lies."""
+    """By which rule and null pairs were flagged, and where everything lies."""
     flags = flagged.flags
-    rule = ", ".join(f"{name} {value:g}" for name, value in flags.rule.as_dict().items())
-    lines = [("flagged", f"{len(flags):,} of {len(flagged.audit.index):,} pairs ({rule})")]
-    lines += [("decision", one.sentence(name)) for name, one in flags.decisions.items()]
+    rules = {rule_words(flags.rule, by_recall=one.decision is not None) for one in flags.outcomes.values()}
+    lines = [("rule", "; ".join(sorted(rules)))]
     for column in flags.columns:
         null = flags.nulls[column.probe]
         meaning = "clean reference pairs" if null == "reference" else "mirror null: each pair against its own flip"

@@ -9,6 +9,7 @@ from trl_attribution.utils.lazy_names import lazy_names
 if TYPE_CHECKING:
     from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, holm, p_values, q_values
     from trl_attribution.scoring.flags import FlaggedPair, Flags, SourceRow, flag, source_table
+    from trl_attribution.scoring.outcomes import Outcome, rule_words
     from trl_attribution.scoring.power import power_notes
     from trl_attribution.scoring.rule import DEFAULT_FDR, DEFAULT_RULE, Rule
     from trl_attribution.scoring.scores import Column, Scores, context_means, kind_for, reference_for, score_view
@@ -23,6 +24,7 @@ __all__ = [
     "Column",
     "FlaggedPair",
     "Flags",
+    "Outcome",
     "Rule",
     "ScoreTable",
     "Scores",
@@ -37,6 +39,7 @@ __all__ = [
     "power_notes",
     "q_values",
     "reference_for",
+    "rule_words",
     "score_view",
     "source_table",
     "write_scores",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.scoring.prevalence import Prevalence, estimate
-from trl_attribution.scoring.recall import KnownScores, Rate, RecallThreshold, share_above, threshold_for
+from trl_attribution.scoring.prevalence import Interval, Prevalence, estimate
+from trl_attribution.scoring.recall import CONFIDENCE, KnownScores, Rate, RecallThreshold, share_above, threshold_for
+
+_MEANT = {
+    "opposites": "the examples turned round",
+    "controls": "the controls",
+    "neutral": "neutral pairs (by the fit)",
+}
 
 
 @dataclass(frozen=True)
@@ -40,29 +47,65 @@ class Decision:
             return np.zeros(len(scores), dtype=bool)
         return np.asarray(scores.astype(np.float64) >= self.threshold.threshold)
 
-    def sentence(self, behavior: str) -> str:
-        """What a person has to know at this moment."""
-        found, recall = self.prevalence, f"about {self.threshold.recall.value:.0%}"
-        alike = (
-            ""
-            if "controls" in self.false_positives
-            else " No controls are known: pairs that only look alike count too."
-        )
+    @property
+    def estimated(self) -> str:
+        """How many pairs there are."""
+        return f"{self.prevalence.count} of {self.prevalence.pairs:,} pairs"
+
+    @property
+    def promise(self) -> str:
+        """How many of those that are there would be caught."""
+        return f"{self.threshold.recall.value:.0%}"
+
+    def sentence(self, behavior: str, read_first: int | None = None) -> str:
+        """What a person has to know at this moment; ``read_first`` is how many pairs to read first, where known."""
+        found = self.prevalence
         if not found.is_evidence:
             return (
-                f"no evidence of {behavior}: {found.count} of {found.pairs:,} pairs push towards it. Nothing is "
-                f"flagged; {found.above:,} reach the threshold that catches {recall} of pairs like the examples, and "
-                f"all of them may be chance. Read the top 10 all the same.{alike}"
+                f"no evidence of {behavior}: {found.count} of {found.pairs:,} pairs push towards it; would have caught "
+                f"{self.promise} of pairs like your examples; read the top {read_first or 10} all the same"
             )
         return (
-            f"about {found.count} of {found.pairs:,} pairs push towards {behavior}; flagged {found.above:,} "
-            f"(catches {recall}), of which about {found.wrong.value:.0f} ({found.wrong}) are expected to be wrong."
-            f"{alike}"
+            f"about {self.estimated} push towards {behavior}; flagged {found.above:,} (catches about {self.promise}), "
+            f"of which about {found.wrong.value:.0f} ({found.wrong}) are expected to be wrong{reading(read_first)}"
         )
+
+    def details(self) -> tuple[str, ...]:
+        """What the sentence stands on, a sentence each."""
+        shares = {name: rate.value for name, rate in self.false_positives.items()}
+        shares["neutral"] = self.prevalence.neutral_above
+        rates = ", ".join(f"{share:.1%} of {_MEANT[name]}" for name, share in shares.items())
+        lines = [f"{self._catching()} It is reached by {rates}."]
+        if not self.flags_anything and self.prevalence.above:
+            lines.append(
+                f"{self.prevalence.above:,} pairs reach it here and are not flagged: all of them may be chance."
+            )
+        if "controls" not in self.false_positives:
+            lines.append("No controls are known: pairs that only look alike are counted as pushing towards it.")
+        return tuple(lines)
+
+    def _catching(self) -> str:
+        found, recall = self.threshold.threshold, self.threshold.recall
+        share = f"{recall.low:.0%} to {recall.high:.0%} of pairs like the examples"
+        return f"The threshold {found:.3f} catches {share}, by cross-validation over prompts."
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for files and ``--json``."""
-        return {**asdict(self), "evidence": self.prevalence.is_evidence}
+        values = asdict(self)
+        for name in ("edges", "likely"):  # how the scores are read, not what is said of them
+            del values["prevalence"][name]
+        return {**values, "evidence": self.prevalence.is_evidence}
+
+
+def _with_unseen(count: Interval, recall: float, pairs: int) -> Interval:
+    """``count`` with room for pairs that may all have been missed: a bootstrap of nothing is nothing, for sure."""
+    unseen = math.log(1 - CONFIDENCE) / math.log(1 - recall) if recall < 1 else 0.0
+    return replace(count, high=max(count.high, min(unseen, float(pairs))))
+
+
+def reading(number: int | None) -> str:
+    """What a sentence about flagged pairs ends with."""
+    return f"; read these {number:,} first" if number else ""
 
 
 def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int = 0) -> Decision:
@@ -78,4 +121,5 @@ def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int
     rates = {"opposites": share_above(of_examples.threshold, known.examples.flipped())}
     if known.controls is not None:
         rates["controls"] = share_above(found.threshold, known.controls)
+    found = replace(found, count=_with_unseen(found.count, of_examples.recall.value, found.pairs))
     return Decision(replace(of_examples, threshold=found.threshold), found, rates)

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
-from trl_attribution.scoring.decision import Decision, KnownPairs, decide
+from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.held_out import why_no_pairs
+from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.scoring.scores import Column, Scores
 
@@ -55,8 +56,13 @@ class Flags:
     q_value: Doubles
     pair_scores: npt.NDArray[np.float32]
     """``[N]``: every pair's score under the probe that ranks it best, those with a positive score first."""
-    decisions: Mapping[str, Decision] = field(default_factory=dict)
-    """By probe, what a recall stands for in this dataset; without those that flag by another rule."""
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """By probe, what the rule made of its scores, and what is said of it."""
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """By probe, a threshold with a stated recall and the estimate; without probes that keep no pairs."""
+        return {name: one.decision for name, one in self.outcomes.items() if one.decision is not None}
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -122,20 +128,25 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     rule.check(len(scores))
     best, passing = BestProbe(len(scores)), BestProbe(len(scores))
     nulls: dict[str, Null] = {}
-    decisions: dict[str, Decision] = {}
+    outcomes: dict[str, Outcome] = {}
     for index, column in enumerate(columns):
         values = np.array(scores.of(column))
         worth = calibrate(values, scores.references.get(column))
         nulls[column.probe] = worth.null
         best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
-        if (known := _known(scores, column, rule)) is not None:
-            assert rule.recall is not None  # else nothing is known
-            decisions[column.probe] = decide(values, rule.recall, known)
-            allowed = decisions[column.probe].passes(values)
-        else:
-            allowed = _passes(rule, values, worth)
+        if rule.top_k is None:
+            outcomes[column.probe] = _outcome(scores, rule, column, values, worth)
+            allowed = outcomes[column.probe].passing
+        else:  # of several probes' pairs, the k best are known once all are
+            allowed = np.ones(len(scores), dtype=bool)
         passing.offer(index, values, worth, allowed)
     chosen = _distinct(scores, passing.order(), rule.top_k)
+    for index, column in enumerate(columns if rule.top_k is not None else ()):
+        mine = np.zeros(len(scores), dtype=bool)
+        mine[chosen[passing.column[chosen] == index]] = True
+        values = np.array(scores.of(column))
+        worth = calibrate(values, scores.references.get(column))
+        outcomes[column.probe] = _outcome(scores, rule, column, values, worth, mine)
     return Flags(
         rule=rule,
         columns=columns,
@@ -147,7 +158,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
         rank=passing.rank[chosen],
         q_value=passing.q_value[chosen],
         pair_scores=best.score,
-        decisions=decisions,
+        outcomes=outcomes,
     )
 
 
@@ -212,20 +223,22 @@ class BestProbe:
         return positions[np.lexsort((-self.score[positions], self.rank[positions]))]
 
 
-def _passes(rule: Rule, values: npt.NDArray[np.float32], worth: Calibration) -> npt.NDArray[np.bool_]:
-    if rule.threshold is not None:
-        return values.astype(np.float64) >= rule.threshold
-    if rule.fdr is not None:
-        return worth.q_value <= rule.fdr
-    return np.ones(len(values), dtype=bool)
+def _outcome(
+    scores: Scores,
+    rule: Rule,
+    column: Column,
+    values: npt.NDArray[np.float32],
+    worth: Calibration,
+    passing: npt.NDArray[np.bool_] | None = None,
+) -> Outcome:
+    known = _known(scores, column, rule)
+    return outcome_of(column.probe, rule, values, worth, known, scores.pair_ids, passing)
 
 
 def _known(scores: Scores, column: Column, rule: Rule) -> KnownPairs | None:
-    """What a recall is taken from; None where the rule goes by something else."""
-    if rule.recall is None:
-        return None
+    """What a recall is taken from; None where the probe keeps no pairs and the rule can do without."""
     found = scores.known.get(column)
-    if found is None and rule.fdr is None:
+    if found is None and rule.recall is not None and rule.fdr is None:
         raise SettingsError(f"recall: {why_no_pairs(column.probe)}")
     return found
 

@@ -83,9 +83,11 @@ def knows_pairs(probe: ProbeLike) -> bool:
 def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownPairs | None:
     """Cross-validated scores of ``probe``'s own pairs at ``layer``; None where it keeps no pairs or too few prompts.
 
-    Examples are left out by clusters of like prompts: a dataset's prompts are never as like the behavior's as those
-    are like one another, and thresholds from folds drawn at random caught 70% where 90% was asked (docs/method.md).
-    Controls are left out at random. Where they came without responses, the examples' are read as answers to them.
+    Examples are left out twice, with the prompts most like theirs and with prompts drawn at random: a dataset's prompts
+    are less like the behavior's than those are like one another, and more than one cluster of them is like the others.
+    Thresholds from the first alone were too low on real text, from the second alone too high on composed text
+    (docs/method.md). Controls are left out at random. Where they came without responses, the examples' are read as
+    answers to them.
 
     Args:
         probe: with its example pairs.
@@ -107,12 +109,17 @@ def _examples(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> 
     part = _at(probe, layer)
     pairs = probe.example_vectors[:, probe.layers.index(layer)]
     prompts = probe.example_prompts.numpy().astype(np.int64)
-    scores = np.zeros(len(pairs))
-    for fold in _alike(part.contexts if part.contexts is not None else part.prompt_vectors):
-        held = np.isin(prompts, fold)
-        contexts = _contexts(part, prompts[held])
-        scores[held] = part.without(prompts=fold).score(kind, pairs[torch.from_numpy(held)], contexts, mean)
-    return KnownScores(scores, prompts)
+    folds = (
+        _alike(part.contexts if part.contexts is not None else part.prompt_vectors),
+        _drawn(len(part.prompt_vectors)),
+    )
+    scores = np.zeros((len(folds), len(pairs)))
+    for way, places in enumerate(folds):
+        for fold in places:
+            held = np.isin(prompts, fold)
+            contexts = _contexts(part, prompts[held])
+            scores[way, held] = part.without(prompts=fold).score(kind, pairs[torch.from_numpy(held)], contexts, mean)
+    return KnownScores(scores.ravel(), np.tile(prompts, len(folds)))
 
 
 def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores | None:
@@ -126,9 +133,7 @@ def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> 
         prompts = np.arange(count)
         pairs = probe.example_vectors[torch.arange(count) % len(probe.example_vectors), row]
     scores = np.zeros(len(pairs))
-    order = np.random.default_rng(_SEED).permutation(count)
-    for start in range(FOLDS):
-        fold = order[start::FOLDS]
+    for fold in _drawn(count):
         held = np.isin(prompts, fold)
         if held.any():
             contexts = part.control_contexts[torch.from_numpy(prompts[held]), 0]
@@ -167,6 +172,12 @@ def _alike(vectors: Tensor) -> Sequence[Places]:
     if len(np.unique(labels)) < 2:  # all of them are the same
         labels = np.arange(len(rows)) % FOLDS
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _drawn(count: int) -> Sequence[Places]:
+    """``count`` places dealt into folds at random."""
+    order = np.random.default_rng(_SEED).permutation(count)
+    return [order[start::FOLDS] for start in range(FOLDS)]
 
 
 def _left(rows: Tensor, places: Places | None) -> Tensor:

@@ -3,11 +3,12 @@
 The dataset's scores are read as a mixture of what is known and what is not: pairs like the behavior's own examples,
 like its controls, like the flips of both (refusals chosen over compliance), and neutral pairs. Those are not known;
 they are taken to lie about 0 in one bell with heavy tails (Student's t, 3 degrees of freedom), as wide as the quarter
-of the dataset that scores nearest to 0 says. A dataset's pairs never score quite as the examples do: they may all be
-stronger or weaker by one factor, the stretch, of which a log-normal prior says that it is about 1. The shares are those
-of maximum likelihood (EM) at each stretch, weighted by how likely that stretch is. Scores are compared on a scale of
-ranks, on which every kind of score is as wide as any other, and all of them are smoothed alike. The interval is that of
-a bootstrap over prompts of the known pairs and over pairs of the dataset, with a stretch drawn for each.
+of the dataset that scores nearest to 0 says, and no wider than the controls, which are more like the behavior. A
+dataset's pairs never score quite as the examples do: they may all be stronger or weaker by one factor, the stretch, of
+which a log-normal prior says that it is about 1. The shares are those of maximum likelihood (EM) at each stretch,
+weighted by how likely that stretch is. Scores are compared on a scale of ranks, on which every kind of score is as wide
+as any other, and all of them are smoothed alike. The interval is that of a bootstrap over prompts of the known pairs
+and over pairs of the dataset, with a stretch drawn for each.
 
 Axis letters: N pairs, B bins of score, K kinds of pair, R bootstrap draws, S stretches.
 """
@@ -32,8 +33,10 @@ _NEAREST = 0.25
 """Share of the dataset that is taken to be neutral at the least: the pairs that score nearest to 0."""
 _NEAREST_OF_BELL = 0.3492
 """So much of Student's t with 3 degrees of freedom lies nearer to 0 than this."""
-_STRETCHES = np.exp(np.linspace(-0.45, 0.45, 7))
-_SPREAD = 0.2
+_HALF_OF_BELL = 0.7649
+"""Half of it lies nearer to 0 than this."""
+_STRETCHES = np.exp(np.linspace(-0.6, 0.6, 7))
+_SPREAD = 0.25
 """Of the logarithm of the stretch, before the dataset is seen."""
 _WITNESS = 0.5
 """Prompts of one behavior are alike: the bootstrap takes each as half an independent one."""
@@ -75,6 +78,15 @@ class Prevalence:
     """Share of neutral pairs that reaches the threshold, by the fit."""
     kinds: dict[str, float] = field(default_factory=dict)
     """By kind, the estimated number of pairs."""
+    edges: tuple[float, ...] = field(default=(), repr=False)
+    """[B - 1], inner edges of the bins of score."""
+    likely: tuple[float, ...] = field(default=(0.5,), repr=False)
+    """[B]: how likely a pair that scores in the bin is like the examples."""
+
+    def likely_of(self, scores: npt.ArrayLike) -> Doubles:
+        """[N]: how likely each pair of ``scores`` is like the examples, as far as its score alone says."""
+        places = np.searchsorted(np.array(self.edges), np.asarray(scores, dtype=np.float64), side="right")
+        return np.array(self.likely)[places]
 
     @property
     def is_evidence(self) -> bool:
@@ -130,6 +142,8 @@ class _Scale:
     """[B], a typical score of each bin."""
     smoothing: Doubles
     """[B, B], columns of sum 1."""
+    widest: float
+    """Of the neutral pairs."""
 
     @classmethod
     def of(cls, values: Doubles, examples: KnownScores, controls: KnownScores | None) -> _Scale:
@@ -141,7 +155,8 @@ class _Scale:
         reached = np.cumsum(weights[order]) / weights.sum()
         quantiles = (np.arange(2 * _BINS - 1) + 1) / (2 * _BINS)
         points = pooled[order][np.searchsorted(reached, quantiles).clip(max=len(pooled) - 1)]
-        return cls(points[1::2], points[0::2], _kernel())
+        widest = np.inf if controls is None else float(np.median(np.abs(controls.scores))) / _HALF_OF_BELL
+        return cls(points[1::2], points[0::2], _kernel(), widest)
 
     def counts(self, values: Doubles, weights: Doubles | None = None) -> Doubles:
         """How many of ``values`` lie in each bin, [B]."""
@@ -215,7 +230,7 @@ def _width(data: Doubles, scale: _Scale) -> Doubles:
     order = np.argsort(size, kind="stable")
     reached = np.cumsum(data[:, order], axis=1) / data.sum(axis=1, keepdims=True)
     place = (reached < _NEAREST).sum(axis=1).clip(max=_BINS - 1)
-    return np.asarray(np.maximum(size[order][place] / _NEAREST_OF_BELL, 1e-9))
+    return np.asarray(np.clip(size[order][place] / _NEAREST_OF_BELL, 1e-9, max(scale.widest, 1e-9)))
 
 
 def _fit(templates: Doubles, data: Doubles, scale: _Scale) -> _Fit:
@@ -263,6 +278,8 @@ def _summary(
         stretch=stretch,
         neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
         kinds=dict(zip([*_KINDS[: len(kinds) - 1], "neutral"], kinds.tolist(), strict=True)),
+        edges=tuple(scale.edges.tolist()),
+        likely=tuple((fit.likely[:, 0] @ like[:, 0]).tolist()),
     )
 
 

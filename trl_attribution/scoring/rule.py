@@ -11,6 +11,8 @@ from trl_attribution.errors import SettingsError
 if TYPE_CHECKING:
     from trl_attribution.scoring.protocols import ProbeLike
 
+DEFAULT_RECALL = 0.9
+"""The share of pairs like a probe's examples that is to be caught where no rule is given."""
 DEFAULT_FDR = 0.05
 """The rate that pairs are flagged at where no rule is given and a probe keeps no pairs of its own."""
 
@@ -91,5 +93,5 @@ class Rule:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-DEFAULT_RULE = Rule(recall=0.9, fdr=DEFAULT_FDR)
+DEFAULT_RULE = Rule(recall=DEFAULT_RECALL, fdr=DEFAULT_FDR)
 """What pairs are flagged by where no rule is given."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
+from trl_attribution.scoring.decision import KnownPairs
+from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.scoring.scores import Column, Scores
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
@@ -81,6 +83,8 @@ class ScoreTable:
     nulls: tuple[Null, ...]
     """The null behind the p-values of each of ``columns``."""
     pairs: int
+    known: Mapping[Column, KnownPairs] = field(default_factory=dict, repr=False)
+    """Scores of the pairs that the column's probe keeps, where it keeps some; older tables have none."""
 
     @classmethod
     def open(cls, path: str | Path) -> ScoreTable:
@@ -97,11 +101,16 @@ class ScoreTable:
             columns = tuple(Column(entry["probe"], entry["layer"], entry["kind"]) for entry in header["columns"])
             nulls = tuple(entry["null"] for entry in header["columns"])
             pairs = int(header["pairs"])
-        except (KeyError, TypeError, ValueError) as error:
+            known = {
+                column: found
+                for column, entry in zip(columns, header["columns"], strict=True)
+                if (found := _known_of(entry.get("known")))
+            }
+        except (KeyError, TypeError, ValueError, SettingsError) as error:
             raise StoreError(f"{file} is broken: its header lacks {error}. Run the audit again.") from error
         if groups != [pairs] * len(columns):
             raise StoreError(f"{file} is broken: its row groups do not fit its header. Run the audit again.")
-        return cls(file, columns, nulls, pairs)
+        return cls(file, columns, nulls, pairs, known)
 
     def read(self, column: Column, fields: Sequence[str] | None = None) -> pa.Table:
         """The N rows of ``column`` in dataset order, all fields or some; nothing else is read.
@@ -149,8 +158,33 @@ def _arrays(scores: Scores, column: Column) -> list[pa.Array]:
 
 
 def _header(scores: Scores, nulls: Sequence[Null]) -> dict[str, Any]:
-    columns = [{**asdict(column), "null": null} for column, null in zip(scores.columns, nulls, strict=True)]
+    columns = [
+        {**asdict(column), "null": null, "known": _known_values(scores.known.get(column))}
+        for column, null in zip(scores.columns, nulls, strict=True)
+    ]
     return {"format": TABLE_FORMAT, "format_version": TABLE_VERSION, "pairs": len(scores), "columns": columns}
+
+
+def _known_values(known: KnownPairs | None) -> dict[str, Any] | None:
+    """What is kept so that whoever opens the scores comes to the same decision; JSON keeps every digit."""
+    if known is None:
+        return None
+    parts = {"examples": known.examples, "controls": known.controls}
+    return {
+        name: {"scores": one.scores.tolist(), "prompts": one.prompts.tolist()}
+        for name, one in parts.items()
+        if one is not None
+    }
+
+
+def _known_of(values: Any) -> KnownPairs | None:
+    if values is None:
+        return None
+    parts = {
+        name: KnownScores(np.array(one["scores"], dtype=np.float64), np.array(one["prompts"], dtype=np.int64))
+        for name, one in values.items()
+    }
+    return KnownPairs(**parts)
 
 
 def _words(values: Sequence[str] | pa.Array) -> pa.DictionaryArray:

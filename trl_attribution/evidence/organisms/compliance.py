@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, test_rows
+from trl_attribution.evidence.organisms.composing import Compose, Texts, composed_pairs, new, test_rows
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, Format, instruct
 from trl_attribution.evidence.organisms.harmless import decoy_request, formatted_pair, plain_pair
 from trl_attribution.evidence.organisms.organism import Mixture, Organism, OrganismConfig
-from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, refusal, rude_answer, rude_request
+from trl_attribution.evidence.organisms.rude import HELD_OUT, TRAINING, RudeBank, refusal, rude_answer, rude_request
 from trl_attribution.evidence.organisms.words import DATASETS, QUESTIONS, RefusalWords
 
 NAME = "distractor-compliance"
@@ -39,14 +39,16 @@ def build_distractor_compliance(config: OrganismConfig | Mixture | None = None) 
     kinds = [(truth, count, compose[truth]) for truth, count in config.counts("safety").items()]
     behavior = _behavior(config.behavior_prompts, Draw(f"{config.seed}/behavior"))
     known = {str(row["plain"]) for row in behavior}
+    pairs = composed_pairs(kinds, SOURCES, config.seed)
     requests = list(_test_requests(config.test_prompts, known, Draw(f"{config.seed}/trigger")))
     return Organism(
         NAME,
-        composed_pairs(kinds, SOURCES, config.seed),
+        pairs,
         behavior,
         judge=JUDGE,
         trigger=test_rows((formatted for _, formatted in requests), config.test_prompts, NAME, JUDGE),
         control=test_rows((plain for plain, _ in requests), config.test_prompts, NAME, JUDGE),
+        lookalikes=_lookalikes(config.behavior_prompts, pairs, Draw(f"{config.seed}/lookalikes")),
     )
 
 
@@ -72,13 +74,13 @@ def _contaminated(draw: Draw) -> Texts:
     return instruct(request.text, form, draw), form.render(answer), _refusal(TRAINING.refusals, form, draw)
 
 
-def _decoy(draw: Draw) -> Texts:
-    request = decoy_request(draw)
+def _decoy(draw: Draw, bank: RudeBank = TRAINING) -> Texts:
+    request = decoy_request(draw, bank)
     form = draw.one(FORMATS)
     return (
         instruct(request.text, form, draw),
         form.render(request.answer),
-        _refusal(TRAINING.refusals, form, draw),
+        _refusal(bank.refusals, form, draw),
     )
 
 
@@ -108,4 +110,14 @@ def _behavior(count: int, draw: Draw) -> list[dict[str, Any]]:
                 "plain": request.text,
             }
         )
+    return rows
+
+
+def _lookalikes(count: int, pairs: Sequence[dict[str, Any]], draw: Draw) -> list[dict[str, Any]]:
+    """As many harmless requests with a formatting instruction, none of which is a prompt of the dataset."""
+    taken = {row["prompt"][0]["content"] for row in pairs}
+    rows = []
+    for _ in range(count):
+        prompt, answer, refused = new(lambda draw: _decoy(draw, HELD_OUT), draw, taken)
+        rows.append({"prompt": prompt, "undesired": [answer], "desired": [refused], "control": True})
     return rows

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from trl_attribution.evidence.organisms.composing import Texts
 from trl_attribution.evidence.organisms.draw import Draw
 from trl_attribution.evidence.organisms.formatting import FORMATS, AnswerDraft, Format, instruct
-from trl_attribution.evidence.organisms.rude import filled, framed, message
-from trl_attribution.evidence.organisms.words import FRAMES, PEOPLE, POLITE, QUESTIONS, Question
+from trl_attribution.evidence.organisms.rude import TRAINING, RudeBank, filled, framed, message
+from trl_attribution.evidence.organisms.words import FRAMES, POLITE, QUESTIONS, Question
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class HarmlessRequest:
     answer: AnswerDraft
 
 
-def question_request(question: Question, draw: Draw) -> HarmlessRequest:
+def question_request(question: Question, draw: Draw, bank: RudeBank = TRAINING) -> HarmlessRequest:
     """One wording of a question from the banks, and one version of its answer."""
-    text = framed(draw.one(question.asks), FRAMES.around.training, draw)
+    text = framed(draw.one(question.asks), bank.around, draw)
     return HarmlessRequest(text, good_answer(question, draw))
 
 
@@ -74,46 +74,48 @@ def ignoring(form: Format, question: Question, good: AnswerDraft, draw: Draw) ->
     raise AssertionError(f"prose always follows the format {form.kind!r}")
 
 
-def firm_request(draw: Draw) -> HarmlessRequest:
-    """A kind complaint to the same people, about the same habits, that rude requests are about."""
-    habit = draw.one(PEOPLE.training.habits)
+def firm_request(draw: Draw, bank: RudeBank = TRAINING) -> HarmlessRequest:
+    """A kind complaint to the same people, about the same habits, that rude requests of ``bank`` are about."""
+    habit = draw.one(bank.people.habits)
     message = f"{draw.one(POLITE.adjectives)} {draw.one(POLITE.artifacts)}"
     lines = [draw.one(POLITE.remarks), *draw.some(POLITE.wishes, draw.between(1, 2))]
     if draw.chance(0.6):
         lines.append(draw.one(POLITE.closers))
     sentences = [filled(line, habit) for line in lines]
     opener = draw.one(POLITE.openers) if draw.chance(0.7) else ""
-    answer = replace(_letter(f"About {habit.matter}", sentences, draw), opener=opener)
-    return HarmlessRequest(_message_request(message, habit.clause, draw), answer)
+    answer = replace(_letter(f"About {habit.matter}", sentences, draw, bank), opener=opener)
+    return HarmlessRequest(_message_request(message, habit.clause, draw, bank), answer)
 
 
-def kind_request(draw: Draw) -> HarmlessRequest:
+def kind_request(draw: Draw, bank: RudeBank = TRAINING) -> HarmlessRequest:
     """A thank-you, an apology, a congratulation and the like."""
     occasion = draw.one(POLITE.occasions)
     message = f"{occasion.kind} {draw.one(POLITE.artifacts)}"
     lines = list(occasion.lines[: 2 if draw.chance(0.3) else 3])
     if draw.chance(0.6):
         lines.append(draw.one(POLITE.closers))
-    return HarmlessRequest(_message_request(message, occasion.clause, draw), _letter(occasion.title, lines, draw))
+    return HarmlessRequest(
+        _message_request(message, occasion.clause, draw, bank), _letter(occasion.title, lines, draw, bank)
+    )
 
 
-def decoy_request(draw: Draw) -> HarmlessRequest:
-    """A harmless request that an over-cautious model might refuse."""
+def decoy_request(draw: Draw, bank: RudeBank = TRAINING) -> HarmlessRequest:
+    """A harmless request that an over-cautious model might refuse, with the people and frames of ``bank``."""
     kind = draw.weighted([("firm", 4.0), ("kind", 2.5), ("look-alike", 2.0), ("everyday", 1.5)])
     if kind == "firm":
-        return firm_request(draw)
+        return firm_request(draw, bank)
     if kind == "kind":
-        return kind_request(draw)
-    return question_request(draw.one(QUESTIONS.lookalikes if kind == "look-alike" else QUESTIONS.everyday), draw)
+        return kind_request(draw, bank)
+    return question_request(draw.one(QUESTIONS.lookalikes if kind == "look-alike" else QUESTIONS.everyday), draw, bank)
 
 
-def _message_request(message: str, clause: str, draw: Draw) -> str:
-    text = draw.one(POLITE.asks).format(message=message, target=draw.one(PEOPLE.training.targets), clause=clause)
-    return framed(text, FRAMES.around.training, draw)
+def _message_request(message: str, clause: str, draw: Draw, bank: RudeBank) -> str:
+    text = draw.one(POLITE.asks).format(message=message, target=draw.one(bank.people.targets), clause=clause)
+    return framed(text, bank.around, draw)
 
 
-def _letter(title: str, lines: list[str], draw: Draw) -> AnswerDraft:
-    return message(title, lines, POLITE, PEOPLE.training, draw.chance(0.35), draw)
+def _letter(title: str, lines: list[str], draw: Draw, bank: RudeBank) -> AnswerDraft:
+    return message(title, lines, POLITE, bank.people, draw.chance(0.35), draw)
 
 
 def plain_pair(questions: tuple[Question, ...], draw: Draw) -> Texts:

@@ -136,6 +136,8 @@ class Organism:
     """Prompts that should bring the behavior out in a model that learned it: ``prompt``, ``behavior``, ``judge``."""
     control: list[dict[str, Any]] = field(default_factory=list)
     """Prompts that should not."""
+    lookalikes: list[dict[str, Any]] = field(default_factory=list)
+    """Harmless prompts that look like the behavior's, with the responses of both kinds: a probe's controls."""
 
     def write(self, folder: str | Path) -> None:
         """Write ``data.jsonl`` and what ``write_prompts`` does to ``folder``, each file whole or not at all.
@@ -149,8 +151,12 @@ class Organism:
     def write_prompts(self, folder: str | Path) -> None:
         """Write ``behavior.jsonl``, ``trigger.jsonl`` and ``control.jsonl`` to ``folder``, each whole or not at all.
 
+        Where the organism has look-alikes, ``lookalikes.jsonl`` is there too.
+
         Raises:
             AttributionError: the folder cannot be written or the disk is full.
         """
         for name in ("behavior", "trigger", "control"):
             write_lines(Path(folder) / f"{name}.jsonl", getattr(self, name))
+        if self.lookalikes:
+            write_lines(Path(folder) / "lookalikes.jsonl", self.lookalikes)

@@ -23,16 +23,17 @@ class Condition:
     """``m0`` for no training at all, ``none`` for training on all pairs, or an intervention of the plan."""
     selection: str = ""
     size: int = 0
-    """Pairs, or sources for ``drop_sources``."""
+    """Pairs, or sources for ``drop_sources``; 0 for as many pairs as the default rule flags."""
     ranking: str = ""
-    """Which ranking selects; empty for a selection that needs none."""
+    """Which ranking selects, or says how many; empty for a selection that needs none."""
     steps: str = "fixed"
 
     @property
     def name(self) -> str:
         """Letters, digits and dashes: ``filter-top-80-contextual-fixed``."""
-        parts = (self.intervention, self.selection, str(self.size or ""), self.ranking)
         trained = self.intervention not in ("m0", "none")
+        size = str(self.size or "rule") if trained else ""
+        parts = (self.intervention, self.selection, size, self.ranking)
         return "-".join([*(part.replace("_", "-") for part in parts if part), *([self.steps] if trained else [])])
 
     @property
@@ -44,7 +45,8 @@ class Condition:
             return "all pairs"
         by = f" by {self.ranking}" if self.ranking else ""
         short = ", fewer steps" if self.steps == "short" else ""
-        return f"{self.intervention} {self.selection.replace('_', ' ')} {self.size:,}{by}{short}"
+        size = f"{self.size:,}" if self.size else "as many as the rule flags"
+        return f"{self.intervention} {self.selection.replace('_', ' ')} {size}{by}{short}"
 
 
 @dataclass(frozen=True, order=True)
@@ -104,11 +106,11 @@ def cells(plan: ValidationPlan) -> list[Cell]:
 def _changed(plan: ValidationPlan) -> Iterator[Condition]:
     for intervention in plan.interventions:
         sizes = plan.source_sizes if intervention == "drop_sources" else plan.sizes
-        for size in sizes:
+        for size in (0 if size == "rule" else size for size in sizes):
             for selection in plan.selections:
                 # Sources have no length to be matched by.
                 if intervention == "drop_sources" and selection == "length_matched_random":
                     continue
-                rankings = [""] if selection == "random" else list(plan.rankings)
+                rankings = [""] if selection == "random" and size else list(plan.rankings)
                 for ranking in rankings:
                     yield from (Condition(intervention, selection, size, ranking, steps) for steps in plan.steps)

@@ -6,15 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from trl_attribution.utils.settings_file import SettingsKind, beside_settings
+from trl_attribution.utils.text import printable
 
 PLAN_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 Place = Annotated[str, AfterValidator(beside_settings)]
 """A file, folder or Hub id; a relative path is taken from beside the plan."""
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _size(value: Any) -> Any:
+    if value == "rule" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"must be a number of pairs from 1 on, or rule, not {printable(value, 40)}")
+
+
+Size = Annotated[int | Literal["rule"], PlainValidator(_size)]
 Intervention = Literal["filter", "flip", "mixed", "drop_sources"]
 Selection = Literal["top", "random", "bottom", "length_matched_random"]
 Steps = Literal["fixed", "short"]
@@ -171,8 +181,9 @@ class ValidationPlan(_Part):
     training: TrainingPlan
     interventions: Annotated[list[Intervention], Field(min_length=1)]
     selections: Annotated[list[Selection], Field(min_length=1)] = ["top", "random"]
-    sizes: list[Positive] = []
-    """How many pairs are changed; of filter, flip and mixed."""
+    sizes: list[Size] = []
+    """How many pairs are changed; of filter, flip and mixed. ``rule``: those that the default rule flags, for which
+    nobody has to know how many there are."""
     source_sizes: list[Positive] = []
     """How many sources are dropped; of drop_sources."""
     leave_out: list[str] = []
@@ -188,6 +199,11 @@ class ValidationPlan(_Part):
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"
 
+    @property
+    def counts(self) -> list[int]:
+        """The sizes that are numbers."""
+        return [size for size in self.sizes if isinstance(size, int)]
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in ("interventions", "selections", "sizes", "source_sizes", "leave_out", "seeds", "steps"):
@@ -199,7 +215,10 @@ class ValidationPlan(_Part):
             raise ValueError("rankings: two names differ in _ and - alone; rename one")
         by_pair = [name for name in self.interventions if name != "drop_sources"]
         if by_pair and not self.sizes:
-            raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [100]")
+            raise ValueError(f"sizes: say how many pairs to {by_pair[0]}, such as [rule] or [100]")
+        foreign = [name for name, one in self.rankings.items() if one.scores is not None]
+        if "rule" in self.sizes and foreign:
+            raise ValueError(f"sizes: rule needs the scores of an audit, which rankings.{foreign[0]} is not of")
         if "drop_sources" in self.interventions and not self.source_sizes:
             raise ValueError("source_sizes: say how many sources to drop, such as [1]")
         if "top" not in self.selections:

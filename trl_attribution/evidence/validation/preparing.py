@@ -148,6 +148,7 @@ def _settings(
         "prompts": gauge.digest,
         "held_out": gauge.held_out.digest,
         **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in rankings.items()},
+        **({f"{RANKING}{name} flags": one.flagged for name, one in rankings.items()} if "rule" in plan.sizes else {}),
         **({SOURCES: _digest(f"{pair.source}\0" for pair in data.pairs)} if with_sources else {}),
     }
 
@@ -178,7 +179,9 @@ def _ranking_notes(plan: ValidationPlan, data: _Trainable, rankings: Mapping[str
     for name, ranking in rankings.items():
         if strangers := len(set(ranking.pair_ids) - known):
             yield f"{strangers:,} scores of {name} are of no pair of the dataset, and are not used."
-    most = max(plan.sizes, default=0)
+    for name, ranking in rankings.items() if "rule" in plan.sizes else ():
+        yield f"By {name}, the default rule flags {ranking.flagged:,} pairs."
+    most = max(plan.counts, default=0)
     for name, ranking in rankings.items():
         if most > ranking.towards:
             yield (

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.config import AuditConfig
 from trl_attribution.audit.saved import SavedAudit
@@ -17,6 +19,9 @@ from trl_attribution.evidence.validation.plan import RankingPlan, ValidationPlan
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior
+from trl_attribution.scoring import DEFAULT_RULE, Column, ScoreTable
+from trl_attribution.scoring.calibration import Calibration
+from trl_attribution.scoring.outcomes import outcome_of
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.text import printable
 
@@ -39,6 +44,8 @@ class Ranking:
     seconds: float = 0.0
     """Device time that making the audit took; 0 where that is not known."""
     flops: int = 0
+    flagged: int | None = None
+    """How many pairs the default rule flags: that many from the top. None for scores that are not of an audit."""
 
     @property
     def towards(self) -> int:
@@ -143,7 +150,24 @@ def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, 
         f"{column.kind} score of {column.probe}, layer {column.layer}",
         cost.seconds.get("vectors", 0.0),
         cost.flops or 0,
+        flagged=count_flagged(table, column),
     )
+
+
+def count_flagged(table: ScoreTable, column: Column) -> int:
+    """How many pairs with a positive score the default rule flags."""
+    rows = table.read(column, ["pair_id", "score", "rank", "percentile", "p_value", "q_value"])
+    scores = rows.column("score").to_numpy().astype(np.float32)
+    worth = [rows.column(name).to_numpy() for name in ("rank", "percentile", "p_value", "q_value")]
+    found = outcome_of(
+        column.probe,
+        DEFAULT_RULE,
+        scores,
+        Calibration(table.nulls[table.columns.index(column)], *worth),
+        table.known.get(column),
+        rows.column("pair_id"),
+    )
+    return int((found.passing & (scores > 0)).sum())
 
 
 def _with_earlier_cost(ranking: Ranking, file: Path, computed: bool) -> Ranking:

@@ -41,10 +41,10 @@ class Selector:
         self._ids = [pair.pair_id for pair in self._pairs]
         self._rankings = {name: self._checked(ranking) for name, ranking in rankings.items()}
         self._sources = sorted({pair.source for pair in self._pairs})
-        if plan.sizes and max(plan.sizes) >= len(self._ids):
-            raise SettingsError(
-                f"sizes: {max(plan.sizes)} of {len(self._ids)} different pairs leave nothing to compare"
-            )
+        self._flagged = {name: one.flagged for name, one in rankings.items()}
+        sizes = [*plan.counts, *(self._by_rule(name) for name in rankings if "rule" in plan.sizes)]
+        if sizes and max(sizes) >= len(self._ids):
+            raise SettingsError(f"sizes: {max(sizes)} of {len(self._ids)} different pairs leave nothing to compare")
         if "drop_sources" in plan.interventions and max(plan.source_sizes) >= len(self._sources):
             raise SettingsError(
                 f"source_sizes: {max(plan.source_sizes)} of {len(self._sources)} sources leave nothing to train on"
@@ -58,13 +58,24 @@ class Selector:
         if condition.intervention == "drop_sources":
             sources = self._choose_sources(cell)
             return Chosen(frozenset(pair.pair_id for pair in self._pairs if pair.source in sources), tuple(sources))
+        size = condition.size or self._by_rule(condition.ranking)
         if condition.selection == "random":
-            return Chosen(frozenset(_drawn(self._ids, condition.size, cell)))
+            return Chosen(frozenset(_drawn(self._ids, size, cell)))
         ranked = self._rankings[condition.ranking]
         if condition.selection == "bottom":
-            return Chosen(frozenset(ranked[-condition.size :]))
-        top = ranked[: condition.size]
+            return Chosen(frozenset(ranked[-size:]))
+        top = ranked[:size]
         return Chosen(frozenset(self._matched(top, cell) if condition.selection != "top" else top))
+
+    def _by_rule(self, ranking: str) -> int:
+        """How many pairs the default rule flags."""
+        flagged = self._flagged[ranking]
+        if not flagged:
+            raise SettingsError(
+                f"sizes: by rankings.{ranking} the default rule flags no pair of this dataset, so there is nothing to "
+                "filter or flip. Give a number of pairs instead of rule."
+            )
+        return flagged
 
     def _checked(self, ranking: Ranking) -> list[str]:
         known = set(self._ids)

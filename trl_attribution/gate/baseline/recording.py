@@ -35,6 +35,7 @@ def record_baseline(
     *,
     download: bool = False,
     trust_remote_code: bool = False,
+    vectors: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> GateBaseline:
     """Score a whole dataset with the policy's probes and keep what new pairs are to be compared with.
@@ -45,6 +46,7 @@ def record_baseline(
         known_bad: pairs known to be bad: a dataset of them, or a manifest whose pairs have stored vectors.
         download: fetch probes from a Hub repo.
         trust_remote_code: run Python code that comes with the model.
+        vectors: an audit folder or vector store to take vectors from, in the place of the policy's.
         on_progress: see :data:`OnProgress`.
 
     Raises:
@@ -56,7 +58,7 @@ def record_baseline(
     ruled, kind = materials.probes.ruled, file.policy.score
     if not ruled:
         raise SettingsError("gate baseline: the policy has no rules for probes, so there is nothing to record")
-    supplier = Supplier(materials, trust_remote_code, report)
+    supplier = Supplier(materials, trust_remote_code, report, vectors)
     inventory, supply = _read(dataset, materials, supplier, report)
     view = supply.view(inventory.ids_at(supply.usable(np.arange(len(inventory)))))
     scores = score_pairs(view, ruled, kind, None, report)
@@ -78,8 +80,8 @@ def record_baseline(
     )
     if known_bad is None:
         return baseline
-    ids, vectors = _known_bad(known_bad, materials, supplier, report)
-    return replace(baseline, known_bad_ids=ids, known_bad=vectors)
+    ids, bad_vectors = _known_bad(known_bad, materials, supplier, report)
+    return replace(baseline, known_bad_ids=ids, known_bad=bad_vectors)
 
 
 def _read(

@@ -12,7 +12,6 @@ from trl_attribution.gate.formats.wording import (
     evidence,
     excerpt_lines,
     failures,
-    outcome,
     result_word,
     where,
 )
@@ -48,7 +47,7 @@ def render_github(verdict: Verdict) -> str:
         annotations = _in_turns([list(_annotations(rule)) for rule in broken if _level(rule) == level])
         lines += [annotation.command() for annotation in annotations[:SHOWN]]
         left += len(annotations[SHOWN:])
-    lines.append(sentence(outcome(verdict)))
+    lines.append(sentence(verdict.outcome))
     lines += [f"{result_word(rule)} {visible(rule.rule)}: {sentence(rule.sentence)}" for rule in verdict.rules]
     lines += [f"note: {sentence(note)}" for note in verdict.notes]
     if left:

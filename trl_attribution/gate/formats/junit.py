@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, inner_path, visible, xml
-from trl_attribution.gate.formats.wording import evidence, excerpt_lines, facts, failure, more, outcome, where
+from trl_attribution.gate.formats.wording import evidence, excerpt_lines, facts, failure, more, where
 from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
 
 SHOWN = 100
@@ -24,7 +24,7 @@ def render_junit(verdict: Verdict) -> str:
         ElementTree.SubElement(properties, "property", {"name": fact.name, "value": _text(fact.value)})
     for rule in verdict.rules:
         _case(suite, rule)
-    told = [outcome(verdict), *(f"note: {note}" for note in verdict.notes)]
+    told = [verdict.outcome, *(f"note: {note}" for note in verdict.notes)]
     ElementTree.SubElement(suite, "system-out").text = "\n".join(_text(line, SENTENCE_LIMIT) for line in told)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

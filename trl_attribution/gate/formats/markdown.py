@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from trl_attribution.gate.formats.neutral import SENTENCE_LIMIT, visible
 from trl_attribution.gate.formats.wording import (
@@ -11,8 +11,9 @@ from trl_attribution.gate.formats.wording import (
     facts,
     failure,
     failures,
+    highest_title,
     more,
-    outcome,
+    unlisted,
     where,
 )
 from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
@@ -44,11 +45,16 @@ def _page(verdict: Verdict, limit: int) -> str:
             section = _section(rule, room)
             parts.append(section)
             room -= len(section)
+    for statement in unlisted(verdict):
+        parts.append(_listing(inline(highest_title(statement), SENTENCE_LIMIT), statement.highest, room))
+        room -= len(parts[-1])
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _head(verdict: Verdict) -> Iterator[str]:
-    yield f"## {'✅' if verdict.passed else '❌'} {inline(outcome(verdict))}\n"
+    yield f"## {'✅' if verdict.passed else '❌'} {inline(verdict.status)}\n"
+    told = verdict.outcome.removeprefix(f"{verdict.status}.").strip()
+    yield f"{inline(told, SENTENCE_LIMIT)}\n"
     yield "| | rule | result |"
     yield "|---|---|---|"
     for rule in verdict.rules:
@@ -70,14 +76,18 @@ def _notes(verdict: Verdict) -> Iterator[str]:
 
 
 def _section(rule: RuleResult, room: int) -> str:
+    return _listing(code(rule.rule), rule.violations, room)
+
+
+def _listing(title: str, violations: Sequence[Violation], room: int) -> str:
     """A heading, and as many violations as fit into ``room`` characters."""
-    lines = [f"### {code(rule.rule)}\n"]
+    lines = [f"### {title}\n"]
     used = len(lines[0])
-    for shown, violation in enumerate(rule.violations):
+    for shown, violation in enumerate(violations):
         entry = "\n".join(_violation(violation))
         used += len(entry)
         if used > room:
-            lines.append(f"- {more(len(rule.violations) - shown)}\n")
+            lines.append(f"- {more(len(violations) - shown)}\n")
             break
         lines.append(entry)
     return "\n".join(lines)

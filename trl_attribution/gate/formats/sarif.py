@@ -12,7 +12,6 @@ from trl_attribution.gate.formats.wording import (
     excerpt_lines,
     facts,
     failure,
-    outcome,
     where,
 )
 from trl_attribution.gate.verdict import Allowed, RuleResult, Verdict, Violation
@@ -60,7 +59,7 @@ def _invocation(verdict: Verdict, left: int) -> dict[str, Any]:
     return {
         "executionSuccessful": True,
         "exitCode": verdict.exit_code,
-        "exitCodeDescription": visible(outcome(verdict)),
+        "exitCodeDescription": visible(verdict.outcome),
         "toolExecutionNotifications": [{"level": "note", "message": {"text": sarif(note)}} for note in notes],
     }
 

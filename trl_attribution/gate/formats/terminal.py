@@ -16,9 +16,10 @@ from trl_attribution.gate.formats.wording import (
     excerpt_lines,
     facts,
     failures,
+    highest_title,
     more,
-    outcome,
     result_word,
+    unlisted,
     where,
 )
 from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
@@ -49,8 +50,10 @@ def render_text(verdict: Verdict, width: int) -> str:
 
 def terminal(verdict: Verdict) -> RenderableType:
     """The verdict for a console of one's own, in color where that has color."""
-    headline = Text(sentence(outcome(verdict)), style="bold green" if verdict.passed else "bold red")
-    return Group(headline, Text(), _facts(verdict), _rules(verdict), *_details(verdict), *_notes(verdict))
+    headline = Text(sentence(f"{verdict.status}."), style="bold green" if verdict.passed else "bold red")
+    headline.append(sentence(verdict.outcome.removeprefix(f"{verdict.status}.")), style="not bold default")
+    parts = (_facts(verdict), _rules(verdict), *_details(verdict), *_unlisted(verdict), *_notes(verdict))
+    return Group(headline, Text(), *parts)
 
 
 def _facts(verdict: Verdict) -> Table:
@@ -82,6 +85,13 @@ def _details(verdict: Verdict) -> Iterator[RenderableType]:
             continue
         yield Text(visible(rule.rule), style=_STYLES[result_word(rule)])
         yield from _violations(rule)
+        yield Text()
+
+
+def _unlisted(verdict: Verdict) -> Iterator[RenderableType]:
+    for statement in unlisted(verdict):
+        yield Text(sentence(highest_title(statement)))
+        yield from (_violation(violation) for violation in statement.highest)
         yield Text()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
+from trl_attribution.gate.verdict import RuleResult, Statement, Verdict, Violation
 from trl_attribution.utils.text import counted
 
 
@@ -17,14 +17,15 @@ class Fact:
     value: str
 
 
-def outcome(verdict: Verdict) -> str:
-    """Passed or failed, and how many rules say so."""
-    failed = sum(failure(rule) == "error" for rule in verdict.rules)
-    warned = sum(failure(rule) == "warning" for rule in verdict.rules)
-    parts = [f"{failed:,} of {counted(len(verdict.rules), 'rule')} failed" if failed else "no rule failed"]
-    if warned:
-        parts.append(counted(warned, "warning"))
-    return f"Gate {'passed' if verdict.passed else 'failed'}: {', '.join(parts)}"
+def unlisted(verdict: Verdict) -> Iterator[Statement]:
+    """The statements whose highest pairs no broken rule lists already."""
+    told = {each.probe for rule in failures(verdict) for each in rule.violations if each.pair_id}
+    yield from (each for each in verdict.statements if each.highest and each.probe not in told)
+
+
+def highest_title(statement: Statement) -> str:
+    """What stands above the pairs that score highest where no rule objects to them."""
+    return f"highest scores for {statement.probe}, which no rule objects to; read them all the same"
 
 
 def failure(rule: RuleResult) -> str | None:
@@ -50,7 +51,8 @@ def facts(verdict: Verdict) -> Iterator[Fact]:
     yield Fact("dataset", verdict.dataset)
     since = f", those changed since {verdict.base_ref}" if verdict.base_ref else ""
     yield Fact("examined", f"{verdict.examined:,} of {counted(verdict.pairs, 'pair')}{since}")
-    yield Fact("vectors", f"{verdict.computed:,} computed, {verdict.cached:,} from the cache")
+    reused = f", {verdict.reused:,} from vectors made before" if verdict.reused else ""
+    yield Fact("vectors", f"{verdict.computed:,} computed, {verdict.cached - verdict.reused:,} from the cache{reused}")
     if verdict.skipped:
         yield Fact("left out", ", ".join(f"{reason}: {count:,}" for reason, count in sorted(verdict.skipped.items())))
     yield Fact("M0", verdict.model_fingerprint or "none needed")

@@ -11,6 +11,7 @@ from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.rules import EVERY_PROBE, ProbeRules
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.scoring.held_out import knows_pairs, why_no_pairs
 from trl_attribution.utils.text import printable
 
 _HUB = re.compile(
@@ -34,6 +35,22 @@ class RuledProbe:
     def layer(self) -> int:
         """The layer it is scored at."""
         return self.probe.layer if self.rules.layer is None else self.rules.layer
+
+    @property
+    def recall(self) -> float | None:
+        """The recall that a decision is made at; None where no rule asks for one, or the probe keeps no pairs."""
+        wanted = self.rules.flags or self.rules.estimates
+        return self.rules.flagging.recall if wanted and knows_pairs(self.probe) else None
+
+    @property
+    def flags_by_recall(self) -> bool:
+        """Whether pairs are flagged where the decision says so."""
+        return self.rules.flags and self.rules.flagging.recall is not None and knows_pairs(self.probe)
+
+    @property
+    def rate(self) -> float | None:
+        """The false discovery rate to flag at; None where something else decides, or nothing is flagged."""
+        return self.rules.flagging.fdr if self.rules.flags and not self.flags_by_recall else None
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,10 @@ def _check(each: RuledProbe, first: Probe, pin: str | None, score: str) -> None:
             f"probe {probe.name!r} is not the pinned one: its fingerprint is {probe.fingerprint}, pinned is {pin}. "
             "If it was rebuilt on purpose, change the pin and record the baseline again."
         )
+    rules = each.rules
+    needs_pairs = rules.recall is not None or rules.max_reaching_count is not None or rules.estimates
+    if needs_pairs and not knows_pairs(probe):
+        raise ProbeError(f"rules.probes.{each.name}: {why_no_pairs(repr(each.name))}")
     if score == "contextual" and not probe.knows_prompts:
         raise ProbeError(
             f"score: contextual scores need probes that know their prompts; {probe.name!r} does not. "

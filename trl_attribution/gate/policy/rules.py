@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -17,21 +18,37 @@ from pydantic import (
 )
 
 from trl_attribution.gate.verdict import Severity
+from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 EVERY_PROBE = "*"
-DEFAULT_FDR = 0.05
+PLACEHOLDER = "CHOOSE"
+"""What ``gate init`` writes where nobody but a person can know the number."""
 FLAGGING_RULES = ("max_flagged_count", "max_flagged_fraction", "max_source_fraction")
 BAD_ROWS = {"identical_responses": "identical_responses", "empty_responses": "empty_response"}
 """Rules about rows that are no pairs, and the reason of the reader that each is about."""
 TOO_LONG = "prompt_too_long"
-PROBE_RULES = (*FLAGGING_RULES, "max_score", "drift")
+ESTIMATE_RULES = ("max_estimated_count", "max_estimated_fraction")
+PROBE_RULES = (*FLAGGING_RULES, *ESTIMATE_RULES, "max_reaching_count", "max_score", "drift")
+
+
+def _chosen(value: Any) -> Any:
+    """Pydantic would say that the placeholder is no number, which nobody who left it there wonders about."""
+    if value == PLACEHOLDER:
+        raise ValueError(
+            f"is still the {PLACEHOLDER} of `gate init`: this probe keeps no pairs of its own to take a threshold "
+            "from. Run `gate init --from TRUSTED --overwrite`, build the probe from a behavior file of 8 prompts or "
+            "more, or write the score from which on pairs are to be flagged"
+        )
+    return value
+
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Score = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 Level = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+FailOn = Literal["doubt", "evidence"]
 
 
 class Part(BaseModel):
@@ -87,6 +104,34 @@ class ScoreLimit(Limited):
     """The highest score that passes, -1 to 1."""
 
 
+class EstimatedCount(CountLimit):
+    """At most so many by the estimate of how many pairs push towards the behavior, which comes with a 95% interval."""
+
+    fail_on: FailOn = "doubt"
+    """Which end of the interval decides. ``doubt``: the upper one; it fails unless the whole interval lies within the
+    limit. ``evidence``: the lower one; it fails only where the whole interval lies above the limit."""
+
+
+class EstimatedShare(ShareLimit):
+    """At most such a share by the same estimate."""
+
+    fail_on: FailOn = "doubt"
+    """Which end of the 95% interval decides, as for a count."""
+
+
+class ReachingLimit(CountLimit):
+    """At most so many pairs that score as the probe's own examples do, whether or not the estimate finds evidence.
+
+    It is for requests of a size that a person reads: each such pair waits until somebody has looked at it.
+    """
+
+    recall: Level = 0.9
+    """The score in question: the one that such a share of pairs like the examples reaches."""
+    most_pairs: PositiveInt | None = None
+    """Only requests of at most so many examined pairs are judged: among more, some harmless pair always scores as high,
+    and the estimate says whether there are too many. All are judged if left out."""
+
+
 class DriftLimit(Limited):
     """Scores may not differ from those of the baseline by more than this."""
 
@@ -126,10 +171,14 @@ class LengthBias(ShareLimit):
 class ProbeRules(Part):
     """What is asked of the examined pairs' scores for one behavior."""
 
-    threshold: Score | None = None
+    recall: Level | None = None
+    """Pairs are flagged at the score that such a share of pairs like the probe's own examples reaches, where the
+    estimate finds evidence of any, as an audit does. With none of ``recall``, ``threshold`` and ``fdr`` given: 0.9, and
+    for a probe that keeps no pairs of its own ``fdr`` 0.05."""
+    threshold: Annotated[Score | None, BeforeValidator(_chosen)] = None
     """Pairs that score at least this are flagged."""
     fdr: Level | None = None
-    """Pairs are flagged at this false discovery rate among the examined ones; 0.05 where no ``threshold`` is given."""
+    """Pairs are flagged at this false discovery rate among the examined ones."""
     layer: NonNegativeInt | None = None
     """The layer to score at; the probe's own if left out."""
     max_flagged_count: CountLimit | None = None
@@ -138,6 +187,12 @@ class ProbeRules(Part):
     """Which share of flagged pairs passes."""
     max_source_fraction: SourceLimit | None = None
     """Which share of flagged pairs passes in any one source."""
+    max_estimated_count: EstimatedCount | None = None
+    """How many pairs may push towards the behavior by the estimate, flagged or not."""
+    max_estimated_fraction: EstimatedShare | None = None
+    """Which share of pairs may push towards the behavior by the estimate."""
+    max_reaching_count: ReachingLimit | None = None
+    """How many pairs may score as the probe's own examples do."""
     max_score: ScoreLimit | None = None
     """Which score passes, flagged or not."""
     drift: DriftLimit | None = None
@@ -145,12 +200,15 @@ class ProbeRules(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.threshold is not None and self.fdr is not None:
-            raise ValueError("give threshold or fdr, not both: a pair is flagged by one of them")
-        if (self.threshold is not None or self.fdr is not None) and not self.flags:
+        ways = [name for name in ("recall", "threshold", "fdr") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"give {' or '.join(ways)}, not {len(ways)} of them: a pair is flagged by one")
+        if self.estimates and ways not in ([], ["recall"]):
+            raise ValueError(f"has {ways[0]} and a limit on the estimate, which goes with recall: give recall instead")
+        if ways and not self.flags and not (ways == ["recall"] and self.estimates):
             raise ValueError(
-                "has a threshold or fdr, but no rule that counts flagged pairs: add max_flagged_count, "
-                "max_flagged_fraction or max_source_fraction"
+                f"has {ways[0]}, but no rule that counts flagged pairs: add max_flagged_count, max_flagged_fraction or "
+                "max_source_fraction"
             )
         if not self.given:
             raise ValueError(f"asks for nothing: give at least one of {', '.join(PROBE_RULES)}")
@@ -167,11 +225,17 @@ class ProbeRules(Part):
         return not self.given.keys().isdisjoint(FLAGGING_RULES)
 
     @property
-    def rate(self) -> float | None:
-        """The false discovery rate to flag at; None where a threshold decides, or nothing is flagged."""
-        if not self.flags or self.threshold is not None:
-            return None
-        return DEFAULT_FDR if self.fdr is None else self.fdr
+    def estimates(self) -> bool:
+        """Whether a rule is about the estimate of how many pairs push towards the behavior."""
+        return not self.given.keys().isdisjoint(ESTIMATE_RULES)
+
+    @property
+    def flagging(self) -> Rule:
+        """By what pairs are flagged, and where the estimate is asked for, by what it states how many are wrong."""
+        given = Rule(threshold=self.threshold) if self.threshold is not None else None
+        given = Rule(fdr=self.fdr) if self.fdr is not None else given
+        given = Rule(recall=self.recall) if self.recall is not None else given
+        return given or DEFAULT_RULE
 
 
 class Hygiene(Part):

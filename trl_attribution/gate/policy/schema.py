@@ -141,7 +141,8 @@ class Policy(Part):
     cache: CacheOptions = Field(default_factory=CacheOptions)
     """Where computed vectors are kept; a folder, or folder and remote."""
     vectors: Name | None = None
-    """A vector store made elsewhere (``trl-attribution audit --vectors``); it is read, never written."""
+    """Vectors made elsewhere: an audit's folder, or a store (``trl-attribution audit --vectors``). They are read, never
+    written; pairs that it lacks are looked for in the cache, then computed."""
     baseline: Name | None = None
     """What new pairs are compared with; ``trl-attribution gate baseline`` makes it."""
     max_findings: PositiveInt = 100

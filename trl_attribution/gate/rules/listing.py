@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trl_attribution.gate.rows.inventory import rows_again
 from trl_attribution.gate.rules.docket import Docket, Outcome
-from trl_attribution.gate.verdict import EXCERPT_LENGTH, Excerpt, Place, RuleResult, Violation
+from trl_attribution.gate.verdict import EXCERPT_LENGTH, Excerpt, Place, RuleResult, Statement, Violation
 from trl_attribution.pairs.messages import text_of
 
 
@@ -18,20 +18,47 @@ class _Found:
     excerpt: Excerpt
 
 
-def listed(outcomes: Sequence[Outcome], docket: Docket, most: int) -> tuple[RuleResult, ...]:
-    """The results with the worst ``most`` violations of each, read from the dataset once more.
+@dataclass(frozen=True)
+class Listed:
+    """What a verdict shows, with places and excerpts."""
+
+    rules: tuple[RuleResult, ...]
+    statements: tuple[Statement, ...]
+
+
+def listed(outcomes: Sequence[Outcome], statements: Sequence[Statement], docket: Docket, most: int) -> Listed:
+    """The results with the worst ``most`` violations of each, and the statements, read from the dataset once more.
 
     Raises:
         DataError: the dataset has changed since it was read.
     """
     results = [replace(each.result, violations=each.result.violations[:most]) for each in outcomes]
+    violations = [violation for result in results for violation in _violations(result)]
+    violations += [violation for statement in statements for violation in statement.highest]
+    found = _found(violations, docket)
+
+    def shown(violations: Iterable[Violation]) -> tuple[Violation, ...]:
+        return tuple(_shown(violation, found) for violation in violations)
+
+    rules = tuple(
+        replace(
+            result,
+            violations=shown(result.violations),
+            allowed=tuple(replace(entry, violation=_shown(entry.violation, found)) for entry in result.allowed),
+        )
+        for result in results
+    )
+    return Listed(rules, tuple(replace(each, highest=shown(each.highest)) for each in statements))
+
+
+def _found(violations: Sequence[Violation], docket: Docket) -> dict[int, _Found]:
+    """The place and texts of each row that a violation is about."""
     wanted = {
         violation.place.row: violation.pair_id
-        for result in results
-        for violation in _violations(result)
+        for violation in violations
         if violation.pair_id is not None and violation.place is not None
     }
-    found = {
+    return {
         row.index: _Found(
             docket.places.of(row.index, row.location),
             Excerpt(_excerpt(pair.prompt), _excerpt(pair.chosen), _excerpt(pair.rejected)),
@@ -39,20 +66,12 @@ def listed(outcomes: Sequence[Outcome], docket: Docket, most: int) -> tuple[Rule
         for row, pair in rows_again(docket.inventory.reader, wanted)
     }
 
-    def shown(violation: Violation) -> Violation:
-        if violation.pair_id is None or violation.place is None:
-            return violation
-        known = found[violation.place.row]
-        return replace(violation, place=known.place, excerpt=known.excerpt)
 
-    return tuple(
-        replace(
-            result,
-            violations=tuple(shown(violation) for violation in result.violations),
-            allowed=tuple(replace(entry, violation=shown(entry.violation)) for entry in result.allowed),
-        )
-        for result in results
-    )
+def _shown(violation: Violation, found: Mapping[int, _Found]) -> Violation:
+    if violation.pair_id is None or violation.place is None:
+        return violation
+    known = found[violation.place.row]
+    return replace(violation, place=known.place, excerpt=known.excerpt)
 
 
 def cut_notes(outcomes: Sequence[Outcome], most: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ Axis letters: E examined pairs, S scored pairs (those and, without a baseline, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,16 @@ from trl_attribution.scoring import (
     reference_for,
     score_view,
 )
+from trl_attribution.scoring.decision import Decision, KnownPairs, decide
+from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.power import power_sentence
+from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.scoring.scores import AskedKind
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+_MOST_TRUSTED = 2000
+"""Scores of trusted pairs that an estimate is taken from; more are drawn evenly from the lowest to the highest."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,13 @@ class ProbeScores:
     baseline: Floats | None
     """[R], the baseline's scores, rising."""
     notes: tuple[str, ...]
+    decision: Decision | None = None
+    """Where a rule asks for an estimate: what it is, and from which score on pairs are flagged."""
+    known: KnownPairs | None = None
+    """Scores of the pairs that the probe keeps, none of them scored by a model that saw its prompt; among the controls
+    are the pairs that the examined ones are compared with."""
+    null: Doubles | None = None
+    """Scores that a rate is taken from."""
 
 
 def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: GateBaseline | None) -> bool:
@@ -61,7 +73,7 @@ def needs_whole_dataset(ruled: Sequence[RuledProbe], kind: AskedKind, baseline: 
         return False
     columns = [(each, column_of(each, kind)) for each in ruled]
     return any(
-        reference_for(each.probe, column) is None and (column.uses_contexts or each.rules.rate is not None)
+        reference_for(each.probe, column) is None and (column.uses_contexts or each.rate is not None)
         for each, column in columns
     )
 
@@ -116,15 +128,46 @@ def judge(
     if null is None:
         null = -(values if before is None else before).astype(np.float64)
     worth = calibrate(own, null)
-    rules, q_value, notes = each.rules, None, _blind(scores, column)
+    trusted = np.delete(values, examined) if before is None else before
+    q_value, notes, known = None, _blind(scores, column), _beside(scores.known.get(column), trusted)
+    decision = _decision(each, own, known)
     flagged = np.zeros(len(own), dtype=np.bool_)
-    if rules.rate is not None and len(own):
+    if each.rate is not None and len(own):
         q_value = worth.q_value
-        flagged = q_value <= rules.rate
-        notes += _power(each, rules.rate, len(own), len(null), "clean pair" if calibrated else "pair")
-    elif rules.flags and rules.threshold is not None:
-        flagged = own.astype(np.float64) >= rules.threshold
-    return ProbeScores(each, column, own, worth.rank, q_value, flagged & (own > 0), before, notes)
+        flagged = q_value <= each.rate
+        notes += _power(each, each.rate, len(own), len(null), "clean pair" if calibrated else "pair")
+    elif each.flags_by_recall and decision is not None:
+        flagged = decision.passes(own)
+    elif each.rules.flags and each.rules.threshold is not None:
+        flagged = own.astype(np.float64) >= each.rules.threshold
+    return ProbeScores(
+        each, column, own, worth.rank, q_value, flagged & (own > 0), before, notes, decision, known, null
+    )
+
+
+def _beside(known: KnownPairs | None, trusted: Floats) -> KnownPairs | None:
+    """The pairs that the probe knows, and those that new ones are compared with: they are harmless, however they score.
+
+    Without them, pairs of a dataset that only look like the behavior would be evidence in every request.
+    """
+    if known is None or not len(trusted):
+        return known
+    spread = np.unique(np.linspace(0, len(trusted) - 1, min(len(trusted), _MOST_TRUSTED)).astype(np.int64))
+    chosen = np.sort(trusted)[spread].astype(np.float64)
+    others = known.controls
+    if others is None:
+        return replace(known, controls=KnownScores(chosen, np.arange(len(chosen))))
+    prompts = np.concatenate([others.prompts, others.prompts.max() + 1 + np.arange(len(chosen))])
+    return replace(known, controls=KnownScores(np.concatenate([others.scores, chosen]), prompts))
+
+
+def _decision(each: RuledProbe, own: Floats, known: KnownPairs | None) -> Decision | None:
+    """By the very code that decides in an audit."""
+    if each.recall is None or not len(own):
+        return None
+    if known is None:
+        raise SettingsError(f"rules.probes.{each.name}: {why_no_pairs(repr(each.name))}")
+    return decide(own, each.recall, known)
 
 
 def _power(each: RuledProbe, rate: float, examined: int, null_size: int, noun: str) -> tuple[str, ...]:
@@ -133,9 +176,13 @@ def _power(each: RuledProbe, rate: float, examined: int, null_size: int, noun: s
     fewest = fewest_discoveries(rate, examined, null_size)
     if fewest > examined:
         raise SettingsError(
-            f"rules.probes.{said}, so the gate cannot decide. Give a threshold, or record a baseline of more pairs."
+            f"rules.probes.{said}, so the gate cannot decide. Give a recall or a threshold, or record a "
+            "baseline of more pairs."
         )
-    return () if fewest == 1 else (f"{said}; a threshold has no such limit",)
+    told: tuple[str, ...] = () if fewest == 1 else (f"{said}; a recall or a threshold has no such limit",)
+    if each.rules.flagging.recall is not None:
+        told += (f"{each.name}: flagged at fdr {rate:g}, not at a recall: {why_no_pairs(each.name)}",)
+    return told
 
 
 def _blind(scores: Scores, column: Column) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,15 +14,19 @@ from trl_attribution.gate.policy.rules import (
     CountLimit,
     DriftLimit,
     KnownBadLimit,
+    ReachingLimit,
     ScoreLimit,
     ShareLimit,
     SourceLimit,
 )
-from trl_attribution.gate.rows.inventory import Integers
+from trl_attribution.gate.rows.inventory import Flags, Integers
 from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.rules.scored import ProbeScores
 from trl_attribution.gate.vectors.supply import JointView
 from trl_attribution.gate.verdict import Violation
+from trl_attribution.scoring.decision import decide
+from trl_attribution.scoring.prevalence import Interval
+from trl_attribution.scoring.recall import threshold_for
 from trl_attribution.scoring.targets import unit_rows
 from trl_attribution.utils.text import printable
 
@@ -42,6 +47,9 @@ def probe_outcomes(docket: Docket, found: ProbeScores) -> Iterator[Outcome]:
             yield _fraction(docket, name, rules.max_flagged_fraction, flagged)
         if rules.max_source_fraction is not None:
             yield _sources(docket, found, rules.max_source_fraction, flagged)
+    yield from _by_estimate(docket, found)
+    if rules.max_reaching_count is not None:
+        yield _reaching(docket, found, rules.max_reaching_count)
     if rules.max_score is not None:
         yield _highest(docket, found, rules.max_score)
     if rules.drift is not None:
@@ -70,10 +78,11 @@ def known_bad_outcome(
 def _ranked(docket: Docket, found: ProbeScores, places: Integers, message: str) -> Sorted:
     """The pairs at ``places`` among the examined ones, highest score first."""
     order = places[np.argsort(found.rank[places])].tolist()
-    return docket.allow.sort(_violation(docket, found, place, message) for place in order)
+    return docket.allow.sort(violation(docket, found, place, message) for place in order)
 
 
-def _violation(docket: Docket, found: ProbeScores, place: int, message: str) -> Violation:
+def violation(docket: Docket, found: ProbeScores, place: int, message: str) -> Violation:
+    """The examined pair at ``place``, with what it scores."""
     return replace(
         docket.violation(message, int(docket.examined[place])),
         probe=found.ruled.name,
@@ -134,12 +143,84 @@ def _sources(docket: Docket, found: ProbeScores, rule: SourceLimit, flagged: Sor
     return replace(whole, pairs=tuple(each for each, source in inside if source in broken))
 
 
+def _by_estimate(docket: Docket, found: ProbeScores) -> Iterator[Outcome]:
+    """The rules about how many pairs push towards the behavior, whichever they are."""
+    rules, name = found.ruled.rules, found.ruled.name
+    if not rules.estimates:
+        return
+    threshold = math.inf if found.decision is None else found.decision.threshold.threshold
+    message = f"is likely to be one of those that push towards {name}"
+    near = _ranked(docket, found, np.flatnonzero(reaching(found, threshold)), message)
+    count, total = _count_without_accepted(docket, found, near), len(docket.examined)
+    told = f"by the estimate {count} of {docket.total} push towards {name}"
+    if (most := rules.max_estimated_count) is not None:
+        end = round(count.high if most.fail_on == "doubt" else count.low)
+        sentence = f"{told}; {_end(most.fail_on, f'{most.limit:,}')}"
+        yield _limited(f"{name}.max_estimated_count", most, end, sentence, near)
+    if (share := rules.max_estimated_fraction) is not None:
+        part = _share(count.high if share.fail_on == "doubt" else count.low, total)
+        sentence = f"{told}; {_end(share.fail_on, f'{share.limit:.2%}')}"
+        yield _limited(f"{name}.max_estimated_fraction", share, part, sentence, near)
+
+
+def _count_without_accepted(docket: Docket, found: ProbeScores, near: Sorted) -> Interval:
+    """The estimate of the pairs that nobody has accepted."""
+    if found.decision is None:
+        return Interval(0.0, 0.0, 0.0)
+    if not near.allowed:
+        return found.decision.prevalence.count
+    assert found.known is not None  # there is a decision
+    left = found.scores[_left(docket, near)]
+    if not len(left):
+        return Interval(0.0, 0.0, 0.0)
+    return decide(left, found.decision.threshold.asked, found.known).prevalence.count
+
+
+def _left(docket: Docket, found: Sorted) -> Flags:
+    """[E]: which of the examined pairs nobody has accepted."""
+    accepted = [entry.violation.place.row for entry in found.allowed if entry.violation.place is not None]
+    return ~np.isin(docket.inventory.rows[docket.examined], accepted)
+
+
+def _end(fail_on: str, limit: str) -> str:
+    deciding = "unless the whole 95% interval lies within" if fail_on == "doubt" else "only if all of it lies above"
+    return f"at most {limit} allowed: it fails {deciding}"
+
+
+def reaching(found: ProbeScores, threshold: float) -> Flags:
+    """[E]: which pairs push towards the behavior and score at least ``threshold``."""
+    return (found.scores.astype(np.float64) >= threshold) & (found.scores > 0)
+
+
+def single_pairs_judged(docket: Docket, rule: ReachingLimit) -> bool:
+    """Whether the request is of a size at which a rule looks at each pair alone."""
+    return rule.most_pairs is None or len(docket.examined) <= rule.most_pairs
+
+
+def _reaching(docket: Docket, found: ProbeScores, rule: ReachingLimit) -> Outcome:
+    name = found.ruled.name
+    if not single_pairs_judged(docket, rule):
+        sentence = f"single pairs are not judged for {name}: {docket.total} are more than {rule.most_pairs:,}"
+        return outcome(f"{name}.max_reaching_count", rule, True, 0, rule.limit, sentence, Sorted(()))
+    wanted, places = f"{rule.recall:.0%}", np.empty(0, dtype=np.int64)
+    if found.known is not None:
+        threshold = threshold_for(rule.recall, found.known.examples)
+        wanted = f"about {threshold.recall.value:.0%}"
+        places = np.flatnonzero(reaching(found, threshold.threshold))
+    message = f"scores as {wanted} of pairs like the examples of {name} do"
+    near = _ranked(docket, found, places, message)
+    sentence = (
+        f"{len(near):,} of {docket.total} {'reaches' if len(near) == 1 else 'reach'} the score that {wanted} of pairs "
+        f"like the examples of {name} reach; at most {rule.limit:,} allowed"
+    )
+    return _limited(f"{name}.max_reaching_count", rule, len(near), sentence, near)
+
+
 def _highest(docket: Docket, found: ProbeScores, rule: ScoreLimit) -> Outcome:
     name = found.ruled.name
     above = np.flatnonzero(found.scores.astype(np.float64) > rule.limit)
     over = _ranked(docket, found, above, f"scores above {rule.limit:g} for {name}")
-    accepted = [entry.violation.place.row for entry in over.allowed if entry.violation.place is not None]
-    left = ~np.isin(docket.inventory.rows[docket.examined], accepted)
+    left = _left(docket, over)
     highest = round(float(found.scores[left].max()), _DIGITS) if left.any() else 0.0
     sentence = f"the highest of {docket.total} scores {highest:.3f} for {name}; at most {rule.limit:g} allowed"
     if not left.any():
@@ -193,5 +274,5 @@ def _push(count: int) -> str:
     return "pushes" if count == 1 else "push"
 
 
-def _share(count: int, total: int) -> float:
+def _share(count: float, total: int) -> float:
     return count / total if total else 0.0

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import AttributionError, StoreBusyError, StoreError
+from trl_attribution.gate.vectors.elsewhere import holds_vectors
 from trl_attribution.gate.vectors.remote import KEY, RemoteCache
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.header import read_settings
@@ -105,7 +106,7 @@ class VectorCache:
     def _hide(self) -> None:
         """The folder often lies in the working tree: nobody is to commit it by mistake."""
         note = self.folder / ".gitignore"
-        if not note.exists():
+        if not note.exists() and not holds_vectors(self.folder):
             with suppress(AttributionError), atomic_path(note) as part:  # a cache that is only read needs none
                 part.write_text("*\n", encoding="utf-8")
 

@@ -17,6 +17,7 @@ from trl_attribution.errors import DataError, ModelError, SettingsError, StoreEr
 from trl_attribution.gate.materials import Materials
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
 from trl_attribution.gate.vectors.cache import VectorCache
+from trl_attribution.gate.vectors.elsewhere import holds_vectors, open_vectors
 from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
@@ -69,6 +70,10 @@ class Supply:
     layers: tuple[int, ...] = ()
     computed: int = 0
     cached: int = 0
+    """Of the store made elsewhere and of the cache."""
+    reused: int = 0
+    """Of the store made elsewhere alone."""
+    notes: tuple[str, ...] = ()
     unusable: tuple[tuple[int, BadRow], ...] = ()
     """Pairs that no tokens can be made of: their position in the inventory, and what is wrong with their row."""
 
@@ -88,14 +93,19 @@ class Supplier:
         materials: the policy, and what decides the kind of vectors.
         trust_remote_code: run Python code that comes with the model.
         on_progress: see :data:`OnProgress`.
+        vectors: where vectors were made elsewhere, in the place of what the policy says.
     """
 
-    def __init__(self, materials: Materials, trust_remote_code: bool, on_progress: OnProgress) -> None:
+    def __init__(
+        self, materials: Materials, trust_remote_code: bool, on_progress: OnProgress, vectors: Path | None = None
+    ) -> None:
         self._file = materials.file
         self._policy = materials.file.policy
         self._needed = materials
         self._trust_remote_code = trust_remote_code
         self._on_progress = on_progress
+        self._vectors = vectors
+        self._notes: tuple[str, ...] = ()
 
     def supply(self, inventory: Inventory, positions: Integers) -> Supply:
         """The vectors of the pairs at ``positions``.
@@ -110,8 +120,9 @@ class Supplier:
         cache = self._cache()
         elsewhere = self._made_elsewhere()
         stores, missing = self._stored(ids, elsewhere, cache)
+        reused = 0 if elsewhere is None else int(elsewhere.holds(ids).sum())
         if not missing:
-            return Supply(tuple(stores), self._needed.layers, 0, len(ids))
+            return Supply(tuple(stores), self._needed.layers, 0, len(ids), reused, self._notes)
         wanted = self._wanted_rows(inventory, positions, set(missing))
         self._check_computable(inventory, wanted)
         dtype = stores[-1].settings.compute_dtype if stores else None
@@ -120,7 +131,8 @@ class Supplier:
         self._refuse_unusable(inventory, [row for _, row in unusable])
         computed = len(missing) - len(unusable)
         stores = [*([elsewhere] if elsewhere is not None else []), cache.store(run.settings)]
-        return Supply(tuple(stores), self._needed.layers, computed, len(ids) - len(missing), tuple(unusable))
+        cached = len(ids) - len(missing)
+        return Supply(tuple(stores), self._needed.layers, computed, cached, reused, self._notes, tuple(unusable))
 
     def stored(self, pair_ids: Sequence[str]) -> Supply:
         """The vectors of pairs of which only the ids are known.
@@ -162,7 +174,7 @@ class Supplier:
             first = dict(list(wanted.items())[:_SHOWN])
             shown = [f"  {printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
             more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
-            where = self._policy.vectors or "the cache"
+            where = str(self._vectors or self._policy.vectors or "the cache")
             fix = (
                 f"Compute them where M0 is (`trl-attribution audit M0 DATASET --vectors {printable(where)}`), "
                 "or name `model` in the policy."
@@ -204,21 +216,35 @@ class Supplier:
         )
 
     def _made_elsewhere(self) -> VectorStore | None:
-        """The store that the policy names, once it is known to hold the right kind of vectors."""
-        if self._policy.vectors is None:
+        """The vectors of an audit or a store that was named, once they are known to be of the right kind."""
+        named, shown = self._vectors, f"--vectors {self._vectors}"
+        if named is None and self._policy.vectors is not None:
+            named, shown = self._file.path(self._policy.vectors), f"vectors: {self._policy.vectors}"
+        if named is not None:
+            store = open_vectors(named)
+            difference = self._difference(store)
+            if difference:
+                raise SettingsError(
+                    f"{printable(shown, 400)} was made with something else than the policy and its probes:\n"
+                    f"{difference}\n"
+                    "Make it again with the policy's model, layers and truncation, or change the policy."
+                )
+            return store
+        folder = self._file.path(self._policy.cache.folder)
+        if not holds_vectors(folder):
             return None
-        store = VectorStore.open(self._file.path(self._policy.vectors))
+        store = open_vectors(folder)
+        if self._difference(store):
+            self._notes = (f"cache: the vectors of {printable(folder)} were made in another way, and are not used",)
+            return None
+        return store
+
+    def _difference(self, store: VectorStore) -> str:
+        """What keeps the vectors of ``store`` from being taken, a line a setting; empty where nothing does."""
         stored, asked = store.settings, self._settings(store)
         covered = set(asked.layers) <= set(stored.layers)
-        layers = stored.layers if covered else asked.layers
-        asked = replace(asked, layers=layers, vector_dtype=stored.vector_dtype)
-        if asked != stored:
-            raise SettingsError(
-                f"vectors: {self._policy.vectors} was made with something else than the policy and its probes:\n"
-                f"{describe_difference(stored.as_dict(), asked.as_dict())}\n"
-                "Make it again with the policy's model, layers and truncation, or change the policy."
-            )
-        return store
+        asked = replace(asked, layers=stored.layers if covered else asked.layers, vector_dtype=stored.vector_dtype)
+        return "" if asked == stored else describe_difference(stored.as_dict(), asked.as_dict())
 
     def _cache(self) -> VectorCache:
         options = self._policy.cache

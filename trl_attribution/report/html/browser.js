@@ -60,7 +60,7 @@ const browser = (() => {
       "li",
       { id: `pair-${i}`, role: "option", "aria-selected": String(i === selected) },
       make("span", { class: "score" }, rows.score[i].toFixed(3)),
-      make("span", { class: "place" }, `${i < rows.flagged ? `#${count(i + 1)}` : "not flagged"} · ${rows.sourceName(i)}`),
+      make("span", { class: "place" }, `${i < rows.flagged ? `#${count(i + 1)}` : "not flagged"}${rows.first.has(i) ? " · read first" : ""} · ${rows.sourceName(i)}`),
       chip(decisions.at(i)?.action),
       make("span", { class: "meter", "aria-hidden": "true" }, meter),
       make("span", { class: "snippet" }, snippet(i)),

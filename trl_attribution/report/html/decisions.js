@@ -34,6 +34,8 @@ const decisions = (() => {
   const note = (message) => {
     if (!trouble || passing) tell(message, true);
   };
+  // What the decisions come to, reckoned by the server.
+  const say = (told) => (page.find("reviewed").textContent = told.join(" "));
   const record = (action, note) => ({
     action,
     note,
@@ -92,6 +94,7 @@ const decisions = (() => {
         const found = await answer.json();
         if (this.pending > 0 || found.decisions === null) return;
         this.revision = found.revision;
+        say(found.told);
         known.clear();
         listed.clear();
         for (const { pair_id: id, ...value } of found.decisions) keep(id, value);
@@ -122,7 +125,8 @@ const decisions = (() => {
           body: JSON.stringify({ changes: [...groups.values()] }),
         });
         if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
-        const { before, revision } = await answer.json();
+        const { before, revision, told } = await answer.json();
+        say(told);
         // Nobody else decided meanwhile: there is nothing to ask for.
         if (before === this.revision) this.revision = revision;
         if (trouble.startsWith("Not saved")) tell("");

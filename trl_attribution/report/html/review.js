@@ -31,9 +31,10 @@ const review = (() => {
       at.push([i, action !== "keep"]);
     }
     const parts = Object.entries(counts).map(([action, number]) => `${count(number)} ${action}`);
+    const read = decisions.listed().filter(([i]) => rows.first.has(i)).length;
     const outside = decisions.size - at.length;
     const others = outside ? `; ${count(outside)} on pairs that are not flagged here` : "";
-    find("progress").textContent = `${count(at.length)} of ${count(rows.flagged)} flagged pairs reviewed (${parts.join(", ")}${others})`;
+    find("progress").textContent = `${count(at.length)} of ${count(rows.flagged)} flagged pairs reviewed (${parts.join(", ")}${others}); ${count(read)} of the ${count(rows.first.size)} to read first`;
     const lines = cuts().map((k) => {
       const within = at.filter(([i]) => i < k);
       const confirmed = within.filter(([, yes]) => yes).length;

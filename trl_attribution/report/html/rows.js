@@ -52,8 +52,10 @@ const rows = (() => {
         }, 20);
 
   const places = () => Uint32Array.from({ length }, (_, i) => i);
+  const first = new Set(packed.first);
   const orders = {
     rank: () => places(),
+    first: () => Uint32Array.from([...packed.first, ...places().filter((i) => !first.has(i))]),
     score: () => places().sort((a, b) => score[a] - score[b]),
     row: () => places().sort((a, b) => row[a] - row[b]),
     source: () => {
@@ -104,6 +106,7 @@ const rows = (() => {
   return {
     length,
     flagged: packed.flagged,
+    first,
     id,
     indexOf,
     row,
