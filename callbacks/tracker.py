@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from trl_attribution.audit.auditor import load_probes
+from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.capture import CapturedBatch, CaptureError, Tokens
 from trl_attribution.callbacks.checkpoint import m0_identity

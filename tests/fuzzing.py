@@ -69,6 +69,7 @@ COMMANDS = (
     "report {audit} --card dataset -o {new}.md",
     "review {audit} --agreement {decisions} {decisions}",
     "review {audit} --precision {decisions}",
+    "scan {model} {dataset} -o {new} --traits rude --device cpu",
     "show {audit} --dataset {dataset} --probes {registry}",
     "validate {plan} -o {new} --dry-run",
 )

@@ -35,8 +35,8 @@ LAYERS: list[set[str]] = [
     {"callbacks"},
     {"cli"},
 ]
-# DataAuditor.attach is the one way up, for the sake of users who start from a DataAuditor; it imports when called.
-UPWARDS = {("audit.auditor", "callbacks")}
+# DataAuditor.attach and .scan are the ways up, for users who start from a DataAuditor; they import when called.
+UPWARDS = {("audit.auditor", "callbacks"), ("audit.auditor", "discovery")}
 # Packages that take long to load: nothing imports them before it needs them.
 HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "peft", "sklearn", "scipy", "pyarrow", "numpy"}
 MAY_IMPORT_TRL = ("pairs.", "callbacks.", "evidence.validation.")

@@ -24,6 +24,7 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
+    scan,
     speed,
     steering,
     validation,
@@ -45,6 +46,7 @@ NAMES = (
     "decisions",
     "control-sources",
     "witness",
+    "scan",
 )
 """Those that run when none is named."""
 
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="speed: pairs of HH-RLHF")
     parser.add_argument("--rounds", type=int, default=4, help="speed: rounds that the pairs are divided into")
     parser.add_argument("--layer", type=int, default=20, help="speed: layer of 30")
-    parser.add_argument("--seeds", type=int, default=3, help="quality, organisms: seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="quality, organisms, scan: seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
     parser.add_argument("--organism-pairs", type=int, default=400, help="organisms: pairs of each dataset")
     parser.add_argument("--samples", type=int, default=200, help="organisms: pairs that the recipes are built from")
@@ -70,13 +72,13 @@ def main() -> None:
         "--cache",
         type=Path,
         default=Path(".decisions"),
-        help="decisions, control-sources, witness: folder of vectors",
+        help="decisions, control-sources, witness, scan: folder of vectors",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources, witness: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources, witness, scan: folder of xstest/ and HH-RLHF, see its README",
     )
     parser.add_argument(
         "--draws",
@@ -129,6 +131,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "witness":
         witness.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "scan":
+        scan.run(options.output, command, options.cache, options.data, options.seeds, console)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trl_attribution.activations.config import PassConfig
-from trl_attribution.audit.config import AskedScore, AuditConfig, WitnessConfig
+from trl_attribution.audit.config import AuditConfig, WitnessConfig
+from trl_attribution.audit.setup import decided, known_layers, load_probes
 from trl_attribution.audit.shares import Share
-from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
+from trl_attribution.errors import ModelError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.distributed import Ranks, current_ranks
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
     from trl_attribution.callbacks import AttributionCallback
+    from trl_attribution.discovery import ScanResult
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.fingerprint import ModelFingerprint
     from trl_attribution.scoring import Rule
@@ -49,8 +51,7 @@ class DataAuditor:
         **settings: fields of :class:`AuditConfig`, over those of ``config``.
 
     Raises:
-        SettingsError: an unknown setting, one that comes too late for a loaded model, or neither layers nor probes to
-            take them from.
+        SettingsError: an unknown setting, or one that comes too late for a loaded model.
     """
 
     def __init__(
@@ -74,9 +75,19 @@ class DataAuditor:
         if given is not None and not Path(given).is_file():
             raise SettingsError(f"own responses: no such file: {printable(given, 300)}. Check --own-responses.")
         self.probes = load_probes(probes, self.config.score)
-        self.layers = choose_layers(self.config.layers, self.probes, self.config.score)
+        self.chosen_layers = known_layers(self.config.layers, self.probes, self.config.score)
+        """The layers asked for, else those of the probes; None where neither says."""
         self.ranks = ranks
         self._model = model
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers to read, ascending.
+
+        Raises:
+            SettingsError: there are neither layers nor probes to take them from.
+        """
+        return decided(self.chosen_layers)
 
     @property
     def model(self) -> LoadedModel:
@@ -116,6 +127,7 @@ class DataAuditor:
         *,
         vectors: str | Path | None = None,
         rule: Rule | None = None,
+        sample: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
@@ -126,6 +138,7 @@ class DataAuditor:
             vectors: a vector store to use and add to, instead of ``output_dir/vectors``: pairs that it holds
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
+            sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -139,8 +152,11 @@ class DataAuditor:
 
         ranks = self.ranks or current_ranks()
         folder = Path(output_dir)
+        _ = self.layers  # without any, now and not when M0 is loaded
         if ranks.world == 1 and not (folder / "parts").exists():
-            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule)
+            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+        if sample is not None:
+            raise SettingsError("sample: several processes or jobs audit the whole dataset; leave it out, or use one")
         with ranks.together():
             run = SharedRun(self, dataset, folder, vectors, on_progress)
         return run.audit_on(ranks, rule)
@@ -168,6 +184,7 @@ class DataAuditor:
         """
         from trl_attribution.audit.shared_run import SharedRun
 
+        _ = self.layers
         wanted = Share.parse(share) if isinstance(share, str) else share
         ranks = self.ranks or current_ranks()
         with ranks.together():
@@ -199,7 +216,36 @@ class DataAuditor:
         """
         from trl_attribution.audit.shared_run import SharedRun
 
+        _ = self.layers
         return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+
+    def scan(
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+        output_dir: str | Path = "audit",
+        *,
+        on_progress: OnProgress | None = None,
+        **settings: Any,
+    ) -> ScanResult:
+        """What ``dataset`` would teach the model: findings, without probes and before anything is trained.
+
+        Args:
+            dataset: as for :meth:`audit`.
+            output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
+            on_progress: see :data:`OnProgress`.
+            **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
+
+        Raises:
+            DataError, SettingsError, ModelError, StoreError: as for :meth:`audit`.
+        """
+        from trl_attribution.discovery.scan import scan_dataset
+        from trl_attribution.discovery.scan_config import ScanConfig
+
+        unknown = sorted(settings.keys() - ScanConfig.__dataclass_fields__.keys())
+        if unknown:
+            listed = ", ".join(ScanConfig.__dataclass_fields__)
+            raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -215,6 +261,7 @@ class DataAuditor:
         from trl_attribution.pairs import PairReader
         from trl_attribution.pairs.dataset_pass import pass_over
 
+        _ = self.layers
         engine = self.new_engine()
         reader = PairReader(dataset, self.config.reading)
         reader.own = assumed(self.config.own)
@@ -345,73 +392,3 @@ class DataAuditor:
         if self._model is None:
             raise SettingsError("model: give M0, a Hub id, a local folder or a GGUF file: DataAuditor(MODEL, ...)")
         return self._model
-
-
-def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto") -> tuple[int, ...]:
-    """The layers to read, ascending: those asked for, else those that the probes flag at.
-
-    Raises:
-        SettingsError: neither is given, one is named twice, or a probe knows none of them or has no contexts at one.
-    """
-    if asked is None:
-        if not probes:
-            raise SettingsError("layers: give some, or probes to take them from")
-        return tuple(sorted({probe.layer for probe in probes}))
-    if not asked or len(set(asked)) != len(asked):
-        raise SettingsError(f"layers: {list(asked)} must name at least one layer, each once")
-    for probe in probes:
-        if not set(probe.layers) & set(asked):
-            raise SettingsError(
-                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(asked)}; "
-                "take one of them, or leave layers out to take those of the probes"
-            )
-        _check_contexts(probe, set(probe.layers) & set(asked), score)
-    return tuple(sorted(asked))
-
-
-def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
-    """Refuse layers at which all prompts end in the same state: at layer 0 that is the chat template's last token."""
-    from trl_attribution.scoring.scores import kind_for
-    from trl_attribution.scoring.targets import usable_contexts
-
-    if probe.contexts is None or len(probe.contexts) < 2 or kind_for(probe, score) == "response":
-        return
-    for layer in sorted(layers):
-        contexts = probe.contexts[:, probe.layers.index(layer)].float()
-        if not usable_contexts(contexts, contexts[0]).any():
-            raise SettingsError(
-                f"layers: at layer {layer} all prompts of probe {probe.name!r} have the same context, so that every "
-                "score but the response score is 0; take another layer, or score='response' (--score response)"
-            )
-
-
-def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
-    """The probes, checked for what scoring would refuse after all vectors are computed."""
-    if probes is None:
-        return []
-    if isinstance(probes, str | Path):
-        probes = ProbeRegistry(probes)
-    found = probes.load_all() if isinstance(probes, ProbeRegistry) else list(probes)
-    if not found:
-        raise SettingsError("probes: none there; build one with `trl-attribution probe build`, or leave probes out")
-    names = [probe.name for probe in found]
-    if len(set(names)) < len(names):
-        raise SettingsError(f"probes: their names must differ, but these were given: {', '.join(names)}")
-    uncontrolled = [probe.name for probe in found if not probe.knows_controls]
-    if score == "controlled" and uncontrolled:
-        raise ProbeError(
-            f"score: controlled scores need probes with controls; {', '.join(uncontrolled)} has none. "
-            "Build it with controls, or ask for score 'auto'."
-        )
-    unknowing = [probe.name for probe in found if not probe.knows_prompts]
-    if score == "contextual" and unknowing:
-        raise ProbeError(
-            f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
-            "Build it from a behavior file, or ask for score 'response' or 'auto'."
-        )
-    for probe in found:
-        if probe.reference_scores is not None:
-            from trl_attribution.scoring.scores import Column, kind_for, reference_for
-
-            reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
-    return found

@@ -20,6 +20,7 @@ from trl_attribution.cli.probe import probe_app
 from trl_attribution.cli.probe_steer import steer
 from trl_attribution.cli.report import report
 from trl_attribution.cli.review import review
+from trl_attribution.cli.scan import scan
 from trl_attribution.cli.show import show
 from trl_attribution.cli.validate import validate
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(scan)
 app.command()(audit)
 probe_app.command()(steer)
 app.add_typer(probe_app, name="probe")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trl_attribution.discovery.audited import AuditedPairs
     from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
     from trl_attribution.discovery.config import DiscoveryConfig
+    from trl_attribution.discovery.findings import Finding, ScanResult
     from trl_attribution.discovery.naming import EndpointNames, Naming
     from trl_attribution.discovery.registering import cluster_probe
     from trl_attribution.discovery.result import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         TypicalPrompt,
     )
     from trl_attribution.discovery.run import discover_pairs, discover_prompts
+    from trl_attribution.discovery.scan import scan_dataset
+    from trl_attribution.discovery.scan_config import ScanConfig
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -38,10 +41,13 @@ __all__ = [
     "Discovery",
     "DiscoveryConfig",
     "EndpointNames",
+    "Finding",
     "MapPoint",
     "Mode",
     "Naming",
     "Rejected",
+    "ScanConfig",
+    "ScanResult",
     "StoredDiscovery",
     "TopPair",
     "TypicalPrompt",
@@ -51,4 +57,5 @@ __all__ = [
     "discover_pairs",
     "discover_prompts",
     "read_changes",
+    "scan_dataset",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
@@ -84,6 +85,22 @@ class AuditedPairs:
             sources=index.sources,
             flagged=frozenset(decision.pair_id for decision in manifest.decisions) if manifest else frozenset(),
             reading=saved.reading,
+        )
+
+    @classmethod
+    def of(cls, audit: Audit) -> Self:
+        """The pairs of an audit that was just made."""
+        index = audit.index
+        return cls(
+            folder=audit.folder,
+            info=audit.info,
+            store=audit.store,
+            view=audit.store.select(index.pair_ids),
+            pair_ids=index.pair_ids,
+            rows=index.rows,
+            sources=index.sources,
+            flagged=frozenset(),
+            reading=audit.reading,
         )
 
     def __len__(self) -> int:

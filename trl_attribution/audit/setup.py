@@ -1,0 +1,100 @@
+"""What an audit reads with: its probes and its layers, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trl_attribution.audit.config import AskedScore
+from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.probes import Probe, ProbeRegistry
+
+
+def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto") -> tuple[int, ...]:
+    """The layers to read, as :func:`known_layers` finds them.
+
+    Raises:
+        SettingsError: there are none; and as there.
+    """
+    return decided(known_layers(asked, probes, score))
+
+
+def decided(layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The layers, once there are any.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if layers is None:
+        raise SettingsError("layers: give some, or probes to take them from")
+    return layers
+
+
+def known_layers(
+    asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto"
+) -> tuple[int, ...] | None:
+    """The layers to read, ascending: those asked for, else those that the probes flag at, else None.
+
+    Raises:
+        SettingsError: one is named twice, or a probe knows none of them or has no contexts at one.
+    """
+    if asked is None:
+        return tuple(sorted({probe.layer for probe in probes})) or None
+    if not asked or len(set(asked)) != len(asked):
+        raise SettingsError(f"layers: {list(asked)} must name at least one layer, each once")
+    for probe in probes:
+        if not set(probe.layers) & set(asked):
+            raise SettingsError(
+                f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(asked)}; "
+                "take one of them, or leave layers out to take those of the probes"
+            )
+        _check_contexts(probe, set(probe.layers) & set(asked), score)
+    return tuple(sorted(asked))
+
+
+def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
+    """Refuse layers at which all prompts end in the same state: at layer 0 that is the chat template's last token."""
+    from trl_attribution.scoring.scores import kind_for
+    from trl_attribution.scoring.targets import usable_contexts
+
+    if probe.contexts is None or len(probe.contexts) < 2 or kind_for(probe, score) == "response":
+        return
+    for layer in sorted(layers):
+        contexts = probe.contexts[:, probe.layers.index(layer)].float()
+        if not usable_contexts(contexts, contexts[0]).any():
+            raise SettingsError(
+                f"layers: at layer {layer} all prompts of probe {probe.name!r} have the same context, so that every "
+                "score but the response score is 0; take another layer, or score='response' (--score response)"
+            )
+
+
+def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
+    """The probes, checked for what scoring would refuse after all vectors are computed."""
+    if probes is None:
+        return []
+    if isinstance(probes, str | Path):
+        probes = ProbeRegistry(probes)
+    found = probes.load_all() if isinstance(probes, ProbeRegistry) else list(probes)
+    if not found:
+        raise SettingsError("probes: none there; build one with `trl-attribution probe build`, or leave probes out")
+    names = [probe.name for probe in found]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"probes: their names must differ, but these were given: {', '.join(names)}")
+    uncontrolled = [probe.name for probe in found if not probe.knows_controls]
+    if score == "controlled" and uncontrolled:
+        raise ProbeError(
+            f"score: controlled scores need probes with controls; {', '.join(uncontrolled)} has none. "
+            "Build it with controls, or ask for score 'auto'."
+        )
+    unknowing = [probe.name for probe in found if not probe.knows_prompts]
+    if score == "contextual" and unknowing:
+        raise ProbeError(
+            f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
+            "Build it from a behavior file, or ask for score 'response' or 'auto'."
+        )
+    for probe in found:
+        if probe.reference_scores is not None:
+            from trl_attribution.scoring.scores import Column, kind_for, reference_for
+
+            reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
+    return found

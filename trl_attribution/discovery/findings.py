@@ -1,0 +1,155 @@
+"""What a scan found, typed, and the file that keeps it: ``findings.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from trl_attribution.utils.json_file import JsonFile
+
+FILE = "findings.json"
+FOLDER = "findings"
+"""Where the manifests lie."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TypicalPair(_Part):
+    """A pair that pushes the way a finding says; RAW text, cut."""
+
+    pair_id: str
+    row: int
+    source: str
+    score: float
+    prompt: str = ""
+    chosen: str = ""
+    rejected: str = ""
+
+
+class SourceCount(_Part):
+    """How many of a finding's pairs push its way, of how many that come from one source."""
+
+    source: str
+    pushing: int
+    pairs: int
+
+
+class Finding(_Part):
+    """One thing that the dataset teaches: a trait, where, how much, how sure."""
+
+    trait: str
+    says: str
+    """In words: "refuses harmful requests"; RAW where the trait is the user's."""
+    direction: Literal["towards", "away"]
+    harmful: bool
+    """Whether this is what a release has to be kept from."""
+    everywhere: bool
+    """False for an effect of one topic or source."""
+    beside: bool = False
+    """Whether places that the trait has other findings of are left out of it."""
+    words: tuple[str, ...]
+    """What the prompts of its pairs are about; RAW; empty where it is everywhere."""
+    topic: int | None
+    source: str | None
+    """RAW; None where no single source is its place."""
+    pairs: int
+    """In its place, of those on which the trait can show."""
+    pushing_low: int
+    """About so many pairs push its way, beyond those that push the other way ..."""
+    pushing_high: int
+    """... to so many (95%)."""
+    effect: float
+    """Mean score over its standard deviation (d), signed."""
+    effect_low: float
+    effect_high: float
+    """95%, by resampling pairs."""
+    elsewhere: float | None
+    """Effect size on the pairs outside of its place; None where it is everywhere."""
+    shape_share: float
+    """How much of the trait's scores the responses' length and format explain, 0 to 1."""
+    z: float
+    adjusted_p: float
+    """Chance that anything at all in a dataset with random labels looks this strong."""
+    sources: tuple[SourceCount, ...]
+    typical: tuple[TypicalPair, ...]
+    manifest: str = ""
+    """Relative to the audit folder: the pairs that push its way, to be filtered."""
+
+
+class TraitCheck(_Part):
+    """Whether the reference model tells a trait."""
+
+    trait: str
+    examples: int
+    sign: float
+    specific: float | None
+    tells: bool
+    agreement: float | None = None
+    """Rank correlation with what is counted on the text, where it is."""
+
+
+class Unnamed(_Part):
+    """A cluster of pairs that push alike, found without traits; see ``trl-attribution discover``."""
+
+    cluster: str
+    words: tuple[str, ...]
+    lost_words: tuple[str, ...]
+    prompt_words: tuple[str, ...]
+    share: float
+    pairs: int
+
+
+class ScanResult(JsonFile):
+    """All that one scan found; the content of ``findings.json``."""
+
+    FORMAT: ClassVar[str] = "trl-attribution findings"
+    VERSION: ClassVar[int] = 1
+    ADVICE: ClassVar[str] = "Scan again."
+
+    dataset: dict[str, Any]
+    """``name``, ``fingerprint`` and ``pairs``."""
+    model: dict[str, Any]
+    """M0: ``name`` and ``digest``."""
+    settings: dict[str, Any]
+    layer: int
+    pairs: int
+    """Scanned."""
+    sampled: bool
+    """Whether they are a part of the dataset."""
+    topics: int
+    tests: int
+    """Places times traits that were tested."""
+    threshold: float
+    """The |z| that had to be reached."""
+    findings: tuple[Finding, ...]
+    """Harmful ones first, then the largest that is certain."""
+    explained: int
+    """Effects that are not told, since those above explain them."""
+    traits: tuple[TraitCheck, ...]
+    unnamed: tuple[Unnamed, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def untold(self) -> tuple[TraitCheck, ...]:
+        """Traits that this model does not tell."""
+        return tuple(one for one in self.traits if not one.tells)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``findings.json`` into ``folder``, atomically; gives its path."""
+        path = folder / FILE
+        self.write(path)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ScanResult | None:
+        """The findings in ``folder``; None where nothing was scanned.
+
+        Raises:
+            StoreError: the file is broken, foreign, or of a newer version.
+        """
+        return cls.read(Path(folder) / FILE)

@@ -1,0 +1,339 @@
+"""The scan from end to end: vectors as an audit makes them, then every trait in every place, in one pass over them.
+
+Axis letters: N pairs, T traits, M measures, A atoms, C cells, D hidden size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trl_attribution.audit.info import AuditInfo
+from trl_attribution.discovery.audited import AuditedPairs
+from trl_attribution.discovery.config import DiscoveryConfig
+from trl_attribution.discovery.effects import (
+    Bools,
+    Chance,
+    Doubles,
+    Floats,
+    Integers,
+    Sums,
+    highest_by_chance,
+    without_shape,
+)
+from trl_attribution.discovery.findings import ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.scan_config import ScanConfig
+from trl_attribution.discovery.selecting import Cells, places
+from trl_attribution.discovery.telling import Scanned, tell
+from trl_attribution.discovery.topics import Topics
+from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured, take_measures
+from trl_attribution.discovery.traits.panel import Panel, build_panel
+from trl_attribution.discovery.traits.trait import read_traits
+from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.pairs import Pair, PairReader, RowFault, whole_text
+from trl_attribution.store.header import read_settings
+from trl_attribution.utils.text import counted
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from trl_attribution.audit.auditor import DataAuditor
+    from trl_attribution.audit.run import OnProgress
+    from trl_attribution.pairs.rows import RowSource
+
+_BLOCK = 8192
+_CLUSTERED = 3000
+"""Pairs that topics are made from, and whose prompts name them."""
+_PROMPT = 1000
+"""Characters of a prompt's end that name its topic."""
+_LEAF = 10
+_MOST_SOURCES = 20
+_UNNAMED = 3
+_OTHER_SOURCES = "(other sources)"
+
+
+def scan_dataset(
+    auditor: DataAuditor,
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
+    output_dir: str | Path,
+    config: ScanConfig | None = None,
+    on_progress: OnProgress | None = None,
+) -> ScanResult:
+    """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
+    scan = _Scan(auditor, dataset, Path(output_dir), config or ScanConfig(), on_progress or _silent)
+    return scan.run()
+
+
+@dataclass(eq=False)
+class _Scan:
+    auditor: DataAuditor
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource
+    folder: Path
+    config: ScanConfig
+    on_progress: OnProgress
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> ScanResult:
+        """The whole scan."""
+        traits = read_traits(self.config.traits)  # a wrong name must not show after the vectors are made
+        with self._timed("vectors"):
+            audited, layer = self._audited()
+        with self._timed("traits"):
+            panel = build_panel(traits, self.auditor, layer, self.on_progress)
+        with self._timed("texts"):
+            measures_NM, prompts = self._texts(audited)
+        with self._timed("scores"):
+            scanned, agreement = self._scored(audited, panel, layer, measures_NM, prompts)
+            scores = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
+        with self._timed("chance"):
+            tested = scores.over(scanned.cells.members).count >= self.config.min_pairs
+            chance = Chance(self._highest(scanned, tested), self.config.alpha)
+        with self._timed("findings"):
+            shapeless = self._shapeless(scanned, panel, measures_NM)
+            stand = list(places(scores, shapeless, scanned.cells, chance.threshold, self.config.min_pairs))
+            told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
+        with self._timed("unnamed"):
+            unnamed = self._unnamed(audited, layer)
+        info = audited.info
+        result = ScanResult(
+            dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
+            model=info.model.model_dump(include={"name", "digest"}),
+            settings=self.config.to_json(),
+            layer=layer,
+            pairs=len(audited),
+            sampled=_is_sample(info),
+            topics=len({one for one in scanned.cells.topics if one is not None}),
+            tests=int(tested.sum()),
+            threshold=round(chance.threshold, 4),
+            findings=told.findings,
+            explained=told.explained,
+            traits=_checks(panel, agreement),
+            unnamed=unnamed,
+            notes=tuple(self.notes),
+            seconds={stage: round(taken, 3) for stage, taken in self.seconds.items()},
+        )
+        result.save(self.folder)
+        return result
+
+    def _highest(self, scanned: Scanned, tested: Bools) -> Doubles:
+        """What random labels show at most, draw by draw."""
+        return highest_by_chance(
+            scanned.scores,
+            scanned.atoms,
+            scanned.cells.members,
+            tested,
+            self.config.flips,
+            self.config.seed,
+            lambda done, total: self.on_progress("Drawing random labels", done, total),
+        )
+
+    def _audited(self) -> tuple[AuditedPairs, int]:
+        """The dataset's vectors: those of the audit in the folder, or made as one without probes."""
+        from trl_attribution.audit.auditor import DataAuditor
+
+        model = self.auditor.model
+        info = AuditInfo.load(self.folder) if (self.folder / "audit.json").exists() else None
+        if info is not None and (info.probes or info.training is not None):
+            # Its scores, manifests and report are somebody's work: only its vectors are looked at.
+            audited = AuditedPairs.open(self.folder, self.dataset)
+            if audited.model.differences(model.fingerprint):
+                raise ModelError(
+                    f"{self.folder} holds an audit on another model ({info.model.name}). Give that one, or another -o."
+                )
+            return audited, self._layer(audited.store.settings.layers)
+        stored = self.folder / "vectors"
+        layers = self.auditor.chosen_layers or (
+            read_settings(stored).layers if (stored / "store.json").exists() else None
+        )
+        layer = self._layer(layers)
+        config = replace(self.auditor.config, layers=layers or (layer,), adapter=None, quantization=None)
+        made = DataAuditor(model, config=config).audit(
+            self.dataset,
+            self.folder,
+            sample=self.config.sample,
+            on_progress=self.on_progress,
+        )
+        self.dataset = made.source if made.source is not None else self.dataset
+        return AuditedPairs.of(made), layer
+
+    def _layer(self, stored: tuple[int, ...] | None) -> int:
+        """The layer asked for, else the one closest to two thirds of the model's depth."""
+        from trl_attribution.activations import find_blocks
+
+        blocks = find_blocks(self.auditor.model.model, self.auditor.config.blocks_path)
+        depth = len(blocks.blocks)
+        asked = self.config.layer
+        if asked is not None:
+            blocks.check_layers((asked,))
+            if stored is not None and asked not in stored:
+                listed = ", ".join(map(str, stored))
+                raise SettingsError(
+                    f"layer: {self.folder} holds vectors of layers {listed}, not {asked}; take another -o"
+                )
+            return asked
+        wanted = max(1, round(depth * 2 / 3))
+        return min(stored or (wanted,), key=lambda layer: (abs(layer - wanted), layer))
+
+    def _texts(self, audited: AuditedPairs) -> tuple[Floats, dict[int, str]]:
+        """``[N, M]`` measures of all pairs, and the prompts of up to 3,000 by place."""
+        place_of = {pair_id: place for place, pair_id in enumerate(audited.pair_ids)}
+        drawn = self._drawn(len(audited))
+        measures = np.zeros((len(audited), len(MEASURES)), dtype=np.float32)
+        prompts: dict[int, str] = {}
+        seen = np.zeros(len(audited), dtype=bool)
+        for pair in PairReader(self.dataset, replace(audited.reading, on_bad_row="skip")):
+            place = place_of.get(pair.pair_id)
+            if place is None or seen[place]:
+                continue
+            seen[place] = True
+            measures[place] = measured(pair)
+            if drawn[place]:
+                prompts[place] = whole_text(pair.prompt)[-_PROMPT:]
+            if place % 256 == 0:
+                self.on_progress("Measuring texts", int(seen.sum()), len(audited))
+        self.on_progress("Measuring texts", int(seen.sum()), len(audited))
+        if not seen.all():
+            raise SettingsError(
+                f"{self.folder} holds an audit of {counted(len(audited), 'pair')}, of which {int((~seen).sum()):,} are "
+                "not in this dataset. Give the dataset that was audited, or another output folder (-o)."
+            )
+        return measures, prompts
+
+    def _drawn(self, count: int) -> Bools:
+        """``[N]``: the pairs that topics are made from."""
+        found = np.zeros(count, dtype=bool)
+        found[np.random.default_rng([self.config.seed, 6]).permutation(count)[:_CLUSTERED]] = True
+        return found
+
+    def _scored(
+        self, audited: AuditedPairs, panel: Panel, layer: int, measures: Floats, prompts: Mapping[int, str]
+    ) -> tuple[Scanned, dict[str, float]]:
+        """Every pair's score for every trait and its place, and how the traits agree with what is counted."""
+        drawn = np.flatnonzero(self._drawn(len(audited)))
+        self.on_progress("Finding topics", 0, len(drawn))
+        sample = audited.store.select([audited.pair_ids[place] for place in drawn])
+        topics = Topics.of(sample.context(layer).double().numpy(), max(_LEAF, self.config.min_pairs // 2))
+        self.on_progress("Finding topics", len(drawn), len(drawn))
+        scores = np.zeros((len(audited), len(panel.traits)), dtype=np.float32)
+        applies = np.ones(scores.shape, dtype=bool)
+        leaves = np.zeros(len(audited), dtype=np.int64)
+        for block in audited.view.blocks([layer], _BLOCK):
+            own = slice(block.start, block.start + len(block.pair))
+            contexts = block.context[:, 0].double().numpy()
+            scores[own] = panel.scores(block.pair[:, 0].double().numpy())
+            applies[own] = panel.applies(contexts)
+            leaves[own] = topics.leaves_of(contexts)
+            self.on_progress("Scoring traits", own.stop, len(audited))
+        agreement = take_measures(panel.traits, scores, measures)
+        scores[~applies] = 0
+        names, sources = _sources(audited)
+        cells = Cells.of(topics, len(names))
+        return Scanned(
+            audited=audited,
+            traits=panel.traits,
+            scores=scores,
+            applies=applies,
+            atoms=leaves * len(names) + sources,
+            cells=cells,
+            source_names=names,
+            sources=sources,
+            prompts=prompts,
+        ), agreement
+
+    def _shapeless(self, scanned: Scanned, panel: Panel, measures: Floats) -> Sums:
+        """Sums of the scores without what length and format explain; what is counted on the text stays as it is."""
+        shape = measures[:, [MEASURES.index(name) for name in SHAPE]]
+        probed = [place for place, one in enumerate(panel.traits) if not one.measure]
+        rest = scanned.scores.copy()
+        shares = np.zeros(len(panel.traits))
+        rest[:, probed], shares[probed] = without_shape(scanned.scores[:, probed], shape, scanned.applies[:, probed])
+        scanned.shape_shares = shares
+        return Sums.of(rest, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
+
+    def _read(self, rows: Mapping[str, int], audited: AuditedPairs) -> dict[str, Pair]:
+        """The pairs with the given ids at the given rows."""
+        reader = PairReader(self.dataset, replace(audited.reading, on_bad_row="skip"))
+        wanted = {row: pair_id for pair_id, row in rows.items()}
+        found: dict[str, Pair] = {}
+        for row in reader.rows():
+            if row.index in wanted:
+                try:
+                    pair = reader.read(row)
+                except RowFault:
+                    continue
+                if pair.pair_id == wanted[row.index]:
+                    found[pair.pair_id] = pair
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def _unnamed(self, audited: AuditedPairs, layer: int) -> tuple[Unnamed, ...]:
+        """The largest clusters of pairs that push alike, whatever they are called."""
+        from trl_attribution.discovery.run import discover_pairs
+
+        config = DiscoveryConfig(layers=(layer,), seed=self.config.seed, sample=1000, map_pairs=10)
+        if not self.config.unnamed or len(audited) < 10 * config.min_size:
+            return ()
+        found = discover_pairs(
+            audited, config, read=lambda rows: self._read(rows, audited), on_progress=self.on_progress
+        )
+        return tuple(
+            Unnamed(
+                cluster=one.cluster,
+                words=one.words,
+                lost_words=one.lost_words,
+                prompt_words=one.prompt_words,
+                share=round(one.share, 4),
+                pairs=one.pairs_towards,
+            )
+            for one in found.discovery.clusters[:_UNNAMED]
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, ...]:
+    return tuple(
+        TraitCheck(
+            trait=one.trait,
+            examples=one.examples,
+            sign=round(one.sign, 4),
+            specific=None if one.specific is None else round(one.specific, 4),
+            tells=one.tells,
+            agreement=agreement.get(one.trait),
+        )
+        for one in panel.separability
+    )
+
+
+def _is_sample(info: AuditInfo) -> bool:
+    """Whether the audit is of a part of its dataset."""
+    data = info.dataset
+    return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
+
+
+def _sources(audited: AuditedPairs) -> tuple[tuple[str, ...], Integers]:
+    """The names of the largest sources, all others as one, and each pair's place among them ``[N]``."""
+    codes = np.asarray(audited.sources.indices)
+    names = [str(name) for name in audited.sources.dictionary.to_pylist()]
+    order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
+    kept = order[:_MOST_SOURCES]
+    place = np.full(len(names), len(kept))
+    place[kept] = np.arange(len(kept))
+    shown = tuple(names[code] for code in kept) + ((_OTHER_SOURCES,) if len(kept) < len(names) else ())
+    return shown, place[codes].astype(np.int64)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """The progress of a caller who asked for none."""

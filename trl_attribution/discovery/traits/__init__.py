@@ -1,0 +1,1 @@
+"""Traits: behaviors that ship with the package or come from the user, made into directions of one reference model."""

@@ -1,0 +1,150 @@
+"""What a scan found, in sentences and as a table. Dataset text only ever enters as ``Text`` made printable."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trl_attribution.discovery.findings import Finding, ScanResult, TraitCheck
+from trl_attribution.report.terminal import examples_table, sides_text
+from trl_attribution.utils.tables import table
+from trl_attribution.utils.text import counted, printable
+
+_DETAILED = 3
+_MOSTLY = 0.6
+
+
+def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int) -> RenderableType:
+    """The findings as sentences and a table, typical pairs of the first, what was not told, and what to do next."""
+    parts: list[RenderableType] = [Text(headline(result), "bold")]
+    listed = result.findings[:shown]
+    if listed:
+        parts += ["", findings_table(listed, len(result.findings))]
+    for number, one in enumerate(listed[:_DETAILED], start=1):
+        parts += ["", Text(f"{number}. {sentence(one)}", "bold red" if one.harmful else "bold")]
+        if one.typical:
+            parts.append(_typical(one))
+        parts.append(Text(f"   without its pairs: {apply_command(one, folder, dataset)}", "dim"))
+    parts += ["", *(Text(line, "dim") for line in closing_lines(result))]
+    return Group(*parts)
+
+
+def headline(result: ScanResult) -> str:
+    """What was found, in one sentence."""
+    data = f"{printable(result.dataset['name'], 200)} ({_pairs(result)})"
+    if not result.findings:
+        return f"Nothing that the traits name stands out in {data}."
+    harmful = sum(one.harmful for one in result.findings)
+    worry = f", {counted(harmful, 'harmful one')} first" if harmful else ", none of them harmful"
+    return f"What {data} would teach: {counted(len(result.findings), 'finding')}{worry}, then by size of effect."
+
+
+def sentence(one: Finding) -> str:
+    """A finding in one line: what, where, how many pairs, how much."""
+    place = [where(one) if one.everywhere else f"topic: {where(one)}"]
+    place.append(f"about {one.pushing_low:,} to {one.pushing_high:,} of {counted(one.pairs, 'pair')}")
+    if one.source is not None:
+        place.append(f"source {printable(one.source, 60)}")
+    elif mostly := mostly_from(one):
+        place.append(f"mostly from {mostly}")
+    return f"{printable(one.says, 120)} ({', '.join(place)}), {effect(one)}"
+
+
+def effect(one: Finding) -> str:
+    """Effect size and interval, away from zero: what is said has the sign in it."""
+    low, high = sorted((abs(one.effect_low), abs(one.effect_high)))
+    if one.effect_low * one.effect_high < 0:
+        low = -min(abs(one.effect_low), abs(one.effect_high))
+    return f"d = {abs(one.effect):.1f} [{low:.1f}, {high:.1f}]"
+
+
+def where(one: Finding) -> str:
+    """Its place: what its prompts are about, printable, or that it has none."""
+    if one.everywhere:
+        return "everywhere else" if one.beside else "everywhere"
+    return ", ".join(printable(word, 30) for word in one.words) or "no words of its own"
+
+
+def mostly_from(one: Finding) -> str:
+    """The source that most of its pairs come from, printable; empty where there is none, or only one in all."""
+    total = sum(source.pushing for source in one.sources)
+    first = one.sources[0] if len(one.sources) > 1 else None
+    return printable(first.source, 60) if first is not None and first.pushing >= _MOSTLY * total else ""
+
+
+def findings_table(listed: Sequence[Finding], total: int) -> Table:
+    """A line a finding."""
+    rows = []
+    for number, one in enumerate(listed, start=1):
+        source = one.source if one.source is not None else mostly_from(one)
+        says = Text(printable(one.says, 120), "bold red" if one.harmful else "default")
+        pairs = f"{one.pushing_low:,} to {one.pushing_high:,}"
+        rows.append((str(number), says, where(one), printable(source, 60), pairs, effect(one).removeprefix("d = ")))
+    left = total - len(listed)
+    caption = f"and {counted(left, 'more finding')}, see --show" if left else ""
+    return table("Findings", (">", "teaches", "where", "source", ">pairs", ">d [95%]"), rows, caption)
+
+
+def apply_command(one: Finding, folder: Path, dataset: str) -> str:
+    """The command that makes the dataset without the pairs of a finding."""
+    manifest = shlex.quote(printable(folder / one.manifest, 500))
+    return f"trl-attribution apply {manifest} {shlex.quote(printable(dataset, 500))} -o cleaned.jsonl"
+
+
+def closing_lines(result: ScanResult) -> Iterator[str]:
+    """How sure it is, what was left out, and what was not looked for, printable."""
+    chance = float(result.settings.get("alpha", 0))
+    yield (
+        f"With random labels anything at all is found with a chance of {chance:.0%}, over {result.tests:,} tests: "
+        f"{counted(len(result.traits), 'probed trait')}, {counted(result.topics, 'topic')}; layer {result.layer}."
+    )
+    if result.sampled:
+        yield f"A first look at {result.pairs:,} pairs: intervals are wider, small effects missing. Leave --sample out."
+    if result.explained:
+        yield f"{counted(result.explained, 'effect')} left out, which those above explain."
+    untold = [printable(one.trait, 60) for one in result.untold]
+    if untold:
+        yield f"Cannot be told on this model: {', '.join(untold)}."
+    for one in result.unnamed:
+        said = ", ".join(printable(word, 30) for word in one.words[:4])
+        lost = ", ".join(printable(word, 30) for word in one.lost_words[:4])
+        yield f"Unnamed cluster {printable(one.cluster, 20)} ({one.share:.0%} of pairs): {said} instead of {lost}."
+    yield from (printable(note, 500) for note in result.notes)
+
+
+def traits_table(checks: Sequence[TraitCheck]) -> Table:
+    """How well this model tells each trait."""
+    rows = (
+        (
+            printable(one.trait, 60),
+            str(one.examples),
+            f"{one.sign:.0%}",
+            "" if one.specific is None else f"{one.specific:.2f}",
+            "" if one.agreement is None else f"{one.agreement:.2f}",
+            "" if one.tells else "cannot tell",
+        )
+        for one in checks
+    )
+    caption = (
+        "right: held-out examples that point the right way; specific: chance to lie further along it than another "
+        "trait's; text: rank correlation with what is counted on the text"
+    )
+    return table("Traits on this model", ("trait", ">examples", ">right", ">specific", ">text", ""), rows, caption)
+
+
+def _typical(one: Finding) -> Table:
+    rows = []
+    for pair in one.typical:
+        where = Text(f"{printable(pair.source, 40)}\nrow {pair.row}", "dim")
+        rows.append((f"{pair.score:.2f}", where, sides_text(pair.prompt, ("+", pair.chosen), ("-", pair.rejected))))
+    return examples_table("", ("", "", ""), rows)
+
+
+def _pairs(result: ScanResult) -> str:
+    whole = int(result.dataset.get("pairs", result.pairs))
+    return f"{result.pairs:,} pairs drawn from it" if result.sampled else counted(whole, "pair")
