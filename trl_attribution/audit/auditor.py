@@ -12,6 +12,7 @@ from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
+from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.distributed import Ranks, current_ranks
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class DataAuditor:
             compute_dtype=self.model.dtype,
             max_length=self.config.encoding.max_length,
             truncation_mode=self.config.encoding.truncation_mode,
+            whole_prompts=keeps_whole_prompts(),
         )
 
     def check_stored(self, stored: StoreSettings, path: Path) -> None:
@@ -276,6 +278,7 @@ class DataAuditor:
             compute_dtype=stored.compute_dtype if config.dtype == "auto" else config.dtype,
             max_length=config.encoding.max_length,
             truncation_mode=config.encoding.truncation_mode,
+            whole_prompts=keeps_whole_prompts(),
         )
         if asked != stored:
             raise SettingsError(

@@ -32,6 +32,8 @@ class StoreSettings:
     pooling: str = "mean_response"
     max_length: int | None = 1024
     truncation_mode: str = "keep_start"
+    whole_prompts: bool = False
+    """Whether prompts were kept whole where responses part from them earlier, as TRL does before 1.14.2."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -43,8 +45,11 @@ class StoreSettings:
             raise SettingsError(f"vector_dtype {self.vector_dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them (layers a list)."""
-        return {**dataclasses.asdict(self), "layers": list(self.layers)}
+        """The settings as JSON holds them (layers a list); stores of older releases do not know ``whole_prompts``."""
+        settings = {**dataclasses.asdict(self), "layers": list(self.layers)}
+        if not self.whole_prompts:
+            del settings["whole_prompts"]
+        return settings
 
     @property
     def digest(self) -> str:

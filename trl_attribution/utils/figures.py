@@ -26,7 +26,7 @@ def check_matplotlib(what: str) -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise SettingsError(f"{what} needs matplotlib: pip install 'trl-attribution[plots]'")
+        raise SettingsError(f"{what} needs matplotlib: pip install matplotlib")
 
 
 def label(text: str, limit: int = 40) -> str:

@@ -23,6 +23,7 @@ from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
+from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.text import counted, printable
 
 SHARD_PAIRS = 512
@@ -201,6 +202,7 @@ class Supplier:
             compute_dtype=dtype,
             max_length=policy.encoding.max_length,
             truncation_mode=policy.encoding.truncation_mode,
+            whole_prompts=keeps_whole_prompts(),
         )
 
     def _made_elsewhere(self) -> VectorStore | None:
