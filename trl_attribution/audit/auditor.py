@@ -12,7 +12,7 @@ from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
-from trl_attribution.utils.compat import keeps_whole_prompts
+from trl_attribution.utils.compat import check_versions, keeps_whole_prompts
 from trl_attribution.utils.distributed import Ranks, current_ranks
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class DataAuditor:
         ranks: Ranks | None = None,
         **settings: Any,
     ) -> None:
+        check_versions()
         known = AuditConfig.__dataclass_fields__
         unknown = sorted(settings.keys() - known.keys())
         if unknown:
