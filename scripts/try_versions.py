@@ -95,7 +95,8 @@ def note(name: str, versions: dict[str, str], result: str) -> None:
     row = f"| {' | '.join(cells)} |"
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("|---"))
-    same = re.compile(re.escape(f"| {name} | {'.'.join(versions['python'].split('.')[:2])}.") + rf"\d+ \| {versions['torch']} ".replace("+", r"\+"))
+    python = ".".join(versions["python"].split(".")[:2])
+    same = re.compile(rf"\| {re.escape(name)} \| {re.escape(python)}\.\d+ \| {re.escape(versions['torch'])} ")
     kept = [line for line in lines[start + 1 :] if line.startswith("|") and not same.match(line)]
     rest = [line for line in lines[start + 1 :] if not line.startswith("|")]
     PAGE.write_text("\n".join([*lines[: start + 1], *sorted([*kept, row]), *rest]) + "\n", encoding="utf-8")

@@ -177,7 +177,16 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel and an sdist built from a copy of what the checkout holds, as a zip archive keeps it: without links."""
     source = tmp_path_factory.mktemp("source")
     output = tmp_path_factory.mktemp("dist")
-    listed = ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "callbacks", "trl_attribution", "tests"]
+    listed = [
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "callbacks",
+        "trl_attribution",
+        "tests",
+    ]
     copy = ["cp", "-a", *(str(ROOT / name) for name in listed), str(source)]
     subprocess.run(copy, check=True)
     link = source / "trl_attribution" / "callbacks"

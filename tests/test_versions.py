@@ -37,7 +37,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], 
     compat.check_versions.cache_clear()
 
 
-@pytest.mark.parametrize("build", [AttributionCallback, lambda: DataAuditor("model"), lambda: AttributionTracker(*"abc")])
+@pytest.mark.parametrize(
+    "build", [AttributionCallback, lambda: DataAuditor("model"), lambda: AttributionTracker(*"abc")]
+)
 def test_an_unsupported_version_is_refused_by_name_before_anything_else(
     build: Callable[[], Any], installed: Callable[[str, str], None]
 ) -> None:
@@ -68,7 +70,7 @@ def requirements() -> list[str]:
 
 def test_the_oldest_set_is_made_of_the_lowest_versions_that_are_asked_for() -> None:
     pins = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
-    found = {compat_name(pin.split("==")[0]): pin.split("==")[1] for pin in pins if not pin.startswith("#")}
+    found = {plain_name(pin.split("==")[0]): pin.split("==")[1] for pin in pins if not pin.startswith("#")}
     for requirement in requirements():
         package, lowest = requirement.split(">=")
         assert package == "torch" or found[package] == lowest or found[package].startswith(f"{lowest}."), package
@@ -76,16 +78,26 @@ def test_the_oldest_set_is_made_of_the_lowest_versions_that_are_asked_for() -> N
 
 def asked(*arguments: str, path: Path | None = None) -> dict[str, Any]:
     """What pip would install, name and version; packages in ``path`` are there already."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--dry-run", "--report", "-", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--dry-run",
+        "--report",
+        "-",
+        "-q",
+    ]
     environment = {**os.environ} if path is None else {**os.environ, "PYTHONPATH": str(path)}
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=280)
     if "No matching distribution found" in result.stderr:
         pytest.skip("no package registry answers")
     assert result.returncode == 0, result.stderr
-    return {compat_name(one["metadata"]["name"]): one["metadata"] for one in json.loads(result.stdout)["install"]}
+    return {plain_name(one["metadata"]["name"]): one["metadata"] for one in json.loads(result.stdout)["install"]}
 
 
-def compat_name(package: str) -> str:
+def plain_name(package: str) -> str:
     return package.lower().replace("_", "-")
 
 

@@ -251,7 +251,7 @@ def _texts(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _conversation(pair: Pair) -> tuple[Messages, Messages, Messages, dict[str, Any]]:
     """Prompt, prompt + chosen, prompt + rejected, and what the template gets besides."""
-    parts = pair.prompt, pair.chosen, pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
+    parts: tuple[Any, ...] = pair.prompt, pair.chosen, pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
     prompt, chosen, rejected, options = (without_none(part) for part in parts) if drops_empty_keys() else parts
     return prompt, prompt + chosen, prompt + rejected, options
 

@@ -64,7 +64,7 @@ def is_before(package: str, version: str) -> bool:
 
 
 def keeps_whole_prompts() -> bool:
-    """Whether TRL trains on all tokens of a prompt, wherever prompt + response parts from them. Goes with TRL 1.14.2."""
+    """Whether TRL keeps all tokens of a prompt, wherever prompt + response parts from them. Goes with TRL 1.14.2."""
     return is_before("trl", "1.14.2")
 
 
