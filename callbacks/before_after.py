@@ -17,7 +17,7 @@ from torch import Tensor
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.activations.config import Path as ForwardPath
-from trl_attribution.behaviors import Judge, SamplingConfig, parse_rule, sample_responses
+from trl_attribution.behaviors import Judge, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import (
     Behavior,
     Responses,
@@ -95,13 +95,7 @@ class BeforeAfter:
         ]
         self._m0_means: Tensor | None = None
         self._copy: LoadedModel | None = None
-        self._sampling = SamplingConfig(
-            n=config.samples,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            batch_size=config.sampling_batch_size,
-            seed=config.seed,
-        )
+        self._sampling = config.sampling
 
     def before(self, *, is_resumed: bool) -> None:
         """Sample M0's responses and read its activations, where the policy still is M0 and can be run."""
@@ -218,7 +212,7 @@ class BeforeAfter:
     def _activations(self, layers: tuple[int, ...]) -> ActivationConfig:
         # The packed path is tried out first, and a model that cannot take it would fail amid a pass of all ranks.
         path: ForwardPath = "plain" if self._is_shared else "auto"
-        return ActivationConfig(layers, self._config.token_budget, path, self._config.blocks_path)
+        return self._config.activations(layers, path)
 
     def _all_layers(self, model: Any) -> tuple[int, ...]:
         return tuple(range(1, len(find_blocks(model, self._config.blocks_path)) + 1))

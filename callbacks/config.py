@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, TypeVar
 
-from trl_attribution.audit.config import AskedScore
+from trl_attribution.activations.config import ActivationConfig
+from trl_attribution.activations.config import Path as PassPath
+from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
-from trl_attribution.utils.dtypes import DTYPES
+from trl_attribution.utils.declared import taken
 
-ON_FLAG = ("log", "stop", "skip")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CallbackConfig:
     """How a training run is audited; stored with the audit.
+
+    What other settings declare is taken from there, with its default, its explanation and its checks.
 
     Raises:
         SettingsError: a setting is unknown, out of range, or contradicts another.
@@ -29,16 +34,13 @@ class CallbackConfig:
         default=None,
         metadata={"help": "JSONL file or folder of prompts to sample on before and after training."},
     )
-    layers: list[int] | None = field(
-        default=None, metadata={"help": "Layers to capture; left out: those that the probes flag at."}
-    )
-    score: str = field(default="auto", metadata={"help": "contextual, response (the paper's), or auto."})
-    top_k: int | None = field(default=None, metadata={"help": "Manifests list the k pairs that rank highest."})
-    threshold: float | None = field(default=None, metadata={"help": "Manifests list pairs that score at least this."})
-    fdr: float | None = field(
-        default=None, metadata={"help": f"Manifests at this false discovery rate. No rule given: {DEFAULT_FDR}."}
-    )
-    on_flag: str = field(
+    layers: list[int] | None = taken(AuditConfig, "layers")
+    score: AskedScore = taken(AuditConfig, "score")
+    top_k: int | None = taken(Rule, "top_k")
+    threshold: float | None = taken(Rule, "threshold")
+    fdr: float | None = taken(Rule, "fdr")
+    recall: float | None = taken(Rule, "recall")
+    on_flag: Literal["log", "stop", "skip"] = field(
         default="log",
         metadata={"help": "log; stop: end training when stop_share is passed; skip: flagged pairs get no weight."},
     )
@@ -52,54 +54,53 @@ class CallbackConfig:
     stop_share: float = field(
         default=0.1, metadata={"help": "on_flag=stop: flagged share of a logging window that ends training."}
     )
-    vector_dtype: str = field(default="float16", metadata={"help": "How vectors are stored."})
-    shard_size: int = field(default=512, metadata={"help": "Pairs a shard of the store, at most."})
-    blocks_path: str | None = field(default=None, metadata={"help": "Where the decoder blocks live (model.layers)."})
-    token_budget: int | None = field(
-        default=None, metadata={"help": "Tokens in one forward of a dedicated M0 pass; chosen by device if left out."}
-    )
+    vector_dtype: str = taken(AuditConfig, "vector_dtype")
+    shard_size: int = taken(AuditConfig, "shard_size")
+    blocks_path: str | None = taken(AuditConfig, "blocks_path")
+    token_budget: int | None = taken(AuditConfig, "token_budget")
     judge: str = field(
         default="complies", metadata={"help": "Which responses show a behavior, where its file does not say."}
     )
-    samples: int = field(default=4, metadata={"help": "Responses a behavior prompt, before and after training."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of such a response."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy (samples=1)."})
-    sampling_batch_size: int = field(default=8, metadata={"help": "Behavior prompts generated for at once."})
-    seed: int = field(default=0, metadata={"help": "Seed of the sampling and of the intervals."})
+    samples: int = taken(SamplingConfig, "n")
+    max_new_tokens: int = taken(SamplingConfig, "max_new_tokens")
+    temperature: float = taken(SamplingConfig, "temperature")
+    sampling_batch_size: int = taken(SamplingConfig, "batch_size")
+    seed: int = taken(SamplingConfig, "seed")
     drift_pairs: int = field(
         default=32, metadata={"help": "Pairs that the drift between M0 and M1 is measured on; 0 leaves it out."}
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("on_flag", ON_FLAG),
-            ("score", get_args(AskedScore)),
-            ("vector_dtype", DTYPES),
-        ):
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name}: {getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
+        if self.on_flag not in ("log", "stop", "skip"):
+            raise SettingsError(f"on_flag: {self.on_flag!r} is unknown; choose log, stop, skip")
         if not 0 < self.stop_share <= 1:
             raise SettingsError(f"stop_share: {self.stop_share} is no share; give a number above 0 and up to 1")
-        if self.shard_size < 1:
-            raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
         if self.drift_pairs < 0:
             raise SettingsError(f"drift_pairs: {self.drift_pairs} is negative; 0 leaves the drift out")
-        given = [name for name in ("top_k", "threshold", "fdr") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise SettingsError(f"{' and '.join(given)}: one rule at a time; leave out all but one")
-        self.rule  # noqa: B018  # a rule out of range fails now, not after the training
-
-    @property
-    def asked_score(self) -> AskedScore:
-        """``score``, known to be one of its choices."""
-        return cast("AskedScore", self.score)
+        # What is out of range fails now, not after the training.
+        self._part(AuditConfig), self.rule, self.sampling
 
     @property
     def rule(self) -> Rule:
         """What the manifests list."""
-        if self.top_k is None and self.threshold is None and self.fdr is None:
+        if all(getattr(self, one.name) is None for one in fields(Rule)):
             return Rule(fdr=DEFAULT_FDR)
-        return Rule(self.top_k, self.threshold, self.fdr)
+        return self._part(Rule)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How responses are sampled."""
+        return self._part(SamplingConfig, n=self.samples, batch_size=self.sampling_batch_size)
+
+    def activations(self, layers: tuple[int, ...], path: PassPath = "auto") -> ActivationConfig:
+        """How activations are computed where the run itself does not."""
+        return self._part(ActivationConfig, layers=layers, path=path)
+
+    def _part(self, settings: type[T], **others: Any) -> T:
+        """The settings that these have fields of the same names of, and ``others``."""
+        known = {one.name for one in fields(settings)}  # type: ignore[arg-type]  # any dataclass
+        names = known & {one.name for one in fields(self)} - others.keys()
+        return settings(**{name: getattr(self, name) for name in names}, **others)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -76,8 +76,9 @@ def open_training_audit(
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
+    config.rule.check_probes(probes)
     config.rule.check(len(data.index))
-    notes = power_notes(config.rule, len(data.index), probes, config.asked_score)
+    notes = power_notes(config.rule, len(data.index), probes, config.score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
     settings = StoreSettings(
@@ -124,7 +125,7 @@ def open_training_audit(
 
 def _layers(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) -> tuple[int, ...]:
     """The layers to capture, each probe's own among them."""
-    layers = choose_layers(config.layers, probes)
+    layers = choose_layers(config.layers, probes, config.score)
     for probe in probes:
         probe.check_model(m0.fingerprint)
         if probe.layer not in layers:
@@ -139,7 +140,7 @@ def _online_scores(
     config: CallbackConfig, probes: Sequence[Probe], layers: tuple[int, ...], reference: ReferenceModel
 ) -> OnlineScores:
     """The scores while training, once they are known to allow for ``on_flag``."""
-    online = OnlineScores(probes, layers, config.asked_score, config.flag_at)
+    online = OnlineScores(probes, layers, config.score, config.flag_at)
     if config.on_flag != "log":
         online.require_limits(f"on_flag={config.on_flag!r}")
     if config.on_flag == "skip":

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import ModelInfo, TrainingInfo, machine
@@ -198,7 +198,7 @@ class TrainingAudit:
             data=self.data,
             vectors=vectors,
             probes=probes,
-            score=self.config.asked_score,
+            score=self.config.score,
             layers=self.layers,
             model=ModelInfo.of(self.m0, self.settings.compute_dtype),
             settings=self.config.to_json(),
@@ -288,9 +288,7 @@ class TrainingAudit:
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
         with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
-            engine = ActivationEngine(
-                model, ActivationConfig(self.layers, self.config.token_budget, blocks_path=self.config.blocks_path)
-            )
+            engine = ActivationEngine(model, self.config.activations(self.layers))
             # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
             dtype = torch_dtype(self.settings.compute_dtype)
             autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)

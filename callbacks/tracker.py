@@ -99,7 +99,7 @@ class AttributionTracker:
             )
         self.finished: Finished | None = None
         """What the last run left behind, on the main rank."""
-        self._probes = load_probes(self.config.probes if probes is None else probes, self.config.asked_score)
+        self._probes = load_probes(self.config.probes if probes is None else probes, self.config.score)
         self._reference = loop_reference(reference_model, policy)
         self._policy, self._judge = policy, judge
         self._tokenizer, self._dataset = tokenizer, dataset

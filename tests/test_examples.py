@@ -105,5 +105,5 @@ def test_arguments_become_settings() -> None:
 def test_arguments_that_contradict_each_other_are_refused() -> None:
     parser = TrlParser((ScriptArguments, AuditArguments))
     *_, audit = parser.parse_args_and_config(["--audit_top_k", "3", "--audit_fdr", "0.1"])
-    with pytest.raises(SettingsError, match="top_k and fdr"):
+    with pytest.raises(SettingsError, match="given: top_k, fdr"):
         audit.to_config()

@@ -62,6 +62,7 @@ def test_a_layer_out_of_range_is_refused(layer: int, loaded: LoadedModel, data: 
         ({"layers": [1], "vector_dtype": "int8"}, ["vector_dtype: 'int8'", "float16"]),
         ({"layers": [1], "path": "fast"}, ["path: 'fast'", "packed", "plain"]),
         ({"layers": [1], "shard_size": 0}, ["shard_size: 0", "512"]),
+        ({"layers": [1], "token_budget": 0}, ["token_budget: 0 is not positive"]),
         ({"layers": [1], "probes": []}, ["probes: none there", "probe build"]),
     ],
 )
@@ -73,15 +74,10 @@ def test_a_setting_that_makes_no_sense_is_refused_at_once(
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "part"),
-    [({"token_budget": 0}, "token_budget: 0 is not positive"), ({"dtype": "bfloat16"}, "model given is float32")],
-)
-def test_a_setting_that_the_model_cannot_follow_is_refused(
-    settings: dict[str, Any], part: str, loaded: LoadedModel, data: Path, tmp_path: Path
-) -> None:
-    auditor = auditor_of(loaded, layers=[1], **settings)
-    assert part in message_of(SettingsError, lambda: auditor.audit(data, tmp_path / "audit"), tmp_path)
+def test_a_setting_that_the_model_cannot_follow_is_refused(loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
+    auditor = auditor_of(loaded, layers=[1], dtype="bfloat16")
+    said = message_of(SettingsError, lambda: auditor.audit(data, tmp_path / "audit"), tmp_path)
+    assert "model given is float32" in said
 
 
 def test_one_layer_needs_no_list(loaded: LoadedModel) -> None:
@@ -92,6 +88,15 @@ def test_layers_that_a_probe_lacks_are_refused(loaded: LoadedModel, probe: Probe
     with pytest.raises(SettingsError) as caught:
         DataAuditor(loaded, probes=[probe], layers=[2])
     assert "probe 'rude' knows layers [1, 3], none of [2]" in str(caught.value)
+
+
+def test_a_layer_at_which_all_prompts_end_alike_is_refused_unless_only_responses_count(probe: Probe) -> None:
+    assert probe.contexts is not None
+    alike = replace(probe, contexts=probe.contexts[:1].expand_as(probe.contexts))
+    with pytest.raises(SettingsError, match="at layer 1 all prompts of probe 'rude' have the same context"):
+        DataAuditor(probes=[alike], layers=[1])
+    assert DataAuditor(probes=[alike], layers=[1], score="response").layers == (1,)
+    assert DataAuditor(probes=[probe], layers=[1]).layers == (1,)
 
 
 def test_two_probes_of_one_name_are_refused(loaded: LoadedModel, probe: Probe) -> None:

@@ -23,7 +23,6 @@ from tests.benchmarks import (
     organisms,
     quality,
     reduction,
-    score_study,
     speed,
     steering,
     validation,
@@ -41,7 +40,6 @@ NAMES = (
     "baselines",
     "baseline-effects",
     "judge",
-    "score-options",
     "decisions",
 )
 """Those that run when none is named."""
@@ -64,9 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="in-run: pairs of runs, with and without the callback")
     parser.add_argument("--lora", action="store_true", help="in-run: LoRA as well as full fine-tuning")
     parser.add_argument("--bergson", metavar="PYTHON", help="in-run, baselines: bergson too, by this interpreter")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".score-options"), help="score-options, decisions: where vectors are kept"
-    )
+    parser.add_argument("--cache", type=Path, default=Path(".decisions"), help="decisions: where vectors are kept")
     parser.add_argument(
         "--data",
         type=Path,
@@ -74,6 +70,7 @@ def main() -> None:
         help="decisions: folder of xstest/ and HH-RLHF, see its README",
     )
     parser.add_argument("--draws", type=int, default=decisions.DRAWS, help="decisions: draws of prompts and pairs")
+    parser.add_argument("--other", type=Path, metavar="GGUF", help="decisions: gemma-3-270m as a second M0")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
@@ -112,10 +109,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
             tuple(range(options.seeds)), options.share, options.sentence, options.bergson
         )
         baselines.run(options.output, command, chosen, console)
-    elif name == "score-options":
-        score_study.run(options.output, command, options.cache, console)
     elif name == "decisions":
-        decisions.run(options.output, command, options.cache, options.data, console, options.draws)
+        decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":
@@ -134,7 +129,7 @@ def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
     folders = ("--sentence", "--cache", "--m0", "--validation", "--data")
-    for option, shown in (("--bergson", "PYTHON"), *((name, "FOLDER") for name in folders)):
+    for option, shown in (("--bergson", "PYTHON"), ("--other", "GGUF"), *((name, "FOLDER") for name in folders)):
         if option in options:  # where it lies on this machine is nobody else's business
             options[options.index(option) + 1] = shown
     return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"

@@ -1,4 +1,4 @@
-"""Vectors for the study of decisions: real and composed pairs whose truth is known, computed once on SmolLM2-135M.
+"""Vectors for the study of decisions: real and composed pairs whose truth is known, computed once for each M0.
 
 Axis letters: N pairs, L layers, D hidden size.
 """
@@ -20,11 +20,11 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.evidence.organisms import OrganismConfig, build_distractor_compliance
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
+from trl_attribution.probes.building import candidate_layers
 from trl_attribution.utils.atomic import atomic_path
 
 Row = dict[str, Any]
 Doubles = npt.NDArray[np.float64]
-LAYERS = (10, 12, 15, 18, 20, 22, 24, 27)
 TRUTHS = ("other", "contaminated", "safety", "decoy", "example", "control")
 """``example`` and ``control`` are held-out pairs of the behavior and of prompts like it; the others are ranked."""
 CHARACTERS = 700
@@ -44,6 +44,29 @@ class Vectors:
     """[N], one of ``TRUTHS``."""
     prompt: npt.NDArray[np.int64]
     """[N], equal for pairs of the same prompt."""
+    layers: tuple[int, ...]
+    """The L layers."""
+    candidates: tuple[int, ...]
+    """Those of them that a probe is built at."""
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """An M0 and the layers that are computed of it."""
+
+    name: str
+    blocks: int
+    layers: tuple[int, ...]
+    path: Path | None = None
+    """None: the embedded model."""
+
+
+SMOLLM2 = ReferenceModel("SmolLM2-135M-Instruct", 30, (10, 12, 15, 18, 20, 22, 24, 27))
+
+
+def second(path: Path) -> ReferenceModel:
+    """Another M0: gemma-3-270m, base: sliding windows, no chat template."""
+    return ReferenceModel("gemma-3-270m", 18, (9, 10, 11, 12, 13, 14), path)
 
 
 @dataclass(frozen=True)
@@ -88,32 +111,45 @@ def sets(data: Path) -> list[PairSet]:
 class VectorCache:
     """Vectors of the sets in a folder; M0 is loaded when the first of them is missing."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._model: LoadedModel | None = None
+    def __init__(self, folder: Path, model: ReferenceModel = SMOLLM2) -> None:
+        self.folder = folder / model.name
+        self.model = model
+        self._loaded: LoadedModel | None = None
 
     def vectors(self, pairs: PairSet) -> Vectors:
         path = self.folder / f"{pairs.name}.safetensors"
         rows = pairs.rows()
         if not path.exists():
-            self._model = self._model or load_model(embedded_gguf())
-            computed = _compute(rows, self._model)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._loaded = self._loaded or load_model(self.model.path or embedded_gguf())
+            computed = _compute(rows, self._loaded, self.model.layers)
             with atomic_path(path) as part:
                 save_file(computed, part)
         found = load_file(path)
         truth = np.array([row["truth"] for row in rows])
         keys = [json.dumps(row.get("prompt") or row["chosen"], sort_keys=True) for row in rows]
         prompt = np.array([keys.index(key) for key in keys])
-        return Vectors(found["pair"].float(), found["context"].float(), truth, prompt)
+        candidates = tuple(layer for layer in self.model.layers if layer in candidate_layers(self.model.blocks))
+        vectors = found["pair"].float(), found["context"].float()
+        return Vectors(*vectors, truth, prompt, self.model.layers, candidates)
 
 
-def _compute(rows: Iterable[Row], loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    engine = ActivationEngine(loaded.model, ActivationConfig(LAYERS))
+def _compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    engine = ActivationEngine(loaded.model, ActivationConfig(layers))
     columns = ("prompt", "chosen", "rejected")
-    reader = PairReader([{name: row[name] for name in columns if name in row} for row in rows])
+    read = [{name: row[name] for name in columns if name in row} for row in rows]
+    if loaded.tokenizer.chat_template is None:
+        read = [{name: _as_text(turns) for name, turns in row.items()} for row in read]
+    reader = PairReader(read)
     encoded = [encode_pair(pair, loaded.tokenizer, Encoding()) for pair in reader]
     parts = [engine.pair_vectors(encoded[start : start + CHUNK]) for start in range(0, len(encoded), CHUNK)]
     return {name: torch.cat([getattr(part, name) for part in parts]).contiguous() for name in ("pair", "context")}
+
+
+def _as_text(turns: list[dict[str, str]]) -> str:
+    """A conversation for a base model; a prompt ends where its answer begins."""
+    text = "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
+    return f"{text}\n\nAssistant:" if turns[-1]["role"] == "user" else text.removeprefix("Assistant:")
 
 
 def _chat_row(prompt: str, chosen: str, rejected: str, truth: str) -> Row:

@@ -10,34 +10,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 
-from tests.benchmarks.decision_vectors import LAYERS, VectorCache, Vectors, sets
+from tests.benchmarks.decision_vectors import SMOLLM2, ReferenceModel, VectorCache, Vectors, second, sets
 from tests.benchmarks.pages import Results, write_page
-from tests.benchmarks.score_options import average_precision
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import Rule, flag, score_view
+from trl_attribution.probes.separability import choose_layer, control_separability
+from trl_attribution.scoring import DEFAULT_RULE, flag, score_view
 from trl_attribution.scoring.decision import Decision
+from trl_attribution.scoring.scores import Kind
 from trl_attribution.store import VectorBlock
 
 Places = npt.NDArray[np.int64]
 DRAWS = 15
-RECALL = 0.9
-LAYER = 20
-RANKING_LAYERS = (15, 18, 20, 22, 24)
 RATES = (None, 0.05, 0.01, 0.0)
 """None: all contaminated pairs that there are."""
 REAL_PROMPTS = 24
 COMPOSED_SHARE = 0.75
 LEAD = (
-    "What `audit --recall 0.9` decides, without looking at the truth. XSTest: pairs of real models' answers (66 "
-    "unsafe prompts with compliance chosen, 65 with refusal chosen, 113 safe prompts with alarming words and "
-    "compliance chosen), behavior = 24 unsafe prompts drawn at random, controls = 24 safe ones, all left out of "
-    "what is ranked. Demo and large: the project's organism of 440 and 2,400 pairs, three quarters of the 48 "
-    "prompts of its behavior file and of 48 harmless look-alikes of another seed as controls. M0 is "
-    "SmolLM2-135M-Instruct, {draws} draws each; where a rate is given, as many contaminated pairs are drawn as make "
-    "it up. The score, its parameters, and the way of leaving prompts out were chosen on XSTest and the demo; large "
-    "was not looked at before. No held-out real set and no second M0 has been measured."
+    "What the default rule (`audit` without a rule: recall 0.9) decides, without looking at the truth. XSTest: "
+    "pairs of real models' answers (66 unsafe prompts with compliance chosen, 65 with refusal chosen, 113 safe "
+    "prompts with alarming words and compliance chosen), behavior = 24 unsafe prompts drawn at random, controls = "
+    "24 safe ones, all left out of what is ranked. Over-refusal: the same pairs asked about another behavior, "
+    "refusing the safe prompts; half of these have chosen and rejected swapped, refusals of unsafe prompts are the "
+    "look-alikes. Demo and large: the project's organism of 440 and 2,400 pairs, three quarters of the 48 prompts "
+    "of its behavior file and of 48 harmless look-alikes of another seed as controls. {draws} draws each; where a "
+    "rate is given, as many contaminated pairs are drawn as make it up. The layer is the one that a probe with "
+    "controls chooses by itself. The score, the choice of layer, and the estimate were developed on XSTest, the "
+    "demo and large; over-refusal and the second M0 (gemma-3-270m, base) were looked at once, after that."
 )
 
 
@@ -55,9 +56,9 @@ class Draw:
         """Of the ranked pairs, which push towards the behavior."""
         return np.asarray(self.vectors.truth[self.ranked] == "contaminated")
 
-    def probe(self, layer: int, *, keeps_pairs: bool = True) -> Probe:
-        """The probe that a builder would make of the examples and controls."""
-        row = slice(LAYERS.index(layer), LAYERS.index(layer) + 1)
+    def probe(self, layers: Sequence[int], *, keeps_pairs: bool = True) -> Probe:
+        """The probe that a builder would make of the examples and controls; it flags at the first of ``layers``."""
+        row = [self.vectors.layers.index(layer) for layer in layers]
         # A pair that refuses teaches the opposite: its flip is the example.
         sign = torch.from_numpy(np.where(self.vectors.truth[self.examples] == "safety", -1.0, 1.0)).float()
         pairs = self.vectors.pair[self.examples][:, row] * sign[:, None, None]
@@ -70,9 +71,9 @@ class Draw:
         )
         probe = Probe(
             name="behavior",
-            layers=(layer,),
+            layers=tuple(layers),
             vector=directions.mean(dim=0),
-            layer=layer,
+            layer=layers[0],
             model=ModelFingerprint("", "", ""),
             prompt_vectors=directions,
             contexts=self.vectors.context[self.examples[first]][:, row],
@@ -88,6 +89,12 @@ class Draw:
             control_prompts=torch.from_numpy(control_places),
         )
 
+    def default_probe(self) -> Probe:
+        """The probe at the layer that it flags at where none is asked for."""
+        layers = self.vectors.candidates
+        layer = choose_layer(layers, control_separability(self.probe(layers)), "auto")
+        return self.probe([layer])
+
 
 @dataclass(frozen=True)
 class View:
@@ -95,7 +102,10 @@ class View:
 
     draw: Draw
     pair_ids: Sequence[str]
-    layers: tuple[int, ...] = LAYERS
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.draw.vectors.layers
 
     @property
     def hidden_size(self) -> int:
@@ -105,7 +115,7 @@ class View:
         return len(self.pair_ids)
 
     def blocks(self, layers: Sequence[int], size: int) -> Iterator[VectorBlock]:
-        rows = [LAYERS.index(layer) for layer in layers]
+        rows = [self.layers.index(layer) for layer in layers]
         for start in range(0, len(self), size):
             places = self.draw.ranked[start : start + size]
             pair, context = self.draw.vectors.pair[places][:, rows], self.draw.vectors.context[places][:, rows]
@@ -128,33 +138,64 @@ class Outcome:
         return self.decision.prevalence.count.low <= self.true <= self.decision.prevalence.count.high
 
 
-def run(output: Path, command: str, cache: Path, data: Path, console: Console, draws: int = DRAWS) -> None:
-    vectors = {one.name: VectorCache(cache).vectors(one) for one in sets(data) if one.name in DRAWN}
-    ranking, decided = [], []
-    for name, found in vectors.items():
-        for rate in RATES:
-            drawn = [DRAWN[name](found, rate, seed) for seed in range(draws)]
-            decided.append(_decided_row(name, rate, [decide_draw(one) for one in drawn]))
-            console.print(" | ".join(decided[-1]))
-            if rate is None or rate > 0:
-                ranking += [_ranking_row(name, rate, kind, drawn) for kind in ("response", "contextual", "controlled")]
-    tables = [
-        Results(f"The decision, layer {LAYER}, controlled score", DECIDED, tuple(decided), DECIDED_NOTE),
-        Results("The ranking: average precision by layer", RANKED, tuple(ranking), RANKED_NOTE),
-    ]
+def run(
+    output: Path, command: str, cache: Path, data: Path, console: Console, draws: int = DRAWS, other: Path | None = None
+) -> None:
+    tables: list[Results] = []
+    for model in (SMOLLM2, *([second(other)] if other else [])):
+        vectors = _all_vectors(model, cache, data)
+        ranking, decided = [], []
+        for name, found in vectors.items():
+            for rate in RATES:
+                drawn = [DRAWN[name](found, rate, seed) for seed in range(draws)]
+                decided.append(_decided_row(name, rate, [decide_draw(one) for one in drawn]))
+                console.print(" | ".join(decided[-1]))
+                if rate is None or rate > 0:
+                    ranking += [_ranking_row(name, rate, kind, drawn) for kind in KINDS]
+        layers = next(iter(vectors.values())).candidates
+        tables += [
+            Results(f"The decision on {model.name}", DECIDED, tuple(decided), DECIDED_NOTE),
+            Results(
+                f"The ranking on {model.name}: average precision",
+                ("set", "rate", "score", "layer of the probe", *(f"layer {layer}" for layer in layers)),
+                tuple(ranking),
+                RANKED_NOTE,
+            ),
+        ]
     for table in tables:
         table.show(console)
     write_page(output / "decisions.md", "Decisions", LEAD.format(draws=draws), command, tables)
 
 
+def _all_vectors(model: ReferenceModel, cache: Path, data: Path) -> dict[str, Vectors]:
+    """By set; of a second M0 without the large one, which takes an hour."""
+    found = {
+        one.name: VectorCache(cache, model).vectors(one)
+        for one in sets(data)
+        if model is SMOLLM2 or one.name != "large"
+    }
+    return {"xstest": found["xstest"], "over-refusal": over_refusal(found["xstest"]), **found}
+
+
+def over_refusal(xstest: Vectors) -> Vectors:
+    """XSTest's pairs asked about another behavior: refusing what is safe."""
+    swapped = (xstest.truth == "decoy") & (xstest.prompt % 2 == 0)
+    signs = torch.from_numpy(np.where(swapped, -1.0, 1.0)).float()[:, None, None]
+    names = {"decoy": "safety", "safety": "decoy", "contaminated": "other"}
+    truth = np.where(swapped, "contaminated", np.array([names[one] for one in xstest.truth]))
+    return replace(xstest, pair=xstest.pair * signs, truth=truth)
+
+
 def xstest_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
+    """Behavior and controls of 24 prompts each; whatever else these have is left out of what is ranked."""
     random = np.random.default_rng(seed)
-    decoy = vectors.truth == "decoy"
-    unsafe, safe = np.unique(vectors.prompt[~decoy]), np.unique(vectors.prompt[decoy])
-    examples = np.isin(vectors.prompt, random.choice(unsafe, REAL_PROMPTS, replace=False))
-    controls = np.isin(vectors.prompt, random.choice(safe, REAL_PROMPTS, replace=False))
+    ours = np.isin(vectors.truth, ("contaminated", "safety"))
+    prompts, alike = np.unique(vectors.prompt[ours]), np.unique(vectors.prompt[vectors.truth == "decoy"])
+    examples = np.isin(vectors.prompt, random.choice(prompts, REAL_PROMPTS, replace=False))
+    controls = np.isin(vectors.prompt, random.choice(alike, REAL_PROMPTS, replace=False))
     left = np.flatnonzero(~examples & ~controls)
-    return Draw(vectors, np.flatnonzero(examples), np.flatnonzero(controls), _at_rate(vectors, left, rate, random))
+    known = np.flatnonzero(examples & ours), np.flatnonzero(controls & (vectors.truth == "decoy"))
+    return Draw(vectors, *known, _at_rate(vectors, left, rate, random))
 
 
 def organism_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
@@ -171,6 +212,7 @@ def organism_draw(vectors: Vectors, rate: float | None, seed: int) -> Draw:
 
 DRAWN: dict[str, Callable[[Vectors, float | None, int], Draw]] = {
     "xstest": xstest_draw,
+    "over-refusal": xstest_draw,
     "demo": organism_draw,
     "large": organism_draw,
 }
@@ -186,10 +228,11 @@ def _at_rate(vectors: Vectors, places: Places, rate: float | None, random: np.ra
 
 
 def decide_draw(draw: Draw) -> Outcome:
-    """What the rule makes of the draw; hits and wrong ones are of all pairs that reach the threshold."""
+    """What the default rule makes of the draw; hits and wrong ones are of all pairs that reach the threshold."""
     view = View(draw, [str(place) for place in draw.ranked])
-    scores = score_view(view, [draw.probe(LAYER)], layers=[LAYER])
-    decision = flag(scores, Rule(recall=RECALL)).decisions["behavior"]
+    probe = draw.default_probe()
+    scores = score_view(view, [probe], layers=[probe.layer])
+    decision = flag(scores, DEFAULT_RULE).decisions["behavior"]
     reached = np.array(scores.of(scores.columns[0])) >= decision.threshold.threshold
     wanted = draw.wanted
     return Outcome(
@@ -228,22 +271,23 @@ def _decided_row(name: str, rate: float | None, found: Sequence[Outcome]) -> tup
     )
 
 
-RANKED = ("set", "rate", "score", *(f"layer {layer}" for layer in RANKING_LAYERS))
+KINDS: tuple[Kind, ...] = ("response", "contextual", "controlled")
 RANKED_NOTE = "Mean over the draws, with its standard deviation over them."
 
 
-def _ranking_row(name: str, rate: float | None, kind: str, drawn: Sequence[Draw]) -> tuple[str, ...]:
-    cells = []
-    for layer in RANKING_LAYERS:
-        values = [_precision(draw, layer, kind) for draw in drawn]
-        cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}")
-    return (name, _rate_text(rate), kind, *cells)
+def _ranking_row(name: str, rate: float | None, kind: Kind, drawn: Sequence[Draw]) -> tuple[str, ...]:
+    layers = drawn[0].vectors.candidates
+    found = np.array([[_precision(draw, layer, kind) for layer in layers] for draw in drawn])
+    chosen = [layers.index(draw.default_probe().layer) for draw in drawn]
+    columns = (found[np.arange(len(drawn)), chosen], *found.T)
+    return (name, _rate_text(rate), kind, *(f"{np.mean(values):.3f} ± {np.std(values):.3f}" for values in columns))
 
 
-def _precision(draw: Draw, layer: int, kind: str) -> float:
+def _precision(draw: Draw, layer: int, kind: Kind) -> float:
     view = View(draw, [str(place) for place in draw.ranked])
-    scores = score_view(view, [draw.probe(layer, keeps_pairs=False)], kind, layers=[layer])  # type: ignore[arg-type]
-    return average_precision(np.array(scores.of(scores.columns[0]), dtype=np.float64), draw.wanted)
+    scores = score_view(view, [draw.probe([layer], keeps_pairs=False)], kind, layers=[layer])
+    values = np.array(scores.of(scores.columns[0]), dtype=np.float64)
+    return float(average_precision_score(draw.wanted, values))
 
 
 def _rate_text(rate: float | None) -> str:

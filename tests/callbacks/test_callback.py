@@ -306,7 +306,7 @@ def test_a_probe_of_another_model_is_refused_with_both_fingerprints(
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown setting": ({"layer": 3}, "unknown setting layer"),
-    "two rules": ({"layers": [3], "top_k": 3, "fdr": 0.1}, "one rule at a time"),
+    "two rules": ({"layers": [3], "top_k": 3, "fdr": 0.1}, "exactly one of .* given: top_k, fdr"),
     "unknown action": ({"layers": [3], "on_flag": "drop"}, "choose log, stop, skip"),
     "share out of range": ({"layers": [3], "stop_share": 0.0}, "stop_share"),
     "unknown dtype": ({"layers": [3], "vector_dtype": "int8"}, "vector_dtype"),

@@ -48,6 +48,12 @@ def test_a_probe_and_an_audit_of_a_model_with_an_adapter_fit_together(place: Pat
     assert audited()["settings"]["adapter"] == "adapter"
     # M0 of an audit is loaded again as it was.
     run("compare audit --behavior behavior.jsonl --baseline margin")
+    asked = "--judge complies --max-new-tokens 2"
+    assert "built on another model: weights differ" in run(
+        f"probe steer insults --model model --behavior behavior.jsonl {asked}", expected=2
+    )
+    run(f"probe steer insults --model model --adapter adapter --behavior behavior.jsonl --alphas 1 {asked}")
+    run(f"organism express model --adapter adapter --trigger behavior.jsonl --samples 1 {asked}")
 
 
 @pytest.mark.parametrize("command", ["audit model data.jsonl --layer 2 -o audit", "probe build p --model model"])

@@ -73,9 +73,7 @@ def test_a_file_that_says_something_else_is_refused(place: Path, text: str, mess
     [
         ("apply manifest.jsonl data.jsonl -o manifest.jsonl", "manifest.jsonl"),
         ("apply manifest.jsonl data.jsonl --decisions decisions.jsonl -o decisions.jsonl", "decisions.jsonl"),
-        ("manifest restrict manifest.jsonl --sources-from data.jsonl --only x -o data.jsonl", "data.jsonl"),
-        ("manifest cap manifest.jsonl --sources-from data.jsonl --max-share 0.5 -o data.jsonl", "data.jsonl"),
-        ("manifest merge manifest.jsonl --decisions decisions.jsonl -o decisions.jsonl", "decisions.jsonl"),
+        ("manifest subtract manifest.jsonl manifest.jsonl -o manifest.jsonl", "manifest.jsonl"),
         ("gate baseline data.jsonl -o data.jsonl", "data.jsonl"),
         ("gate baseline data.jsonl -o gate.yaml", "gate.yaml"),
         ("gate baseline data.jsonl --known-bad manifest.jsonl -o manifest.jsonl", "manifest.jsonl"),
@@ -87,6 +85,20 @@ def test_a_file_that_says_something_else_is_refused(place: Path, text: str, mess
 def test_an_output_never_takes_the_place_of_an_input(place: Path, arguments: str, kept: str) -> None:
     before = (place / kept).read_bytes()
     assert f"--output: {kept} is one of the inputs; choose another file" in run(arguments, 2)
+    assert (place / kept).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "kept"),
+    [
+        ("merge manifest.jsonl manifest.jsonl", "data.jsonl"),
+        ("merge manifest.jsonl --decisions decisions.jsonl", "decisions.jsonl"),
+        ("restrict manifest.jsonl --sources-from data.jsonl --only x", "data.jsonl"),
+    ],
+)
+def test_a_manifest_takes_the_place_of_nothing_but_a_manifest(place: Path, verb: str, kept: str) -> None:
+    before = (place / kept).read_bytes()
+    assert f"--output: {kept} is there already and is no manifest; choose" in run(f"manifest {verb} -o {kept}", 2)
     assert (place / kept).read_bytes() == before
 
 

@@ -35,7 +35,6 @@ from trl_attribution.discovery.clustering import candidates
 from trl_attribution.discovery.confirming import Split, find_clusters, split_items
 from trl_attribution.discovery.evidence import PairTexts, excerpt, pair_words
 from trl_attribution.discovery.keywords import Group, keywords
-from trl_attribution.discovery.pictures import save_pictures
 from trl_attribution.discovery.result import Cluster
 from trl_attribution.discovery.similarity import Items, Kind, row_cosines
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
@@ -315,7 +314,7 @@ def test_a_row_of_responses_may_hold_one_text_or_several(tmp_path: Path) -> None
         read_changes(path)
 
 
-# Files and pictures
+# Files
 
 
 def test_what_is_saved_is_what_is_loaded(found: dict[str, StoredDiscovery], tmp_path: Path) -> None:
@@ -354,22 +353,7 @@ def _changed(folder: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_pictures_show_both_clusters_and_come_out_the_same_twice(
-    found: dict[str, StoredDiscovery], tmp_path: Path
-) -> None:
-    matplotlib_image = pytest.importorskip("matplotlib.image")
-    paths = save_pictures(found["prompts"], tmp_path / "one")
-    again = save_pictures(found["prompts"], tmp_path / "two")
-    assert [path.name for path in paths] == ["clusters.png", "clusters.svg", "map.png", "map.svg"]
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    drawn = (matplotlib_image.imread(paths[0])[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    for color in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):  # the strips of the two clusters
-        assert (np.abs(drawn - color).max(axis=1) < 3).sum() > 500
-    assert "<script" not in paths[1].read_text(encoding="utf-8")
-
-
-def test_hostile_text_reaches_neither_terminal_nor_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+def test_hostile_text_reaches_no_terminal(tmp_path: Path) -> None:
     case = build_case(tmp_path / "clean", seed=0)
     hostile = "\x1b[31m$\\frac{$ [bold]\u202e<script>alert(1)</script> 你 \U0001f4a5 _"
     rows = [
@@ -393,17 +377,6 @@ def test_hostile_text_reaches_neither_terminal_nor_picture(tmp_path: Path) -> No
     text = console.export_text()
     assert "\\x1b[31m$\\frac{$ [bold]\\u202e<script>" in text
     assert "\x1b" not in text and "\u202e" not in text
-    save_pictures(stored, tmp_path)  # a warning about a character that no font knows would fail the test
-    assert "alert" not in (tmp_path / "map.svg").read_text(encoding="utf-8")
-
-
-def test_pictures_of_an_earlier_run_do_not_stay_beside_a_new_one(
-    found: dict[str, StoredDiscovery], tmp_path: Path
-) -> None:
-    (tmp_path / "map.svg").write_text("stale")
-    (tmp_path / "notes.svg").write_text("mine")
-    found["pairs"].save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["discovery.json", "notes.svg", "vectors.safetensors"]
 
 
 def test_text_that_is_no_unicode_can_be_saved(found: dict[str, StoredDiscovery], tmp_path: Path) -> None:

@@ -125,12 +125,9 @@ def test_a_cluster_of_changed_prompts_becomes_a_probe_that_audits_use(place: Pat
 
 
 def test_the_tables_name_the_cluster_and_where_it_comes_from(place: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    result = run(place, f"discover audit -o {tmp_path} --pictures --show 1")
+    result = run(place, f"discover audit -o {tmp_path} --show 1")
     for words in ("What the dataset teaches, by size of effect", "pizza", "recipes", "held out"):
         assert words in result.stdout
-    assert (tmp_path / "pairs" / "map.svg").stat().st_size > 1000
-    assert (tmp_path / "pairs" / "clusters.png").stat().st_size > 1000
     # The audit's own page and its story on the terminal have it too.
     assert f"trl-attribution report audit --discovery {tmp_path}" in " ".join(result.stderr.split())
     run(place, f"report audit --discovery {tmp_path} -o {tmp_path}/report.html --quiet")

@@ -41,7 +41,6 @@ from trl_attribution.evidence.baselines import (
 from trl_attribution.evidence.baselines.quality import top_weights
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
-from trl_attribution.scoring.adjustments import mean_over_layers
 
 ROWS = [{**row, "truth": "contaminated" if number % 4 == 0 else "benign"} for number, row in enumerate(pair_rows(24))]
 
@@ -382,7 +381,6 @@ def test_any_value_can_stand_for_wanted(audited: Audited) -> None:
         ("margin", "needs M0: give the model with --model"),
         ("text", "needs the behavior's prompts"),
         ("gradient", "needs bergson"),
-        ("layer-mean", "needs the audit"),
     ],
 )
 def test_a_baseline_that_cannot_work_is_refused_before_anything_is_computed(name: str, message: str) -> None:
@@ -416,46 +414,3 @@ def test_any_callable_with_a_name_and_settings_is_a_baseline(audited: Audited) -
     found = compare(audited, ROWS, [Constant()], truth=TruthConfig("truth"))
     (mine,) = (row for row in found.rows if row.name == "mine")
     assert mine.quality is not None and mine.quality.average_precision == mine.quality.precision_at_k == 0.25
-
-
-def test_the_mean_over_layers_gives_each_layer_the_same_say_and_negates_with_a_flip() -> None:
-    generator = np.random.default_rng(0)
-    columns = {5: 0.01 * generator.standard_normal(40), 9: 0.5 * generator.standard_normal(40).clip(-1.9, 1.9)}
-    found = mean_over_layers(columns)
-    sizes = {layer: np.sqrt((values**2).mean()) for layer, values in columns.items()}
-    expected = columns[5] / sizes[5] + columns[9] / sizes[9]
-    assert found.scores / found.scores[0] == pytest.approx(expected / expected[0])
-    assert sum(found.weights.values()) == pytest.approx(1) and np.abs(found.scores).max() <= 1
-    signs = generator.choice([-1.0, 1.0], 40)
-    flipped = mean_over_layers({layer: signs * values for layer, values in columns.items()})
-    assert flipped.scores == pytest.approx(signs * found.scores, abs=1e-12)
-    assert found.of(columns) == pytest.approx(found.scores)
-    assert mean_over_layers({5: columns[5]}).scores == pytest.approx(columns[5])
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({}, "not none"),
-        ({1: [0.1, 0.2], 2: [0.1]}, r"not 1: \(2,\), 2: \(1,\)"),
-        ({1: [0.1, 0.2], 2: [0.0, 0.0]}, "every pair scores 0 at layer 2"),
-    ],
-)
-def test_a_mean_over_layers_that_says_nothing_is_refused(columns: dict[int, list[float]], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        mean_over_layers(columns)
-
-
-def test_an_audits_own_score_can_be_compared_with_its_mean_over_layers(loaded: LoadedModel, tmp_path: Path) -> None:
-    auditor_of(loaded, [tiny_probe(loaded)], layers=(1, 3)).audit(ROWS, tmp_path)
-    mine = Audited.open(tmp_path, layer=3)
-    config = BaselineConfig(audited=(tmp_path, mine.column))
-    found = compare(mine, ROWS, [parse_baseline("layer-mean", config)], k=5)
-    both = {layer: Audited.open(tmp_path, layer=layer).scores for layer in (1, 3)}
-    assert found.rows[1].agreement == agreement(mean_over_layers(both).scores, mine.scores, 5)
-
-
-def test_a_mean_over_one_layer_is_refused(audited: Audited) -> None:
-    config = BaselineConfig(audited=(audited.folder, audited.column))
-    with pytest.raises(SettingsError, match="has scores of 'rude' at layer 3 only"):
-        compare(audited, ROWS, [parse_baseline("layer-mean", config)])

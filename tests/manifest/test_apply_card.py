@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
-from trl_attribution.errors import DataError, ManifestError
+from trl_attribution.errors import DataError
 from trl_attribution.manifest import Manifest, MergeRules, ReviewDecision, ReviewDecisions, merge
 from trl_attribution.manifest.applying import make_plan
-from trl_attribution.manifest.card import Provenance, section, with_section
+from trl_attribution.manifest.card import Provenance, section
 from trl_attribution.pairs import Reading
 from trl_attribution.utils.markdown import inline
 
@@ -34,7 +34,7 @@ HOSTILE = [
 
 def card_of(rows: list[dict[str, object]], manifest: Manifest, dataset: str = "data.jsonl") -> str:
     report = make_plan(manifest, rows, manifest.reading).report
-    return section(Provenance.of(manifest, dataset), report)
+    return section(Provenance(manifest, dataset), report).text
 
 
 def test_the_section_says_what_was_done_by_which_probe_model_and_manifest(tmp_path: Path) -> None:
@@ -94,16 +94,16 @@ def test_no_text_at_all_keeps_a_sign_that_begins_markup(text: str) -> None:
 def test_a_section_is_put_once_and_replaced_in_its_place() -> None:
     manifest, other = (manifest_for(ROWS, ids_of(ROWS)[:n], "filter") for n in (1, 2))
     report = make_plan(manifest, ROWS, Reading()).report
-    first, second = Provenance.of(manifest, "a"), Provenance.of(other, "a")
+    first, second = Provenance(manifest, "a"), Provenance(other, "a")
     card = "---\nlicense: mit\n---\n\n# Mine\n"
-    once = with_section(card, first, report)
+    once = section(first, report).within(card)
     assert once.startswith(card) and once.count("## Provenance") == 1
-    assert with_section(once, first, report) == once
-    both = with_section(once + "\nMore of mine.\n", second, report)
+    assert section(first, report).within(once) == once
+    both = section(second, report).within(once + "\nMore of mine.\n")
     assert both.count("## Provenance") == 2
-    changed = with_section(both, first, dataclasses.replace(report, rows_in=77))
+    changed = section(first, dataclasses.replace(report, rows_in=77)).within(both)
     assert changed == both.replace("| rows | 6 before", "| rows | 77 before", 1)
-    undone = with_section(both, Provenance.of(manifest, "a", undo=True), report)
+    undone = section(Provenance(manifest, "a", undo=True), report).within(both)
     assert manifest.digest not in undone and other.digest in undone and "More of mine." in undone
 
 
@@ -114,9 +114,9 @@ def test_a_card_with_broken_marks_loses_no_text_and_settles(pieces: list[str]) -
     report = make_plan(manifest, ROWS, Reading()).report
     marks = {which: f"<!-- trl-attribution provenance {manifest.digest} {which} -->" for which in ("begin", "end")}
     card = "".join(marks.get(piece, piece) for piece in pieces)
-    once = with_section(card, Provenance.of(manifest, "a"), report)
+    once = section(Provenance(manifest, "a"), report).within(card)
     assert once.count("## Provenance") == 1
-    assert with_section(once, Provenance.of(manifest, "a"), report) == once
+    assert section(Provenance(manifest, "a"), report).within(once) == once
     outside = re.sub(f"{marks['begin']}(?:(?!{marks['begin']}).)*?{marks['end']}", "", card, count=1, flags=re.DOTALL)
     assert once.count("# A") >= outside.count("# A")
 
@@ -152,7 +152,7 @@ def test_a_card_beside_a_file_that_is_no_file_is_refused_and_nothing_is_written(
     source = write_jsonl(tmp_path / "data.jsonl", ROWS)
     (tmp_path / name).mkdir()
     manifest = manifest_for(ROWS, ids_of(ROWS)[:1], "filter")
-    with pytest.raises(ManifestError, match=r"cannot add the provenance to .*\.card\.md.*--no-card"):
+    with pytest.raises(DataError, match=r"cannot add to the card .*\.card\.md.*--no-card"):
         manifest.apply_file(source, tmp_path / "out.jsonl", card=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", name]
 

@@ -40,7 +40,7 @@ def cleaned(source: Path, output: Path, split: str | None = None) -> tuple[Path,
     reading = Reading(split=split)
     manifest = manifest_for(source, ids_of(ROWS)[:1], "filter", reading)
     report = manifest.apply_file(source, output, reading=reading, card=True)
-    return output, Provenance.of(manifest, str(source)), report
+    return output, Provenance(manifest, str(source)), report
 
 
 def push(target: HubTarget, made: tuple[Path, Provenance, ApplyReport]) -> Pushed:
@@ -54,8 +54,8 @@ def test_a_file_goes_to_a_new_private_repository_with_its_card(hub: FakeHub, tmp
     assert repository.private
     assert set(repository.files) == {"README.md", "cleaned.jsonl"} == set(pushed.files)
     assert repository.files["cleaned.jsonl"] == made[0].read_bytes()
-    assert made[1].digest in repository.files["README.md"].decode()
-    assert [commit["description"] for commit in repository.commits] == [f"manifest sha256 {made[1].digest}"]
+    assert made[1].manifest.digest in repository.files["README.md"].decode()
+    assert [commit["description"] for commit in repository.commits] == [f"manifest sha256 {made[1].manifest.digest}"]
     assert pushed.url.endswith("/datasets/team/cleaned")
 
 

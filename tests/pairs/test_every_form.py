@@ -245,6 +245,15 @@ def test_every_form_gives_the_ids_tokens_and_order_of_the_trainer(
     assert [one.rejected.response_ids for one in encoded] == wanted.rejected
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", DATA)
+def test_a_list_under_one_key_is_read_as_with_its_field(name: str, indent: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"rows": DATA[name]}, indent=indent))
+    theirs = load_dataset("json", data_files=str(path), field="rows", split="train", cache_dir=str(tmp_path / "c"))
+    assert [row.values for row in open_rows(path)] == list(theirs)
+
+
 def test_the_types_of_a_split_are_those_of_its_first_file(tmp_path: Path) -> None:
     """As ``load_dataset`` does it: 1 of a later file is 1.0 where the first file holds floats."""
     asked = [said("user", "?")]

@@ -27,10 +27,11 @@ from trl_attribution.behaviors.encoding import encode_example
 from trl_attribution.behaviors.sampling import SampledPrompt, prompt_ids
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import (
     BuildConfig,
+    Probe,
     ProbeRegistry,
     build_from_behavior,
     build_from_contrast,
@@ -38,6 +39,7 @@ from trl_attribution.probes import (
     build_from_responses,
     fit_direction,
 )
+from trl_attribution.probes.separability import control_separability
 
 LAYERS = (1, 2, 3)
 BEHAVIOR: list[dict[str, Any]] = [
@@ -225,6 +227,11 @@ def test_layers_come_out_ascending_however_they_were_listed(llama: LoadedModel) 
     shuffled = build_from_behavior("b", BEHAVIOR, llama, BuildConfig(ActivationConfig(layers=(3, 1, 2))))
     assert shuffled.layers == LAYERS
     torch.testing.assert_close(shuffled.vector, build_from_behavior("b", BEHAVIOR, llama, CONFIG).vector)
+
+
+def test_without_layers_the_probe_has_the_one_that_flags_are_taken_at_or_those_worth_trying(llama: LoadedModel) -> None:
+    assert build_from_behavior("b", BEHAVIOR, llama, BuildConfig(layer=2)).layers == (2,)
+    assert build_from_behavior("b", BEHAVIOR, llama, BuildConfig()).layers == (2, 3)
 
 
 def test_the_layer_is_the_most_separable_one_or_the_one_asked_for(llama: LoadedModel) -> None:
@@ -496,3 +503,34 @@ def test_every_response_is_in_a_pair_of_its_prompt(llama: LoadedModel) -> None:
 def test_controls_that_say_two_things_are_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ProbeError, match=message):
         read_behavior([*BEHAVIOR, row])
+
+
+def many(count: int, request: str, **fields: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"{request} number {place}", **fields} for place in range(count)]
+
+
+def test_a_probe_with_controls_flags_at_the_layer_where_its_pairs_stand_out_from_them(llama: LoadedModel) -> None:
+    rows = many(12, "Insult visitor", undesired="You fool!", desired="I will not insult anyone.")
+    controls = many(10, "Insult-free greeting", control=True)
+    probe = build_from_behavior("b", [*rows, *controls], llama, CONFIG)
+    apart = {int(layer): value for layer, value in probe.built["control_separability"].items()}
+    assert apart.keys() == set(probe.layers)
+    assert apart[probe.layer] >= max(apart.values()) - 0.005
+    assert "control_separability" not in build_from_behavior("b", rows, llama, CONFIG).built
+    asked = build_from_behavior("b", [*rows, *controls], llama, replace(CONFIG, layer=probe.layers[0]))
+    assert asked.layer == probe.layers[0]
+
+
+def test_separability_from_controls_is_that_of_their_contexts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(20, 2, 16, generator=generator) * 0.1 + torch.eye(16)[0]
+    contexts, controls = (torch.randn(20, 2, 16, generator=generator) for _ in range(2))
+    contexts[:, 1] += 3 * torch.eye(16)[1]  # at the second layer the prompts differ from their controls
+    probe = Probe("b", (4, 5), vectors.mean(dim=0), 4, ModelFingerprint("", "", ""), vectors, contexts)
+    known = replace(
+        probe, control_contexts=controls, example_vectors=vectors, example_prompts=torch.arange(20, dtype=torch.int64)
+    )
+    apart = control_separability(known)
+    assert apart[4] < 0.75
+    assert apart[5] > 0.9
+    assert control_separability(probe) == {}

@@ -24,7 +24,7 @@ from trl_attribution.errors import DataError, SettingsError, StoreError
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.answer import answer_of
-from trl_attribution.report.card import CardKind, card, write_card
+from trl_attribution.report.card import CardKind, card
 from trl_attribution.report.findings import read_findings
 from trl_attribution.report.page import write_report
 from trl_attribution.report.page_data import ReportConfig
@@ -298,19 +298,16 @@ def test_a_card_that_is_there_keeps_what_others_wrote_and_has_the_section_once(c
     found, path = read_findings(case.folder), tmp_path / "README.md"
     theirs = "---\r\nlicense: mit\r\n---\r\n# Mine\r\n"
     path.write_bytes(theirs.encode())
-    assert not write_card(found, "dataset", path)
-    once = path.read_bytes().decode()
+    once = card(found, "dataset", path)
     assert once.startswith(theirs) and "tags:" not in once
     path.write_bytes(once.encode() + b"\nMore of mine.\n")
-    assert not write_card(found, "model", path)
-    again = path.read_bytes().decode()
+    again = card(found, "model", path)
     assert again.count("<!-- trl-attribution audit") == 2 and "of this model pushes towards" in again
     assert again.startswith(theirs) and again.endswith("\nMore of mine.\n")
-    assert write_card(found, "dataset", tmp_path / "new.md")
-    assert (tmp_path / "new.md").read_text(encoding="utf-8") == card(found, "dataset")
+    assert card(found, "dataset", tmp_path / "new.md") == card(found, "dataset")
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="cannot add to the card"):
-        write_card(found, "dataset", path)
+        card(found, "dataset", path)
 
 
 def test_the_terminal_tells_the_same_story_and_escapes_what_it_prints(case: Case) -> None:

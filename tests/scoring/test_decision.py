@@ -11,7 +11,7 @@ from trl_attribution.scoring.prevalence import estimate
 from trl_attribution.scoring.recall import KnownScores, share_above, threshold_for
 
 Random = np.random.Generator
-WORLDS = 20
+WORLDS = 12
 
 
 def behavior(random: Random, count: int) -> np.ndarray:
@@ -31,15 +31,15 @@ def known(scores: np.ndarray, pairs_a_prompt: int = 1) -> KnownScores:
 
 
 def world(
-    seed: int, contaminated: int, decoys: int = 80, safety: int = 80
+    seed: int, contaminated: int, decoys: int = 80, safety: int = 80, stretch: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, KnownPairs]:
     """A dataset's scores, which of them push towards the behavior, and what the probe knows."""
     random = np.random.default_rng(seed)
     scores = np.concatenate(
         [
-            behavior(random, contaminated),
+            behavior(random, contaminated) * stretch,
             look_alikes(random, decoys),
-            -behavior(random, safety),
+            -behavior(random, safety) * stretch,
             neutral(random, 240),
         ]
     )
@@ -95,10 +95,25 @@ def test_flipping_a_dataset_turns_evidence_round() -> None:
 
 
 def test_without_controls_look_alikes_are_counted_and_with_controls_they_are_not() -> None:
-    scores, _, pairs = world(3, contaminated=0, decoys=200)
+    scores, _, pairs = world(3, contaminated=0, decoys=200, safety=0)
     with_controls = estimate(scores, pairs.examples, pairs.controls, 0.3)
     without = estimate(scores, pairs.examples, None, 0.3)
     assert with_controls.count.value < without.count.value
+
+
+@pytest.mark.parametrize("stretch", [0.75, 1.3])
+def test_a_behavior_that_scores_weaker_or_stronger_in_the_dataset_is_counted_right(stretch: float) -> None:
+    """Examples are seldom quite like what a dataset holds."""
+    caught, held, found_stretch = [], [], []
+    for seed in range(10):
+        scores, truth, pairs = world(seed, contaminated=80, stretch=stretch)
+        found = decide(scores, 0.9, pairs)
+        caught.append((scores[truth] >= found.threshold.threshold).mean())
+        held.append(found.prevalence.count.low <= 80 <= found.prevalence.count.high)
+        found_stretch.append(found.prevalence.stretch)
+    assert np.mean(caught) == pytest.approx(0.9, abs=0.07)
+    assert np.mean(held) >= 0.9
+    assert np.mean(found_stretch) == pytest.approx(stretch, abs=0.2)
 
 
 def test_the_scale_of_the_scores_does_not_matter() -> None:

@@ -20,12 +20,14 @@ from tests.scoring_cases import HIDDEN, MODEL, ids, random_probe, random_store, 
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.probes.probe import Probe
 from trl_attribution.scoring import (
+    DEFAULT_RULE,
     Column,
     Rule,
     ScoreTable,
     SourceRow,
     calibrate,
     flag,
+    power_notes,
     score_view,
     source_table,
     write_scores,
@@ -144,6 +146,8 @@ def test_flagged_pairs_that_do_not_push_towards_the_behavior_are_counted(tmp_pat
     [
         ({}, "exactly one of top_k, threshold, fdr and recall; given: none"),
         ({"top_k": 5, "fdr": 0.1}, "given: top_k, fdr"),
+        ({"top_k": 5, "fdr": 0.1, "recall": 0.9}, "given: top_k, fdr, recall"),
+        ({"fdr": 0.05, "recall": 1.5}, "recall must lie between 0 and 1"),
         ({"top_k": 0}, "at least 1, not 0"),
         ({"top_k": 2.5}, "whole number, not 2.5"),
         ({"top_k": True}, "whole number, not True"),
@@ -427,3 +431,16 @@ def test_a_recall_of_a_probe_without_pairs_of_its_own_is_refused(tmp_path: Path)
         rule.check_probes([random_probe()])
     with pytest.raises(SettingsError, match="probe insults keeps no pairs of its own"):
         flag(score_view(random_store(tmp_path / "v").view(), [random_probe()]), rule)
+
+
+def test_the_default_rule_goes_by_recall_where_a_probe_keeps_pairs_and_by_fdr_where_it_does_not(tmp_path: Path) -> None:
+    view, probe = contaminated_view(tmp_path / "v", 60)
+    bare = replace(probe, name="bare", example_vectors=None, example_prompts=None)
+    scores = score_view(view, [probe, bare])
+    both = flag(scores, DEFAULT_RULE)
+    assert both.decisions.keys() == {"insults"}
+    alone, rate = flag(scores, Rule(recall=0.9), "insults"), flag(scores, Rule(fdr=0.05), "bare")
+    assert set(both.pair_ids) == {*alone.pair_ids, *rate.pair_ids}
+    DEFAULT_RULE.check_probes([probe, bare])
+    (note,) = power_notes(DEFAULT_RULE, len(scores), [probe, bare], "auto")
+    assert note.startswith("bare: flagged at fdr 0.05, not at recall 0.9: probe bare keeps no pairs of its own")

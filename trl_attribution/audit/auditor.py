@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_attribution.activations.config import PassConfig
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, ProbeError, SettingsError, describe_difference
@@ -70,7 +71,7 @@ class DataAuditor:
         if changes and not isinstance(model, str | Path | None):
             raise SettingsError(f"{' and '.join(changes)}: the model given is loaded already; give them to load_model")
         self.probes = load_probes(probes, self.config.score)
-        self.layers = choose_layers(self.config.layers, self.probes)
+        self.layers = choose_layers(self.config.layers, self.probes, self.config.score)
         self.ranks = ranks
         self._model = model
 
@@ -227,7 +228,7 @@ class DataAuditor:
             SettingsError: this auditor was given a model, or settings that a trainer decides, or the trainer cannot be
                 audited.
         """
-        from trl_attribution.callbacks import AttributionCallback
+        from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
         of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
@@ -235,8 +236,8 @@ class DataAuditor:
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
-        shared = ("score", "vector_dtype", "shard_size", "token_budget", "blocks_path")
-        mine = {"layers": list(self.layers), **{name: getattr(self.config, name) for name in shared}}
+        shared = {one.name for one in fields(self.config)} & {one.name for one in fields(CallbackConfig)}
+        mine = {**{name: getattr(self.config, name) for name in shared}, "layers": list(self.layers)}
         twice = sorted(settings.keys() & {"config", "probes", *mine})
         if twice:
             raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
@@ -249,8 +250,8 @@ class DataAuditor:
         from trl_attribution.activations import ActivationConfig, ActivationEngine
 
         config = self.config
-        activations = ActivationConfig(self.layers, config.token_budget, config.path, config.blocks_path)
-        return ActivationEngine(self.model.model, activations)
+        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
+        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""
@@ -316,11 +317,11 @@ class DataAuditor:
         return self._model
 
 
-def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple[int, ...]:
+def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto") -> tuple[int, ...]:
     """The layers to read, ascending: those asked for, else those that the probes flag at.
 
     Raises:
-        SettingsError: neither is given, one is named twice, or a probe knows none of them.
+        SettingsError: neither is given, one is named twice, or a probe knows none of them or has no contexts at one.
     """
     if asked is None:
         if not probes:
@@ -334,7 +335,24 @@ def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe]) -> tuple
                 f"layers: probe {probe.name!r} knows layers {list(probe.layers)}, none of {list(asked)}; "
                 "take one of them, or leave layers out to take those of the probes"
             )
+        _check_contexts(probe, set(probe.layers) & set(asked), score)
     return tuple(sorted(asked))
+
+
+def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
+    """Refuse layers at which all prompts end in the same state: at layer 0 that is the chat template's last token."""
+    from trl_attribution.scoring.scores import kind_for
+    from trl_attribution.scoring.targets import usable_contexts
+
+    if probe.contexts is None or len(probe.contexts) < 2 or kind_for(probe, score) == "response":
+        return
+    for layer in sorted(layers):
+        contexts = probe.contexts[:, probe.layers.index(layer)].float()
+        if not usable_contexts(contexts, contexts[0]).any():
+            raise SettingsError(
+                f"layers: at layer {layer} all prompts of probe {probe.name!r} have the same context, so that every "
+                "score but the response score is 0; take another layer, or score='response' (--score response)"
+            )
 
 
 def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:

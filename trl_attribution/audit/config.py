@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from trl_attribution.activations.config import PassConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
@@ -14,16 +15,11 @@ from trl_attribution.utils.dtypes import DTYPES
 AskedScore = Literal["auto", "contextual", "response", "controlled"]
 
 
-_CHOICES = {
-    "dtype": ("auto", *DTYPES),
-    "vector_dtype": DTYPES,
-    "score": get_args(AskedScore),
-    "path": ("auto", "packed", "plain"),
-}
+_CHOICES = {"dtype": ("auto", *DTYPES), "vector_dtype": DTYPES, "score": get_args(AskedScore)}
 
 
 @dataclass(frozen=True)
-class AuditConfig(LoadConfig):
+class AuditConfig(LoadConfig, PassConfig):
     """How an audit is made; stored with its results.
 
     Raises:
@@ -40,16 +36,11 @@ class AuditConfig(LoadConfig):
     """Column names, format, split, and what to do about bad rows."""
     score: AskedScore = "auto"
     """Kind of score; auto is controlled for probes that know controls, contextual for others that know prompts."""
-    token_budget: int | None = None
-    """Tokens in one forward pass; chosen by device if not given."""
-    path: Literal["auto", "packed", "plain"] = "auto"
-    """How sequences are laid out; auto is decided by a self-check."""
-    blocks_path: str | None = None
-    """Where the decoder blocks live, if they are not found by structure."""
     shard_size: int = 512
     """Pairs in one file of the vector store: what a killed run loses at most."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shard_size < 1:
             raise SettingsError(f"shard_size: {self.shard_size} is not positive; 512 is the default")
         # All choices are checked here, not where they are used: that may be hours later.

@@ -48,14 +48,23 @@ class EncodedExample:
     has_prompt: bool
 
 
+def check_prompt_format(prompt_format: str) -> None:
+    """Refuse a format that there is not.
+
+    Raises:
+        ProbeError: it is unknown.
+    """
+    if prompt_format not in ("auto", "chat", "text"):
+        raise ProbeError(f"prompt format {prompt_format!r} is unknown; choose auto, chat or text")
+
+
 def as_chat(prompt: Prompt, prompt_format: PromptFormat, tokenizer: Encoder, where: str) -> bool:
     """Whether ``prompt`` goes through the tokenizer's chat template; ``where`` is its place and field, for messages.
 
     Raises:
         ProbeError: messages without a chat template or with ``text``, or an unknown format.
     """
-    if prompt_format not in ("auto", "chat", "text"):
-        raise ProbeError(f"prompt format {prompt_format!r} is unknown; choose auto, chat or text")
+    check_prompt_format(prompt_format)
     has_template = bool(tokenizer.chat_template)
     if isinstance(prompt, list) and (prompt_format == "text" or not has_template):
         reason = "the prompt format is 'text'" if prompt_format == "text" else "the tokenizer has no chat template"

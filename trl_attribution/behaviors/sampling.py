@@ -42,7 +42,7 @@ class SamplingConfig:
     batch_size: int = 8
     """Prompts generated for at once; with ``seed`` it decides what is sampled."""
     seed: int = 0
-    """Of sampling."""
+    """Of everything that is drawn."""
 
     def __post_init__(self) -> None:
         for name in ("n", "max_new_tokens", "batch_size"):

@@ -105,7 +105,7 @@ def apply(
         document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
         out.show(manifests.apply_summary(report, str(output or push_to_hub)))
         if target is not None:
-            pushed = target.push(written, Provenance.of(loaded, dataset, applying.undo), report)
+            pushed = target.push(written, Provenance(loaded, dataset, applying.undo), report)
             out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")
             document["pushed"] = asdict(pushed)
         out.document(document)

@@ -31,7 +31,7 @@ def compare(
             "--baseline",
             "-b",
             help="random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, "
-            "sentence:MODEL, sentence-contextual:MODEL, gradient, layer-mean, endpoint:URL#MODEL[#QUESTION] or "
+            "sentence:MODEL, sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or "
             "scores:FILE; can be repeated. Default: random and length.",
         ),
     ] = None,
@@ -96,7 +96,6 @@ def compare(
         behavior=behavior,
         token_budget=computing.token_budget,
         bergson=bergson,
-        audited=(audit, audited.column),
         endpoint=endpoint,
         dtype=loading.dtype,
         device=loading.device,

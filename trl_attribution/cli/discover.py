@@ -18,7 +18,6 @@ from trl_attribution.cli.settings import Only, Without
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
-from trl_attribution.utils.figures import check_matplotlib
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors.encoding import PromptFormat
@@ -71,9 +70,6 @@ def discover(
         bool, typer.Option("--no-texts", help="Do without the pairs' texts: no excerpts and no keywords of them.")
     ] = False,
     show: Annotated[int, typer.Option("--show", min=0, help="How many of them to print.")] = 3,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="Draw heatmap and map as PNG and SVG; needs the extra plots.")
-    ] = False,
     name_endpoint: Annotated[
         str | None,
         typer.Option("--name-endpoint", metavar="URL#MODEL", help="OpenAI-compatible endpoint that names clusters."),
@@ -110,8 +106,6 @@ def discover(
         _register(register, where, load, model, registry, overwrite, computing.blocks_path, out)
         return
     namer = _namer(name_endpoint, name_key_env)
-    if pictures:
-        check_matplotlib("--pictures")
     pairs = AuditedPairs.open(audit, dataset)
     read = None if no_texts else _reader(pairs, dataset)
     with out.progress() as progress:
@@ -132,7 +126,7 @@ def discover(
                 m1 = load(after) if after is not None else None
                 changed = asked.vectors(asked.answered(str(prompts), m1, where / "prompts"))
             found = discover_prompts(pairs, changed, settings, read=read, namer=namer, on_progress=progress)
-    _finish(found, audit, where, pictures, show, out)
+    _finish(found, audit, where, show, out)
 
 
 @dataclass(frozen=True)
@@ -229,20 +223,16 @@ def _namer(endpoint: str | None, key_env: str) -> Namer | None:
     return EndpointNames(endpoint, EndpointConfig(key_env, parameters={"temperature": 0, "max_tokens": 40}))
 
 
-def _finish(found: StoredDiscovery, audit: Path, where: Path, pictures: bool, show: int, out: Output) -> None:
-    from trl_attribution.discovery.pictures import save_pictures
+def _finish(found: StoredDiscovery, audit: Path, where: Path, show: int, out: Output) -> None:
     from trl_attribution.report.discovery import discovery_view
 
-    folder = where / found.discovery.mode
-    path = found.save(folder)
-    drawn = save_pictures(found, folder) if pictures else []
+    path = found.save(where / found.discovery.mode)
     out.show(discovery_view(found.discovery, show))
-    for one in (path, *drawn):
-        out.say(f"Written: {one}")
+    out.say(f"Written: {path}")
     shown = f"trl-attribution report {audit}" + ("" if where == audit / "discovery" else f" --discovery {where}")
     out.say(f"To see it in the audit's page: {shown}")
     values = {name: value for name, value in found.discovery.to_json().items() if name not in ("map", "heatmap")}
-    out.document({**values, "saved": str(path), "pictures": [str(one) for one in drawn]})
+    out.document({**values, "saved": str(path)})
 
 
 def _register(

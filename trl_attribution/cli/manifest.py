@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 manifest_app = typer.Typer(help="Look at manifests, and merge, subtract or cut them.", no_args_is_help=True)
 
 One = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest."), paths.MANIFEST]
-Target = Annotated[Path, typer.Option("--output", "-o", help="Where the new manifest goes."), paths.A_FILE]
+Target = Annotated[Path, typer.Option("--output", "-o", help="Where the new manifest goes."), paths.A_MANIFEST]
 SourcesFrom = Annotated[
     str,
     typer.Option("--sources-from", help="The audit's folder or scores.parquet, or the audited dataset."),

@@ -67,7 +67,6 @@ Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folde
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
 OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
 Computing = Annotated[ActivationConfig, Only("token_budget", "blocks_path")]
-BlocksPath = Annotated[ActivationConfig, Only("blocks_path")]
 NO_LAYERS = ActivationConfig(())
 """Which layers are computed is only known where the work begins."""
 ONE_RESPONSE = SamplingConfig(n=1)

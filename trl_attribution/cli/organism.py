@@ -88,7 +88,7 @@ def express(
     output: options.KeptResponses = None,
     *,
     sampling: SamplingConfig,
-    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    loading: LoadConfig,
     out: Output,
 ) -> None:
     """Measure how often MODEL shows an organism's behavior, on trigger prompts and on control prompts."""
@@ -138,7 +138,7 @@ def pair(
     ] = 0.25,
     *,
     sampling: Annotated[SamplingConfig, Without("n")] = options.ONE_RESPONSE,
-    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    loading: LoadConfig,
     out: Output,
 ) -> None:
     """Make preference pairs of fine-tuning samples, which an audit can read: each against M0's own response."""

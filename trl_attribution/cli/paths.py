@@ -89,6 +89,8 @@ class Made:
 
     folder: bool | None = None
     """Whether it is a folder, or a file; None where its name decides."""
+    replaces: str = ""
+    """The format that a file's first line names, where only such a file may be replaced."""
 
     def check(self, option: str, value: str | Path) -> None:
         """Raise ``SettingsError`` where nothing can be written there."""
@@ -98,6 +100,9 @@ class Made:
             if self.folder is not None and path.is_dir() != self.folder:
                 wanted = "name a folder" if self.folder else "name a file in it"
                 raise SettingsError(f"{option}: {shown} is a {'file' if self.folder else 'folder'}; {wanted}")
+            if self.replaces and not _begins_with(path, self.replaces):
+                kind = self.replaces.removeprefix("trl-attribution ")
+                raise SettingsError(f"{option}: {shown} is there already and is no {kind}; choose another file")
             nearest = path
         else:
             nearest = next(parent for parent in path.absolute().parents if is_there(parent))
@@ -137,6 +142,7 @@ RESULTS = Given("results", DataError, folder=True)
 VECTOR = Given("direction", ProbeError, folder=False, lacking="no file {path} to import a probe from")
 A_FILE = Made(folder=False)
 A_FOLDER = Made(folder=True)
+A_MANIFEST = Made(folder=False, replaces="trl-attribution manifest")
 
 
 def check_paths(command: Callable[..., object], given: Mapping[str, Any]) -> None:
@@ -168,6 +174,16 @@ def _refuse_swapped(inputs: list[tuple[Given, Path]]) -> None:
             raise ModelError(f"{printable(path)} is a dataset, where a model has to be given.{then}")
         if mark.hub == "dataset" and _is_model(path):
             raise DataError(f"{printable(path)} is a model, where a {mark.what} has to be given.")
+
+
+def _begins_with(path: Path, name: str) -> bool:
+    """Whether the first line names the format; nothing is lost with an empty file."""
+    try:
+        with path.open("rb") as handle:
+            first = handle.readline(2**16)
+    except OSError:
+        return False
+    return not first or name.encode() in first
 
 
 def _is_model(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,11 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
-from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs import Reading
+from trl_attribution.probes.config import BuildConfig
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
-    from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
 
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
@@ -99,16 +99,14 @@ def build(
         int | None, typer.Option("--samples", help="Responses sampled a prompt; default: 4, or 1 at temperature 0.")
     ] = None,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
-    prompt_format: options.PromptFormat = "auto",
     layer: Layers = None,
     registry: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     *,
     judging: Annotated[JudgeConfig, Only("allow_download", "api_key_env", "timeout", "max_calls")],
     sampling: Annotated[SamplingConfig, Only("max_new_tokens", "temperature", "seed")] = options.ONE_RESPONSE,
-    computing: options.Computing = options.NO_LAYERS,
+    building: Annotated[BuildConfig, Without("layers", "layer", "path", "workers", "top_tokens")],
     reading: Annotated[Reading, Without("source_column")],
-    encoding: Encoding,
     loading: LoadConfig,
     out: Output,
 ) -> None:
@@ -128,18 +126,14 @@ def build(
     options.refuse_idle(context, _BELONGING, sources)
     options.check_free(registry, [name], overwrite)
     numbers = _layer_numbers(layer)
+    settings = replace(building, activations=replace(building.activations, layers=numbers))
+    if len(numbers) == 1:
+        settings = replace(settings, layer=numbers[0])
     sampling = replace(sampling, n=_samples(samples, sampling.temperature))
     rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
     shows = parse_rule(rule, judging)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
-    layers, flagging_layer = _layers(numbers, loaded)
-    settings = probes.BuildConfig(
-        replace(computing, layers=layers),
-        layer=flagging_layer,
-        prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
-        encoding=encoding,
-    )
     if behavior is not None:
         built = probes.build_from_behavior(name, behavior, loaded, settings, controls)
     elif contrast is not None:
@@ -275,15 +269,6 @@ def _own_rule(prompts: Path) -> str:
         places = "; ".join(f"{where}: {printable(rule, 80)}" for rule, where in rules.items())
         raise SettingsError(f"--judge: the prompts name several judges ({places}). A probe takes one: give --judge.")
     return next(iter(rules), "")
-
-
-def _layers(numbers: tuple[int, ...], loaded: LoadedModel) -> tuple[tuple[int, ...], int | Literal["auto"]]:
-    """The layers to compute and the one to flag at; several, or none, leave that choice to separability."""
-    from trl_attribution.probes import candidate_layers
-
-    if not numbers:
-        return candidate_layers(int(loaded.model.config.get_text_config().num_hidden_layers)), "auto"
-    return numbers, numbers[0] if len(numbers) == 1 else "auto"
 
 
 def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
-from trl_attribution.cli.settings import Without
-from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.readouts.config import DoseConfig
 from trl_attribution.models.config import LoadConfig
 
 if TYPE_CHECKING:
@@ -23,11 +21,8 @@ if TYPE_CHECKING:
 
     from trl_attribution.behaviors import Judge
     from trl_attribution.behaviors.responses import Behavior
-    from trl_attribution.evidence.readouts import DoseConfig
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
-
-_SHORT = replace(options.ONE_RESPONSE, max_new_tokens=64)
 
 
 @verb
@@ -37,13 +32,6 @@ def steer(
     behavior: Annotated[
         Path, typer.Option("--behavior", help="JSONL with the prompts that M0 is asked."), paths.PROMPTS
     ],
-    alphas: Annotated[str, typer.Option("--alphas", help="Doses, such as 0.5,1,2.")] = "0.5,1,2,4",
-    scale: Annotated[
-        str, typer.Option("--scale", help="A dose of 1: the direction as it is (vector), or as long as the stream.")
-    ] = "vector",
-    positions: Annotated[
-        str, typer.Option("--positions", help="Where it is added: all tokens, or those that the response comes from.")
-    ] = "all",
     layer: Annotated[
         list[int] | None, typer.Option("--layer", help="One of the probe's layers, repeatable; default: all of them.")
     ] = None,
@@ -54,34 +42,24 @@ def steer(
     ] = None,
     judge: options.RuleForPrompts = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,
-    prompt_format: options.PromptFormat = "auto",
     output: options.KeptResponses = None,
     registry: options.Registry = Path("probes"),
     *,
-    sampling: SamplingConfig = _SHORT,
-    computing: options.BlocksPath = options.NO_LAYERS,
-    loading: Annotated[LoadConfig, Without("adapter", "quantization")],
+    settings: DoseConfig,
+    loading: LoadConfig,
     out: Output,
 ) -> None:
     """Add a probe's direction to M0, dose by dose and layer by layer, and count how often the behavior shows."""
     from rich.text import Text
 
     from trl_attribution.behaviors import parse_rule
-    from trl_attribution.evidence.readouts import DoseConfig, dose_curve, one_behavior
+    from trl_attribution.evidence.readouts import dose_curve, one_behavior
     from trl_attribution.evidence.readouts.behavior_change import resolve_judges
     from trl_attribution.models import load_model
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import readouts
 
     options.check_kept(output, behavior)
-    settings = DoseConfig(
-        _doses(alphas),
-        scale,  # type: ignore[arg-type]  # checked by DoseConfig
-        positions,  # type: ignore[arg-type]  # checked by DoseConfig
-        sampling,
-        prompt_format,  # type: ignore[arg-type]  # checked where it is used
-        computing.blocks_path,
-    )
     probe = ProbeRegistry(registry).load(name)
     vectors = {one: probe.at(one) for one in layer or probe.layers}
     asked = one_behavior(behavior, prompts)
@@ -93,7 +71,7 @@ def steer(
     direction = probe.name
     if after is not None:
         out.say(f"Loading {after}")
-        changed = load_model(after, **vars(loading))
+        changed = load_model(after, **vars(replace(loading, adapter=None)))
         difference = _difference(probe, vectors, (loaded, changed), asked, shows, settings)
         about |= {"after": after, "promoted_tokens": difference.promoted_tokens, "difference": difference.built}
         direction = f"{after} minus M0"
@@ -127,10 +105,3 @@ def _difference(
     return difference_probe(
         probe.name, m0, m1, spoken, layers, flagging, settings.prompt_format, blocks_path=settings.blocks_path
     )
-
-
-def _doses(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise SettingsError(f"--alphas: {text!r} is not a list of numbers such as 0.5,1,2") from error

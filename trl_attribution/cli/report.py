@@ -91,15 +91,18 @@ def report(
 
 
 def _card(found: Findings, kind: str, output: Path | None, out: Output) -> None:
-    from trl_attribution.report import card as cards
+    from trl_attribution.report.card import card
+    from trl_attribution.utils.atomic import atomic_path
 
+    text = card(found, kind, output)  # type: ignore[arg-type]  # checked by it
     if output is None:
-        text = cards.card(found, kind)  # type: ignore[arg-type]  # checked by it
         if not out.as_json:
             typer.echo(text, nl=False)  # as it is: a table must not be wrapped
         out.document({"card": text})
         return
-    begun = cards.write_card(found, kind, output)  # type: ignore[arg-type]  # checked by it
+    begun = not output.exists()
+    with atomic_path(output) as part:
+        part.write_bytes(text.encode("utf-8"))
     out.show(Text(f"{output}: {'a new card' if begun else 'the section is in the card that was there'}"))
     out.document({"written": str(output), "new": begun})
 

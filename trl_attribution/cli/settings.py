@@ -100,6 +100,8 @@ class _Group:
                 taken = list[get_args(get_args(taken)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None
             elif get_origin(taken) is Literal:
                 taken, option.metavar = str, "|".join(get_args(taken))  # checked by the settings, as in Python
+            elif get_origin(taken) is tuple:
+                taken, default, option.metavar = str, ",".join(f"{one:g}" for one in default), "N,N..."
             elif taken == int | None and default is not None:
                 taken, default, option.metavar = str, str(default), "N|none"  # read by made: an error is one message
             yield inspect.Parameter(
@@ -116,6 +118,8 @@ class _Group:
             value = given.pop(_named(field))
             if annotation == int | None and self.default_of(field) is not None:
                 value = _number_or_none(f"--{_named(field).replace('_', '-')}", value)
+            elif get_origin(annotation) is tuple:
+                value = _numbers(f"--{_named(field).replace('_', '-')}", value)
             values[field.name] = (tuple(value) or None) if isinstance(value, list) else value
         if self.optional and all(value is None for value in values.values()):
             return None
@@ -159,3 +163,10 @@ def _number_or_none(option: str, text: str) -> int | None:
     if number is None or number < 1:
         raise SettingsError(f"{option}: {printable(text, 40)!r} is neither a positive whole number nor none")
     return number
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SettingsError(f"{option}: {printable(text, 40)!r} is not a list of numbers such as 0.5,1,2") from error

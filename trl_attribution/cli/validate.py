@@ -35,11 +35,6 @@ def validate(
         typer.Option("--from", help="With --merge, a folder of another machine's cells; can be repeated."),
         paths.RESULTS,
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE.svg", help="Draw the rates too, as SVG or PNG (needs matplotlib)."),
-        paths.A_FILE,
-    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the plan and list its cells; load no model, write nothing.")
     ] = False,
@@ -54,15 +49,12 @@ def validate(
     from trl_attribution.audit.shares import Share
     from trl_attribution.evidence.validation import load_plan, prepare_validation
     from trl_attribution.evidence.validation.document import save, to_json
-    from trl_attribution.evidence.validation.plots import check_plot, save_plot
     from trl_attribution.evidence.validation.tables import validation_tables
 
     if (cells is not None) + merge + dry_run > 1:
         raise SettingsError("--cells, --merge and --dry-run: give one of them")
     if from_ and not merge:
         raise SettingsError("--from: goes with --merge")
-    if plot is not None:
-        check_plot(plot)
     share = Share.parse(cells) if cells is not None else None
     loaded = load_plan(plan)
     if dry_run:
@@ -80,8 +72,6 @@ def validate(
                 return
     found = validator.finish()
     path = save(found)
-    if plot is not None:
-        save_plot(found, plot)
     out.show(validation_tables(found))
     out.say(f"Written to {path}")
     out.document(to_json(found))

@@ -26,7 +26,6 @@ FORMAT = "trl-attribution discovery"
 VERSION = 1
 FILE = "discovery.json"
 VECTORS = "vectors.safetensors"
-PICTURES = tuple(f"{name}.{form}" for name in ("clusters", "map") for form in ("png", "svg"))
 Mode = Literal["prompts", "pairs"]
 MODES: tuple[Mode, ...] = ("prompts", "pairs")
 """Each keeps its result in a folder of its name."""
@@ -209,14 +208,10 @@ class StoredDiscovery:
     def save(self, folder: str | Path) -> Path:
         """Write both files into ``folder``; the JSON comes last, with the checksum of the other. Gives its path.
 
-        Pictures of what an earlier run found there are removed.
-
         Raises:
             AttributionError: the folder cannot be written.
         """
         files = _files(folder)
-        for name in PICTURES:
-            Path(folder, name).unlink(missing_ok=True)
         files.save(self.discovery.to_json(), render_safetensors(self._tensors()))
         return files.description
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.applying import ApplyReport, make_plan, planned_rows
-from trl_attribution.manifest.card import CARD
 from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.files import FolderFiles, files_of
 from trl_attribution.pairs import Reading
@@ -17,6 +16,7 @@ from trl_attribution.pairs.rows import OpenDataset, Row, RowSource, open_dataset
 from trl_attribution.pairs.rows.files import FolderRows
 from trl_attribution.pairs.rows.opening import is_saved_dataset
 from trl_attribution.pairs.rows.typed import holds, same
+from trl_attribution.utils.card import CARD
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 

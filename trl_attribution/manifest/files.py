@@ -62,14 +62,14 @@ def write_applied(
     folder = local_path(source) if isinstance(opened.source, FolderRows) and kind == "save_to_disk" else None
     listed = None if folder is None else files_of(folder)
     plan = make_plan(manifest, opened.source, reading, options)
-    provenance = Provenance.of(manifest, str(source), options.undo)
+    provenance = Provenance(manifest, str(source), options.undo)
     if folder is not None and listed is not None:
         report = _write_folder(plan, folder, listed, target, provenance if card else None)
     elif kind == "save_to_disk" and opened.split is not None:
         report = _write_splits(plan, opened, target, provenance if card else None)
     else:
         report = replace(plan.report, splits_left_out=tuple(opened.others))
-        report = _write_one(plan, report, target, provenance if card else None, source)
+        report = _write_one(plan, report, target, provenance if card else None)
     return report
 
 
@@ -124,14 +124,12 @@ def _check_link(link: Path, inside: Path) -> None:
         raise ManifestError(f"{printable(link, 400)}: a link to nothing. Remove it.")
 
 
-def _write_one(
-    plan: Plan, report: ApplyReport, target: Path, provenance: Provenance | None, source: str | Path
-) -> ApplyReport:
+def _write_one(plan: Plan, report: ApplyReport, target: Path, provenance: Provenance | None) -> ApplyReport:
     kind = output_kind(target)
     if kind in _TYPED:
         check_types(plan)
     if kind != "save_to_disk":
-        with nullcontext() if provenance is None else file_card_written(target, provenance, report, source):
+        with nullcontext() if provenance is None else file_card_written(target, provenance, report):
             write_rows(planned_rows(plan), target, like=plan.source)
         return report
     with dataset_on_disk(planned_rows(plan), target, plan.source.features) as dataset, atomic_folder(target) as part:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.manifest.card import CARD, Provenance, file_card, read_card, with_section
+from trl_attribution.manifest.card import Provenance, begun, file_card, section
 from trl_attribution.manifest.files import files_of
 from trl_attribution.pairs.rows import open_dataset
 from trl_attribution.pairs.rows.opening import is_saved_dataset
 from trl_attribution.pairs.rows.rows import DatasetRows
+from trl_attribution.utils.card import CARD, read_card
 from trl_attribution.utils.compat import http_error
 from trl_attribution.utils.text import is_hub_id, printable
 
@@ -100,8 +101,7 @@ class HubTarget:
         if CARD in self.there:
             local = Path(_api().hf_hub_download(self.repo_id, CARD, repo_type="dataset", local_dir=scratch / "card"))
         card = scratch / CARD
-        text = with_section(read_card(local, self.repo_id.partition("/")[2]), provenance, report)
-        card.write_bytes(text.encode("utf-8"))
+        section(provenance, report).write(card, read_card(local, begun(self.repo_id.partition("/")[2])))
         return card
 
     def _upload(self, files: Mapping[str, Path], provenance: Provenance) -> Pushed:
@@ -120,7 +120,7 @@ class HubTarget:
             self.repo_id,
             [CommitOperationAdd(name, str(path)) for name, path in files.items()],
             commit_message="Cleaned with trl-attribution",
-            commit_description=f"manifest sha256 {provenance.digest}",
+            commit_description=f"manifest sha256 {provenance.manifest.digest}",
             repo_type="dataset",
             parent_commit=self.revision,
         )

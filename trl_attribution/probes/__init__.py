@@ -8,13 +8,12 @@ from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trl_attribution.probes.building import (
-        BuildConfig,
         build_from_behavior,
         build_from_contrast,
         build_from_examples,
         build_from_responses,
-        candidate_layers,
     )
+    from trl_attribution.probes.config import BuildConfig, candidate_layers
     from trl_attribution.probes.importing import ImportConfig, import_probe
     from trl_attribution.probes.labels import build_from_labels, fit_direction
     from trl_attribution.probes.probe import CosineTable, Probe, cosine_table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes.logit_lens import promoted_tokens
 from trl_attribution.probes.probe import Probe
-from trl_attribution.probes.separability import choose_layer
+from trl_attribution.probes.separability import choose_layer, control_separability
 
 
 def assemble(
@@ -23,7 +24,7 @@ def assemble(
     built: dict[str, Any],
     prompt_vectors: Tensor | None = None,
     contexts: Tensor | None = None,
-    known: Mapping[str, Tensor | None] | None = None,
+    known: Mapping[str, Any] | None = None,
     separability: dict[int, float] | None = None,
     top_tokens: int = 10,
     blocks_path: str | None = None,
@@ -48,18 +49,24 @@ def assemble(
         ProbeError: ``layer`` is not among ``layers``, or the vector is not a usable direction.
     """
     aucs = separability or {}
-    chosen = choose_layer(layers, aucs, layer)
-    direction = vector[list(layers).index(chosen)].float()
-    return Probe(
+    probe = Probe(
         name=name,
         layers=tuple(layers),
         vector=vector,
-        layer=chosen,
+        layer=choose_layer(layers, aucs, layer),
         model=loaded.fingerprint,
         prompt_vectors=prompt_vectors,
         contexts=contexts,
         **(known or {}),
         built={**built, "model_name": loaded.name, "layer_asked": layer},
         separability=aucs,
-        promoted_tokens=promoted_tokens(loaded.model, loaded.tokenizer, direction, top_tokens, blocks_path),
+    )
+    apart = control_separability(probe) if layer == "auto" else {}
+    if apart:
+        by_layer = {str(each): round(value, 4) for each, value in apart.items()}
+        flag_layer = choose_layer(layers, apart, "auto")
+        probe = replace(probe, layer=flag_layer, built={**probe.built, "control_separability": by_layer})
+    direction = probe.at().float()
+    return replace(
+        probe, promoted_tokens=promoted_tokens(loaded.model, loaded.tokenizer, direction, top_tokens, blocks_path)
     )

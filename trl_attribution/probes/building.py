@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trl_attribution.activations import ActivationConfig, ActivationEngine
+from trl_attribution.activations import ActivationEngine
 from trl_attribution.behaviors.encoding import (
     ExampleActivations,
-    PromptFormat,
     control_activations,
     encode_example,
     example_activations,
@@ -33,43 +32,13 @@ from trl_attribution.behaviors.responses import Behavior, both_responses, paired
 from trl_attribution.behaviors.sampling import SamplingConfig, asked_of, changed_prompts
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding
 from trl_attribution.probes.assembly import assemble
+from trl_attribution.probes.config import BuildConfig
 from trl_attribution.probes.probe import Probe
-from trl_attribution.probes.separability import choose_layer, cross_validated_auc
+from trl_attribution.probes.separability import cross_validated_auc
 
 _PAIRS_A_PROMPT = 4
 """More pairs of one prompt say little more, and are kept with the probe."""
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a probe is built; stored with it."""
-
-    activations: ActivationConfig
-    """Layers of the probe, and how the model is run."""
-    layer: int | Literal["auto"] = "auto"
-    """The layer that flags are taken at; ``auto`` is the one with the best cross-validated separability."""
-    prompt_format: PromptFormat = "auto"
-    """Whether a text prompt becomes a user message."""
-    encoding: Encoding = field(default_factory=Encoding)
-    """Truncation, as in DPO training."""
-    top_tokens: int = 10
-    """Tokens kept from the logit lens."""
-
-    def __post_init__(self) -> None:
-        # The L axis is always ascending, however the layers were listed; a layer that is not there fails early.
-        layers = tuple(sorted(self.activations.layers))
-        object.__setattr__(self, "activations", replace(self.activations, layers=layers))
-        choose_layer(layers, {}, self.layer)
-
-    def described(self) -> dict[str, Any]:
-        """The settings that decide the probe's numbers, as plain values."""
-        return {
-            "layers": list(self.activations.layers),
-            "prompt_format": self.prompt_format,
-            "encoding": asdict(self.encoding),
-        }
 
 
 def check_changed(m0: LoadedModel, m1: LoadedModel) -> None:
@@ -83,14 +52,6 @@ def check_changed(m0: LoadedModel, m1: LoadedModel) -> None:
             f"M0 ({m0.name}) and M1 ({m1.name}) are the same model (fingerprint {m0.fingerprint.digest}): "
             "nothing changed between them. Give the model before and the model after training."
         )
-
-
-def candidate_layers(blocks: int) -> tuple[int, ...]:
-    """Layers worth trying on a model of ``blocks`` decoder blocks: from half of its depth to about 0.8.
-
-    That is 16 to 26 of 32, where the paper looked.
-    """
-    return tuple(range(max(1, -(-blocks // 2)), max(1, blocks * 26 // 32) + 1))
 
 
 def build_from_behavior(
@@ -188,6 +149,7 @@ def build_from_examples(
         ProbeError: an example does not fit, the layers do not, or both sides are the same at a layer.
     """
     check_name(name)
+    config = config.on(loaded.model)
     engine = ActivationEngine(loaded.model, config.activations)
     encoded = [encode_example(one, loaded.encoder, config.encoding, config.prompt_format) for one in examples.examples]
     activations = example_activations(engine, encoded)

@@ -19,7 +19,7 @@ from trl_attribution.pairs import EncodedPair, Pair, PairReader, Reading, RowFau
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.rows import Row
 from trl_attribution.probes.assembly import assemble
-from trl_attribution.probes.building import BuildConfig
+from trl_attribution.probes.config import BuildConfig
 from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import FOLDS, auc
 from trl_attribution.utils.text import printable
@@ -54,6 +54,7 @@ def build_from_labels(
     labels = [_label(row, label_column) for row, _ in read]
     check_labels(labels, reader.source.name)
     encoded = [_checked(*one) for one in encoded_pairs((pair for _, pair in read), loaded.encoder, config.encoding)]
+    config = config.on(loaded.model)
     engine = ActivationEngine(loaded.model, config.activations)
     vectors = engine.pair_vectors(encoded).pair
     rows = range(len(engine.layers))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from trl_attribution.behaviors.encoding import ExampleActivations
 from trl_attribution.errors import ProbeError
+from trl_attribution.scoring.held_out import known_pairs
+
+if TYPE_CHECKING:
+    from trl_attribution.probes.probe import Probe
 
 FOLDS = 5
 _FOLD_SEED = 0
@@ -38,6 +42,22 @@ def cross_validated_auc(examples: Sequence[ExampleActivations], layers: Sequence
     return dict(zip(layers, means, strict=True))
 
 
+def control_separability(probe: Probe) -> dict[int, float]:
+    """Layer -> AUC of the probe's own pairs against its controls' by their controlled scores, each left out in turn.
+
+    Empty for a probe without controls, or with too few prompts. Contexts are centred by the mean of both.
+    """
+    found: dict[int, float] = {}
+    if probe.contexts is None or probe.control_contexts is None:
+        return found
+    for row, layer in enumerate(probe.layers):
+        mean = torch.cat([probe.contexts[:, row], probe.control_contexts[:, row]]).float().mean(dim=0)
+        known = known_pairs(probe, layer, "controlled", mean)
+        if known is not None and known.controls is not None:
+            found[layer] = auc(torch.from_numpy(known.examples.scores), torch.from_numpy(known.controls.scores))
+    return found
+
+
 def folds(count: int, parts: int) -> list[list[int]]:
     """``count`` places dealt into ``parts`` folds, shuffled with a fixed seed (files are often sorted by kind)."""
     order = list(range(count))
@@ -55,9 +75,9 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 def choose_layer(layers: Sequence[int], separability: Mapping[int, float], asked: int | Literal["auto"]) -> int:
     """The layer that flags are taken at.
 
-    ``auto`` is the layer with the best separability, of those within 0.005 of it the latest: later layers ranked pairs
-    better on every organism held out for that question (docs/method.md). Where it is unknown, the middle one (the lower
-    of two).
+    ``auto`` is the layer with the best separability, of those within 0.005 of it the latest (docs/method.md); from
+    controls, where there are some, else of the two sides of the examples. Where it is unknown, the middle one (the
+    lower of two).
 
     Raises:
         ProbeError: ``asked`` is not among ``layers``.

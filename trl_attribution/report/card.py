@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.report.answer import answer_of, enrichment_text, null_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import LEVELS, Findings, ProbeFindings
-from trl_attribution.utils.atomic import atomic_path
-from trl_attribution.utils.markdown import Marks, inline, put_section, table
+from trl_attribution.utils.card import Section, read_card
+from trl_attribution.utils.markdown import inline, table
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import counted, is_hub_id, printable
 from trl_attribution.utils.version import __version__
@@ -29,54 +29,32 @@ _SOURCES, _CLUSTERS, _SENTENCE = 20, 10, 2000
 _FILES = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gguf", ".gz", ".zst"}
 
 
-def card(found: Findings, kind: CardKind) -> str:
-    """A card's front matter and section, to be pasted or to begin a card with; the same audit gives the same text.
+def card(found: Findings, kind: CardKind, path: Path | None = None) -> str:
+    """The card at ``path`` with this audit's section; by itself the section with front matter, to begin a card with.
 
-    Raises:
-        SettingsError: ``kind`` is unknown.
-    """
-    return f"{_front_matter(found, _checked(kind))}\n{section(found, kind)}\n"
-
-
-def write_card(found: Findings, kind: CardKind, path: Path) -> bool:
-    """Put the section into the card at ``path``, in the place of an earlier one of this audit; True for a new card.
-
-    The front matter of a card that is there is not ours to change.
+    The same audit gives the same text, and the front matter of a card that is there is not ours to change.
 
     Raises:
         SettingsError: ``kind`` is unknown.
         DataError: what is there cannot be read as text.
-        AttributionError: the card cannot be written; what was there stays.
     """
-    begun = not path.exists()
-    if begun:
-        text = card(found, kind)
-    else:
-        try:
-            # Newlines stay as they are: a card with \r\n is not ours to change.
-            there = path.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"cannot add to the card {printable(path, 400)}: {printable(error)}. Mend it, or write elsewhere."
-            ) from error
-        text = put_section(there, _marks(found), section(found, kind))
-    with atomic_path(path) as part:
-        part.write_bytes(text.encode("utf-8"))
-    return begun
+    if kind not in get_args(CardKind):
+        raise SettingsError(f"card: {printable(kind, 40)!r} is unknown; choose {' or '.join(get_args(CardKind))}")
+    new = _front_matter(found, kind)
+    return section(found, kind).within(new if path is None else read_card(path, new))
 
 
-def section(found: Findings, kind: CardKind) -> str:
-    """The section between its marks."""
-    marks = _marks(found)
+def section(found: Findings, kind: CardKind) -> Section:
+    """The section of a card of this kind."""
     answer = answer_of(found)
-    lines = [marks.begin, f"## {_TITLES[_checked(kind)]}", ""]
     told = (answer.headline, *answer.towards, answer.origins, answer.unasked)
-    lines += [inline(" ".join(one if one.endswith(".") else f"{one}." for one in told if one), _SENTENCE), ""]
-    lines += table(("", ""), _facts(found))
+    text = inline(" ".join(one if one.endswith(".") else f"{one}." for one in told if one), _SENTENCE)
+    lines = [f"## {_TITLES[kind]}", "", text, "", *table(("", ""), _facts(found))]
     for title, rows in _tables(found, kind):
         lines += ["", f"### {title}", "", *rows]
-    lines += ["", "### Limits", "", *(f"- {inline(one, _SENTENCE)}" for one in _limits(found, kind)), "", marks.end]
-    return "\n".join(lines)
+    lines += ["", "### Limits", "", *(f"- {inline(one, _SENTENCE)}" for one in _limits(found, kind))]
+    about = f"{found.info.dataset.fingerprint} {found.info.model.digest}"
+    return Section(f"audit {hashlib.sha256(about.encode()).hexdigest()[:32]}", lines)
 
 
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
@@ -224,15 +202,3 @@ def _hub_id(name: object) -> str | None:
 def _shown(name: object) -> str:
     """A Hub id, or the last part of a path: where it lies on this machine is nobody's business."""
     return _hub_id(name) or Path(str(name)).name or str(name)
-
-
-def _marks(found: Findings) -> Marks:
-    about = f"{found.info.dataset.fingerprint} {found.info.model.digest}"
-    digest = hashlib.sha256(about.encode()).hexdigest()[:32]
-    return Marks(*(f"<!-- trl-attribution audit {digest} {which} -->" for which in ("begin", "end")))
-
-
-def _checked(kind: CardKind) -> CardKind:
-    if kind not in get_args(CardKind):
-        raise SettingsError(f"card: {printable(kind, 40)!r} is unknown; choose {' or '.join(get_args(CardKind))}")
-    return kind

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trl_attribution.discovery import Cluster, Discovery, StoredDiscovery
-from trl_attribution.discovery.pictures import frequent, ordered_heatmap
+from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.report.facts import Fact
 from trl_attribution.report.page_data import packed
 from trl_attribution.utils.text import printable
@@ -82,20 +83,29 @@ def cluster_facts(found: Discovery, one: Cluster) -> list[Fact]:
 
 
 def _heatmap(stored: StoredDiscovery, place: Mapping[str, int]) -> dict[str, Any]:
-    found = ordered_heatmap(stored)
-    cosine = np.nan_to_num(found.cosine).clip(-1, 1)
+    """Cosines ``[n, n]`` between the rows of the items in the order of their Ward tree, alike ones side by side.
+
+    Of each branch the corners ``[n - 1, 4]``: along the rows, where 0.5 is the middle of the first, and away from them.
+    """
+    from scipy.cluster.hierarchy import dendrogram
+
+    cosine = stored.heatmap.numpy()
+    tree: dict[str, Any] = dendrogram(tree_of(cosine), no_plot=True)
+    order = tree["leaves"]
+    ordered = np.nan_to_num(cosine[np.ix_(order, order)]).clip(-1, 1)
     return {
         "size": len(cosine),
-        "cosine": packed(np.round(127 * cosine), "<i1"),
-        "cluster": [place.get(name, -1) for name in found.clusters],
-        "places": packed(found.places, "<f4"),
-        "heights": packed(found.heights, "<f4"),
+        "cosine": packed(np.round(127 * ordered), "<i1"),
+        "cluster": [place.get(stored.discovery.heatmap[item], -1) for item in order],
+        "places": packed(np.array(tree["icoord"]) / 10, "<f4"),  # scipy leaves 10 for each row
+        "heights": packed(np.array(tree["dcoord"]), "<f4"),
     }
 
 
 def _map(found: Discovery, place: Mapping[str, int], listed: Sequence[int], flagged: int) -> dict[str, Any]:
     points = found.map
-    sources = frequent([one.source for one in points], COLORS)
+    counts = Counter(one.source for one in points)
+    sources = sorted(counts, key=lambda source: (-counts[source], source))[:COLORS]
     number = {name: index for index, name in enumerate(sources)}
     names = dict.fromkeys(one.source for one in points)
     label = {name: index for index, name in enumerate(names)}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trl_attribution.scoring.calibration import Calibration, calibrate, fewest_discoveries, holm, p_values, q_values
     from trl_attribution.scoring.flags import FlaggedPair, Flags, SourceRow, flag, source_table
     from trl_attribution.scoring.power import power_notes
-    from trl_attribution.scoring.rule import DEFAULT_FDR, Rule
+    from trl_attribution.scoring.rule import DEFAULT_FDR, DEFAULT_RULE, Rule
     from trl_attribution.scoring.scores import Column, Scores, context_means, kind_for, reference_for, score_view
     from trl_attribution.scoring.table import ScoreTable, write_scores
 else:
@@ -18,6 +18,7 @@ else:
 
 __all__ = [
     "DEFAULT_FDR",
+    "DEFAULT_RULE",
     "Calibration",
     "Column",
     "FlaggedPair",

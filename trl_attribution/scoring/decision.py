@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,10 @@ def decide(scores: npt.ArrayLike, recall: float, known: KnownPairs, *, seed: int
         SettingsError: ``recall`` is out of range, or there are no scores.
         StoreError: scores that are not finite.
     """
-    threshold = threshold_for(recall, known.examples)
-    named = {"opposites": known.examples.flipped()} | ({} if known.controls is None else {"controls": known.controls})
-    return Decision(
-        threshold=threshold,
-        prevalence=estimate(scores, known.examples, known.controls, threshold.threshold, seed=seed),
-        false_positives={name: share_above(threshold.threshold, one) for name, one in named.items()},
-    )
+    of_examples = threshold_for(recall, known.examples)
+    found = estimate(scores, known.examples, known.controls, of_examples.threshold, seed=seed)
+    # Opposites are pairs of the same prompts: the dataset's are stretched as those that push towards the behavior are.
+    rates = {"opposites": share_above(of_examples.threshold, known.examples.flipped())}
+    if known.controls is not None:
+        rates["controls"] = share_above(found.threshold, known.controls)
+    return Decision(replace(of_examples, threshold=found.threshold), found, rates)

@@ -56,7 +56,7 @@ class Flags:
     pair_scores: npt.NDArray[np.float32]
     """``[N]``: every pair's score under the probe that ranks it best, those with a positive score first."""
     decisions: Mapping[str, Decision] = field(default_factory=dict)
-    """By probe, what a recall stands for in this dataset; empty for other rules."""
+    """By probe, what a recall stands for in this dataset; without those that flag by another rule."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -115,7 +115,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
 
     Raises:
         SettingsError: unknown probe or layer (the choices are listed), or ``top_k`` above the number of pairs,
-            or a recall asked of a probe that keeps no pairs of its own.
+            or a recall alone asked of a probe that keeps no pairs of its own.
     """
     names = scores.probes if probe is None else (probe,)
     columns = tuple(scores.column(name, layer) for name in names)
@@ -128,8 +128,9 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
         worth = calibrate(values, scores.references.get(column))
         nulls[column.probe] = worth.null
         best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
-        if rule.recall is not None:
-            decisions[column.probe] = decide(values, rule.recall, _known(scores, column))
+        if (known := _known(scores, column, rule)) is not None:
+            assert rule.recall is not None  # else nothing is known
+            decisions[column.probe] = decide(values, rule.recall, known)
             allowed = decisions[column.probe].passes(values)
         else:
             allowed = _passes(rule, values, worth)
@@ -219,9 +220,12 @@ def _passes(rule: Rule, values: npt.NDArray[np.float32], worth: Calibration) -> 
     return np.ones(len(values), dtype=bool)
 
 
-def _known(scores: Scores, column: Column) -> KnownPairs:
+def _known(scores: Scores, column: Column, rule: Rule) -> KnownPairs | None:
+    """What a recall is taken from; None where the rule goes by something else."""
+    if rule.recall is None:
+        return None
     found = scores.known.get(column)
-    if found is None:
+    if found is None and rule.fdr is None:
         raise SettingsError(f"recall: {why_no_pairs(column.probe)}")
     return found
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from trl_attribution.scoring.calibration import fewest_discoveries
+from trl_attribution.scoring.held_out import knows_pairs, why_no_pairs
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.scoring.scores import AskedKind, Column, kind_for, reference_for
@@ -16,12 +17,17 @@ def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: Asked
     """A sentence for each probe with which ``rule`` can flag nothing among N ``pairs``, or only very many at once.
 
     The smallest p-value is 1 / (1 + R), with R clean pairs of the probe, else (the mirror null) with R = N: a rate
-    below it is out of reach. Above it, :func:`fewest_discoveries` pairs have to beat all R.
+    below it is out of reach. Above it, :func:`fewest_discoveries` pairs have to beat all R. Where the rule is a recall,
+    its rate is for the probes that keep no pairs of their own, and a sentence says which those are.
     """
     if rule.fdr is None:
         return ()
-    notes = (_note(rule.fdr, pairs, probe, kind) for probe in probes)
-    return tuple(note for note in notes if note)
+    by_rate = [probe for probe in probes if rule.recall is None or not knows_pairs(probe)]
+    notes = [note for probe in by_rate if (note := _note(rule.fdr, pairs, probe, kind))]
+    if by_rate and rule.recall is not None:
+        names = ", ".join(probe.name for probe in by_rate)
+        notes.insert(0, f"{names}: flagged at fdr {rule.fdr:g}, not at recall {rule.recall:g}: {why_no_pairs(names)}")
+    return tuple(notes)
 
 
 def _note(rate: float, pairs: int, probe: ProbeLike, kind: AskedKind) -> str:

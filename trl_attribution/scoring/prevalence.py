@@ -3,11 +3,13 @@
 The dataset's scores are read as a mixture of what is known and what is not: pairs like the behavior's own examples,
 like its controls, like the flips of both (refusals chosen over compliance), and neutral pairs. Those are not known;
 they are taken to lie about 0 in one bell with heavy tails (Student's t, 3 degrees of freedom), as wide as the quarter
-of the dataset that scores nearest to 0 says. The shares are those of maximum likelihood (EM). Scores are compared on
-a scale of ranks, on which every kind of score is as wide as any other, and all of them are smoothed alike. The
-interval is that of a bootstrap over prompts of the known pairs and over pairs of the dataset.
+of the dataset that scores nearest to 0 says. A dataset's pairs never score quite as the examples do: they may all be
+stronger or weaker by one factor, the stretch, of which a log-normal prior says that it is about 1. The shares are those
+of maximum likelihood (EM) at each stretch, weighted by how likely that stretch is. Scores are compared on a scale of
+ranks, on which every kind of score is as wide as any other, and all of them are smoothed alike. The interval is that of
+a bootstrap over prompts of the known pairs and over pairs of the dataset, with a stretch drawn for each.
 
-Axis letters: N pairs, B bins of score, K kinds of pair, R bootstrap draws.
+Axis letters: N pairs, B bins of score, K kinds of pair, R bootstrap draws, S stretches.
 """
 
 from __future__ import annotations
@@ -30,10 +32,15 @@ _NEAREST = 0.25
 """Share of the dataset that is taken to be neutral at the least: the pairs that score nearest to 0."""
 _NEAREST_OF_BELL = 0.3492
 """So much of Student's t with 3 degrees of freedom lies nearer to 0 than this."""
+_STRETCHES = np.exp(np.linspace(-0.45, 0.45, 7))
+_SPREAD = 0.2
+"""Of the logarithm of the stretch, before the dataset is seen."""
+_WITNESS = 0.5
+"""Prompts of one behavior are alike: the bootstrap takes each as half an independent one."""
 _STEPS = 300
 _SETTLED = 1e-5
-_RESOLUTION = 0.5
-"""An estimate of less than half a pair is none."""
+_RESOLUTION = 1.0
+"""An estimate of less than one pair is none."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,12 @@ class Prevalence:
     """Pairs like the examples."""
     wrong: Interval
     """Of those that reach the threshold, how many are not like the examples."""
+    threshold: float
+    """The score from which pairs are counted: the examples', times ``stretch``."""
     above: int
     """Pairs that reach the threshold."""
+    stretch: float
+    """How strongly the dataset's pairs score, as a multiple of the examples'."""
     neutral_above: float
     """Share of neutral pairs that reaches the threshold, by the fit."""
     kinds: dict[str, float] = field(default_factory=dict)
@@ -87,7 +98,7 @@ def estimate(
         examples: cross-validated scores of the behavior's own pairs.
         controls: scores of pairs that look like them and do not push towards the behavior. Without any, such pairs in
             the dataset are counted as pushing towards it.
-        threshold: pairs at or above it are counted as flagged.
+        threshold: among the examples' scores; pairs at or above it times the stretch are counted as flagged.
         draws: of the bootstrap.
         seed: of the bootstrap: the same input gives the same interval.
 
@@ -103,10 +114,10 @@ def estimate(
     scale = _Scale.of(values, examples, controls)
     data = scale.counts(values)
     random = np.random.default_rng(seed)
-    templates = np.stack([_templates(examples, controls, scale, each) for each in (None, *[random] * draws)])
+    templates = _templates(examples, controls, scale, draws, random)
     resampled = np.concatenate([data[None], random.multinomial(len(values), data / len(values), size=draws)])
     fit = _fit(templates, resampled.astype(np.float64), scale)
-    return _summary(fit, resampled, scale, int((values >= threshold).sum()), threshold)
+    return _summary(fit, resampled, values, scale, threshold, random)
 
 
 @dataclass(frozen=True)
@@ -140,14 +151,16 @@ class _Scale:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Mixtures of R + 1 sets of templates and data; the first is the estimate itself."""
+    """Mixtures of R + 1 sets of templates and data at S stretches; the first set is the estimate itself."""
 
     shares: Doubles
-    """[R + 1, K], neutral last."""
+    """[S, R + 1, K], neutral last."""
     densities: Doubles
-    """[R + 1, K, B]"""
+    """[S, R + 1, K, B]"""
     width: Doubles
     """[R + 1] of the neutral pairs."""
+    likely: Doubles
+    """[S, R + 1], of sum 1 over the stretches."""
 
 
 def _kernel() -> Doubles:
@@ -159,20 +172,28 @@ def _kernel() -> Doubles:
     return np.asarray(kernel / kernel.sum(axis=0))
 
 
-def _templates(examples: KnownScores, controls: KnownScores | None, scale: _Scale, random: Random | None) -> Doubles:
-    """[K - 1, B]: where each known kind and its flips lie; with ``random``, of as many of its prompts drawn anew."""
-    rows = []
-    for one in (examples, controls):
+def _templates(
+    examples: KnownScores, controls: KnownScores | None, scale: _Scale, draws: int, random: Random
+) -> Doubles:
+    """[S, R + 1, K - 1, B]: where each known kind and its flips lie; all but the first of prompts drawn anew."""
+    kinds = []
+    for one, stretches in ((examples, _STRETCHES), (controls, np.ones(len(_STRETCHES)))):
         if one is None:
             continue
-        weights = one.weights
-        if random is not None:
-            prompts, place = np.unique(one.prompts, return_inverse=True)
-            weights = weights * random.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)))[place]
+        weights = _drawn_weights(one, draws, random)
         for scores in (one.scores, -one.scores):
-            counts = scale.counts(scores, weights)
-            rows.append(scale.smoothing @ (counts / counts.sum()))
-    return np.stack(rows)
+            places = np.searchsorted(scale.edges, stretches[:, None] * scores, side="right")
+            counts = weights @ (places[:, :, None] == np.arange(_BINS))
+            kinds.append((counts / counts.sum(axis=-1, keepdims=True)) @ scale.smoothing.T)
+    return np.stack(kinds, axis=2)
+
+
+def _drawn_weights(known: KnownScores, draws: int, random: Random) -> Doubles:
+    """[R + 1, E]: the pairs' say, first as it is, then of prompts drawn at random."""
+    prompts, place = np.unique(known.prompts, return_inverse=True)
+    drawn = random.multinomial(max(1, round(_WITNESS * len(prompts))), np.full(len(prompts), 1 / len(prompts)), draws)
+    taken: Doubles = np.concatenate([np.ones((1, len(prompts))), drawn])
+    return np.asarray(known.weights * taken[:, place])
 
 
 def _neutral(width: Doubles, scale: _Scale) -> Doubles:
@@ -198,41 +219,57 @@ def _width(data: Doubles, scale: _Scale) -> Doubles:
 
 
 def _fit(templates: Doubles, data: Doubles, scale: _Scale) -> _Fit:
-    """Shares of maximum likelihood, for all draws at once (EM; the likelihood has one maximum)."""
+    """Shares of maximum likelihood, for all draws at once (EM; the likelihood has one maximum at each stretch)."""
     smooth = data @ scale.smoothing.T
     total = smooth.sum(axis=1, keepdims=True)
     width = _width(data, scale)
-    densities = np.concatenate([templates, _neutral(width, scale)[:, None]], axis=1)
-    shares = np.full(densities.shape[:2], 1.0 / densities.shape[1])
+    neutral = np.broadcast_to(_neutral(width, scale)[:, None], (*templates.shape[:2], 1, _BINS))
+    densities = np.concatenate([templates, neutral], axis=2)
+    shares = np.full(densities.shape[:3], 1.0 / densities.shape[2])
     for _ in range(_STEPS):
-        mixed = np.maximum((shares[:, None] @ densities)[:, 0], 1e-300)
-        before, shares = shares, shares * (densities @ (smooth / mixed)[:, :, None])[:, :, 0] / total
+        before, shares = shares, shares * (densities @ (smooth / _mixed(shares, densities))[..., None])[..., 0] / total
         if np.abs(shares - before).max() < _SETTLED:
             break
-    return _Fit(shares, densities, width)
+    logs = (data * np.log(_mixed(shares, densities))).sum(axis=-1)
+    logs -= 0.5 * (np.log(_STRETCHES) / _SPREAD)[:, None] ** 2
+    likely = np.exp(logs - logs.max(axis=0))
+    return _Fit(shares, densities, width, likely / likely.sum(axis=0))
 
 
-def _summary(fit: _Fit, data: Doubles, scale: _Scale, above: int, threshold: float) -> Prevalence:
-    pairs = int(data[0].sum())
-    mixed = np.maximum((fit.shares[:, None] @ fit.densities)[:, 0], 1e-300)
-    like = fit.shares[:, 0, None] * fit.densities[:, 0] / mixed
+def _mixed(shares: Doubles, densities: Doubles) -> Doubles:
+    """[S, R + 1, B]: all kinds together."""
+    return np.asarray(np.maximum((shares[..., None, :] @ densities)[..., 0, :], 1e-300))
+
+
+def _summary(
+    fit: _Fit, data: Doubles, values: Doubles, scale: _Scale, of_examples: float, random: Random
+) -> Prevalence:
+    pairs, stretch = len(values), float(fit.likely[:, 0] @ _STRETCHES)
+    threshold = of_examples * stretch
+    above = int((values >= threshold).sum())
+    like = fit.shares[..., 0, None] * fit.densities[..., 0, :] / _mixed(fit.shares, fit.densities)
     # Bins are coarser than the threshold: how many pairs reach it is counted, what they are is taken from their bins.
     top = data * (np.arange(_BINS) >= np.searchsorted(scale.edges, threshold, side="right"))
-    wrong = above * ((1 - like) * top).sum(axis=1) / np.maximum(top.sum(axis=1), 1e-12)
+    wrong = above * ((1 - like) * top).sum(axis=-1) / np.maximum(top.sum(axis=-1), 1e-12)
+    # One stretch for each draw, as likely as the draw says.
+    drawn = (fit.likely.cumsum(axis=0) < random.random(fit.likely.shape[1])).sum(axis=0).clip(max=len(_STRETCHES) - 1)
+    kinds = fit.likely[:, 0] @ fit.shares[:, 0] * pairs
     return Prevalence(
         pairs=pairs,
-        count=_interval(fit.shares[:, 0] * pairs),
-        wrong=_interval(wrong),
+        count=_interval(fit.shares[..., 0] * pairs, fit.likely, drawn),
+        wrong=_interval(wrong, fit.likely, drawn),
+        threshold=threshold,
         above=above,
+        stretch=stretch,
         neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
-        kinds=dict(zip([*_KINDS[: fit.shares.shape[1] - 1], "neutral"], (fit.shares[0] * pairs).tolist(), strict=True)),
+        kinds=dict(zip([*_KINDS[: len(kinds) - 1], "neutral"], kinds.tolist(), strict=True)),
     )
 
 
-def _interval(values: Doubles) -> Interval:
-    """The first of ``values`` and the interval of the others; less than half a pair is none."""
+def _interval(values: Doubles, likely: Doubles, drawn: npt.NDArray[np.int64]) -> Interval:
+    """The mean of the first of ``values`` [S, R + 1], and the interval of the others; less than one pair is none."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[1:], (tail, 1 - tail))
-    value = float(values[0])
+    low, high = np.quantile(values[drawn, np.arange(len(drawn))][1:], (tail, 1 - tail))
+    value = float(likely[:, 0] @ values[:, 0])
     low, high = min(float(low), value), max(float(high), value)
     return Interval(value, 0.0 if low < _RESOLUTION else low, high)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.scoring.rule import check_recall
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -87,16 +88,6 @@ def threshold_for(recall: float, examples: KnownScores) -> RecallThreshold:
     missed = float(below[place])
     expected = 1.0 - missed / (prompts + 1)
     return RecallThreshold(float(examples.scores[order[place]]), recall, _rate(expected, prompts + 1 - missed, missed))
-
-
-def check_recall(recall: float) -> None:
-    """Refuse a recall that no threshold can have.
-
-    Raises:
-        SettingsError: it does not lie between 0 and 1.
-    """
-    if not 0 < recall < 1:
-        raise SettingsError(f"recall must lie between 0 and 1 (0.9 is common), not {recall}")
 
 
 def share_above(threshold: float, known: KnownScores) -> Rate:

@@ -1,10 +1,9 @@
-"""Markdown that holds hostile text: inside lines and tables, and in sections of documents that others wrote."""
+"""Markdown that holds hostile text: inside lines and tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from trl_attribution.utils.text import printable
 
@@ -16,14 +15,6 @@ _PLAIN = re.compile(r"[\w ,;:()/+='\"?.…%-]")
 _BEGINNING = re.compile(r"^\s*[-+:]|^\s*\d+[.)]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=\S)|%(?=[\w\"])", re.IGNORECASE)
 # What GitHub and GitLab turn into a mention, a reference or a link, even where it was written as an entity.
 _JOINING = re.compile(r"[@#!$%~^&]|:(?=/)|(?<=www)\.", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Comments that a section stands between, so that it is found again."""
-
-    begin: str
-    end: str
 
 
 def inline(text: object, limit: int = LIMIT) -> str:
@@ -53,27 +44,6 @@ def code(text: object, limit: int = LIMIT) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table; its cells are Markdown already."""
     return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
-
-
-def put_section(document: str, marks: Marks, section: str) -> str:
-    """``document`` with ``section``, marks included: in the place of an earlier one, else at the end.
-
-    An empty section takes the earlier one out.
-    """
-    start, stop = _place_of(document, marks)
-    before, after = document[:start].rstrip("\n"), document[stop:].strip("\n")
-    return "\n\n".join(part for part in (before, section, after) if part) + "\n"
-
-
-def _place_of(document: str, marks: Marks) -> tuple[int, int]:
-    """Where the section stands, or the end of the document; a mark without its other half is not ours."""
-    place = 0
-    while (stop := document.find(marks.end, place)) >= 0:
-        start = document.rfind(marks.begin, place, stop)
-        place = stop + len(marks.end)
-        if start >= 0:
-            return start, place
-    return len(document), len(document)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from trl_attribution.evidence.baselines.endpoint import EndpointRanking
     from trl_attribution.evidence.baselines.foreign import ScoresFile
     from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
-    from trl_attribution.evidence.baselines.layers import LayerMeanScores
     from trl_attribution.evidence.baselines.margin import ReferenceMargin
     from trl_attribution.evidence.baselines.names import BaselineConfig, parse_baseline
     from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
@@ -36,7 +35,6 @@ __all__ = [
     "EndpointRanking",
     "GradientConfig",
     "GradientCosine",
-    "LayerMeanScores",
     "PairSet",
     "Quality",
     "RandomOrder",

@@ -14,11 +14,9 @@ from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, Kind,
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.foreign import ScoresFile
 from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
-from trl_attribution.evidence.baselines.layers import LayerMeanScores
 from trl_attribution.evidence.baselines.margin import ReferenceMargin
 from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
 from trl_attribution.pairs import Encoding
-from trl_attribution.scoring import Column
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, sentence:MODEL, "
-    "sentence-contextual:MODEL, gradient, layer-mean, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
+    "sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
 )
 
 
@@ -56,8 +54,6 @@ class BaselineConfig:
     device: str = "auto"
     """Of sentence models."""
     trust_remote_code: bool = False
-    audited: tuple[Path, Column] | None = None
-    """The audit's folder, and which of its scores are compared."""
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and self.token_budget < 1:
@@ -84,7 +80,6 @@ def parse_baseline(name: str, config: BaselineConfig) -> RankingBaseline:
         "sentence-contextual": lambda: _embedding(name, "contextual", rest, config),
         "gradient": lambda: _gradient(config),
         "endpoint": lambda: _endpoint(name, config),
-        "layer-mean": lambda: _layer_mean(config),
         "scores": lambda: ScoresFile(Path(rest)),
     }
     takes = {
@@ -152,12 +147,6 @@ def _gradient(config: BaselineConfig) -> RankingBaseline:
         settings,
         trust_remote_code=config.trust_remote_code,
     )
-
-
-def _layer_mean(config: BaselineConfig) -> RankingBaseline:
-    if config.audited is None:
-        raise SettingsError("the baseline layer-mean needs the audit: give it as BaselineConfig(audited=...)")
-    return LayerMeanScores(*config.audited)
 
 
 def _endpoint(name: str, config: BaselineConfig) -> RankingBaseline:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from trl_attribution.evidence.readouts.config import DoseConfig, Positions
     from trl_attribution.evidence.readouts.difference import difference_probe
-    from trl_attribution.evidence.readouts.doses import Dose, DoseConfig, DoseCurve, dose_curve
+    from trl_attribution.evidence.readouts.doses import Dose, DoseCurve, dose_curve
     from trl_attribution.evidence.readouts.expression import (
         Expression,
         Shown,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         one_behavior,
         responses_of,
     )
-    from trl_attribution.evidence.readouts.steering import Positions, steered
+    from trl_attribution.evidence.readouts.steering import steered
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from trl_attribution.behaviors import SamplingConfig
-from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.readouts.config import DoseConfig
 from trl_attribution.evidence.readouts.expression import Shown, described, responses_of
-from trl_attribution.evidence.readouts.steering import Positions, StreamMeter, check_positions, steered
+from trl_attribution.evidence.readouts.steering import StreamMeter, steered
 from trl_attribution.utils.atomic import write_lines
 
 if TYPE_CHECKING:
     from trl_attribution.behaviors import Judge
-    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.behaviors.responses import Behavior
     from trl_attribution.models import LoadedModel
-
-Scale = Literal["vector", "stream"]
-"""``vector``: a dose of 1 is the direction as it is; ``stream``: one as long as the layer's residual stream."""
-
-
-@dataclass(frozen=True)
-class DoseConfig:
-    """What is tried.
-
-    Raises:
-        SettingsError: no doses, one that is 0, no number or given twice, or an unknown scale or place.
-    """
-
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-    """Doses; without any is measured anyway. Negative ones steer away from the behavior."""
-    scale: Scale = "vector"
-    positions: Positions = "all"
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n=1, max_new_tokens=64))
-    prompt_format: PromptFormat = "auto"
-    blocks_path: str | None = None
-
-    def __post_init__(self) -> None:
-        good = all(alpha and math.isfinite(alpha) for alpha in self.alphas)
-        if not self.alphas or not good or len(set(self.alphas)) < len(self.alphas):
-            raise SettingsError(f"alphas: {list(self.alphas)} must be finite doses other than 0, each once")
-        if self.scale not in get_args(Scale):
-            raise SettingsError(f"scale: {self.scale!r} is unknown; choose {' or '.join(get_args(Scale))}")
-        check_positions(self.positions)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,9 @@ from transformers import PreTrainedModel
 from trl_attribution.activations import find_blocks
 from trl_attribution.activations.blocks import block_input, block_output
 from trl_attribution.errors import SettingsError
+from trl_attribution.evidence.readouts.config import Positions, check_positions
 from trl_attribution.utils.distributed import is_sharded
 
-Positions = Literal["all", "response"]
-"""``all``: every token; ``response``: those that responses are predicted from, the last prompt token and all after."""
 _Change = Callable[[Tensor], Tensor]
 
 
@@ -54,16 +53,6 @@ def steered(
 
     with _changing(model, layer, change, blocks_path):
         yield
-
-
-def check_positions(positions: str) -> None:
-    """Refuse unknown positions.
-
-    Raises:
-        SettingsError: they are.
-    """
-    if positions not in get_args(Positions):
-        raise SettingsError(f"positions: {positions!r} is unknown; choose {' or '.join(get_args(Positions))}")
 
 
 class StreamMeter:

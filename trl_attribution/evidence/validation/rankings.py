@@ -16,7 +16,7 @@ from trl_attribution.evidence.baselines.foreign import scores_by_pair
 from trl_attribution.evidence.validation.plan import RankingPlan, ValidationPlan
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.rows import open_rows
-from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior, candidate_layers
+from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.text import printable
 
@@ -110,13 +110,9 @@ def _probe(name: str, wanted: RankingPlan, loaded: LoadedModel, encoding: Encodi
             names = ", ".join(printable(probe.name, 60) for probe in found) or "none"
             raise SettingsError(f"rankings.{name}.probe: name one of the probes of {wanted.probes}: {names}")
         return found[0]
-    from trl_attribution.activations import ActivationConfig
-
     assert wanted.behavior is not None  # the plan has checked
     layer: int | Literal["auto"] = wanted.layer if isinstance(wanted.layer, int) else "auto"
-    blocks = int(loaded.model.config.get_text_config().num_hidden_layers)
-    layers = (layer,) if isinstance(layer, int) else candidate_layers(blocks)
-    config = BuildConfig(ActivationConfig(layers), layer=layer, encoding=encoding)
+    config = BuildConfig(layer=layer, encoding=encoding)
     return build_from_behavior(wanted.probe or name, wanted.behavior, loaded, config)
 
 

@@ -19,6 +19,7 @@ from trl_attribution.pairs.rows.lines import (
     json_lines,
     json_object,
     reading_fault,
+    rows_key,
 )
 from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.pairs.rows.tables import PACKED, Loader, file_loader
@@ -70,6 +71,9 @@ def open_file(path: Path, name: str) -> FileRows:
         check_arrow_path(path, DataError)
     suffix = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
     module, settings = _BUILDERS[suffix]
+    key = rows_key(path, name) if module == "json" else None
+    if key is not None:
+        settings = {"field": key}
     return FileRows(name, path, kind, file_loader(path, module, **settings))
 
 

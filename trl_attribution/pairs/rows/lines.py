@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import IO, Any
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.tables import open_unpacked
 from trl_attribution.utils.text import json_fault, printable
+
+_LIST_UNDER_A_KEY = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"([^"\\]|\\.)*"\s*:\s*\[\s*\{')
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,24 @@ def is_one_document(path: Path, name: str) -> bool:
         return not isinstance(json.loads(start), dict)
     except (ValueError, RecursionError):
         return True
+
+
+def rows_key(path: Path, name: str) -> str | None:
+    """The one key of a file that is an object with nothing but a list of rows; None of a file of rows."""
+    with _binary(path, name) as handle:
+        if _LIST_UNDER_A_KEY.match(handle.read(4096)) is None:
+            return None
+    with json_lines(path, name) as records:
+        if next(records, None) is not None and next(records, None) is not None and not is_one_document(path, name):
+            return None
+    with _binary(path, name) as handle:
+        try:
+            whole = json.loads(handle.read())
+        except (ValueError, RecursionError):
+            return None
+    key, rows = next(iter(whole.items()))
+    is_rows = isinstance(rows, list) and all(isinstance(row, dict) and "role" not in row for row in rows)
+    return str(key) if len(whole) == 1 and is_rows else None
 
 
 def json_object(raw: bytes, location: str) -> dict[str, Any]:

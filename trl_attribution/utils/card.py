@@ -1,0 +1,79 @@
+"""A section of ours in a dataset's or model's card, which is its owner's: put in, replaced and taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trl_attribution.errors import DataError
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.text import printable
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Markdown between two comments, by which it is found again."""
+
+    about: str
+    """What the comments say: ``audit``, and a digest."""
+    lines: Sequence[str]
+    """None takes an earlier one out."""
+
+    @property
+    def text(self) -> str:
+        """The section with its marks; nothing without lines."""
+        return "\n".join((self._mark("begin"), *self.lines, "", self._mark("end"))) if self.lines else ""
+
+    def within(self, card: str) -> str:
+        """``card`` with the section in the place of an earlier one, else at the end."""
+        start, stop = self._place_in(card)
+        before, after = card[:start].rstrip("\n"), card[stop:].strip("\n")
+        return "\n\n".join(part for part in (before, self.text, after) if part) + "\n"
+
+    def write(self, path: Path, card: str) -> None:
+        """Write ``card`` with the section to ``path``.
+
+        Raises:
+            AttributionError: it cannot be written; what was there stays.
+        """
+        with atomic_path(path) as part:
+            part.write_bytes(self.within(card).encode("utf-8"))
+
+    def _mark(self, which: str) -> str:
+        return f"<!-- trl-attribution {self.about} {which} -->"
+
+    def _place_in(self, card: str) -> tuple[int, int]:
+        """Where the section stands, or the end of the card; a mark without its other half is not ours."""
+        begin, end = self._mark("begin"), self._mark("end")
+        place = 0
+        while (stop := card.find(end, place)) >= 0:
+            start = card.rfind(begin, place, stop)
+            place = stop + len(end)
+            if start >= 0:
+                return start, place
+        return len(card), len(card)
+
+
+def read_card(path: Path, new: str) -> str:
+    """The card at ``path`` with its own line ends; ``new`` where there is none.
+
+    Raises:
+        DataError: it cannot be read as text.
+    """
+    if not path.exists():
+        return new
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise no_card(path, error) from error
+
+
+def no_card(path: Path, fault: object) -> DataError:
+    """That nothing can be added to the card."""
+    return DataError(
+        f"cannot add to the card {printable(path, 400)}: {printable(fault)}. Mend or remove it; `apply` writes "
+        "none with --no-card."
+    )
