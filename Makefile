@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv browser demo test test-fast bench lint format format-check typecheck docs clean distclean
+.PHONY: help venv browser demo test test-fast test-versions bench lint format format-check typecheck docs clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,9 @@ test: $(READY) ## run all tests
 test-fast: $(READY) ## run the tests that take less than 10 s each
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
+test-versions: ## run the core tests with the oldest and the newest versions, in environments of their own (.versions)
+	@$(PYTHON) scripts/try_versions.py oldest newest -n $(WORKERS) --maxprocesses 4 $(ARGS)
+
 bench: $(READY) ## measure speed and quality on this machine
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -68,4 +71,4 @@ clean: ## remove what the other targets made, except the environment
 	@find callbacks scripts tests trl_attribution -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) .versions

@@ -33,6 +33,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class AttributionCallback(TrainerCallback):
         config: CallbackConfig | None = None,
         **settings: Any,
     ) -> None:
+        check_versions()
         if isinstance(judge, str):
             settings["judge"], judge = judge, None
         self.config = configured(config, settings)

@@ -6,14 +6,15 @@ D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trl_attribution.activations.blocks import block_input, block_output, find_blocks
+from trl_attribution.callbacks.compat import ResponseMask
 from trl_attribution.errors import AttributionError
 
 _IGNORED = -100
@@ -39,12 +40,18 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Tokens | None]
 """From a forward pass's arguments, what it computes; None where it is not to be read."""
 
 
-def labeled(wanted: Callable[[], bool]) -> Describe:
-    """Reads the forward passes of TRL, which have labels, while ``wanted()`` is true."""
+def labeled(wanted: Callable[[], bool], response_mask: ResponseMask) -> Describe:
+    """Reads the forward passes of TRL while ``wanted()`` is true.
+
+    Their labels say which tokens are responses; ``response_mask`` is asked where there are none.
+    """
 
     def describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens | None:
         labels, input_ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        if labels is None or input_ids is None or not wanted():
+        if input_ids is None or not wanted():
+            return None
+        mask = response_mask(input_ids) if labels is None else labels != _IGNORED
+        if mask is None:
             return None
         if len(input_ids) % 2:
             raise CaptureError(
@@ -55,7 +62,7 @@ def labeled(wanted: Callable[[], bool]) -> Describe:
         return Tokens(
             input_ids.detach(),
             (torch.ones_like(input_ids) if attention_mask is None else attention_mask).detach(),
-            (labels != _IGNORED).detach(),
+            mask.detach(),
         )
 
     return describe
@@ -120,6 +127,7 @@ class ForwardCapture:
         blocks_path: where the decoder blocks live, None to find them by structure.
         describe: asked at the start of each forward pass which tokens M0 computes; None leaves the pass alone.
         take: called at the end of each pass that was read.
+        callers: modules that call the model, perhaps past its hooks; a call of one is a pass as well.
 
     Raises:
         ModelError: the decoder blocks are not found, or a layer is out of range.
@@ -132,10 +140,11 @@ class ForwardCapture:
         blocks_path: str | None,
         describe: Describe,
         take: Callable[[CapturedBatch], None],
+        callers: Sequence[nn.Module] = (),
     ) -> None:
         found = find_blocks(model, blocks_path)
         found.check_layers(layers)
-        self._model = model
+        self._entries = [*callers, model]
         self._blocks = found.blocks
         self._layers = layers
         self._describe = describe
@@ -151,10 +160,10 @@ class ForwardCapture:
         """Put the hooks on the model; :meth:`detach` takes them off again."""
         # Compiled models break their graph at these hooks rather than trace them into it.
         before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
-        self._handles = [
-            self._model.register_forward_pre_hook(before, with_kwargs=True),
-            self._model.register_forward_hook(after),
-        ]
+        # Where a caller's hook has opened a pass, that of the model opens it anew and closes it first.
+        for entry in self._entries:
+            self._handles.append(entry.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(entry.register_forward_hook(after))
         for layer in self._layers:
             self._handles.append(self._hook(layer))
 

@@ -30,6 +30,7 @@ from trl_attribution.probes import Probe
 from trl_attribution.scoring import fit_notes, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
+from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded
 from trl_attribution.utils.shared_storage import check_shared
 
@@ -90,6 +91,7 @@ def open_training_audit(
         compute_dtype=compute_dtype,
         max_length=encoding.max_length,
         truncation_mode=encoding.truncation_mode,
+        whole_prompts=keeps_whole_prompts(),
     )
     names = [probe.name for probe in probes]
     compare = partial(compare_before_after, config, judge, m0, layers, encoding, data.sample, names)

@@ -42,14 +42,16 @@ class ReferencePasses:
 
     def attach(self, reference: ReferenceModel, describe: Describe, take: Callable[[CapturedBatch], None]) -> None:
         """Read the passes of ``reference`` that ``describe`` wants, until :meth:`detach` or a fault."""
-        capture = ForwardCapture(reference.model, self._layers, self._config.blocks_path, describe, take)
+        capture = ForwardCapture(
+            reference.model, self._layers, self._config.blocks_path, describe, take, reference.callers
+        )
         self._proof = Proof(reference, capture)
         capture.attach()
         self._capture, self._in_micro_batch = capture, 0
 
     def attach_to_trainer(self, reference: ReferenceModel) -> None:
         """Read the passes that TRL makes."""
-        self.attach(reference, labeled(reference.is_training_pass), self._take)
+        self.attach(reference, labeled(reference.is_training_pass, reference.response_mask), self._take)
 
     def detach(self) -> None:
         """Take the hooks off."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from trl_attribution.callbacks.compat import ResponseMask, response_mask, tuners, unknown
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import own_parameters, unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
@@ -47,6 +48,10 @@ class ReferenceModel:
     """Whether ``as_m0`` gives M0 at all; where it does not, M0 has to be loaded anew."""
     suspects: Callable[[], list[str]] = list
     """What else acts on the models while training, for a message."""
+    callers: tuple[torch.nn.Module, ...] = ()
+    """Modules that call ``model``, perhaps past its hooks."""
+    response_mask: ResponseMask = unknown
+    """Which tokens of a forward pass that has no labels are responses."""
 
     @property
     def is_free(self) -> bool:
@@ -63,6 +68,10 @@ def reference_of(trainer: Any) -> ReferenceModel:
     kind = trainer_kind(trainer)
     if kind in _WITHOUT_REFERENCE:
         return _policy_reference(trainer.model, f"{kind} runs no reference forward")
+    return replace(_of_dpo(trainer), response_mask=response_mask(trainer))
+
+
+def _of_dpo(trainer: Any) -> ReferenceModel:
     reason = None
     if trainer.args.precompute_ref_log_probs:
         reason = "precompute_ref_log_probs runs M0 before training"
@@ -90,7 +99,8 @@ def precompute_reference(trainer: Any) -> ReferenceModel:
     """M0 during the pass that ``DPOTrainer`` makes over its datasets with ``precompute_ref_log_probs``."""
 
     def called() -> Any:
-        return trainer._precompute_engine or trainer.ref_model or trainer.model  # noqa: SLF001  # as TRL chooses
+        # As TRL chooses; before 1.9 it has no engine for this.
+        return getattr(trainer, "_precompute_engine", None) or trainer.ref_model or trainer.model
 
     return replace(reference_of(trainer), source="precompute pass", is_training_pass=_always, called=called)
 
@@ -109,6 +119,7 @@ def _policy_reference(model: Any, reason: str) -> ReferenceModel:
         found,
         as_m0=lambda: _reference_adapter(model),
         stays=not trained_below(model),
+        callers=tuners(model),
         adapter="ref" if "ref" in model.peft_config else None,
     )
 
@@ -176,6 +187,7 @@ def loop_reference(model: Any, policy: Any) -> ReferenceModel:
         lambda: _reference_adapter(model),
         True,
         lambda: run,
+        callers=tuners(model),
     )
 
 
@@ -236,6 +248,7 @@ def _adapter_reference(model: Any) -> ReferenceModel:
         True,
         lambda: model,
         "ref" if has_copy else None,
+        callers=tuners(model),
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trl_attribution.callbacks.compat import ref_log_probs
+
 if TYPE_CHECKING:
     from trl_attribution.callbacks.session import TrainingAudit
 
@@ -26,7 +28,7 @@ def skip_flagged(trainer: Any, session: Callable[[], TrainingAudit | None]) -> N
         if audit is None or not trainer.model.training:
             return compute_loss(model, inputs, return_outputs)
         reference = trainer.model if trainer.ref_model is None else trainer.ref_model
-        chosen, rejected = trainer.compute_ref_log_probs(reference, inputs)
+        chosen, rejected = ref_log_probs(trainer, reference, inputs)
         keep = ~audit.passes.flagged_rows()
         audit.skipped_rows += int((~keep).sum())
         scale = 1.0 if keep.any() else 0.0

@@ -25,6 +25,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class AttributionTracker:
         config: CallbackConfig | None = None,
         **settings: Any,
     ) -> None:
+        check_versions()
         self.config = configured(config, settings)
         if self.config.on_flag != "log":
             raise SettingsError(

@@ -174,12 +174,25 @@ def test_every_make_target_is_explained_in_contributing() -> None:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and an sdist built from a copy of what the checkout holds, so that nothing is left in it."""
+    """A wheel and an sdist built from a copy of what the checkout holds, as a zip archive keeps it: without links."""
     source = tmp_path_factory.mktemp("source")
     output = tmp_path_factory.mktemp("dist")
-    listed = ["pyproject.toml", "README.md", "LICENSE", "callbacks", "trl_attribution"]
+    listed = [
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "callbacks",
+        "trl_attribution",
+        "tests",
+    ]
     copy = ["cp", "-a", *(str(ROOT / name) for name in listed), str(source)]
     subprocess.run(copy, check=True)
+    link = source / "trl_attribution" / "callbacks"
+    leads_to = str(link.readlink())
+    link.unlink()
+    link.write_text(leads_to)
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
     result = subprocess.run(build, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -198,6 +211,19 @@ def test_the_sdist_holds_the_callbacks_and_the_type_marker(distributions: Path) 
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert {"trl_attribution/callbacks/__init__.py", "trl_attribution/py.typed", "LICENSE", "README.md"} <= names
+    assert not any(name.startswith("tests/") for name in names)
+
+
+def test_the_metadata_names_every_license_and_links_to_nothing_beside_the_readme(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+        licenses = [name for name in archive.namelist() if "/licenses/" in name]
+    assert "License-Expression: Apache-2.0 AND ISC AND MIT AND BSD-3-Clause" in metadata
+    assert {Path(name).name for name in licenses} == {"LICENSE", "LICENSES.txt"}
+    assert "finds the preference pairs" in metadata
+    assert not re.findall(r"\]\((?!https?:)[^)]*\)", metadata)
 
 
 def test_every_module_and_every_file_of_data_of_the_tree_is_in_the_wheel(distributions: Path) -> None:

@@ -19,13 +19,17 @@ from transformers import (
     Olmo2Config,
     OlmoeConfig,
     Phi3Config,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+try:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as CLIPImageProcessor
+except ImportError:  # transformers 4, whose own needs Pillow only
+    from transformers import CLIPImageProcessor
 
 VOCAB_SIZE = 512
 LAYERS = 4
@@ -76,7 +80,7 @@ BLOCKS_TEMPLATE = (
 
 def vision_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(),
+        image_processor=CLIPImageProcessor(),
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -97,7 +101,7 @@ _COMMON: dict[str, Any] = dict(
 )
 _GROUPED: dict[str, Any] = {**_COMMON, "num_key_value_heads": 2}
 
-ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
+ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: LlamaConfig(**_GROUPED),
     "qwen2": lambda: Qwen2Config(**_GROUPED),
     "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=8),

@@ -556,7 +556,7 @@ def encoding_fault(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast, enco
 def test_a_prompt_that_fills_max_length_is_a_fault_with_its_length(tokenizer: PreTrainedTokenizerFast) -> None:
     fault = encoding_fault({**GOOD, "prompt": "z" * 40}, tokenizer, Encoding(max_length=8))
     assert (fault.reason, fault.field) == ("prompt_too_long", "prompt")
-    assert "40 tokens fill max_length=8, so TRL drops the pair. Raise max_length" in str(fault)
+    assert "40 tokens fill max_length=8, so TRL trains on no token of the responses. Raise max_length" in str(fault)
 
 
 def test_a_template_that_refuses_the_messages_is_a_fault_with_its_own_words(tokenizer: PreTrainedTokenizerFast) -> None:

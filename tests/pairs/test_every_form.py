@@ -21,6 +21,7 @@ from tests.tiny import build_tiny_tokenizer
 from trl_attribution.errors import DataError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, encode_pairs
 from trl_attribution.pairs.rows import open_rows, write_rows
+from trl_attribution.utils.compat import is_before
 
 Rows = list[dict[str, Any]]
 
@@ -225,6 +226,8 @@ CASES = [
     ("missing keys", "list"),
     ("integers and floats", "list"),
 ]
+if is_before("datasets", "4.7"):  # has no Json: what a column holds depends on its first rows, and on the form
+    CASES = [(name, form) for name, form in CASES if name in ("text", "dates") and form != "one array"]
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)

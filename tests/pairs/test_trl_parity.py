@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from tests.tiny import vision_processor
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pair, encode_pairs
+from trl_attribution.utils.compat import is_before, keeps_whole_prompts
 
 Rows = list[dict[str, Any]]
 
@@ -141,6 +143,11 @@ FORMATS: dict[str, Rows] = {
     ],
 }
 
+if is_before("trl", "1.0"):  # fails at an empty prompt
+    for name, rows in FORMATS.items():
+        if name.startswith("text"):
+            FORMATS[name] = [row for row in rows if row.get("prompt", row["chosen"][0] == row["rejected"][0])]
+
 LIMITS = [
     (1024, "keep_start"),
     (None, "keep_start"),
@@ -195,14 +202,24 @@ def prepared(trainer: DPOTrainer) -> Dataset:
     return trainer.train_dataset
 
 
+def batched(trainer: DPOTrainer) -> list[Tensor]:
+    """Token ids, attention mask and completion mask [2B, T] of the whole dataset, without pairs that teach nothing."""
+    batch = trainer.data_collator(list(prepared(trainer)))
+    tensors = [batch[name] for name in ("input_ids", "attention_mask", "completion_mask")]
+    if is_before("trl", "1.0"):  # cuts sequences in its loss only
+        tensors = list(trainer._truncate_inputs(*tensors))
+    if is_before("trl", "1.9"):  # keeps pairs whose prompts leave no room for a response
+        chosen, rejected = tensors[2].any(dim=1).chunk(2)
+        tensors = [tensor[(chosen | rejected).repeat(2)] for tensor in tensors]
+    return tensors
+
+
 def assert_same_batch(trainer: DPOTrainer, ours: Sequence[EncodedPair]) -> None:
     """Unpad the collator's batch of the whole dataset and compare it pair by pair."""
-    batch = trainer.data_collator(list(prepared(trainer)))
     expected = [pair.chosen for pair in ours] + [pair.rejected for pair in ours]
-    assert len(batch["input_ids"]) == len(expected)
-    for ids, attention, completion, response in zip(
-        batch["input_ids"], batch["attention_mask"], batch["completion_mask"], expected, strict=True
-    ):
+    tensors = batched(trainer)
+    assert len(tensors[0]) == len(expected)
+    for ids, attention, completion, response in zip(*tensors, expected, strict=True):
         length = int(attention.sum())
         assert ids[:length].tolist() == response.prompt_ids + response.response_ids
         assert completion[:length].tolist() == [0] * len(response.prompt_ids) + [1] * len(response.response_ids)
@@ -216,9 +233,10 @@ def test_tokens_and_batches_are_those_of_the_trainer(
     dataset = Dataset.from_list(copy.deepcopy(FORMATS[name]))
     trainer = prepare(dataset, max_length, mode)
     ours = encoded(dataset, tokenizer, max_length, mode)
-    assert len(ours) == len(prepared(trainer))
     if ours:
         assert_same_batch(trainer, ours)
+    else:
+        assert is_before("trl", "1.9") or not len(prepared(trainer))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -246,14 +264,13 @@ def test_a_jsonl_file_gives_the_tokens_that_load_dataset_gives_the_trainer(
     assert_same_batch(trainer, encoded(path, tokenizer, 60, "keep_start"))
 
 
-def test_rows_are_dropped_exactly_where_the_trainer_drops_them(
+def test_rows_are_dropped_exactly_where_the_trainer_drops_them_or_learns_nothing_from_them(
     tokenizer: PreTrainedTokenizerFast, prepare: Callable[..., DPOTrainer]
 ) -> None:
-    rows = [{"prompt": "x" * length, "chosen": "yes", "rejected": "no", "length": length} for length in range(20, 30)]
-    kept = prepared(prepare(Dataset.from_list(rows), 24, "keep_start"))["length"]
-    results = encode_pairs(list(PairReader(rows)), tokenizer, Encoding(24))
-    ours = [row["length"] for row, result in zip(rows, results, strict=True) if isinstance(result, EncodedPair)]
-    assert ours == list(kept)
+    rows = [{"prompt": "x" * length, "chosen": "yes", "rejected": "no"} for length in range(20, 30)]
+    trainer = prepare(Dataset.from_list(rows), 24, "keep_start")
+    ours = encoded(rows, tokenizer, 24, "keep_start")
+    assert_same_batch(trainer, ours)
     assert 0 < len(ours) < len(rows)
 
 
@@ -283,10 +300,11 @@ def test_a_template_that_renders_the_prompt_differently_alone_is_split_where_trl
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
     )
     assert thinking.chat_template != template
-    dataset = Dataset.from_list(copy.deepcopy(FORMATS["messages, explicit prompt"]))
+    rows = [{"prompt": [user("Bake?")], "chosen": [assistant(LONG)], "rejected": [assistant("No, I cannot help.")]}]
+    dataset = Dataset.from_list(rows)
     ours = encoded(dataset, thinking, None, "keep_start")
     assert_same_batch(prepare(dataset, None, "keep_start", thinking), ours)
-    assert "think" not in thinking.decode(ours[0].chosen.prompt_ids)
+    assert ("think" in thinking.decode(ours[0].chosen.prompt_ids)) is keeps_whole_prompts()
 
 
 @pytest.mark.parametrize("name", ["text, explicit prompt", "messages, explicit prompt", "messages, implicit prompt"])

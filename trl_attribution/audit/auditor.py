@@ -14,6 +14,7 @@ from trl_attribution.audit.shares import Share
 from trl_attribution.errors import ModelError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
+from trl_attribution.utils.compat import check_versions, keeps_whole_prompts
 from trl_attribution.utils.distributed import Ranks, current_ranks
 from trl_attribution.utils.text import printable
 
@@ -63,6 +64,7 @@ class DataAuditor:
         ranks: Ranks | None = None,
         **settings: Any,
     ) -> None:
+        check_versions()
         known = AuditConfig.__dataclass_fields__
         unknown = sorted(settings.keys() - known.keys())
         if unknown:
@@ -342,6 +344,7 @@ class DataAuditor:
             compute_dtype=self.model.dtype,
             max_length=self.config.encoding.max_length,
             truncation_mode=self.config.encoding.truncation_mode,
+            whole_prompts=keeps_whole_prompts(),
         )
 
     def check_stored(self, stored: StoreSettings, path: Path) -> None:
@@ -358,6 +361,7 @@ class DataAuditor:
             compute_dtype=stored.compute_dtype if config.dtype == "auto" else config.dtype,
             max_length=config.encoding.max_length,
             truncation_mode=config.encoding.truncation_mode,
+            whole_prompts=keeps_whole_prompts(),
         )
         if asked != stored:
             raise SettingsError(

@@ -6,7 +6,6 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,11 +19,13 @@ from trl_attribution.pairs import Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
 from trl_attribution.pairs.formats import KINDS, ONE_EXAMPLE
 from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.utils.compat import version_of
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.version import __version__
 
 Fingerprint = Annotated[ModelFingerprint, PlainSerializer(ModelFingerprint.to_json)]
 """As files show it."""
-_PACKAGES = ("trl-attribution", "torch", "transformers", "trl", "datasets", "accelerate", "safetensors")
+_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "safetensors")
 
 
 class _Part(BaseModel):
@@ -223,7 +224,9 @@ class AuditInfo(JsonFile):
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
-    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+    found = {package: version_of(package) for package in _PACKAGES}
+    known = {package: str(version) for package, version in found.items() if version is not None}
+    return {"python": platform.python_version(), "trl-attribution": __version__, **known}
 
 
 def machine() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from trl_attribution.cli.options import CONFIG_FILE
 from trl_attribution.cli.paths import check_paths
 from trl_attribution.cli.settings import with_options
 from trl_attribution.errors import AttributionError
+from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
 
 _QUIET = {
@@ -118,6 +119,7 @@ def verb(command: Callable[..., None]) -> Callable[..., None]:
         _quieten_libraries()
         try:
             check_paths(command, kwargs)
+            check_versions()
             command(**kwargs)
         except AttributionError as error:
             if kwargs.get("debug"):

@@ -16,6 +16,7 @@ from trl_attribution.pairs.rows import open_dataset
 from trl_attribution.pairs.rows.opening import is_saved_dataset
 from trl_attribution.pairs.rows.rows import DatasetRows
 from trl_attribution.utils.card import CARD, read_card
+from trl_attribution.utils.compat import http_error
 from trl_attribution.utils.text import is_hub_id, printable
 
 if TYPE_CHECKING:
@@ -167,12 +168,9 @@ def _shards(split: str, dataset: Any, scratch: Path) -> Iterator[tuple[str, Path
 
 @contextmanager
 def _hub_faults(repo_id: str) -> Iterator[None]:
-    from huggingface_hub import utils
-
     try:
         yield
-    # The HTTP library is the one that this version of the hub library works with.
-    except (OSError, ValueError, utils.httpx.HTTPError) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, http_error()) as error:
         raise AttributionError(
             f"--push-to-hub: {repo_id} cannot be written: {printable(error, 400)}. Log in with `hf auth login` or set "
             "HF_TOKEN, and check the name and the connection."

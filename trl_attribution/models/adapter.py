@@ -27,7 +27,7 @@ def adapted(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
-        raise ModelError("an adapter needs the peft package: pip install 'trl-attribution[peft]'") from error
+        raise ModelError("an adapter needs the peft package: pip install peft") from error
 
     config = PeftConfig.from_pretrained(str(adapter))
     if config.is_prompt_learning:

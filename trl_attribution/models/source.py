@@ -168,7 +168,7 @@ def _converted(gguf: Path) -> Path:
 
 def _dequantize(gguf: Path, folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError("reading a GGUF file needs the gguf package: pip install 'trl-attribution[demo]'")
+        raise ModelError("reading a GGUF file needs the gguf package: pip install gguf")
     location: dict[str, Any] = {"gguf_file": gguf.name}
     model = whole_checkpoint(AutoModelForCausalLM, str(gguf.parent), **location, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **location)

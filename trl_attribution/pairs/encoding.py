@@ -11,8 +11,10 @@ from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs.encoded import Alike, EncodedPair, EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Response
+from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.messages import Messages
 from trl_attribution.pairs.vanishing import TemplateCheck
+from trl_attribution.utils.compat import drops_empty_keys, keeps_whole_prompts
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -65,11 +67,12 @@ class Encoding:
 
 
 def encode_pair(pair: Pair, tokenizer: Encoder, encoding: Encoding) -> EncodedPair:
-    """Tokenize a pair exactly as ``DPOTrainer`` (TRL 1.16) does: same template, EOS, prompt split and truncation.
+    """Tokenize a pair exactly as the installed TRL's ``DPOTrainer`` does: template, EOS, prompt split and truncation.
 
     Raises:
-        RowFault: TRL would drop the pair (``prompt_too_long``), its chat template refuses it (``template_error``) or
-            leaves its text out (``text_vanishes``), or no token of a response is left (``no_response_tokens``).
+        RowFault: the prompt alone fills ``max_length``, so that TRL drops the pair or trains on nothing of it
+            (``prompt_too_long``), the chat template refuses it (``template_error``) or leaves its text out
+            (``text_vanishes``), or no token of a response is left (``no_response_tokens``).
         ModelError: the tokenizer lacks a chat template or an EOS token that the pair needs.
     """
     (result,) = encode_pairs([pair], tokenizer, encoding)
@@ -253,7 +256,7 @@ def _ids(encoder: Any, part: str | Messages, **options: Any) -> list[int]:
         result = encoder(text=part)
     else:
         with _template_faults():
-            messages = prepare_multimodal_messages(part) if is_processor else part
+            messages = prepare_multimodal_messages(part, images=[]) if is_processor else part
             result = encoder.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
     return [int(token) for token in (result["input_ids"][0] if is_processor else result["input_ids"])]
 
@@ -272,8 +275,9 @@ def _texts(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _conversation(pair: Pair) -> tuple[Messages, Messages, Messages, dict[str, Any]]:
     """Prompt, prompt + chosen, prompt + rejected, and what the template gets besides."""
-    prompt: Any = pair.prompt
-    return prompt, prompt + pair.chosen, prompt + pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
+    parts: tuple[Any, ...] = pair.prompt, pair.chosen, pair.rejected, {"tools": pair.tools, **pair.chat_template_kwargs}
+    prompt, chosen, rejected, options = (without_none(part) for part in parts) if drops_empty_keys() else parts
+    return prompt, prompt + chosen, prompt + rejected, options
 
 
 def _render(pairs: Sequence[Pair], tokenizer: Any) -> list[list[str]]:
@@ -334,17 +338,18 @@ def _finished(pair: Pair, outcome: _Sequences | RowFault, encoding: Encoding) ->
 
 
 def _split(pair: Pair, whole: _Sequences, encoding: Encoding) -> EncodedPair:
-    length = min(_shared(whole.prompt, whole.prompt_chosen), _shared(whole.prompt, whole.prompt_rejected))
+    length = _prompt_length(whole)
     limit = encoding.max_length
     if limit is not None and encoding.truncation_mode == "keep_start" and length >= limit:
         raise RowFault(
             "prompt_too_long",
             "prompt",
-            f"its {length} tokens fill max_length={limit}, so TRL drops the pair. "
+            f"its {length} tokens fill max_length={limit}, so TRL trains on no token of the responses. "
             "Raise max_length (--max-length) or shorten the prompt.",
         )
-    chosen = _truncate(whole.prompt_chosen, length, encoding, "chosen")
-    rejected = _truncate(whole.prompt_rejected, length, encoding, "rejected")
+    prompt = whole.prompt[:length]
+    chosen = _truncate(prompt + whole.prompt_chosen[length:], length, encoding, "chosen")
+    rejected = _truncate(prompt + whole.prompt_rejected[length:], length, encoding, "rejected")
     return EncodedPair(pair.pair_id, chosen, rejected, _alike(whole) if chosen == rejected else None)
 
 
@@ -368,6 +373,13 @@ def _truncate(ids: list[int], prompt_length: int, encoding: Encoding, field: str
             "the response comes to no token at all. Check the chat template, or drop the row.",
         )
     return EncodedResponse(prompt_ids=ids[cut:start], response_ids=ids[start:])
+
+
+def _prompt_length(whole: _Sequences) -> int:
+    """How many tokens of the prompt come before the responses."""
+    if keeps_whole_prompts():
+        return len(whole.prompt)
+    return min(_shared(whole.prompt, whole.prompt_chosen), _shared(whole.prompt, whole.prompt_rejected))
 
 
 def _shared(ids: list[int], other: list[int]) -> int:

@@ -34,6 +34,8 @@ class StoreSettings:
     truncation_mode: str = "keep_start"
     own_responses: str = ""
     """Digest of M0's own responses, where they are one side of an example; "" where all examples have both."""
+    whole_prompts: bool = False
+    """Whether prompts were kept whole where responses part from them earlier, as TRL does before 1.14.2."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -45,11 +47,11 @@ class StoreSettings:
             raise SettingsError(f"vector_dtype {self.vector_dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them (layers a list)."""
+        """The settings as JSON holds them (layers a list); what older releases do not know only where it matters."""
         values = {**dataclasses.asdict(self), "layers": list(self.layers)}
-        if not self.own_responses:
-            del values["own_responses"]  # shards from before carry a digest without it
-        return values
+        return {
+            name: value for name, value in values.items() if value or name not in ("own_responses", "whole_prompts")
+        }
 
     @property
     def digest(self) -> str:

@@ -152,7 +152,7 @@ def working_device() -> torch.device:
     """The device that this rank computes on, wherever parameters may lie."""
     import torch
 
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = _accelerator()
     if on_cpu() or accelerator is None:
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
@@ -160,10 +160,15 @@ def working_device() -> torch.device:
 
 def on_cpu() -> bool:
     """Whether a launcher was asked for the CPU, or there is no device that ranks could run on."""
+    device = _accelerator()
+    return launch_flag("ACCELERATE_USE_CPU") or device is None or device.type == "mps"
+
+
+def _accelerator() -> torch.device | None:
+    """The kind of accelerator that this machine has; a build of torch for one may run where there is none."""
     import torch
 
-    device = torch.accelerator.current_accelerator()
-    return launch_flag("ACCELERATE_USE_CPU") or device is None or device.type == "mps"
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def launch_flag(name: str) -> bool:

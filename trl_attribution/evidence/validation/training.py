@@ -128,7 +128,7 @@ def lora_config(plan: ValidationPlan) -> LoraConfig | None:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise SettingsError("training.peft needs peft: pip install 'trl-attribution[peft]'") from error
+        raise SettingsError("training.peft needs peft: pip install peft") from error
     unknown = sorted(set(plan.training.peft) - set(LoraConfig.__dataclass_fields__))
     if unknown:
         raise SettingsError(f"training.peft.{printable(unknown[0], 60)}: LoraConfig has no such field")

@@ -27,6 +27,7 @@ from trl_attribution.pairs.own_responses import OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
+from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.text import counted, printable
 
 SHARD_PAIRS = 512
@@ -238,6 +239,7 @@ class Supplier:
             max_length=policy.encoding.max_length,
             truncation_mode=policy.encoding.truncation_mode,
             own_responses=self._own,
+            whole_prompts=keeps_whole_prompts(),
         )
 
     def _made_elsewhere(self) -> VectorStore | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.pairs.rows.json_lines import Record, values_of, write_json_lines
 from trl_attribution.pairs.rows.rows import Row
+from trl_attribution.utils.compat import is_json
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -130,11 +131,9 @@ def _with_json_as_text(kind: pa.DataType) -> pa.DataType:
 
 def _fitted(value: Any, feature: Any, where: str) -> Any:
     """The value as its type stores it, JSON written out; a key that a struct lacks, which Arrow drops, is refused."""
-    from datasets import Json
-
     if value is None:
         return None
-    if isinstance(feature, Json):
+    if is_json(feature):
         return json.dumps(value)
     if isinstance(value, Mapping) and isinstance(feature, dict):
         unknown = [key for key, entry in value.items() if entry is not None and key not in feature]
