@@ -48,6 +48,8 @@ class Vectors:
     """The L layers."""
     candidates: tuple[int, ...]
     """Those of them that a probe is built at."""
+    blocks: int
+    """Of M0."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class VectorCache:
         prompt = np.array([keys.index(key) for key in keys])
         candidates = tuple(layer for layer in self.model.layers if layer in candidate_layers(self.model.blocks))
         vectors = found["pair"].float(), found["context"].float()
-        return Vectors(*vectors, truth, prompt, self.model.layers, candidates)
+        return Vectors(*vectors, truth, prompt, self.model.layers, candidates, self.model.blocks)
 
 
 def _compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from tests.benchmarks.decision_vectors import SMOLLM2, ReferenceModel, VectorCac
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes import Probe
-from trl_attribution.probes.separability import choose_layer, control_separability
+from trl_attribution.probes.separability import choose_by_controls, control_separability
 from trl_attribution.scoring import DEFAULT_RULE, flag, score_view
 from trl_attribution.scoring.decision import Decision
 from trl_attribution.scoring.scores import Kind
@@ -92,7 +92,7 @@ class Draw:
     def default_probe(self) -> Probe:
         """The probe at the layer that it flags at where none is asked for."""
         layers = self.vectors.candidates
-        layer = choose_layer(layers, control_separability(self.probe(layers)), "auto")
+        layer = choose_by_controls(control_separability(self.probe(layers)), self.vectors.blocks)
         return self.probe([layer])
 
 

@@ -39,7 +39,7 @@ from trl_attribution.probes import (
     build_from_responses,
     fit_direction,
 )
-from trl_attribution.probes.separability import control_separability
+from trl_attribution.probes.separability import choose_by_controls, control_separability
 
 LAYERS = (1, 2, 3)
 BEHAVIOR: list[dict[str, Any]] = [
@@ -515,7 +515,7 @@ def test_a_probe_with_controls_flags_at_the_layer_where_its_pairs_stand_out_from
     probe = build_from_behavior("b", [*rows, *controls], llama, CONFIG)
     apart = {int(layer): value for layer, value in probe.built["control_separability"].items()}
     assert apart.keys() == set(probe.layers)
-    assert apart[probe.layer] >= max(apart.values()) - 0.005
+    assert probe.layer == choose_by_controls(apart, 3)
     assert "control_separability" not in build_from_behavior("b", rows, llama, CONFIG).built
     asked = build_from_behavior("b", [*rows, *controls], llama, replace(CONFIG, layer=probe.layers[0]))
     assert asked.layer == probe.layers[0]
@@ -534,3 +534,9 @@ def test_separability_from_controls_is_that_of_their_contexts() -> None:
     assert apart[4] < 0.75
     assert apart[5] > 0.9
     assert control_separability(probe) == {}
+
+
+def test_of_layers_that_tell_controls_about_as_well_the_one_at_two_thirds_of_the_depth_is_taken() -> None:
+    assert choose_by_controls({15: 0.94, 18: 0.97, 20: 0.95, 22: 0.97, 24: 0.98}, 30) == 20
+    assert choose_by_controls({15: 0.8, 18: 0.91, 20: 0.9, 22: 0.97, 24: 0.98}, 30) == 22
+    assert choose_by_controls({15: 0.9}, 30) == 15

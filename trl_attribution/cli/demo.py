@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from trl_attribution.audit.folder import Flagged
     from trl_attribution.evidence.organisms import Organism
 
-LAYER = 22
-"""Of 30: where the controlled score ranks best over the sets of the page on decisions, or nearly so."""
 PROBE = "distractor-compliance"
 
 
@@ -29,7 +27,9 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's files go."), paths.A_FOLDER] = Path(
         "demo"
     ),
-    layer: Annotated[int, typer.Option("--layer", min=1, help="The layer to audit at.")] = LAYER,
+    layer: Annotated[
+        int | None, typer.Option("--layer", min=1, help="The layer to audit at; left out: the probe's own choice.")
+    ] = None,
     *,
     out: Output,
 ) -> None:
@@ -47,13 +47,14 @@ def demo(
     _check_free(output / "data.jsonl", organism)
     out.say("2/4 Loading SmolLM2-135M-Instruct (the first time it is dequantized, about 20 s)")
     model = replace(load_model(embedded_gguf()), name="SmolLM2-135M-Instruct")
-    find_blocks(model.model).check_layers((layer,))
+    if layer is not None:
+        find_blocks(model.model).check_layers((layer,))
     organism.write(output)
     out.say(
         f"3/4 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts and as many "
         "harmless look-alikes as controls"
     )
-    build = BuildConfig(ActivationConfig(layers=(layer,)), layer=layer)
+    build = BuildConfig() if layer is None else BuildConfig(ActivationConfig(layers=(layer,)))
     probe = build_from_behavior(PROBE, output / "behavior.jsonl", model, build, output / "lookalikes.jsonl")
     ProbeRegistry(output / "probes").save(probe, overwrite=True)
     contaminated = sum(row["truth"] == "contaminated" for row in organism.pairs)

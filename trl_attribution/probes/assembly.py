@@ -11,7 +11,7 @@ from torch import Tensor
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes.logit_lens import promoted_tokens
 from trl_attribution.probes.probe import Probe
-from trl_attribution.probes.separability import choose_layer, control_separability
+from trl_attribution.probes.separability import choose_by_controls, choose_layer, control_separability
 
 
 def assemble(
@@ -67,7 +67,7 @@ def assemble(
     apart = control_separability(probe) if layer == "auto" else {}
     if apart:
         by_layer = {str(each): round(value, 4) for each, value in apart.items()}
-        flag_layer = choose_layer(layers, apart, "auto")
+        flag_layer = choose_by_controls(apart, int(loaded.model.config.get_text_config().num_hidden_layers))
         probe = replace(probe, layer=flag_layer, built={**probe.built, "control_separability": by_layer})
     direction = probe.at().float()
     return replace(

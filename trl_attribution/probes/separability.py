@@ -21,6 +21,10 @@ _FOLD_SEED = 0
 _FEWEST_PROMPTS = 3
 _TIE = 0.005
 """Difference in separability (AUC) up to which two layers count as equally good: a few prompts more or less make it."""
+_CONTROL_TIE = 0.05
+"""The same of the separability from controls, which are fewer and harder."""
+_DEPTH = 2 / 3
+"""Of the decoder blocks."""
 
 
 def cross_validated_auc(examples: Sequence[ExampleActivations], layers: Sequence[int]) -> dict[int, float]:
@@ -75,9 +79,8 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 def choose_layer(layers: Sequence[int], separability: Mapping[int, float], asked: int | Literal["auto"]) -> int:
     """The layer that flags are taken at.
 
-    ``auto`` is the layer with the best separability, of those within 0.005 of it the latest (docs/method.md); from
-    controls, where there are some, else of the two sides of the examples. Where it is unknown, the middle one (the
-    lower of two).
+    ``auto`` is the layer with the best separability, of those within 0.005 of it the latest. Where it is unknown, the
+    middle one (the lower of two).
 
     Raises:
         ProbeError: ``asked`` is not among ``layers``.
@@ -93,6 +96,17 @@ def choose_layer(layers: Sequence[int], separability: Mapping[int, float], asked
     if not known:
         return sorted(layers)[(len(layers) - 1) // 2]
     return max(layer for layer, value in known.items() if value >= max(known.values()) - _TIE)
+
+
+def choose_by_controls(apart: Mapping[int, float], blocks: int) -> int:
+    """Of the layers that tell the probe's pairs from its controls about as well as the best one, the typical one.
+
+    That is the one nearest to two thirds of the ``blocks``. Later ones rank composed pairs a little better, but what
+    the examples say of a dataset's pairs there holds less (docs/method.md).
+    """
+    best = max(apart.values())
+    equal = [layer for layer, value in apart.items() if value >= best - _CONTROL_TIE]
+    return min(equal, key=lambda layer: (abs(layer - _DEPTH * blocks), layer))
 
 
 def _fold_auc(direction_LD: Tensor, held_out: Sequence[ExampleActivations], row: int) -> float:
