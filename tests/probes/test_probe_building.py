@@ -516,7 +516,8 @@ def test_a_probe_with_controls_flags_at_the_layer_where_its_pairs_stand_out_from
     apart = {int(layer): value for layer, value in probe.built["control_separability"].items()}
     assert apart.keys() == set(probe.layers)
     assert probe.layer == choose_by_controls(apart, llama.model.config.num_hidden_layers)
-    assert "control_separability" not in build_from_behavior("b", rows, llama, CONFIG).built
+    bare = replace(CONFIG, propose_controls=False)
+    assert "control_separability" not in build_from_behavior("b", rows, llama, bare).built
     asked = build_from_behavior("b", [*rows, *controls], llama, replace(CONFIG, layer=probe.layers[0]))
     assert asked.layer == probe.layers[0]
 
