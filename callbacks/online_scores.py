@@ -16,7 +16,8 @@ from torch import Tensor
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
-from trl_attribution.scoring.scores import Column, kind_for, reference_for, with_neutral
+from trl_attribution.scoring.asked import Column, kind_for, reference_for
+from trl_attribution.scoring.scores import with_neutral
 from trl_attribution.scoring.targets import LayerTargets
 from trl_attribution.utils.distributed import Ranks
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trl_attribution.models.fingerprint import ModelFingerprint
 from trl_attribution.probes.probe import Probe
-from trl_attribution.scoring.scores import Column, Scores, score_view
+from trl_attribution.scoring.asked import Column
+from trl_attribution.scoring.scores import Scores, score_view
 from trl_attribution.store import StoreSettings, VectorStore
 
 MODEL = ModelFingerprint(config="c", weights="w", chat_template="t")

@@ -11,7 +11,8 @@ import torch
 
 from tests.scoring_cases import HIDDEN, random_probe, random_store
 from trl_attribution.scoring import fit_notes, score_view
-from trl_attribution.scoring.scores import NEUTRAL_PAIRS, Column
+from trl_attribution.scoring.asked import Column
+from trl_attribution.scoring.scores import NEUTRAL_PAIRS
 
 COLUMN = Column("insults", 9, "contextual")
 

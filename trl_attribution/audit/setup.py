@@ -54,7 +54,7 @@ def known_layers(
 
 def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
     """Refuse layers at which all prompts end in the same state: at layer 0 that is the chat template's last token."""
-    from trl_attribution.scoring.scores import kind_for
+    from trl_attribution.scoring.asked import kind_for
     from trl_attribution.scoring.targets import usable_contexts
 
     if probe.contexts is None or len(probe.contexts) < 2 or kind_for(probe, score) == "response":
@@ -94,7 +94,7 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
         )
     for probe in found:
         if probe.reference_scores is not None:
-            from trl_attribution.scoring.scores import Column, kind_for, reference_for
+            from trl_attribution.scoring.asked import Column, kind_for, reference_for
 
             reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
     return found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trl_attribution.scoring.asked import AskedKind, Column, kind_for, reference_for
 from trl_attribution.scoring.protocols import ProbeLike
-from trl_attribution.scoring.scores import AskedKind, Column, kind_for, reference_for
 from trl_attribution.utils.text import counted
 
 FEW_PAIRS = 16

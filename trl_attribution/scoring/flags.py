@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
 from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
-from trl_attribution.scoring.scores import Column, Scores
+from trl_attribution.scoring.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +17,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from trl_attribution.errors import ProbeError, SettingsError, StoreError
+from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.scoring.asked import AskedKind, Column, plan_columns, reference_for
 from trl_attribution.scoring.columns import ColumnFile
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
 
-Kind = Literal["contextual", "response", "controlled"]
-AskedKind = Literal["auto", "contextual", "response", "controlled"]
 Progress = Callable[[int, int], None]
 
 MEMORY_BUDGET = 256 * 2**20
@@ -34,20 +32,6 @@ MEMORY_BUDGET = 256 * 2**20
 NEUTRAL_PAIRS = 8
 """So many pairs the everyday prompts count for in the center of contexts (docs/benchmarks/control-sources.md)."""
 _MOST_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of scores was taken with."""
-
-    probe: str
-    layer: int
-    kind: Kind
-
-    @property
-    def uses_contexts(self) -> bool:
-        """Whether the score of a pair depends on its prompt's context, and so on the dataset's mean of them."""
-        return self.kind != "response"
 
 
 @dataclass(frozen=True)
@@ -150,7 +134,7 @@ def score_view(
         StoreError: vectors that are not finite; the pairs are named.
         AttributionError: the scratch folder cannot hold the scores.
     """
-    columns = _plan_columns(view, probes, kind, layers)
+    columns = plan_columns(view, probes, kind, layers)
     by_name = {probe.name: probe for probe in probes}
     passes = _plan_passes(columns, by_name, view.hidden_size, memory_budget)
     references = {column: found for column in columns if (found := reference_for(by_name[column.probe], column))}
@@ -283,48 +267,6 @@ class _Run:
             self.file.write(column, block.start, values[index])
 
 
-def _plan_columns(
-    view: VectorViewLike, probes: Sequence[ProbeLike], kind: AskedKind, layers: Sequence[int] | None
-) -> tuple[Column, ...]:
-    """One column per probe and layer, probe by probe in the given order, layers ascending."""
-    if kind not in get_args(AskedKind):
-        raise SettingsError(f"unknown score kind {kind!r}: choose one of {', '.join(get_args(AskedKind))}")
-    names = [probe.name for probe in probes]
-    if not names:
-        raise SettingsError("no probes to score with: give at least one")
-    if len(set(names)) < len(names):
-        raise SettingsError(f"probe names must differ, but these were given: {', '.join(names)}")
-    asked = view.layers if layers is None else layers
-    absent = sorted(set(asked) - set(view.layers))
-    if absent:
-        raise SettingsError(
-            f"no vectors at layer {_listed(absent)}: the store holds layer {_listed(view.layers)}; "
-            "score at one of these, or make the vectors for the layer"
-        )
-    return tuple(column for probe in probes for column in _columns_of(probe, kind, asked))
-
-
-def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Iterator[Column]:
-    chosen = kind_for(probe, kind)
-    if kind == "controlled" and chosen != kind:
-        raise ProbeError(
-            f"probe {probe.name!r} has no controls, which the controlled score needs: build it from a behavior file "
-            "with controls, or ask for another score"
-        )
-    if kind == "contextual" and chosen != kind:
-        raise ProbeError(
-            f"probe {probe.name!r} does not know its prompts, which the contextual score needs: "
-            "build it from a behavior file, or ask for the response score"
-        )
-    shared = sorted(set(layers) & set(probe.layers))
-    if not shared:
-        raise SettingsError(
-            f"probe {probe.name!r} has layer {_listed(probe.layers)}, but the scores were to be taken at layer "
-            f"{_listed(layers)}: choose a layer that both have"
-        )
-    return (Column(probe.name, layer, chosen) for layer in shared)
-
-
 def _plan_passes(
     columns: Sequence[Column], probes: Mapping[str, ProbeLike], hidden_size: int, memory_budget: int
 ) -> list[list[Column]]:
@@ -388,65 +330,3 @@ def _refuse_unless_finite(rows: Tensor, start: int, pair_ids: pa.Array) -> None:
         f"{len(bad)} pairs from position {start} on have vectors that are not finite: {names}"
         f"{' ...' if len(bad) > 10 else ''}. Verify the store and compute these pairs again in float32."
     )
-
-
-def kind_for(probe: ProbeLike, asked: AskedKind) -> Kind:
-    """The kind of score that ``probe`` can be given: the one that uses most of what it knows, unless asked for less."""
-    knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
-    if not knows_prompts or asked == "response":
-        return "response"
-    return "controlled" if probe.control_contexts is not None and asked != "contextual" else "contextual"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the scores of one column are compared with, and what makes them comparable."""
-
-    scores: npt.NDArray[np.float64]
-    """[R], of clean pairs."""
-    center: Tensor | None
-    """``mu`` [D] that these were taken with; None for response scores, which have none."""
-
-
-def reference_for(probe: ProbeLike, column: Column) -> Reference | None:
-    """The null and the center that a calibrated probe brings for ``column``; the only place that decides on them.
-
-    Without one, contexts are centred by the dataset (or a gate's baseline), and the null is the mirrored scores of the
-    same. Scores of the other kind are no reference.
-
-    Raises:
-        ProbeError: the probe was calibrated without keeping the center, so nothing can be compared with its scores.
-    """
-    calibration = probe.built.get("calibration")
-    if probe.reference_scores is None or probe.reference_scores.shape[1] == 0:
-        return None
-    if not isinstance(calibration, Mapping) or calibration.get("kind") != column.kind:
-        return None
-    row = probe.layers.index(column.layer)
-    scores: npt.NDArray[np.float64] = probe.reference_scores[row].double().numpy()
-    if column.kind == "response":
-        return Reference(scores, None)
-    if probe.reference_center is None:
-        raise ProbeError(
-            f"probe {probe.name!r} was calibrated by an earlier version, which did not keep the center of contexts: "
-            "calibrate it again (`trl-attribution probe calibrate`), or ask for response scores"
-        )
-    return Reference(scores, probe.reference_center[row])
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(str(layer) for layer in layers)
-
-
-__all__ = [
-    "MEMORY_BUDGET",
-    "AskedKind",
-    "Column",
-    "Kind",
-    "Progress",
-    "Scores",
-    "context_means",
-    "kind_for",
-    "reference_for",
-    "score_view",
-]
