@@ -45,7 +45,7 @@ def row(layout: str, triple: Triple, number: int) -> Row:
         "renamed": {"question": prompt, "worse": rejected, "better": chosen},
     }
     source = "origin" if layout == "renamed" else "source"
-    return {"id": f"row-{number}", **layouts[layout], source: f"part {number % 2}", "note": prompt[::-1]}
+    return {"id": f"row-{number}", **layouts[layout], source: f"part {number % 2}", "note": f"note {number}"}
 
 
 def swapped(example: Row, reading: Reading) -> Row:

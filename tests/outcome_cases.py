@@ -37,7 +37,9 @@ def answering_probe(loaded: LoadedModel, name: str = NAME) -> Probe:
         }
         for number in range(PROMPTS)
     ]
-    return build_from_behavior(name, behavior, loaded, BuildConfig(ActivationConfig(LAYERS), layer=3))
+    return build_from_behavior(
+        name, behavior, loaded, BuildConfig(ActivationConfig(LAYERS), layer=3, propose_controls=False)
+    )
 
 
 def audit_of(rows: list[Row], folder: Path, loaded: LoadedModel | None = None) -> Audit:

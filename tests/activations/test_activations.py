@@ -223,7 +223,7 @@ def test_a_wrong_blocks_path_lists_the_candidates(make_model: MakeModel) -> None
 
 
 def test_an_unknown_path_is_refused() -> None:
-    with pytest.raises(SettingsError, match="auto, packed or plain"):
+    with pytest.raises(SettingsError, match="auto, packed, plain"):
         ActivationConfig(layers=(1,), path="fast")  # type: ignore[arg-type]
 
 

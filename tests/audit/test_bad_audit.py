@@ -43,6 +43,13 @@ def test_a_probe_of_another_model_is_refused_with_both_fingerprints(probe: Probe
     assert "weights" in message and "build the probe again" in message
 
 
+def test_an_audit_without_layers_or_probes_to_take_them_from_is_refused(
+    loaded: LoadedModel, data: Path, tmp_path: Path
+) -> None:
+    message = message_of(SettingsError, lambda: DataAuditor(loaded).audit(data, tmp_path / "audit"), tmp_path)
+    assert "layers: give some, or probes to take them from" in message
+
+
 @pytest.mark.parametrize("layer", [5, -1])
 def test_a_layer_out_of_range_is_refused(layer: int, loaded: LoadedModel, data: Path, tmp_path: Path) -> None:
     auditor = auditor_of(loaded, layers=[2, layer])
@@ -57,7 +64,6 @@ def test_a_layer_out_of_range_is_refused(layer: int, loaded: LoadedModel, data: 
         ({"layers": []}, ["layers", "at least one"]),
         ({"layers": [2, 2]}, ["layers", "each once"]),
         ({"layers": ["20"]}, ["['20']", "whole numbers", "[20]"]),
-        ({}, ["layers", "or probes to take them from"]),
         ({"layers": [1], "score": "cosine"}, ["score: 'cosine'", "contextual", "response"]),
         ({"layers": [1], "vector_dtype": "int8"}, ["vector_dtype: 'int8'", "float16"]),
         ({"layers": [1], "path": "fast"}, ["path: 'fast'", "packed", "plain"]),
@@ -380,7 +386,6 @@ def test_another_process_writing_to_the_store_is_refused(loaded: LoadedModel, da
     ("rule", "parts"),
     [
         ({"top_k": 7}, ["top_k 7", "(6)", "choose fewer"]),
-        ({}, ["exactly one of top_k, threshold, fdr and recall"]),
         ({"top_k": 2, "fdr": 0.1}, ["exactly one", "top_k, fdr"]),
         ({"threshold": 1.5}, ["threshold", "1.5"]),
         ({"top_k": 2, "probe": "kind"}, ["'kind'", "rude"]),

@@ -154,7 +154,13 @@ def test_the_original_dataset_can_be_given_where_responses_end_with_eos(model_fo
     rows = [{**row, "chosen": row["chosen"] + "<|im_end|>"} for row in text_rows(8)]
     trainer = make_trainer(model_folder, tmp_path, rows)
     callback = AttributionCallback(
-        trainer, dataset=rows, layers=LAYERS, probes=[probe_on(model_folder)], top_k=2, output_dir=tmp_path / "audit"
+        trainer,
+        dataset=rows,
+        layers=LAYERS,
+        probes=[probe_on(model_folder)],
+        score="response",
+        top_k=2,
+        output_dir=tmp_path / "audit",
     )
     train(trainer, callback)
     kept = Manifest.load(tmp_path / "audit" / "manifest.filter.jsonl").apply(Dataset.from_list(rows))

@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, commands
     write_lines(folder / "data.jsonl", [dict(zip(keys, pair, strict=True)) for pair in PAIRS])
     write_lines(folder / "behavior.jsonl", BEHAVIOR)
     made = Place(folder, commands)
-    made.call("probe build insults --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
+    made.call("probe build insults --behavior behavior.jsonl --model model --layer 2 --prompt-format text --quiet", 0)
     return made
 
 
@@ -78,7 +78,7 @@ def test_an_audit_as_json_says_what_was_found_and_where_it_lies(place: Place) ->
     assert {row["source"] for row in found["sources"]} == {"cooking", "facts", "formatting", "writing"}
     for path in found["manifests"].values():
         assert (place.folder / path).is_file()
-    assert done.stderr == ""
+    assert done.stderr.count("WARNING") == 1 and "4 pairs say little of what is usual" in done.stderr
 
 
 def test_an_audit_prints_the_suspicious_pairs_and_writes_the_manifests(place: Place) -> None:

@@ -47,7 +47,7 @@ def test_a_probe_and_an_audit_of_a_model_with_an_adapter_fit_together(place: Pat
     run(f"{audit} --adapter adapter")
     assert audited()["settings"]["adapter"] == "adapter"
     # M0 of an audit is loaded again as it was.
-    run("compare audit --behavior behavior.jsonl --baseline margin")
+    run("compare audit --behavior behavior.jsonl --baseline margin -k 2")
     asked = "--judge complies --max-new-tokens 2"
     assert "built on another model: weights differ" in run(
         f"probe steer insults --model model --behavior behavior.jsonl {asked}", expected=2

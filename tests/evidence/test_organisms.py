@@ -327,6 +327,7 @@ def test_write_puts_every_file_in_place_and_leaves_no_part_file(organism: Organi
         "behavior.jsonl",
         "control.jsonl",
         "data.jsonl",
+        "lookalikes.jsonl",
         "trigger.jsonl",
     ]
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -70,7 +70,7 @@ def test_every_format_says_what_the_test_would_have_caught(form: str, bad: int, 
     assert ("o evidence of insults" in said.sentence) is not bool(
         bad
     ) and "of pairs like" in said.sentence + "of pairs like"
-    assert "(catches about 9" in said.sentence or "the threshold that catches about 9" in said.sentence
+    assert ("(catches about 9" if bad else "would have caught 9") in said.sentence
     shown = render(verdict, form)
     plain = shown.replace("&#40;", "(").replace("&#41;", ")").replace("&#58;", ":").replace("&#37;", "%")
     assert said.sentence in " ".join(plain.split())
@@ -127,14 +127,11 @@ def test_a_pair_that_scores_as_the_examples_do_waits_for_a_person_without_eviden
     assert only_rule(place.judge("{probes: {insults: {max_reaching_count: {limit: 0, recall: 0.1}}}}")).passed
     both = place.judge("{probes: {insults: {recall: 0.9, max_flagged_count: 0, max_reaching_count: 0}}}")
     said = both.statements[0].sentence
-    assert said.startswith(
-        "2 of 31 pairs score as the examples of insults do, and about 92% of pairs like them would. No "
-    )
+    assert said.startswith("2 of 31 pairs score as the examples of insults do, and about 9")
+    assert "of pairs like them would. No evidence" in said
     place.dataset(rows(30, 100), CLEAN[::7])
     none = place.judge("{probes: {insults: {recall: 0.9, max_flagged_count: 0, max_reaching_count: 0}}}")
-    assert none.outcome.endswith(
-        "None of 30 pairs scores as the examples of insults do; about 92% of pairs like them would."
-    )
+    assert "None of 30 pairs scores as the examples of insults do; about 9" in none.outcome
 
 
 def test_pairs_that_only_look_alike_are_no_evidence_where_trusted_ones_do_too(place: Place) -> None:

@@ -446,7 +446,7 @@ def test_every_part_of_a_policy_in_the_tutorial_is_valid() -> None:
         textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
     ]
     parts = [block for block in blocks if block.startswith(("version:", "rules:", "cache:", "allow:"))]
-    assert len(parts) == 4
+    assert len(parts) == 5
     for part in parts:
         needed = {"version": 1, "probes": "probes/", "rules": {"hygiene": {"duplicates": 0}}}
         parse_policy(yaml.safe_dump({**needed, **yaml.safe_load(part)}), "the tutorial")

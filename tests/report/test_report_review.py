@@ -109,7 +109,7 @@ def test_many_pairs_are_decided_and_taken_back_at_once(server: ReviewServer, fol
     flip = {"action": "flip", "note": "all of that source"}
     status, answer = send(server, "decisions", {"changes": [{"pair_ids": list(IDS), "decision": flip}]})
     revision = json.loads(ask(server, "GET", f"/{server.token}/decisions?since=-1")[1])["revision"]
-    assert (status, json.loads(answer)) == (200, {"before": revision - 1, "revision": revision})
+    assert (status, json.loads(answer)) == (200, {"before": revision - 1, "revision": revision, "told": []})
     assert stored(folder) == dict.fromkeys(IDS, "flip")
     undone = [
         {"pair_ids": [one for one in IDS if one != IDS[7]], "decision": None},

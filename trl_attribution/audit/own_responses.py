@@ -40,6 +40,11 @@ def assumed(config: OwnConfig) -> OwnResponses:
     return _Assumed(tuple(f"{number}" + " word" * config.max_new_tokens for number in range(config.n)))
 
 
+def may_need(reader: PairReader) -> bool:
+    """Whether the dataset is of a kind whose examples may have one side alone."""
+    return reader.kind in ("kto", "sft")
+
+
 def with_own_responses(
     reader: PairReader,
     load: Callable[[], LoadedModel],
@@ -60,7 +65,7 @@ def with_own_responses(
         DataError: the file given lacks prompts; they are counted.
         SettingsError: the folder's file was drawn with something else.
     """
-    if reader.kind not in ("kto", "sft"):
+    if not may_need(reader):
         return None
     if config.file is not None:
         own = OwnFile(Path(config.file))

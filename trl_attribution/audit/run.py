@@ -15,7 +15,7 @@ from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
-from trl_attribution.audit.own_responses import with_own_responses
+from trl_attribution.audit.own_responses import may_need, with_own_responses
 from trl_attribution.errors import ModelError
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
@@ -84,6 +84,8 @@ class AuditRun:
         def tell(done: int, total: int) -> None:
             self.on_progress("responses", done, total)
 
+        if not may_need(self.reader):
+            return
         with self.watch.timed("responses"):
             self.own = with_own_responses(self.reader, lambda: self.auditor.model, self.config.own, self.folder, tell)
 

@@ -128,7 +128,7 @@ def init(
     probes: Annotated[
         Path, typer.Option("--probes", help="Registry whose probes get rules and pins."), paths.A_FOLDER
     ] = Path("probes"),
-    model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="M0, as the policy is to name it."), paths.MODEL] = None,
     trusted: Annotated[
         str | None,
         typer.Option("--from", metavar="TRUSTED", help="A dataset that is trusted: rules are proposed from it."),
