@@ -52,7 +52,7 @@ def _said(docket: Docket, found: ProbeScores, decision: Decision) -> str:
     """The decision, and what of single pairs where a rule stops those that score as the examples do."""
     name, rule = found.ruled.name, found.ruled.rules.max_reaching_count
     said = decision.sentence(name)
-    said = said[:1].upper() + said[1:]
+    said = f"{said[:1].upper()}{said[1:]}."
     if rule is None or found.known is None or not single_pairs_judged(docket, rule):
         return said
     threshold = threshold_for(rule.recall, found.known.examples)
