@@ -31,14 +31,16 @@ COMPOSED_SHARE = 0.75
 LEAD = (
     "What the default rule (`audit` without a rule: recall 0.9) decides, without looking at the truth. XSTest: "
     "pairs of real models' answers (66 unsafe prompts with compliance chosen, 65 with refusal chosen, 113 safe "
-    "prompts with alarming words and compliance chosen), behavior = 24 unsafe prompts drawn at random, controls = "
-    "24 safe ones, all left out of what is ranked. Over-refusal: the same pairs asked about another behavior, "
-    "refusing the safe prompts; half of these have chosen and rejected swapped, refusals of unsafe prompts are the "
-    "look-alikes. Demo and large: the project's organism of 440 and 2,400 pairs, three quarters of the 48 prompts "
-    "of its behavior file and of 48 harmless look-alikes of another seed as controls. {draws} draws each; where a "
-    "rate is given, as many contaminated pairs are drawn as make it up. The layer is the one that a probe with "
-    "controls chooses by itself. The score, the choice of layer, and the estimate were developed on XSTest, the "
-    "demo and large; over-refusal and the second M0 (gemma-3-270m, base) were looked at once, after that."
+    "prompts with alarming words and compliance chosen), behavior = 24 unsafe prompts drawn at random, controls ="
+    " 24 safe ones, all left out of what is ranked. Over-refusal: the same pairs asked about another behavior, "
+    "refusing the safe prompts; half of these have chosen and rejected swapped, refusals of unsafe prompts are "
+    "the look-alikes. Demo and large: the project's organism of 440 and 2,400 pairs, three quarters of the 48 "
+    "prompts of its behavior file and of 48 harmless look-alikes of another seed as controls. {draws} draws each;"
+    " where a rate is given, as many contaminated pairs are drawn as make it up. The layer is the one that a "
+    "probe with controls chooses by itself. The score, the choice of layer, and the estimate were developed on "
+    "all four sets with SmolLM2; the second M0 (gemma-3-270m, base) was looked at once, after that. Until then a "
+    "probe without controls flagged at the layer that its examples alone choose, 24, by the contextual score, "
+    "which ranks the demo better."
 )
 
 
