@@ -97,9 +97,9 @@ def note(name: str, versions: dict[str, str], result: str) -> None:
     start = next(place for place, line in enumerate(lines) if line.startswith("|---"))
     python = ".".join(versions["python"].split(".")[:2])
     same = re.compile(rf"\| {re.escape(name)} \| {re.escape(python)}\.\d+ \| {re.escape(versions['torch'])} ")
-    kept = [line for line in lines[start + 1 :] if line.startswith("|") and not same.match(line)]
-    rest = [line for line in lines[start + 1 :] if not line.startswith("|")]
-    PAGE.write_text("\n".join([*lines[: start + 1], *sorted([*kept, row]), *rest]) + "\n", encoding="utf-8")
+    end = next(place for place in range(start + 1, len(lines)) if not lines[place].startswith("|"))
+    kept = [line for line in lines[start + 1 : end] if not same.match(line)]
+    PAGE.write_text("\n".join([*lines[: start + 1], *sorted([*kept, row]), *lines[end:]]) + "\n", encoding="utf-8")
 
 
 def main() -> int:

@@ -519,6 +519,7 @@ def test_skipping_flagged_pairs_equals_training_without_them(adapter: bool, mode
     common: dict[str, Any] = dict(logging_steps=1)
     lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])} if adapter else {}
 
+    torch.manual_seed(0)  # TRL before 1.0 draws adapters before it seeds anything
     skipping = make_trainer(
         model_folder, tmp_path, [row for batch in batches for row in batch], trainer=dict(lora), **common
     )
@@ -527,6 +528,7 @@ def test_skipping_flagged_pairs_equals_training_without_them(adapter: bool, mode
     )
     in_order(skipping)
     train(skipping, callback)
+    torch.manual_seed(0)
     filtered = make_trainer(
         model_folder,
         tmp_path,
