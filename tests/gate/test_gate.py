@@ -168,7 +168,8 @@ def test_the_default_rule_flags_the_same_pairs_in_an_audit_and_in_the_gate(
     assert len(expected) > 3 and found.reused == 38
     flagged = {each.pair_id: (each.rank, round(each.score, 7)) for each in expected.flags if each.score > 0}
     assert {each.pair_id: (each.rank, each.score) for each in found.rules[0].violations} == flagged
-    assert found.statements[0].sentence.lower() == expected.flags.decisions["rude"].sentence("rude").lower()
+    said = expected.flags.decisions["rude"].sentence("rude")
+    assert found.statements[0].sentence.lower() == f"{said.lower()}."
 
 
 def test_a_job_that_has_lost_its_cache_says_so(place: Path) -> None:
