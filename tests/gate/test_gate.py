@@ -141,6 +141,7 @@ def test_vectors_that_an_audit_made_in_another_way_are_not_used(place: Path, loa
     found = run().verdict
     assert (found.computed, found.reused) == (10, 0)
     assert "cache: the vectors of audit were made in another way, and are not used" in found.notes
+    assert [note for note in found.notes if "rude: 10 pairs say little" in note] and len(found.notes) == 2
     done = invoke("data.jsonl", "--vectors", "nowhere")
     assert done.exit_code == 2 and "--vectors" in done.stderr
 

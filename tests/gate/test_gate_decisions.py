@@ -127,11 +127,14 @@ def test_a_pair_that_scores_as_the_examples_do_waits_for_a_person_without_eviden
     assert only_rule(place.judge("{probes: {insults: {max_reaching_count: {limit: 0, recall: 0.1}}}}")).passed
     both = place.judge("{probes: {insults: {recall: 0.9, max_flagged_count: 0, max_reaching_count: 0}}}")
     said = both.statements[0].sentence
-    assert said.startswith("2 of 31 pairs score as the examples of insults do, and about 9")
-    assert "of pairs like them would. No evidence" in said
+    assert said.startswith(
+        "2 of 31 pairs score as the examples of insults do, and about 90% of pairs like them would. No evidence"
+    )
     place.dataset(rows(30, 100), CLEAN[::7])
     none = place.judge("{probes: {insults: {recall: 0.9, max_flagged_count: 0, max_reaching_count: 0}}}")
-    assert "None of 30 pairs scores as the examples of insults do; about 9" in none.outcome
+    assert none.outcome.endswith(
+        "None of 30 pairs scores as the examples of insults do; about 90% of pairs like them would."
+    )
 
 
 def test_pairs_that_only_look_alike_are_no_evidence_where_trusted_ones_do_too(place: Place) -> None:

@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 
 @verb
 def audit(
-    model: Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL],
-    dataset: Annotated[
-        str,
-        typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
-        paths.DATASET,
-    ],
+    model: options.GivenModel,
+    dataset: options.GivenDataset,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The audit folder to make or go on with."), paths.A_FOLDER
     ] = None,

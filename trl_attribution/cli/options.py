@@ -64,6 +64,12 @@ CONFIG_FILE = typer.Option(
 )
 
 Model = Annotated[str, typer.Option("--model", help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
+GivenModel = Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL]
+GivenDataset = Annotated[
+    str,
+    typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
+    paths.DATASET,
+]
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
 OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
 Computing = Annotated[ActivationConfig, Only("token_budget", "blocks_path")]

@@ -17,12 +17,8 @@ from trl_attribution.discovery.scan_config import ScanConfig
 
 @verb
 def scan(
-    model: Annotated[str, typer.Argument(help="M0: a Hub id, a local folder, or a GGUF file."), paths.MODEL],
-    dataset: Annotated[
-        str,
-        typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
-        paths.DATASET,
-    ],
+    model: options.GivenModel,
+    dataset: options.GivenDataset,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The audit folder to make or go on with."), paths.A_FOLDER
     ] = Path("audit"),

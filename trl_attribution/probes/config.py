@@ -22,7 +22,7 @@ class BuildConfig:
     activations: ActivationConfig = field(default_factory=lambda: ActivationConfig(()))
     """Layers of the probe (by default ``layer``, else those of ``candidate_layers``), and how the model is run."""
     layer: int | Literal["auto"] = "auto"
-    """The layer that flags are taken at; ``auto`` is the one with the best cross-validated separability."""
+    """The layer that flags are taken at; ``auto`` goes by separability: from the controls, else of the two sides."""
     prompt_format: PromptFormat = "auto"
     """Whether a text prompt becomes a user message: chat, text, or auto (chat where M0 has a chat template)."""
     encoding: Encoding = field(default_factory=Encoding)

@@ -116,11 +116,11 @@ def outcome_of(
         StoreError: scores that are not finite.
     """
     decision = None if known is None else decide(scores, rule.recall or DEFAULT_RECALL, known)
-    by_recall = rule.recall is not None and decision is not None
-    if passing is None:
-        passing = decision.passes(scores) if by_recall and decision is not None else _passes(rule, scores, worth)
-    wrong = decision.prevalence.wrong.value if by_recall and decision is not None else None
-    if not by_recall:
+    if rule.recall is not None and decision is not None:
+        passing = decision.passes(scores) if passing is None else passing
+        wrong: float | None = decision.prevalence.wrong.value
+    else:
+        passing = _passes(rule, scores, worth) if passing is None else passing
         wrong = _expected_wrong(rule, scores, passing, decision)
     prevalence = None if decision is None else decision.prevalence
     return Outcome(probe, rule, passing, decision, wrong, read_first(scores, passing, pair_ids, prevalence))
