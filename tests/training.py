@@ -17,6 +17,7 @@ from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 
 LAYERS = [1, 3]
@@ -47,6 +48,21 @@ def chat_rows(count: int = 24) -> Rows:
         }
         for row in text_rows(count)
     ]
+
+
+def kto_rows(rows: Rows) -> Rows:
+    """The pairs ``rows`` as KTO rows; every fourth pair has lost one, so that M0's own responses are its other side."""
+    found = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen", "source": row["source"]}
+        for side in ("chosen", "rejected")
+        for row in rows
+    ]
+    return [row for place, row in enumerate(found) if place % 4 or place < len(rows)]
+
+
+def sft_rows(rows: Rows) -> Rows:
+    """What is preferred in ``rows``, to be imitated."""
+    return [{"prompt": row["prompt"], "completion": row["chosen"], "source": row["source"]} for row in rows]
 
 
 def arguments(folder: Path, **settings: Any) -> dict[str, Any]:
@@ -104,7 +120,15 @@ def audited(
     return callback
 
 
-def offline(model: Path, folder: Path, rows: Rows, dtype: str = "float32", **encoding: Any) -> Audit:
+def offline(
+    model: Path,
+    folder: Path,
+    rows: Rows,
+    dtype: str = "float32",
+    kind: str = "trl",
+    own: OwnConfig | None = None,
+    **encoding: Any,
+) -> Audit:
     """The audit of ``rows`` by itself."""
     auditor = DataAuditor(
         str(model),
@@ -112,7 +136,8 @@ def offline(model: Path, folder: Path, rows: Rows, dtype: str = "float32", **enc
         dtype=dtype,
         vector_dtype="float32",
         encoding=Encoding(**encoding),
-        reading=Reading(format="trl", on_bad_row="skip"),
+        reading=Reading(format=kind, on_bad_row="skip"),
+        own=own or OwnConfig(),
     )
     return auditor.audit(Dataset.from_list(rows), folder / "offline")
 

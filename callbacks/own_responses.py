@@ -1,0 +1,89 @@
+"""M0's own responses in a training run: drawn before its first step, by the main rank alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from trl_attribution.audit.own_responses import (
+    FILE_NAME,
+    draw,
+    drawn_file,
+    may_need,
+    questions,
+    with_own_responses,
+)
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.dedicated import m0_to_run
+from trl_attribution.callbacks.main_rank import MainRank
+from trl_attribution.callbacks.reference_pass import ReferenceModel
+from trl_attribution.errors import SettingsError
+from trl_attribution.models import LoadedModel
+from trl_attribution.pairs import PairReader
+from trl_attribution.pairs.own_responses import OwnFile
+from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
+from trl_attribution.utils.shared_storage import check_shared
+from trl_attribution.utils.text import counted
+
+logger = logging.getLogger(__name__)
+
+
+def own_responses(
+    config: CallbackConfig,
+    reader: PairReader,
+    m0: LoadedModel,
+    reference: ReferenceModel,
+    ranks: Ranks,
+    *,
+    is_resumed: bool,
+) -> OwnFile | None:
+    """Give ``reader`` M0's own responses, where examples need them: those given, or drawn now. A collective.
+
+    A resumed run finds what was drawn in its audit folder.
+
+    Raises:
+        AttributionError: the file given lacks prompts, or M0 cannot be asked now.
+    """
+    folder, own = Path(config.output_dir), config.own
+    if may_need(reader) and own.file is None and any(pair.lacks_own for pair in reader):
+        _draw(config, reader, m0, reference, ranks, is_resumed=is_resumed)
+        own = replace(own, file=str(folder / FILE_NAME))
+    return with_own_responses(reader, lambda: m0, own, folder)
+
+
+def _draw(
+    config: CallbackConfig,
+    reader: PairReader,
+    m0: LoadedModel,
+    reference: ReferenceModel,
+    ranks: Ranks,
+    *,
+    is_resumed: bool,
+) -> None:
+    """Draw what the audit folder lacks; the other ranks wait, however long it takes."""
+    if is_sharded(reference.model):
+        raise SettingsError(
+            f"own_responses: {reader.source.name} needs M0's own responses, and where processes share one model it "
+            "cannot be asked before its first step. Give them (own_responses=FILE): an audit of the dataset by itself "
+            f"leaves them in {FILE_NAME} of its folder."
+        )
+    folder = Path(config.output_dir)
+    main_rank = MainRank(folder / "parts", ranks)
+    if ranks.is_main:
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        main_rank.clear()
+    check_shared(folder, ranks)
+    if not ranks.is_main:
+        main_rank.await_ready()
+        return
+    with main_rank.failure_told(), random_state_kept():
+        path = folder / FILE_NAME
+        there = drawn_file(path, m0, config.own)
+        missing = len({question.key for question in questions(reader) if question.key not in there})
+        if missing:
+            need = f"{counted(missing, 'prompt')} of {reader.source.name} need M0's own responses"
+            logger.warning("%s: they are drawn before training, unless own_responses=FILE gives them", need)
+            with m0_to_run(m0, reference, need, is_resumed=is_resumed) as model:
+                draw(questions(reader), replace(m0, model=model), config.own, path)
+        main_rank.tell_ready()
