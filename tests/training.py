@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from trl_attribution import DataAuditor, VectorStore
 from trl_attribution.activations import ActivationConfig
@@ -65,6 +65,15 @@ def sft_rows(rows: Rows) -> Rows:
     return [{"prompt": row["prompt"], "completion": row["chosen"], "source": row["source"]} for row in rows]
 
 
+TRAINERS: dict[str, tuple[Any, Any]] = {
+    "dpo": (DPOTrainer, DPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+    "sft": (SFTTrainer, SFTConfig),
+}
+ROWS: dict[str, Callable[[Rows], Rows]] = {"dpo": list, "kto": kto_rows, "sft": sft_rows}
+"""What each kind of trainer is given of pairs."""
+
+
 def arguments(folder: Path, **settings: Any) -> dict[str, Any]:
     """Of any trainer's config: one epoch of four pairs a step and two steps a log, on the CPU, without a word."""
     chosen: dict[str, Any] = dict(
@@ -88,15 +97,22 @@ def config(folder: Path, **settings: Any) -> DPOConfig:
 
 
 def make_trainer(
-    model: Any, folder: Path, rows: Rows | Dataset, *, trainer: dict[str, Any] | None = None, **settings: Any
-) -> DPOTrainer:
-    """A DPOTrainer on ``rows``; ``trainer`` are its own arguments, ``settings`` those of its config."""
+    model: Any,
+    folder: Path,
+    rows: Rows | Dataset,
+    *,
+    kind: str = "dpo",
+    trainer: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """A trainer of ``kind`` on ``rows``; ``trainer`` are its own arguments, ``settings`` those of its config."""
+    trainer_class, config_class = TRAINERS[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return DPOTrainer(
+        return trainer_class(
             model if not isinstance(model, Path) else str(model),
-            args=config(folder, **settings),
-            train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+            args=config_class(**arguments(folder, **{"learning_rate": 1e-3, **settings})),
+            train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
             **(trainer or {}),
         )
 
