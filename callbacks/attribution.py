@@ -43,10 +43,10 @@ _TOP = 10
 
 
 class AttributionCallback(TrainerCallback):
-    """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
+    """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
-    The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
-    worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
+    ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
+    cost worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
     When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
@@ -59,8 +59,8 @@ class AttributionCallback(TrainerCallback):
             be given, and M0 passes over the dataset before the first step, unless ``precompute_ref_log_probs`` lets it
             be read from TRL's own pass.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
-        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
-            ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers that change its texts
+            or its order, and where plain-text responses ended with the EOS token before TRL saw them.
         judge: a rule, or a callable ``judge(prompt, response)`` that is true for a response that shows a behavior;
             over ``config.judge``, under a rule that the behavior's own file gives.
         config: the settings; single ones can be given by name instead.
