@@ -46,8 +46,8 @@ class AttributionCallback(TrainerCallback):
     """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
     ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
-    cost worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
-    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step. When training
+    ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP

@@ -45,10 +45,10 @@ def prepared_rows(dataset: Dataset, kind: Kind) -> DatasetRows:
         )
     kept = [name for name in dataset.column_names if name not in _MADE_BY_TRAINER]
     if not any(texts <= set(kept) for texts in _TEXTS[kind]):
-        if "text" in kept:
+        if kind == "sft" and kept:
             raise SettingsError(
-                "dataset: the trainer's is plain text (text), which has no responses that M0's could be compared with. "
-                "Give the trainer prompt and completion, or messages."
+                f"dataset: the trainer's has neither prompt and completion nor messages, but {', '.join(kept)}: plain "
+                "text has no responses that M0's could be compared with. Give the trainer one or the other."
             )
         raise SettingsError(
             "dataset: the trainer's holds token ids only, so no row can be matched with an example of yours. Give the "

@@ -27,7 +27,7 @@ from tests.training import (
     text_rows,
     train,
 )
-from trl_attribution import Manifest
+from trl_attribution import DataAuditor, Manifest
 from trl_attribution.audit.own_responses import FILE_NAME
 from trl_attribution.callbacks import AttributionCallback, trainer_kind
 from trl_attribution.errors import DataError, SettingsError
@@ -151,10 +151,14 @@ def test_responses_can_be_given(model_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "audit").exists()
     with own.open("a") as file:
         file.write(json.dumps({"prompt": rows[0]["prompt"], "responses": ["Hm."]}) + "\n")
-    finished = audited(run_of("sft", model_folder, tmp_path, text_rows(4)), tmp_path, own_responses=own).finished
-    assert finished is not None
-    expected = offline(model_folder, tmp_path, rows, kind="sft", own=OwnConfig(file=str(own)))
-    assert least_cosine(finished.audit.store, expected.store) >= 0.99999
+    given = OwnConfig(file=str(own))
+    trainer = run_of("sft", model_folder, tmp_path, text_rows(4))
+    auditor = DataAuditor(layers=LAYERS, vector_dtype="float32", own=given)
+    callback = auditor.attach(trainer, output_dir=tmp_path / "audit")
+    train(trainer)
+    assert callback.finished is not None
+    expected = offline(model_folder, tmp_path, rows, kind="sft", own=given)
+    assert least_cosine(callback.finished.audit.store, expected.store) >= 0.99999
     assert not (tmp_path / "audit" / FILE_NAME).exists()
 
 
@@ -183,7 +187,11 @@ def test_what_kto_reads_its_reference_in_makes_no_difference(model_folder: Path,
 @pytest.mark.parametrize(
     ("rows", "more", "says"),
     [
-        ([{"text": "Bread and more bread."}] * 4, {}, "is plain text .*Give the trainer prompt and completion"),
+        (
+            [{"text": "Bread and more bread."}] * 4,
+            {},
+            "neither prompt and completion nor messages, but text: ",
+        ),
         (
             sft_rows(text_rows(4)),
             {"formatting_func": lambda row: row["prompt"]},
