@@ -8,6 +8,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.formats import Kind
 from trl_attribution.pairs.rows.rows import DatasetRows
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,9 +47,10 @@ def prepared_rows(dataset: Dataset, kind: Kind) -> DatasetRows:
     kept = [name for name in dataset.column_names if name not in _MADE_BY_TRAINER]
     if not any(texts <= set(kept) for texts in _TEXTS[kind]):
         if kind == "sft" and kept:
+            shown = printable(", ".join(kept))
             raise SettingsError(
-                f"dataset: the trainer's has neither prompt and completion nor messages, but {', '.join(kept)}: plain "
-                "text has no responses that M0's could be compared with. Give the trainer one or the other."
+                f"dataset: the trainer's has neither prompt and completion nor messages, but {shown}: plain text has "
+                "no responses that M0's could be compared with. Give the trainer one or the other."
             )
         raise SettingsError(
             "dataset: the trainer's holds token ids only, so no row can be matched with an example of yours. Give the "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch
-from trl_attribution.audit.own_responses import bound_to
+from trl_attribution.audit.own_responses import bound_to, may_need
 from trl_attribution.audit.setup import choose_layers
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
@@ -81,11 +81,13 @@ def open_training_audit(
     folder = Path(config.output_dir)
     check_folder(folder)
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
-    with stopwatch.timed("responses"):
-        own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
+    config.rule.check_probes(probes)
+    own = None
+    if may_need(reader):
+        with stopwatch.timed("responses"):
+            own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
-    config.rule.check_probes(probes)
     config.rule.check(len(data.index))
     pairs = len(data.index)
     notes = (*([note] if note else []), *reader.notes)

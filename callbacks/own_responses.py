@@ -12,7 +12,6 @@ from trl_attribution.audit.own_responses import (
     FILE_NAME,
     draw,
     drawn_file,
-    may_need,
     questions,
     with_own_responses,
 )
@@ -48,8 +47,6 @@ def own_responses(
         AttributionError: the file given lacks prompts, or M0 cannot be asked now.
     """
     folder, own = Path(config.output_dir), config.own
-    if not may_need(reader):
-        return None
     if own.file is None:
         if not any(pair.lacks_own for pair in reader):
             return None

@@ -182,13 +182,13 @@ def test_kto_and_sft_on_two_processes_equal_the_offline_audit_too(
     assert training_of(tmp_path)["ranks"] == 2
 
 
+@BUILDS
 def test_ranks_that_share_m0_are_given_its_own_responses(model: Path, tmp_path: Path, commands: Commands) -> None:
     rows = ROWS["sft"](text_rows(8))
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps({"prompt": row["prompt"], "responses": ["Hm."]}) + "\n" for row in rows))
-    asked: dict[str, Any] = {"kind": "sft", "rows": 8, "settings": {"gradient_checkpointing": False}}
     given = {"own_responses": str(own)}
-    refused = run(commands, model, tmp_path, "fsdp2", refused=[{"callback": {}}], callback=given, **asked)
+    refused = run(commands, model, tmp_path, "zero3", kind="sft", rows=8, refused=[{"callback": {}}], callback=given)
     assert len(refused) == 2 and all("where processes share one model it cannot be asked" in line for line in refused)
     expected = offline(model, tmp_path, rows, kind="sft", own=OwnConfig(file=str(own)))
     assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999

@@ -181,7 +181,14 @@ def _distilling(model_folder: Path, tmp_path: Path, **more: Any) -> Any:
     rows = Dataset.from_list([{"messages": row["prompt"] + row["chosen"]} for row in chat_rows(8)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return GKDTrainer(str(model_folder), teacher_model=str(model_folder), args=args, train_dataset=rows, **more)
+        return GKDTrainer(
+            str(model_folder),
+            teacher_model=str(model_folder),
+            args=args,
+            train_dataset=rows,
+            processing_class=AutoTokenizer.from_pretrained(model_folder),
+            **more,
+        )
 
 
 def test_other_trainers_are_refused_by_name_before_anything_is_written(model_folder: Path, tmp_path: Path) -> None:
