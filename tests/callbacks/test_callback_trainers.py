@@ -177,14 +177,13 @@ def test_a_subclass_of_a_dpo_trainer_is_audited(model_folder: Path, tmp_path: Pa
 
 def _distilling(model_folder: Path, tmp_path: Path, **more: Any) -> Any:
     """An experiment of TRL that comes from SFTTrainer and is none."""
-    args = GKDConfig(**arguments(tmp_path))
     rows = Dataset.from_list([{"messages": row["prompt"] + row["chosen"]} for row in chat_rows(8)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return GKDTrainer(
             str(model_folder),
             teacher_model=str(model_folder),
-            args=args,
+            args=GKDConfig(**arguments(tmp_path)),
             train_dataset=rows,
             processing_class=AutoTokenizer.from_pretrained(model_folder),
             **more,
