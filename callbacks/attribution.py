@@ -30,6 +30,7 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.errors import SettingsError
+from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -100,9 +101,11 @@ class AttributionCallback(TrainerCallback):
             self._check_alone()
         else:
             self._check_trainer()
-            trainer.train = _watched(trainer.train, self)
+            if self.config.weights is not None:
+                weigh_by_column(trainer, self.config.weights)
             if self.config.on_flag == "skip":
                 skip_flagged(trainer, lambda: self._session)
+            trainer.train = _watched(trainer.train, self)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
@@ -185,21 +188,18 @@ class AttributionCallback(TrainerCallback):
             raise SettingsError(f"dataset: {kind} changes its texts; give the callback the one that it was given")
         if kind == "RewardTrainer" and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
+        if self.config.weights is not None and kind != "DPOTrainer":
+            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind}'s; leave it out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
             prepared_rows(self._trainer.train_dataset)
 
     def _check_skip(self, kind: str) -> None:
-        reason = None
         if kind != "DPOTrainer" or not reference_of(self._trainer).is_free:
-            reason = "no reference forward runs within the step to decide by"
-        elif self._trainer.accelerator.num_processes > 1:
-            reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
-        if reason is not None:
             raise SettingsError(
-                f"on_flag='skip' cannot work here: {reason}. Use on_flag='log' and train again on the filtered "
-                "dataset, or on_flag='stop'."
+                "on_flag='skip' cannot work here: no reference forward runs within the step to decide by. Use "
+                "on_flag='log' and train again on the filtered dataset, or on_flag='stop'."
             )
 
     def _check_alone(self) -> None:
@@ -211,6 +211,8 @@ class AttributionCallback(TrainerCallback):
             )
         if self.config.on_flag != "log":
             raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
+        if self.config.weights is not None:
+            raise SettingsError("weights: they act on the trainer's loss: give the callback the trainer")
 
     def _open(
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: ReferenceModel
