@@ -151,13 +151,22 @@ def _stripped(value: Any) -> Any:
     return {name: one for name, one in value.items() if name != _KEY} if isinstance(value, Mapping) else value
 
 
-def _check_loss(trainer: Any) -> None:
-    mixing = [name for name in trainer.loss_types if name in _MIXING]
+def check_loss_types(names: Sequence[str]) -> None:
+    """Make sure that each pair has a loss of its own.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    mixing = [name for name in names if name in _MIXING]
     if mixing:
         raise SettingsError(
             f"weights: loss_type '{mixing[0]}' sorts the pairs of a batch against one another, so none has a loss of its "
             "own to weigh. Choose another, such as sigmoid."
         )
+
+
+def _check_loss(trainer: Any) -> None:
+    check_loss_types(trainer.loss_types)
     # Older TRL has a loss of its own for it, past the model's outputs.
     if trainer.args.use_liger_kernel and hasattr(trainer, "_compute_loss_liger"):
         raise SettingsError(
