@@ -55,7 +55,7 @@ def pair_weights(manifest: Manifest, floor: float = 0.0) -> dict[str, float]:
     found = dict.fromkeys((one.pair_id for one in listed), floor)
     for scores in scored.values():
         found |= zip(scores, score_weights(list(scores.values()), floor), strict=True)
-    if all(weight == 1 for weight in found.values()):
+    if found and all(weight == 1 for weight in found.values()):
         raise ManifestError(
             f"--action weight: all {len(listed):,} pairs that the manifest filters have one score, or none above 0, so "
             "each would keep its full weight. Filter them instead."
