@@ -124,6 +124,8 @@ def test_the_mixin_the_callback_and_a_manifest_do_the_same(model_folder: Path, t
     called = make_trainer(model_folder, tmp_path, data, **DESCENT)
     in_order(called)
     again = AttributionCallback(called, layers=LAYERS, weights="weight", output_dir=tmp_path / "again")
+    with pytest.raises(SettingsError, match="the trainer weighs its pairs already"):
+        AttributionCallback(mixed, layers=LAYERS, weights="weight", output_dir=tmp_path / "again")
     called.add_callback(again)
     mine, theirs = trained(mixed), trained(called)
     assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
@@ -187,5 +189,7 @@ def test_what_cannot_be_weighed_is_refused_before_training(
 ) -> None:
     rows = text_rows(4) if values is None else weighted(values)
     trainer = make_trainer(model_folder, tmp_path, rows, **settings)
+    with pytest.raises(SettingsError, match="give the callback the trainer"):
+        AttributionCallback(dataset=rows, layers=LAYERS, weights="weight", output_dir=tmp_path / "audit")
     with pytest.raises(SettingsError, match=message):
         AttributionCallback(trainer, layers=LAYERS, weights="weight", output_dir=tmp_path / "audit")

@@ -52,8 +52,10 @@ def weigh_by_column(trainer: Any, column: str = WEIGHT_COLUMN) -> None:
     Evaluation is left as it is.
 
     Raises:
-        SettingsError: as for :class:`WeightedLossMixin`.
+        SettingsError: as for :class:`WeightedLossMixin`; also where it does so already.
     """
+    if isinstance(trainer.data_collator, _Collator):
+        raise SettingsError("weights: the trainer weighs its pairs already (WeightedLossMixin); ask for it once")
     _check_column(trainer.train_dataset, column)
     trainer._set_signature_columns_if_needed()  # noqa: SLF001  # what it lists survives remove_unused_columns
     trainer._signature_columns = [*trainer._signature_columns, column]  # noqa: SLF001
