@@ -46,7 +46,7 @@ class CallbackConfig:
     )
     weights: str | None = field(
         default=None,
-        metadata={"help": "Column of the dataset with each pair's weight in the loss, as apply --action weight writes it."},
+        metadata={"help": "Column with each pair's weight in the loss, as apply --action weight writes it."},
     )
     flag_at: float | None = field(
         default=None,

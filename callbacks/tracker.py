@@ -93,7 +93,7 @@ class AttributionTracker:
                 "tracker.metrics()['attribution/flagged_fraction']; the tracker itself only logs"
             )
         if self.config.weights is not None:
-            raise SettingsError("weights: the loop is yours, and so is its loss: multiply each pair's by its weight there")
+            raise SettingsError("weights: the loop is yours, and so is its loss: multiply by each pair's weight there")
         if self.config.behaviors is not None and policy is None:
             raise SettingsError(
                 "behaviors: to sample after the loop as well as before it, the tracker needs the model that is "

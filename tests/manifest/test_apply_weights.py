@@ -72,9 +72,9 @@ def test_taking_weights_out_of_json_lines_gives_back_every_byte(tmp_path: Path) 
     lines[3] = lines[3].replace("}", " \t}  ").replace("Answer", "\\u0041nswer")
     given = "\r\n".join(lines)  # without a newline at the end
     (tmp_path / "data.jsonl").write_bytes(given.encode())
-    scored().apply_file(tmp_path / "data.jsonl", tmp_path / "out.jsonl", action="weight", weight_column="say, \"so\"")
+    scored().apply_file(tmp_path / "data.jsonl", tmp_path / "out.jsonl", action="weight", weight_column='say, "so"')
     assert (tmp_path / "out.jsonl").read_bytes().count(b'"say, \\"so\\"": 1.0}') == 3
-    undone = dict(action="weight", undo=True, weight_column="say, \"so\"")
+    undone = dict(action="weight", undo=True, weight_column='say, "so"')
     scored().apply_file(tmp_path / "out.jsonl", tmp_path / "back.jsonl", **undone)  # type: ignore[arg-type]
     assert (tmp_path / "back.jsonl").read_bytes() == given.encode()
 

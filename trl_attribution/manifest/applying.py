@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.columns import ColumnInspector
-from trl_attribution.manifest.config import ApplyOptions, ColumnRules
+from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.kinds import check_kind, turning_of
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.manifest.tally import ApplyReport, SourceTally
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
 KEEP, FILTER, FLIP, ZERO, WEIGH = 0, 1, 2, 3, 4
-_CODES = {"keep": KEEP, "filter": FILTER, "flip": FLIP}
-_DONE = {FILTER: "filtered", FLIP: "flipped"}
+_DONE = {FILTER: "filtered", FLIP: "flipped", WEIGH: "weighed"}
 SHOWN = 10
 
 
@@ -60,24 +59,28 @@ class Plan:
 
     @property
     def changed(self) -> npt.NDArray[np.bool_]:
-        """``[rows_in]``: which rows stay and change."""
-        return self.actions >= FLIP
+        """``[rows_in]``: which rows are turned."""
+        return (self.actions == FLIP) | (self.actions == ZERO)
 
 
 class _Scan:
     """One pass over the pairs of a dataset: which listed pairs it holds, and in which rows."""
 
-    def __init__(self, manifest: Manifest, undo: bool) -> None:
+    def __init__(self, manifest: Manifest, undo: bool, filtered: int, weights: Mapping[str, float]) -> None:
         self._undo = undo
         self.hits = 0
         """How often a pair that is acted on was found."""
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
-        self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
+        codes = {"filter": filtered, "flip": FLIP}
+        self._acts = {one.pair_id: codes[one.action] for one in manifest.decisions if one.action != "keep"}
+        self._weights = weights
         self.may_flip = FLIP in self._acts.values()
         self._found: set[str] = set()
         self.rows: list[int] = []
         self.codes = bytearray()
         """What happens to each of ``rows``."""
+        self.weights: list[float] = []
+        """Of each of ``rows``; 1 where nothing is weighed."""
         self.opposed = 0
         self.last_row = -1
         self.fingerprint = FingerprintBuilder()
@@ -96,6 +99,7 @@ class _Scan:
             self.hits += 1
             self.rows.extend(pair.all_rows)
             self.codes.extend([code] * len(pair.all_rows))
+            self.weights.extend([self._weights.get(original, 1.0)] * len(pair.all_rows))
         elif other in self._acts:
             self.opposed += 1
         if listed:
@@ -141,16 +145,13 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
     source = open_rows(dataset, reading.split)
     reader = PairReader(source, reading)
     check_kind(manifest, reader, options)
-    scan, tally, inspector = _Scan(manifest, turns_back), SourceTally(), ColumnInspector(reading, options.columns)
+    done = ZERO if options.zero_advantages else FILTER if weights is None else WEIGH
+    scan, tally = _Scan(manifest, turns_back, done, weights or {}), SourceTally()
+    inspector = ColumnInspector(reading, options.columns)
     columns: dict[str, None] = {}
-    by_row: dict[int, float] = {}
     for row, pair in reader.rows_and_pairs():
         code = scan.add(pair)
-        done = None if options.zero_advantages and code == FILTER else _DONE.get(code)
-        if weights is not None and code == FILTER:
-            by_row |= dict.fromkeys(pair.all_rows, weights[pair.pair_id])
-            done = "weighed"
-        tally.add(pair.source, len(pair.all_rows), done)
+        tally.add(pair.source, len(pair.all_rows), _DONE.get(code))
         if pair.kind != "pair":
             columns.update(dict.fromkeys(row.values))
         elif code == FLIP:
@@ -170,21 +171,20 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
     last_row = max([scan.last_row, *(row.row for row in reader.skipped)])
     actions = np.zeros(last_row + 1, dtype=np.int8)
     actions[rows] = FLIP if turns_back else np.frombuffer(bytes(scan.codes), dtype=np.int8)
-    starts = tuple(source.starts) if isinstance(source, FolderRows) else (0,)
-    if weights is not None:
-        actions[:] = WEIGH
-        report = _report(scan, actions, reader, same, Turning((), ()), options.columns, tally)
-        report = replace(
-            report, weighed=len(by_row), weighed_as=round(sum(by_row.values()), 4), weight_column=options.weight_column
-        )
-        weighing = Weighing.of(by_row, len(actions), options)
-        return Plan(actions, Turning((), ()), report, source, reading, starts, weighing)
     is_pairs = reader.kind == "pair"
     turning = inspector.turning(source.name, source.columns) if is_pairs else turning_of(reader, columns, options)
-    if options.zero_advantages:
-        actions[actions == FILTER] = ZERO
-    report = _report(scan, actions, reader, same, turning, options.columns, tally)
-    return Plan(actions, turning, report, source, reading, starts)
+    report = _report(scan, actions, reader, same, turning, options, tally)
+    weighing = None if weights is None else _weighing(scan, actions, options)
+    starts = tuple(source.starts) if isinstance(source, FolderRows) else (0,)
+    return Plan(actions, turning, report, source, reading, starts, weighing)
+
+
+def _weighing(scan: _Scan, actions: npt.NDArray[np.int8], options: ApplyOptions) -> Weighing:
+    """The weights of all rows, every one of which changes with them."""
+    weights = np.ones(len(actions))
+    weights[scan.rows] = scan.weights
+    actions[:] = WEIGH
+    return Weighing(options.weight_column, weights, options.undo)
 
 
 def _rows_of_the_audited(scan: _Scan, fingerprint: str, undo: bool) -> tuple[list[int], bool]:
@@ -205,7 +205,7 @@ def _report(
     reader: PairReader,
     same_dataset: bool,
     turning: Turning,
-    rules: ColumnRules,
+    options: ApplyOptions,
     tally: SourceTally,
 ) -> ApplyReport:
     filtered, flipped = int((actions == FILTER).sum()), int((actions == FLIP).sum())
@@ -217,13 +217,16 @@ def _report(
         pairs=scan.pairs,
         duplicates=scan.hits - scan.pairs,
         zeroed=int((actions == ZERO).sum()),
+        weighed=int((actions == WEIGH).sum()),
+        weighed_as=round(sum(scan.weights), 4) if options.action == "weight" else 0.0,
+        weight_column=options.weight_column if options.action == "weight" else "",
         missing=len(scan.missing),
         opposed=scan.opposed,
         unreadable=len(reader.skipped),
         same_dataset=same_dataset,
         swapped_columns=turning.swaps[1:],
         negated_columns=turning.negations,
-        left_columns=rules.leave,
+        left_columns=options.columns.leave,
         sources=tally.changes(),
     )
 

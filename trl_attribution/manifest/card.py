@@ -17,8 +17,8 @@ from trl_attribution.utils.text import counted, is_hub_id
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
-    from trl_attribution.manifest.tally import ApplyReport
     from trl_attribution.manifest.manifest import Manifest
+    from trl_attribution.manifest.tally import ApplyReport
 
 _SOURCES_SHOWN = 50
 

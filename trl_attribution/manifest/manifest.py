@@ -183,10 +183,10 @@ class Manifest:
     def apply(self, dataset: _D, **how: Unpack[Applying]) -> _D:
         """The dataset with the listed rows dropped or their chosen and rejected exchanged, of the type it came in.
 
-        With ``action="weight"`` the rows to filter stay, and every row gets a weight in a column of its own (see
-        :class:`ApplyOptions`). ``undo=True`` takes back the flips, or weights, of this manifest from a dataset that they
-        were applied to, ``allow_missing`` goes on where the dataset lacks listed pairs. ``columns`` says which other columns go with one response and
-        have to be exchanged or negated with it.
+        ``action="weight"`` lets the rows to filter stay, and gives every row a weight (:class:`ApplyOptions`).
+        ``undo=True`` takes back the flips, or weights, of this manifest from a dataset that they were applied to,
+        ``allow_missing`` goes on where the dataset lacks listed pairs. ``columns`` says which other columns go with one
+        response and have to be exchanged or negated with it.
 
         Raises:
             ManifestError: the dataset lacks listed pairs (unless ``allow_missing``), is not one dataset in memory, has

@@ -2,8 +2,8 @@
 
 TRL's ``DPOTrainer`` has no weight for a pair, and takes the mean over the batch inside its loss. What reaches the model
 from a pair's loss goes through that pair's rows of the policy's outputs, so there the gradient is multiplied by the
-weight. That is the gradient of ``sum(w * loss) / B`` over the B pairs of a batch, for every loss in which pairs do not mix:
-a weight of 0 leaves nothing of a pair, 1 changes no bit, and as B does not depend on the weights, the mean over
+weight. That is the gradient of ``sum(w * loss) / B`` over the B pairs of a batch, for every loss in which pairs do not
+mix: a weight of 0 leaves nothing of a pair, 1 changes no bit, and as B does not depend on the weights, the mean over
 accumulated batches and processes is that of one large batch. The loss that a trainer logs stays the unweighted one.
 """
 
@@ -34,8 +34,8 @@ class WeightedLossMixin:
         >>> WeightedDPOTrainer(model, args=args, train_dataset=weighted).train()  # doctest: +SKIP
 
     Raises:
-        SettingsError: the column is missing or holds something else than numbers from 0 on, or the trainer's loss cannot
-            be weighed pair by pair.
+        SettingsError: the column is missing or holds something else than numbers from 0 on, or the trainer's loss
+            cannot be weighed pair by pair.
     """
 
     weight_column: str = WEIGHT_COLUMN
@@ -162,8 +162,8 @@ def check_loss_types(names: Sequence[str]) -> None:
     mixing = [name for name in names if name in _MIXING]
     if mixing:
         raise SettingsError(
-            f"weights: loss_type '{mixing[0]}' sorts the pairs of a batch against one another, so none has a loss of its "
-            "own to weigh. Choose another, such as sigmoid."
+            f"weights: loss_type '{mixing[0]}' sorts the pairs of a batch against one another, so none has a loss of "
+            "its own to weigh. Choose another, such as sigmoid."
         )
 
 
@@ -172,8 +172,8 @@ def _check_loss(trainer: Any) -> None:
     # Older TRL has a loss of its own for it, past the model's outputs.
     if trainer.args.use_liger_kernel and hasattr(trainer, "_compute_loss_liger"):
         raise SettingsError(
-            "weights: with use_liger_kernel this version of TRL computes the loss inside a kernel, where no pair can be "
-            "weighed. Set use_liger_kernel=False."
+            "weights: with use_liger_kernel this version of TRL computes the loss inside a kernel, where no pair can "
+            "be weighed. Set use_liger_kernel=False."
         )
 
 
@@ -184,8 +184,8 @@ def _check_column(dataset: Any, column: str) -> None:
             _checked(dataset.with_format(None)[column][:], column)
         return  # of a stream, each batch is checked
     raise SettingsError(
-        f"weights: the trainer's dataset has no column '{printable(column)}'; it has {printable(', '.join(names), 400)}. "
-        "Make it with trl-attribution apply --action weight."
+        f"weights: the trainer's dataset has no column '{printable(column)}'; it has "
+        f"{printable(', '.join(names), 400)}. Make it with trl-attribution apply --action weight."
     )
 
 
@@ -193,7 +193,7 @@ def _checked(weights: Sequence[Any], column: str) -> list[float]:
     for place, weight in enumerate(weights):
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise SettingsError(
-                f"weights: column '{printable(column)}' holds {printable(repr(weight), 40)} (row {place}); a weight is a "
-                "number from 0 on, and 1 where nothing is to change."
+                f"weights: column '{printable(column)}' holds {printable(repr(weight), 40)} (row {place}); a weight is "
+                "a number from 0 on, and 1 where nothing is to change."
             )
     return [float(weight) for weight in weights]

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.pairs.rows import Row, RowSource
 from trl_attribution.pairs.rows.rows import SequenceRows
 from trl_attribution.utils.text import printable
@@ -46,7 +45,7 @@ def pair_weights(manifest: Manifest, floor: float = 0.0) -> dict[str, float]:
         ManifestError: it flips pairs, or would leave every pair its full weight.
     """
     if any(one.action == "flip" for one in manifest.decisions):
-        raise ManifestError("--action weight: the manifest flips pairs, which leaves nothing to weigh: give a filter one")
+        raise ManifestError("--action weight: the manifest flips pairs; give one that filters them")
     listed = [one for one in manifest.decisions if one.action == "filter"]
     scored: dict[str, dict[str, float]] = {}
     for one in listed:
@@ -71,13 +70,6 @@ class Weighing:
     weights: npt.NDArray[np.float64]
     """``[rows_in]``"""
     undo: bool = False
-
-    @classmethod
-    def of(cls, by_row: Mapping[int, float], rows: int, options: ApplyOptions) -> Weighing:
-        """From the weights of the listed rows; all others have 1."""
-        weights = np.ones(rows)
-        weights[list(by_row)] = list(by_row.values())
-        return cls(options.weight_column, weights, options.undo)
 
     def values(self, values: Mapping[str, Any], place: int, location: str) -> dict[str, Any]:
         """The values of row ``place`` with its weight, or without.

@@ -138,7 +138,8 @@ def _settings(
     plan: ValidationPlan, loaded: LoadedModel, data: _Trainable, gauge: Gauge, rankings: Mapping[str, Ranking]
 ) -> dict[str, Any]:
     """All that decides a cell's numbers, and is not in its name."""
-    with_sources, weighs = ("drop_sources" in plan.interventions), ("weight" in plan.interventions)
+    with_sources = "drop_sources" in plan.interventions
+    weighed = rankings.items() if "weight" in plan.interventions else ()
     return {
         "model": loaded.fingerprint.digest,
         "dtype": loaded.dtype,
@@ -153,7 +154,7 @@ def _settings(
         "held_out": gauge.held_out.digest,
         **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in rankings.items()},
         **({f"{RANKING}{name} flags": one.flagged for name, one in rankings.items()} if "rule" in plan.sizes else {}),
-        **({f"{RANKING}{name} scores": _digest(map(repr, one.scores)) for name, one in rankings.items()} if weighs else {}),
+        **{f"{RANKING}{name} scores": _digest(map(repr, one.scores)) for name, one in weighed},
         **({SOURCES: _digest(f"{pair.source}\0" for pair in data.pairs)} if with_sources else {}),
     }
 
