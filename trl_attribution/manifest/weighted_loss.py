@@ -115,8 +115,9 @@ class _Rows:
             )
         self._weights = None if weights is None else torch.cat([weights, weights])
 
-    def _weighed(self, gradient: Tensor) -> Tensor:
-        if self._weights is None:
+    def _weighed(self, gradient: Tensor | None) -> Tensor | None:
+        # None of outputs that the loss does not use, which DDP passes on with the others.
+        if self._weights is None or gradient is None:
             return gradient
         weights = self._weights.to(gradient.device, gradient.dtype)
         return gradient * weights.view(-1, *[1] * (gradient.ndim - 1))
