@@ -59,7 +59,7 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
             r"the plan .* has 1 fault:\n  .*plan.yaml:1: the plan: sizes names something twice",
         ),
         ({"sizes": []}, r"sizes: say how many pairs to filter"),
-        ({"interventions": ["drop"]}, r": interventions.0: .*'filter', 'mixed', 'weight' or 'drop_sources'"),
+        ({"interventions": ["drop"]}, r": interventions.0: .*'flip', 'mixed', 'weight' or 'drop_sources'"),
         ({"interventions": ["drop_sources"]}, r"source_sizes: say how many"),
         ({"selections": ["random"]}, r"selections: top is what is put to the test"),
         (

@@ -60,7 +60,7 @@ class Plan:
     @property
     def changed(self) -> npt.NDArray[np.bool_]:
         """``[rows_in]``: which rows are turned."""
-        return (self.actions == FLIP) | (self.actions == ZERO)
+        return np.isin(self.actions, (FLIP, ZERO))
 
 
 class _Scan:
