@@ -100,6 +100,9 @@ def test_in_memory_too(tmp_path: Path) -> None:
             manifest.apply(again, action="weight")
         with pytest.raises(ManifestError, match=r"row 1: column 'weight' holds 0\.0, not the weight 0\.1"):
             manifest.apply(again, action="weight", weight_floor=0.1, undo=True)
+    for other in (ROWS, [{**row, "weight": "high"} for row in ROWS], Dataset.from_list(ROWS)):
+        with pytest.raises(ManifestError, match=r"row 0: column 'weight' holds (None|'high'), not the weight 1\.0"):
+            manifest.apply(other, action="weight", undo=True)
 
 
 def test_folders_and_splits_keep_their_layout(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Weighing:
                 )
             return {**values, self.column: weight}
         found = values.get(self.column)
-        if found is None or str(float(found)) != str(weight):
+        if _number(found) != weight:
             raise ManifestError(
                 f"{location}: column '{printable(self.column)}' holds {printable(repr(found), 40)}, not the weight "
                 f"{weight} that this manifest gives. Undo with the options that it was applied with."
@@ -133,3 +133,11 @@ class Weighing:
             kept = {name: kind for name, kind in features.items() if name != self.column}
             features = Features(kept if self.undo else {**kept, self.column: Value("float64")})
         return SequenceRows(source.name, (), source.kind, columns, features)
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one written as text; None of anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
