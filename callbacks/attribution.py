@@ -28,6 +28,7 @@ from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
 from trl_attribution.errors import SettingsError
+from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -98,9 +99,11 @@ class AttributionCallback(TrainerCallback):
             self._check_alone()
         else:
             self._check_trainer(kind_of(trainer))
-            trainer.train = _watched(trainer.train, self)
+            if self.config.weights is not None:
+                weigh_by_column(trainer, self.config.weights)
             if self.config.on_flag == "skip":
                 skip_flagged(trainer, lambda: self._session)
+            trainer.train = _watched(trainer.train, self)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
@@ -182,21 +185,18 @@ class AttributionCallback(TrainerCallback):
             raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
+        if self.config.weights is not None and not kind.can_skip:
+            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind.name}'s; leave it out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
             prepared_rows(self._trainer.train_dataset, kind.examples)
 
     def _check_skip(self, kind: TrainerKind) -> None:
-        reason = None
         if not kind.can_skip or not kind.reference(self._trainer).is_free:
-            reason = "no reference forward runs within the step to decide by"
-        elif self._trainer.accelerator.num_processes > 1:
-            reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
-        if reason is not None:
             raise SettingsError(
-                f"on_flag='skip' cannot work here: {reason}. Use on_flag='log' and train again on the filtered "
-                "dataset, or on_flag='stop'."
+                "on_flag='skip' cannot work here: no reference forward runs within the step to decide by. Use "
+                "on_flag='log' and train again on the filtered dataset, or on_flag='stop'."
             )
 
     def _check_alone(self) -> None:
@@ -208,6 +208,8 @@ class AttributionCallback(TrainerCallback):
             )
         if self.config.on_flag != "log":
             raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
+        if self.config.weights is not None:
+            raise SettingsError("weights: they act on the trainer's loss: give the callback the trainer")
 
     def _open(
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: ReferenceModel

@@ -165,6 +165,7 @@ class TrainingAudit:
         self.save(at_end=True)
         self.release()
         counts = added(self.ranks.gather(self.recorder.counts.to_json()))
+        self.skipped_rows = sum(self.ranks.gather(self.skipped_rows))
         findings = self._look_after(policy) if self._is_shared else None
         if not self.ranks.is_main:
             self._main_rank.await_end()

@@ -40,7 +40,7 @@ class TrainerKind:
     reads_precompute: bool = False
     """The pass that it makes over its dataset before training shows M0, and can be read."""
     can_skip: bool = False
-    """Flagged examples can be left out of its loss."""
+    """Flagged examples can be left out of its loss: examples can be weighed there."""
     writes: bool = True
     """Its model writes responses, which can be compared before and after."""
 

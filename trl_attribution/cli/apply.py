@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trl_attribution.manifest import Manifest
 
 _SHORTEST_DIGEST = 12
+_APPLYING = Only("undo", "allow_missing", "zero_advantages", "action", "weight_column", "weight_floor")
 
 
 @verb
@@ -75,7 +76,7 @@ def apply(
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
     *,
-    applying: Annotated[ApplyOptions, Only("undo", "allow_missing", "zero_advantages")],
+    applying: Annotated[ApplyOptions, _APPLYING],
     rules: Annotated[MergeRules, Without("allow_other_models")],
     out: Output,
 ) -> None:

@@ -17,8 +17,8 @@ from trl_attribution.utils.text import counted, is_hub_id
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
-    from trl_attribution.manifest.applying import ApplyReport
     from trl_attribution.manifest.manifest import Manifest
+    from trl_attribution.manifest.tally import ApplyReport
 
 _SOURCES_SHOWN = 50
 
@@ -53,6 +53,7 @@ def section(provenance: Provenance, report: ApplyReport) -> Section:
         ("rows", f"{report.rows_in:,} before, {report.rows_out:,} after"),
         ("left out", counted(report.filtered, "row")),
         ("flipped", f"{counted(report.flipped, 'row')}: chosen and rejected changed places"),
+        *([("weighed", inline(report.weighed_sentence, 1000))] if report.weight_column else []),
         *_changes(report),
         *_origins(manifest),
         ("tool", f"trl-attribution {inline(__version__)}"),
@@ -140,14 +141,15 @@ def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:
 
 
 def _sources(report: ApplyReport) -> list[str]:
-    changed = [one for one in report.sources if one.filtered or one.flipped]
+    changed = [one for one in report.sources if one.changed]
     if not changed:
         return []
+    last = "weighed" if report.weight_column else "flipped"
     rows = [
-        (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.flipped:,}")
+        (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.weighed or one.flipped:,}")
         for one in changed[:_SOURCES_SHOWN]
     ]
-    lines = ["", *table(("source", "rows before", "left out", "flipped"), rows)]
+    lines = ["", *table(("source", "rows before", "left out", last), rows)]
     if len(changed) > _SOURCES_SHOWN:
         lines += ["", f"and {len(changed) - _SOURCES_SHOWN:,} more sources"]
     return lines

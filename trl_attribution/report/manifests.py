@@ -23,6 +23,7 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
         ("filtered", counted(report.filtered, "row")),
         ("flipped", counted(report.flipped, "row")),
         *([("set to 0", f"the advantage of {counted(report.zeroed, 'row')}")] if report.zeroed else []),
+        *([("weighed", report.weighed_sentence)] if report.weight_column else []),
         (done, printable(output, 400)),
     ]
     if report.files_copied or report.files_rewritten:
