@@ -393,7 +393,7 @@ def test_no_workers_are_refused() -> None:
 
 def test_packed_by_force_says_when_a_model_cannot(make_model: MakeModel) -> None:
     engine = ActivationEngine(make_model("mamba"), ActivationConfig(layers=(2,), path="packed"))
-    with pytest.raises(ModelError, match="use 'auto' or 'plain'"):
+    with pytest.raises(ModelError, match="use path 'auto' or 'plain'"):
         engine.activations(random_groups())
 
 
