@@ -1,7 +1,8 @@
 """What one accelerator does with trl-attribution, as JSON: ``python scripts/device_check.py --output check.json``.
 
 Needs the repository, torch and transformers; what else is there (trl, datasets, deepspeed, flash_attn) is used. Models
-have random weights in the shapes of real ones, so nothing is downloaded. ``--shapes tiny`` runs all of it on a CPU.
+have random weights in the shapes of real ones, so nothing is downloaded. ``--shapes tiny`` runs all of it on a CPU;
+``--paper PEAK BANDWIDTH`` works out instead what a card of that many FLOP/s and bytes a second should do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 import transformers
 
 from tests.benchmarks.device.fields import report
+from tests.benchmarks.device.paper import Card, Paper
 from tests.benchmarks.device.shapes import Shelf, Sizes
 from tests.benchmarks.device.training import Training
 from tests.benchmarks.device.vectors import Vectors
@@ -39,15 +41,18 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=510.0, help="seconds after which nothing is begun")
     parser.add_argument("--output", type=Path, help="file for the JSON, beside stdout")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="only these: peak, parity, speed, memory, ...")
+    parser.add_argument("--paper", nargs=2, type=float, metavar=("PEAK", "BANDWIDTH"), help="an estimate, no device")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and options.shapes == "real":
+    if device == "cpu" and options.shapes == "real" and options.paper is None:
         parser.error("no CUDA device is there: models of 7B parameters would take hours; try --shapes tiny")
     transformers.utils.logging.disable_progress_bar()
     sizes = Sizes(tiny=options.shapes == "tiny", device=device)
     start = time.monotonic()
-    shelf = Shelf(sizes)
-    fields = [*Vectors(sizes, shelf, {}).fields(), *Training(sizes).fields()]
+    if options.paper:
+        fields = [*Paper(Card(*options.paper)).fields()]
+    else:
+        fields = [*Vectors(sizes, Shelf(sizes), {}).fields(), *Training(sizes).fields()]
     wanted = [field for field in fields if options.parts is None or field.part in options.parts]
     found = report(wanted, options.budget, lambda line: print(line, file=sys.stderr, flush=True))
     told = {"machine": machine(device), "shapes": options.shapes, **found, "seconds": time.monotonic() - start}

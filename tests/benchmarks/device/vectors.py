@@ -39,7 +39,6 @@ class Vectors:
         yield Field("peak", "copied bytes a second", self.copied, 2)
         for architecture in self.sizes.architectures:
             yield Field("parity", architecture, partial(self.parity, architecture), 25)
-        # The model that the goal is about comes last of the parity, and stays for its speed.
         for tokens in self.sizes.pick((300, 200, 500, 1000), (40, 60)):
             yield Field("speed", f"olmo2-7b, {tokens} tokens", partial(self.speed, "olmo2-7b", tokens), 35)
         for budget in self.sizes.pick((4096, 16384, 65536), (256, 1024)):
@@ -104,7 +103,6 @@ class Vectors:
             "fused, norms and MLPs compiled": self._way(
                 model, layer, "fused", draw.pairs, partial(norms_and_mlps_compiled, device=self.sizes.device)
             ),
-            "auto": self._way(model, layer, "auto", draw.pairs),
         }
         engine = ActivationEngine(model, ActivationConfig(layers=(layer,)))
         flops = useful_flops(engine, draw.pairs, sum(pair.tokens for pair in draw.pairs)) / len(draw.pairs)
