@@ -45,6 +45,6 @@ def attempt(measure: Callable[[], Any]) -> Any:
         return measure()
     except NotHereError as error:
         return {"skipped": str(error)}
-    except Exception as error:  # noqa: BLE001  # see above
+    except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return {"failed": f"{type(error).__name__}: {error}"[:600], "where": f"{where.name}:{where.lineno}"}
