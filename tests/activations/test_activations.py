@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from transformers import PreTrainedModel
 
 from tests import naive
 from tests.tiny import ARCHITECTURES, LAYERS
-from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup
-from trl_attribution.activations.fused import BLOCK, Visibility
+from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup, attention
+from trl_attribution.activations.fused import BLOCK, Visibility, fused_attention
 from trl_attribution.activations.packing import pack
 from trl_attribution.activations.passes import BatchActivations, ForwardPass, Layout
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, batches, run_in_batches
@@ -452,3 +454,21 @@ def test_fused_attention_is_kept_where_it_agrees_and_left_where_it_does_not(make
     assert_equal(engine.activations(groups), naive_activations(model, groups, (2, 3)))
     assert engine.path == "plain"
     assert "the fused path" in engine.path_reason and "the packed path" in engine.path_reason
+
+
+def test_a_fused_path_that_cannot_be_compiled_for_longer_streams_is_left_amid_the_work(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_only(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if query.shape[2] > 2 * BLOCK:
+            raise BackendCompilerFailed(print, ValueError("no kernel"))
+        return fused_attention(query, *arguments)
+
+    monkeypatch.setattr(attention, "fused_attention", short_only)
+    model, groups = make_model("llama"), random_groups(seed=11, count=16)
+    engine = ActivationEngine(model, ActivationConfig(layers=(2,)))
+    engine._choice._left.insert(0, "fused")
+    engine.activations(groups[:3])
+    assert engine.path == "fused"
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (2,)))
+    assert engine.path == "packed" and "no kernel" in engine.path_reason

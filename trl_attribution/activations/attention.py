@@ -14,6 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from trl_attribution.activations.fused import Visibility, fused_attention
 from trl_attribution.activations.packing import Bucket, Gathered, PackedLayout, Span
+from trl_attribution.activations.running import is_out_of_memory
 
 IMPLEMENTATION = "trl_attribution_packed"
 
@@ -21,6 +22,7 @@ _layout: ContextVar[PackedLayout | None] = ContextVar("packed_layout", default=N
 
 # Written-out scores take memory with the square of the length; above this the fused kernel's saving counts.
 _LONGEST_EXPLICIT = 2048
+_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # What an attention layer may pass that changes its result in ways this function does not compute.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
@@ -94,8 +96,20 @@ def packed_attention(
     if unsupported or kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
     if isinstance(layout.attention, Visibility):
-        return fused_attention(query, key, value, layout.attention, sliding_window, scaling), None
+        with _compiler_faults_told():
+            return fused_attention(query, key, value, layout.attention, sliding_window, scaling), None
     return _gathered_attention(query, key, value, layout.attention, sliding_window, scaling), None
+
+
+@contextmanager
+def _compiler_faults_told() -> Iterator[None]:
+    """What PyTorch's compiler raises, at whichever length it compiles anew, says that it cannot do this attention."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) or not type(error).__module__.startswith(_COMPILERS):
+            raise
+        raise UnsupportedAttentionError(f"flex attention: {type(error).__name__}: {error}") from error
 
 
 def _gathered_attention(

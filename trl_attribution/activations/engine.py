@@ -173,6 +173,9 @@ class ActivationEngine:
         try:
             return self._in_layout(self._choice.layout, groups, on_progress)
         except UnsupportedAttentionError as error:
+            if self._choice.leaves(error):
+                self._choose_path(groups)
+                return self._computed(groups, on_progress)
             raise ModelError(
                 f"path: {self.path} cannot run this model ({error}); use path 'auto' or 'plain'"
             ) from error

@@ -110,20 +110,24 @@ class LikelihoodEngine:
         highest = max(max(ids, default=0) for group in groups for ids in (group.prompt_ids, *group.responses))
         self.limits.check(highest, max(group.longest for group in groups))
         with self.runner.session():
-            sample = [max(groups, key=lambda group: group.longest), *groups[:_CHECK_GROUPS]]
-            self.choice.check(groups, sample, self._computed, partial(self._compare, sample))
-            try:
-                found = self._computed(self.choice.layout, groups, on_progress)
-            except UnsupportedAttentionError as error:
-                raise ModelError(
-                    f"path: {self.choice.path} cannot run this model ({error}); use 'auto' or 'plain'"
-                ) from error
+            found = self._chosen(groups, on_progress)
         if not all(one.isfinite().all() for one in found):
             raise ModelError(
                 f"log probabilities of {type(self.runner.model).__name__} are not finite numbers: weights are broken, "
                 "or the dtype is too narrow for them. Try --dtype float32."
             )
         return [one.tolist() for one in found]
+
+    def _chosen(self, groups: Sequence[PromptGroup], on_progress: OnProgress | None) -> list[torch.Tensor]:
+        sample = [max(groups, key=lambda group: group.longest), *groups[:_CHECK_GROUPS]]
+        self.choice.check(groups, sample, self._computed, partial(self._compare, sample))
+        try:
+            return self._computed(self.choice.layout, groups, on_progress)
+        except UnsupportedAttentionError as error:
+            if self.choice.leaves(error):
+                return self._chosen(groups, on_progress)
+            path = self.choice.path
+            raise ModelError(f"path: {path} cannot run this model ({error}); use 'auto' or 'plain'") from error
 
     def _compare(
         self, sample: Sequence[PromptGroup], found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]

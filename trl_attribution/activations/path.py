@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from trl_attribution.activations.attention import UnsupportedAttentionError
 from trl_attribution.activations.config import Path
 from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import PromptGroup
@@ -82,6 +83,15 @@ class PathChoice:
                 logger.warning("%s: not taken (slower without, same numbers)", self._refused[-1])
             self._left.pop(0)
         self.path, self.reason, self.settled = "plain", "; ".join(self._refused), True
+
+    def leaves(self, error: UnsupportedAttentionError) -> bool:
+        """Whether the path that failed amid the work may be left for the next one, to be checked first."""
+        if self.settled:
+            return False
+        self._refused.append(f"the {self._left.pop(0)} path failed amid the work: {error}")
+        logger.warning("%s", self._refused[-1])
+        self._longest_checked = 0
+        return True
 
 
 def fuses_by_default(runner: Runner) -> bool:

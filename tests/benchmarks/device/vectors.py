@@ -39,9 +39,9 @@ class Vectors:
         yield Field("peak", "copied bytes a second", self.copied, 2)
         for architecture in self.sizes.architectures:
             yield Field("parity", architecture, partial(self.parity, architecture), 25)
-        for tokens in self.sizes.pick((300, 200, 500, 1000), (40, 60)):
+        for tokens in self.sizes.pick((300, 200, 500, 1000), (40,)):
             yield Field("speed", f"olmo2-7b, {tokens} tokens", partial(self.speed, "olmo2-7b", tokens), 35)
-        for budget in self.sizes.pick((4096, 16384, 65536), (256, 1024)):
+        for budget in self.sizes.pick((4096, 16384, 65536), (256,)):
             yield Field("memory", f"budget of {budget} tokens", partial(self.memory, budget), 10)
         yield Field("out of memory", "olmo2-7b", self.out_of_memory, 15)
         tokens = self.sizes.pick(300, 40)
