@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import TorchDynamoException
 from transformers import PreTrainedModel
 
 from tests import naive
@@ -461,7 +461,7 @@ def test_a_fused_path_that_cannot_be_compiled_for_longer_streams_is_left_amid_th
 ) -> None:
     def short_only(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
         if query.shape[2] > 2 * BLOCK:
-            raise BackendCompilerFailed(print, ValueError("no kernel"))
+            raise TorchDynamoException("no kernel")
         return fused_attention(query, *arguments)
 
     monkeypatch.setattr(attention, "fused_attention", short_only)
