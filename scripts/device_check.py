@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +55,8 @@ def main() -> int:
     else:
         fields = [*Vectors(sizes, Shelf(sizes), {}).fields(), *Training(sizes).fields()]
     wanted = [field for field in fields if options.parts is None or field.part in options.parts]
-    found = report(wanted, options.budget, lambda line: print(line, file=sys.stderr, flush=True))
+    with redirect_stdout(sys.stderr):  # stdout is for the JSON, and libraries write to it
+        found = report(wanted, options.budget, lambda line: print(line, file=sys.stderr, flush=True))
     told = {"machine": machine(device), "shapes": options.shapes, **found, "seconds": time.monotonic() - start}
     text = json.dumps(told, indent=1)
     if options.output:
