@@ -76,7 +76,7 @@ def test_the_score_is_that_of_one_sequence_at_a_time(architecture: str, path: st
     loaded, rows = tiny_loaded(architecture), pair_rows(7)
     witness = Witness(loaded, Encoding())
     found = scores_of(witness, rows)
-    assert witness.engine.path == path, witness.engine.path_reason
+    assert witness.engine.choice.path == path, witness.engine.choice.reason
     assert found == pytest.approx([naive_score(loaded, row, RUDELY) for row in rows], abs=2e-5)
 
 
