@@ -131,7 +131,7 @@ REGISTRY = Given(
     ProbeError,
     folder=True,
     lacking="no probe registry at {path}: no such folder",
-    hint="`trl-attribution probe build NAME --registry FOLDER` makes one.",
+    hint="`trl-attribution probe build NAME --probes FOLDER` makes one.",
 )
 DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
 DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")

@@ -70,7 +70,7 @@ class ProbeRegistry:
         if not self.path.is_dir():
             raise ProbeError(
                 f"no probe registry at {self.path}: not a folder. "
-                "Build a probe with `trl-attribution probe build NAME --registry FOLDER` first, or check the path."
+                "Build a probe with `trl-attribution probe build NAME --probes FOLDER` first, or check the path."
             )
         try:
             folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
