@@ -27,6 +27,7 @@ from trl_attribution.cli.settings import with_options
 from trl_attribution.errors import AttributionError
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
+from trl_attribution.utils.tables import people_console, tell
 
 _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
@@ -57,20 +58,18 @@ class Output:
     def __post_init__(self) -> None:
         self.speaks = is_main_rank()
         self.quiet = self.quiet or not self.speaks
-        # A path may hold what looks like markup.
-        self.console = Console(markup=False, emoji=False)
+        self.console = people_console()
         self.errors = Console(stderr=True)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print for people; nothing with ``--json``."""
         if self.speaks and not self.as_json:
-            for renderable in renderables:
-                self.console.print(renderable)
+            tell(self.console, *renderables)
 
     def say(self, text: str) -> None:
         """One line on stderr about what happens next; nothing with ``--quiet`` or ``--json``."""
         if not self.quiet and not self.as_json:
-            self.errors.print(Text(text))
+            self.errors.print(Text(text), soft_wrap=not self.errors.is_terminal)
 
     def document(self, value: dict[str, Any]) -> None:
         """Print for machines; nothing without ``--json``."""
@@ -189,6 +188,9 @@ def _quieten_libraries() -> None:
     if not is_main_rank():
         logger.setLevel(logging.ERROR)
     if not logger.handlers:
-        handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+        handler: logging.Handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
+        if sys.stderr.isatty():
+            handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
         logger.addHandler(handler)
         logger.propagate = False

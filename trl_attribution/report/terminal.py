@@ -22,7 +22,7 @@ from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.scoring.witness import OwnPairs
-from trl_attribution.utils.tables import facts, table
+from trl_attribution.utils.tables import WholeTable, as_text, facts, table
 from trl_attribution.utils.text import counted, printable
 
 _SNIPPET = 90
@@ -74,13 +74,11 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A line an example: its numbers, where it stands, and its texts; without a header where columns have no names."""
-    shown = Table(title=title, title_justify="left", show_header=any(columns))
-    for name in columns[:-2]:
-        shown.add_column(name, justify="right")
-    shown.add_column(columns[-2], max_width=24)
-    shown.add_column(columns[-1], ratio=1)
+    shown = WholeTable(title=title, title_justify="left", show_header=any(columns), show_lines=True)
+    for place, name in enumerate(columns):
+        shown.add_column(Text(name), justify="right" if place < len(columns) - 2 else "left")
     for row in rows:
-        shown.add_row(*row, end_section=True)
+        shown.add_row(*map(as_text, row))
     return shown
 
 
