@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.discovery import ScanResult
     from trl_attribution.models import LoadedModel
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
 
 

@@ -16,7 +16,7 @@ from trl_attribution.utils.text import printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
 _DIRECTIONS = ("vector", "prompt_vectors", "contexts")
 _KNOWN = ("example_vectors", "control_contexts", "control_vectors")

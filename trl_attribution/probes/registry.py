@@ -24,7 +24,7 @@ from trl_attribution.utils.text import json_bytes, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
 VERSION = 3
@@ -268,7 +268,7 @@ def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> 
 
 
 def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
     known = [part.name for part in fields(ModelFingerprint) if part.default is MISSING or part.name in parts]
     return ModelFingerprint(**{part: _field(parts, part, str, path) for part in known})

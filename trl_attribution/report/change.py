@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, BehaviorRates, Rate, RateDifference
-from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, BehaviorRates, Rate, RateDifference
+    from trl_attribution.evidence.readouts.drift import LayerDrift
 
 
 def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
@@ -24,7 +27,7 @@ def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
             _rate(one.after),
             _difference(one.difference),
         )
-        for one in (each.rates if isinstance(each, BehaviorChange) else each for each in changes)
+        for one in (getattr(each, "rates", each) for each in changes)
     )
     return table(
         "Behaviors before and after",

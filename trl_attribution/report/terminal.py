@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.audit.estimate import Estimate
-from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, VectorsInfo
-from trl_attribution.audit.witness import Witnessed
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
@@ -21,9 +18,13 @@ from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
-from trl_attribution.scoring.witness import OwnPairs
 from trl_attribution.utils.tables import WholeTable, as_text, facts, table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.audit.estimate import Estimate
+    from trl_attribution.audit.folder import Audit, Flagged
+    from trl_attribution.audit.witness import Witnessed
 
 _SNIPPET = 90
 
@@ -234,6 +235,8 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
 
 def described_text(probe: Probe) -> str:
     """The description, and whether M0 understands it."""
+    from trl_attribution.scoring.witness import OwnPairs
+
     check = OwnPairs.of(probe)
     return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
