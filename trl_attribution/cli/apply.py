@@ -73,6 +73,7 @@ def apply(
         str | None,
         typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the result to a dataset repository."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
     *,
     applying: Annotated[ApplyOptions, Only("undo", "allow_missing", "zero_advantages")],
@@ -88,6 +89,8 @@ def apply(
 
     _check_options(output, check, push_to_hub, public)
     options.check_apart(output, manifest, *(decisions or []))
+    if output is not None and output.exists() and not overwrite:
+        raise SettingsError(f"--output: {output} is there already; choose another name, or replace it (--overwrite)")
     loaded = _load(manifest, digest)
     loaded = _reviewed(loaded, decisions or [], rules)
     reading = loaded.reading if split is None else replace(loaded.reading, split=split or None)

@@ -202,7 +202,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     """Reads texts from the dataset, which is opened now: a wrong path must not show after the work is done."""
     from trl_attribution.errors import DataError
     from trl_attribution.pairs import PairReader
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     name = dataset if dataset is not None else pairs.info.dataset.name
     try:

@@ -32,6 +32,7 @@ from trl_attribution.utils.tables import people_console, tell
 _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+    "tqdm": {"TQDM_DISABLE": "1"},  # what transformers draws by itself while it reads a GGUF file
 }
 _STAGES = {
     "read": "Reading",
@@ -53,7 +54,7 @@ class Output:
     as_json: bool = field(default=False, metadata={"typer": typer.Option("--json")})
     """Print one JSON document instead of tables."""
     debug: bool = field(default=False, metadata={"typer": typer.Option("--debug")})
-    """Show the traceback of an error."""
+    """Show the traceback of an error, and what the libraries say."""
 
     def __post_init__(self) -> None:
         self.speaks = is_main_rank()
@@ -115,7 +116,7 @@ def verb(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**kwargs: Any) -> None:
-        _quieten_libraries()
+        _quieten_libraries(debug=bool(kwargs.get("debug")))
         try:
             check_paths(command, kwargs)
             check_versions()
@@ -169,20 +170,23 @@ def _report(error: AttributionError, as_json: bool) -> None:
 
 def quieten_what_loads() -> None:
     """Tell libraries that are loaded later, by their variables, what :func:`verb` tells those that are here."""
+    if "--debug" in sys.argv:
+        return
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # kept when it is set up
     for name, settings in _QUIET.items():
         if name not in sys.modules:
             for variable, value in settings.items():
                 os.environ.setdefault(variable, value)
 
 
-def _quieten_libraries() -> None:
+def _quieten_libraries(*, debug: bool) -> None:
     """Our warnings to stderr; the libraries' bars and notices would break into our tables."""
     # DeepSpeed calls torch by names that torch has given up; nothing that a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if transformers := sys.modules.get("transformers"):
+    if not debug and (transformers := sys.modules.get("transformers")):
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-    if datasets := sys.modules.get("datasets"):
+    if not debug and (datasets := sys.modules.get("datasets")):
         datasets.disable_progress_bars()
     logger = logging.getLogger("trl_attribution")
     if not is_main_rank():

@@ -158,6 +158,21 @@ def check_paths(command: Callable[..., object], given: Mapping[str, Any]) -> Non
     _refuse_swapped([(mark, local_path(value)) for mark, _, value in asked if isinstance(mark, Given)])
 
 
+def check_rows(top_k: int | None, dataset: str) -> None:
+    """Refuse a ``top_k`` above the rows of a JSONL file, which are soon counted, before anything is loaded.
+
+    Raises:
+        SettingsError: there are not as many.
+    """
+    path = local_path(dataset)
+    if top_k is None or path.suffix.lower() != ".jsonl" or not path.is_file():
+        return
+    with path.open("rb") as file:
+        rows = sum(1 for line in file if line.strip())
+    if top_k > rows:
+        raise SettingsError(f"top_k {top_k} asks for more pairs than there are ({rows}): choose fewer")
+
+
 def _marked(command: Callable[..., object], given: Mapping[str, Any]) -> Iterator[tuple[Given | Made, str, str | Path]]:
     for name, kind in get_type_hints(command, include_extras=True).items():
         value: Any = given.get(name)

@@ -43,7 +43,7 @@ def show(
 
 
 def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tuple[dict[str, Pair], list[str]]:
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     listed = found.listed
     given = dataset if dataset is not None else found.audited_file

@@ -94,6 +94,11 @@ class Probe:
         _check_reference(self)
         _check_separability(self)
 
+    def __repr__(self) -> str:
+        known = self.separability.get(self.layer)
+        told = f"layer {self.layer}" + ("" if known is None else f", AUC {known:.3f}")
+        return f"Probe({self.name!r}: {self.built.get('method', 'given')}, {told}, M0 {self.model.digest[:12]})"
+
     @property
     def hidden_size(self) -> int:
         """D, the width of the residual stream."""

@@ -27,7 +27,7 @@ def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
             _rate(one.after),
             _difference(one.difference),
         )
-        for one in (getattr(each, "rates", each) for each in changes)
+        for one in (_rates(each) for each in changes)
     )
     return table(
         "Behaviors before and after",
@@ -76,3 +76,9 @@ def _difference(difference: RateDifference) -> Text:
     text = Text(f"{difference.share:+.1%}", style="bold" if sure else "")
     text.append(f"\n{100 * difference.low:+.1f} .. {100 * difference.high:+.1f}", style="dim")
     return text
+
+
+def _rates(change: BehaviorChange | BehaviorRates) -> BehaviorRates:
+    """The numbers alone, told by what it has: its class would bring PyTorch with it."""
+    rates: BehaviorRates = getattr(change, "rates", change)
+    return rates

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
@@ -122,10 +124,8 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
     top = flagged if len(flagged) else flagged.top(max(shown, 1))
     count = min(shown, len(top))
     if count:
-        first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
-        texts = listed.at({pair_id: int(flagged.audit.index.rows[position]) for pair_id, position in first})
         yield ""
-        yield top_pairs_table(top, texts, count, len(flagged))
+        yield _top_pairs(top, listed, count, len(flagged))
     if len(flagged):
         yield ""
         yield sources_table(flagged.sources())
@@ -135,6 +135,31 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
         yield from (Text(line, style="dim") for line in one.details)
     yield ""
     yield flagged_summary(flagged, manifests)
+
+
+def run_ending(
+    flagged: Flagged, manifests: Mapping[str, str], report: Path | None, listed: ListedPairs, shown: int = 3
+) -> Iterator[RenderableType]:
+    """What a person wants to know when a training run is over: the finding, the first pairs, and what to do next."""
+    for one in flagged.flags.outcomes.values():
+        yield Text(one.headline, style="bold")
+    top = flagged if len(flagged) else flagged.top(shown)
+    if count := min(shown, len(top)):
+        yield ""
+        yield _top_pairs(top, listed, count, len(flagged))
+    yield ""
+    lines = [] if report is None else [("report", str(report))]
+    name = flagged.audit.info.dataset.name
+    dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
+    if len(flagged):
+        lines.append(("apply", f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"))
+    yield facts(lines)
+
+
+def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
+    first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
+    texts = listed.at({pair_id: int(top.audit.index.rows[position]) for pair_id, position in first})
+    return top_pairs_table(top, texts, count, flagged)
 
 
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:

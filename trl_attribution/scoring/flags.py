@@ -286,7 +286,7 @@ def _fisher(pairs: npt.NDArray[np.intp], flagged: npt.NDArray[np.intp]) -> Doubl
     for mine, least in zip(pairs.tolist(), flagged.tolist(), strict=True):
         hits = np.arange(least, min(mine, drawn) + 1)
         tails.append(np.exp(ways(mine, hits) + ways(total - mine, drawn - hits) - ways(total, np.array(drawn))).sum())
-    return np.clip(np.array(tails), 0.0, 1.0)
+    return np.minimum(1.0, np.array(tails, dtype=np.float64))
 
 
 def _enrichment(flagged: int, pairs: int, all_flagged: int, all_pairs: int) -> float | None:
