@@ -148,8 +148,10 @@ def run_ending(
         yield ""
         yield _top_pairs(top, listed, count, len(flagged))
     yield ""
-    lines = [] if report is None else [("report", str(report))]
-    name = flagged.audit.info.dataset.name
+    info = flagged.audit.info
+    lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training))]
+    lines += [] if report is None else [("report", str(report))]
+    name = info.dataset.name
     dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
     if len(flagged):
         lines.append(("apply", f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"))
