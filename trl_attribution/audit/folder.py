@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
+
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
@@ -15,7 +17,7 @@ from trl_attribution.pairs.dataset_pass import PairIndex
 from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, flag, rule_words
+from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
 from trl_attribution.store import VectorStore
 from trl_attribution.utils.text import printable
 
@@ -43,9 +45,8 @@ class Flagged:
         return flagged_rows(self)
 
     def __repr__(self) -> str:
-        rules = {
-            rule_words(self.flags.rule, by_recall=one.decision is not None) for one in self.flags.outcomes.values()
-        }
+        flags = self.flags
+        rules = {rule_words(flags.rule, by_recall=one.decision is not None) for one in flags.outcomes.values()}
         return f"Flagged({len(self):,} of {len(self.audit.index):,} by {'; '.join(sorted(rules))})"
 
     def _repr_html_(self) -> str:
@@ -78,6 +79,24 @@ class Flagged:
         reading = self.audit.reading
         is_known = not len(rows) or reading.kind != "pair"
         return is_known or tuple(pair.pair_id for pair in PairReader(rows, reading)) == self.flags.pair_ids
+
+    @property
+    def pair_ids(self) -> pa.Array:
+        """The ids of all N scored pairs."""
+        assert self.audit.scores is not None  # else nothing could be flagged
+        return self.audit.scores.pair_ids
+
+    def top(self, count: int) -> Flagged:
+        """The ``count`` pairs that rank highest, whether they are flagged or not, or all if there are fewer."""
+        flags = self.flags
+        probe = flags.columns[0].probe if len(flags.columns) == 1 else None
+        layers = {column.layer for column in flags.columns}
+        rule = Rule(top_k=min(count, len(self.audit.index)))
+        return self.audit.flag_by(rule, probe, layers.pop() if len(layers) == 1 else None)
+
+    def sources(self) -> list[SourceRow]:
+        """How much of each source is flagged, strongest evidence first."""
+        return source_table(self.flags, self.audit.index.sources)
 
     @property
     def actions(self) -> tuple[Literal["filter", "flip"], ...]:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
@@ -81,7 +82,7 @@ def apply(
     out: Output,
 ) -> None:
     """Write DATASET with the decisions of MANIFEST applied; untouched rows come out unchanged, in their order."""
-    from trl_attribution.manifest.card import Provenance
+    from trl_attribution.manifest.card import Provenance, file_card
     from trl_attribution.manifest.checking import check_applied
     from trl_attribution.manifest.files import write_applied
     from trl_attribution.manifest.hub import HubTarget
@@ -107,6 +108,8 @@ def apply(
         report = write_applied(loaded, dataset, written, reading, applying, card)
         document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
         out.show(manifests.apply_summary(report, str(output or push_to_hub)))
+        if output is not None and (beside := file_card(output)).is_file():
+            out.show(Text(f"card     {beside}"))
         if target is not None:
             pushed = target.push(written, Provenance(loaded, dataset, applying.undo), report)
             out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")
