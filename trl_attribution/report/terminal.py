@@ -77,7 +77,9 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A line an example: its numbers, where it stands, and its texts; without a header where columns have no names."""
-    shown = WholeTable(title=title, title_justify="left", show_header=any(columns), show_lines=True)
+    shown = WholeTable(
+        title=Text(title, "table.title"), title_justify="left", show_header=any(columns), show_lines=True
+    )
     for place, name in enumerate(columns):
         shown.add_column(Text(name), justify="right" if place < len(columns) - 2 else "left")
     for row in rows:
@@ -150,12 +152,12 @@ def run_ending(
     yield ""
     info = flagged.audit.info
     lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training))]
-    lines += [] if report is None else [("report", str(report))]
-    name = info.dataset.name
-    dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
+    yield facts(lines if report is None else [*lines, ("report", str(report))])
     if len(flagged):
-        lines.append(("apply", f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"))
-    yield facts(lines)
+        name = info.dataset.name
+        dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
+        command = f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"
+        yield Text(f"without these pairs: {command}", no_wrap=True, overflow="ignore")  # in one piece, to be copied
 
 
 def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
