@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"callbacks"},
     {"cli"},
+    {"__main__"},
 ]
 # DataAuditor.attach, .scan and the report of .audit are the ways up, for users who start from a DataAuditor; they
 # import when called.

@@ -43,7 +43,7 @@ def test_a_run_ends_with_the_sentence_that_the_report_begins_with(
     callback._show(finished)
     shown = capsys.readouterr().out
     assert headline in shown and "Most suspicious pairs (first 3 of" in shown
-    assert f"report  {tmp_path}/audit/report.html" in shown
+    assert f"{tmp_path}/audit/report.html" in shown
     assert f"trl-attribution apply {tmp_path}/audit/manifest.filter.jsonl DATASET -o cleaned.jsonl" in shown
     assert answer_of(read_findings(tmp_path / "audit")).headline == headline.removesuffix(".")
     assert "push towards counting" in headline and len(finished.flagged) > 0

@@ -57,11 +57,10 @@ class Flagged:
 
     def to_pandas(self) -> pd.DataFrame:
         """A data frame with a row a flagged pair, best rank first: the fields of :class:`FlaggedRow`."""
-        import pandas as pd
-
         from trl_attribution.audit.notebook import FlaggedRow
 
-        return pd.DataFrame(map(asdict, self), columns=[one.name for one in fields(FlaggedRow)])
+        rows = list(self)
+        return pa.table({one.name: [getattr(row, one.name) for row in rows] for one in fields(FlaggedRow)}).to_pandas()
 
     def select(self, dataset: Dataset) -> Dataset:
         """The flagged rows of ``dataset``, best rank first; of rows that repeat a pair, the first.
