@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 from rich.text import Text
@@ -80,5 +80,5 @@ def _difference(difference: RateDifference) -> Text:
 
 def _rates(change: BehaviorChange | BehaviorRates) -> BehaviorRates:
     """The numbers alone, told by what it has: its class would bring PyTorch with it."""
-    rates: BehaviorRates = getattr(change, "rates", change)
-    return rates
+    rates: Any = getattr(change, "rates", None)
+    return cast("BehaviorRates", rates if rates is not None else change)
