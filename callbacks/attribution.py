@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.audit.setup import load_probes
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-_TOP = 10
-"""Pairs shown when training ends."""
 
 
 class AttributionCallback(TrainerCallback):
@@ -164,7 +163,7 @@ class AttributionCallback(TrainerCallback):
         finally:
             self.close()
         if self.finished is not None:
-            self._show(self.finished, args)
+            self._show(self.finished)
 
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
@@ -303,28 +302,22 @@ class AttributionCallback(TrainerCallback):
         for name, value in metrics.items():
             kept["train"][name].append(value)
 
-    def _show(self, finished: Finished, args: TrainingArguments) -> None:
-        from rich.console import Console
-
+    def _show(self, finished: Finished) -> None:
         from trl_attribution.report import change, terminal
         from trl_attribution.report.texts import ListedPairs
+        from trl_attribution.utils.tables import people_console, tell
 
-        if args.disable_tqdm:
-            return
-        console = Console()
-        console.print(terminal.audit_summary(finished.audit))
+        console = people_console()
         if finished.findings.changes:
-            console.print(change.rates_table(finished.findings.changes))
-        if finished.findings.drifts:
-            console.print(change.drift_table(finished.findings.drifts))
-        for note in finished.findings.notes:
-            console.print(note, markup=False, highlight=False)
-        if finished.flagged is not None:
-            audit = finished.audit
-            assert audit.source is not None  # the dataset of this run
-            listed = ListedPairs(audit.source, audit.reading)
-            for part in terminal.result(finished.flagged, finished.manifests, listed, _TOP):
-                console.print(part)
+            tell(console, change.rates_table(finished.findings.changes))
+        tell(console, *(Text(note) for note in finished.findings.notes))
+        audit = finished.audit
+        if finished.flagged is None:
+            tell(console, f"{len(audit.index):,} pairs audited in {audit.folder}; without probes nothing is scored.")
+            return
+        assert audit.source is not None  # the dataset of this run
+        listed = ListedPairs(audit.source, audit.reading)
+        tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 
 def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:

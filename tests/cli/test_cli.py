@@ -189,7 +189,7 @@ def test_debug_shows_the_traceback(place: Place) -> None:
         ("probe build new --model model --behavior data.jsonl --layer 2", "data.jsonl:1"),
         ("probe build new --model model --behavior behavior.jsonl --layer two", "neither a layer number nor auto"),
         ("probe show nobody", "insults"),
-        ("probe list --registry nowhere", "nowhere"),
+        ("probe list --probes nowhere", "nowhere"),
         ("probe import new data.jsonl --model model", "data.jsonl"),
     ],
 )

@@ -114,7 +114,7 @@ def test_an_audit_goes_on_with_a_scans_vectors_and_a_scan_leaves_its_scores_alon
     behavior = [{"prompt": row["prompt"], "undesired": row["positive"], "desired": row["negative"]} for row in EXAMPLES]
     write_lines(tmp_path / "behavior.jsonl", behavior)
     run(place, f"probe build pizza --behavior {tmp_path}/behavior.jsonl --model model --layer 2 --dtype float32 "
-        f"--registry {tmp_path}/probes --quiet")  # fmt: skip
+        f"--probes {tmp_path}/probes --quiet")  # fmt: skip
     run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet")
     run(
         place,

@@ -117,7 +117,7 @@ def test_the_command_is_quoted_and_names_the_audits_own_registry(made: Case) -> 
     command = register_command(folder, folder / "discovery", one)
     assert shlex.split(command) == [
         *("trl-attribution", "discover", str(folder)),
-        *("--register", f"p1:{suggested_name(one)}", "--registry", str(folder / "probes")),
+        *("--register", f"p1:{suggested_name(one)}", "--probes", str(folder / "probes")),
     ]
     assert shlex.split(register_command(folder, Path("-found"), one))[-2:] == ["--output", "./-found"]
     for hidden in ("line\nbreak", "turned\u202e", "escape\x1b[31m"):

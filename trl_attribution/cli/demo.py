@@ -62,7 +62,7 @@ def demo(
     data = output / "data.jsonl"
     with out.progress() as progress:
         auditor = DataAuditor(model, probes=[probe])
-        found = auditor.audit(data, output / "audit", rule=DEFAULT_RULE, on_progress=progress)
+        found = auditor.audit(data, output / "audit", rule=DEFAULT_RULE, results=False, on_progress=progress)
     flagged = finish_audit(found, data, DEFAULT_RULE, 5, out)
     if flagged is not None:
         counts = truth_counts(organism, flagged)

@@ -43,11 +43,10 @@ def show(
 
 
 def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tuple[dict[str, Pair], list[str]]:
-    from trl_attribution.report.page import audited_file
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     listed = found.listed
-    given = dataset if dataset is not None else audited_file(found)
+    given = dataset if dataset is not None else found.audited_file
     chosen = slice(start, start + count)
     if given is None:
         return {}, (["The dataset is not at hand: give --dataset to see texts."] if len(listed) and count else [])

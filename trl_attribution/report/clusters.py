@@ -35,7 +35,7 @@ def register_command(folder: Path, discovery: Path, cluster: Cluster) -> str:
     if not _CLUSTER.fullmatch(cluster.cluster):
         return ""
     words = ["trl-attribution", "discover", _path(folder)]
-    words += ["--register", f"{cluster.cluster}:{suggested_name(cluster)}", "--registry", _path(folder / "probes")]
+    words += ["--register", f"{cluster.cluster}:{suggested_name(cluster)}", "--probes", _path(folder / "probes")]
     words += [] if discovery == folder / "discovery" else ["--output", _path(discovery)]
     command = shlex.join(words)
     return command if printable(command, len(command)) == command else ""

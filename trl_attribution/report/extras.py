@@ -6,19 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from trl_attribution.audit.info import AuditInfo
-from trl_attribution.discovery import MODES, StoredDiscovery
-from trl_attribution.discovery.result import FILE
+from trl_attribution.discovery.config import FILE, MODES
 from trl_attribution.errors import StoreError
-from trl_attribution.evidence.readouts.behavior_change import BehaviorRates
-from trl_attribution.evidence.readouts.drift import LayerDrift, load_drift
-from trl_attribution.evidence.validation.stored import ValidationFindings, read_validation
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    from trl_attribution.discovery import StoredDiscovery
+    from trl_attribution.evidence.readouts.behavior_change import BehaviorRates
+    from trl_attribution.evidence.readouts.drift import LayerDrift
+    from trl_attribution.evidence.validation.stored import ValidationFindings
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) ->
     found = folder / "discovery" if discovery is None else discovery
     return Extras(
         behaviors=_behaviors(folder, () if training is None else training.behaviors),
-        drift=load_drift(folder).layers if (folder / "drift.json").exists() else (),
+        drift=_drift(folder),
         probes=tuple(ProbeRegistry(registry)) if registry.is_dir() else (),
         validation=_validation(folder),
         discoveries=_discoveries(found, info, asked=discovery is not None),
@@ -63,16 +65,30 @@ def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) ->
 
 def _behaviors(folder: Path, stated: Sequence[Mapping[str, Any]]) -> tuple[BehaviorRates, ...]:
     path = folder / "behaviors" / "changes.json"
+    if not stated and not path.exists():
+        return ()
+    from trl_attribution.evidence.readouts.behavior_change import BehaviorRates
+
     try:
-        changes = stated or (json.loads(path.read_text(encoding="utf-8"))["changes"] if path.exists() else ())
+        changes = stated or json.loads(path.read_text(encoding="utf-8"))["changes"]
         return TypeAdapter(tuple[BehaviorRates, ...]).validate_python(changes)
     except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is broken ({printable(error)}): remove it, or train again") from error
 
 
+def _drift(folder: Path) -> tuple[LayerDrift, ...]:
+    if not (folder / "drift.json").exists():
+        return ()
+    from trl_attribution.evidence.readouts.drift import load_drift
+
+    return load_drift(folder).layers
+
+
 def _validation(folder: Path) -> ValidationFindings | None:
     for path in (folder / "validation.json", folder / "validation" / "validation.json"):
         if path.exists():
+            from trl_attribution.evidence.validation.stored import read_validation
+
             return read_validation(path)
     return None
 
@@ -85,6 +101,8 @@ def _discoveries(folder: Path, info: AuditInfo, asked: bool) -> tuple[StoredDisc
 
 
 def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
+    from trl_attribution.discovery import StoredDiscovery
+
     stored = StoredDiscovery.load(place)
     found = stored.discovery
     if found.mode != place.name:

@@ -133,7 +133,7 @@ def find_texts(
     listed = found.listed
     if not len(listed):
         return PageTexts((), False), ()
-    given = dataset if dataset is not None else audited_file(found)
+    given = dataset if dataset is not None else found.audited_file
     if given is None:
         return PageTexts((), False), (_NO_DATASET,)
     count = min(config.texts, len(listed))
@@ -154,12 +154,6 @@ def find_texts(
     if texts.missing:
         notes.append(f"{texts.missing:,} pairs are no longer in the dataset: their texts are missing.")
     return texts, tuple(notes)
-
-
-def audited_file(found: Findings) -> Path | None:
-    """The file or folder that was audited, if it is still where it was."""
-    path = Path(found.info.dataset.name)
-    return path if path.exists() else None
 
 
 def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), served: Served | None = None) -> str:
