@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.discovery.findings import Finding, ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.traits.trait import Trait
 from trl_attribution.report.terminal import examples_table, sides_text
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable, shell_command
@@ -151,6 +152,13 @@ def traits_table(checks: Sequence[TraitCheck]) -> Table:
         "trait's; text: rank correlation with what is counted on the text"
     )
     return table("Traits on this model", ("trait", ">examples", ">right", ">specific", ">text", ""), rows, caption)
+
+
+def traits_listed(traits: Sequence[Trait]) -> Iterator[Table]:
+    """A line a trait: what a dataset that has it teaches."""
+    for title, harmful in (("Harmful traits", True), ("Style", False)):
+        rows = ((printable(one.name, 60), printable(one.towards, 120)) for one in traits if one.harmful == harmful)
+        yield table(title, ("trait", "a dataset that has it teaches"), rows)
 
 
 def _typical(one: Finding, shown: int) -> Table:
