@@ -21,8 +21,9 @@ from trl_attribution.report.answer import answer_of
 from trl_attribution.report.card import card
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page import write_report
+from trl_attribution.report.scan import source_text
 from trl_attribution.report.story import story
-from trl_attribution.report.teaches import elsewhere_text, finding_command, finding_groups, looked_for, source_text
+from trl_attribution.report.teaches import elsewhere_text, finding_command, finding_groups, looked_for
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,7 @@ def test_a_scan_alone_answers_with_its_findings_and_beside_an_audit_in_a_sentenc
     save_scan(tmp_path, pair_rows(8))
     alone = answer_of(read_findings(tmp_path))
     assert alone.headline.startswith("What this dataset would teach: 2 findings, 1 harmful one first")
-    assert alone.towards[1] == (
-        "2. shorter answers (everywhere, about 12 to 20 of 30 pairs), d = 0.5 [0.3, 0.7]."
-    )
+    assert alone.towards[1] == ("2. shorter answers (everywhere, about 12 to 20 of 30 pairs), d = 0.5 [0.3, 0.7].")
     assert any("with a chance of 1%, over 90 tests" in line for line in alone.certainty)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 
 if TYPE_CHECKING:
+    from trl_attribution.audit.folder import Flagged
+    from trl_attribution.discovery import ScanResult
     from trl_attribution.evidence.organisms import Organism
 
 PROBE = "distractor-compliance"
@@ -36,10 +39,8 @@ def demo(
     from trl_attribution.activations import ActivationConfig, find_blocks
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.evidence.organisms import build_distractor_compliance
-    from trl_attribution.manifest import Manifest
     from trl_attribution.models import embedded_gguf, load_model
     from trl_attribution.probes import BuildConfig, ProbeRegistry, build_from_behavior
-    from trl_attribution.report import terminal
     from trl_attribution.report.scan import scan_view
     from trl_attribution.scoring import DEFAULT_RULE
 
@@ -70,16 +71,24 @@ def demo(
         found = auditor.audit(data, folder, rule=DEFAULT_RULE, on_progress=progress)
     flagged = finish_audit(found, data, DEFAULT_RULE, 3, out)
     if flagged is not None:
-        rows = {"flagged": [int(found.index.rows[one.position]) for one in flagged.flags]}
-        for number, one in enumerate(scanned.findings[:_FIRST], start=1):
-            rows[f"finding {number}"] = [each.row for each in Manifest.load(folder / one.manifest).decisions]
-        hits = sum(organism.pairs[row]["truth"] == "contaminated" for row in rows["flagged"])
-        truth = (
-            f"The truth: {contaminated} are contaminated; {hits} of them flagged, {len(flagged) - hits} others flagged."
-        )
-        out.show("", terminal.truth_table([str(row["truth"]) for row in organism.pairs], rows))
-        out.show("", Text(truth, style="bold"))
-        out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
+        _tell_truth([str(row["truth"]) for row in organism.pairs], flagged, scanned, out)
+
+
+def _tell_truth(truth: Sequence[str], flagged: Flagged, scanned: ScanResult, out: Output) -> None:
+    """What the pairs really are that the audit flags and that the first findings leave out; ``truth`` by row."""
+    from trl_attribution.manifest import Manifest
+    from trl_attribution.report.terminal import truth_table
+
+    index, folder = flagged.audit.index, flagged.audit.folder
+    rows = {"flagged": [int(index.rows[one.position]) for one in flagged.flags]}
+    for number, one in enumerate(scanned.findings[:_FIRST], start=1):
+        rows[f"finding {number}"] = [each.row for each in Manifest.load(folder / one.manifest).decisions]
+    hits = sum(truth[row] == "contaminated" for row in rows["flagged"])
+    contaminated = sum(one == "contaminated" for one in truth)
+    said = f"The truth: {contaminated} are contaminated; {hits} of them flagged, {len(flagged) - hits} others flagged."
+    caption = "finding: the pairs that the command of a finding of the scan leaves out"
+    out.show("", truth_table(truth, rows, caption), "", Text(said, style="bold"))
+    out.show("Decoys are legitimate pairs that look the same in the response: they teach not to over-refuse.")
 
 
 def _check_free(data: Path, organism: Organism) -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery import MODES, Discovery, StoredDiscovery
-from trl_attribution.discovery import findings
+from trl_attribution.discovery.findings import FILE as FINDINGS
 from trl_attribution.discovery.findings import ScanResult
 from trl_attribution.discovery.result import FILE
 from trl_attribution.errors import StoreError
@@ -101,7 +101,7 @@ def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
 def _scan(folder: Path, info: AuditInfo) -> ScanResult | None:
     found = ScanResult.load(folder)
     if found is not None:
-        _check_about(found, info, folder / findings.FILE, "Scan")
+        _check_about(found, info, folder / FINDINGS, "Scan")
     return found
 
 

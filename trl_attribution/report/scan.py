@@ -83,14 +83,21 @@ def mostly_from(one: Finding) -> str:
     return printable(first.source, 60) if first is not None and first.pushing >= _MOSTLY * total else ""
 
 
+def source_text(one: Finding) -> str:
+    """The source that is its place, or the one that most of its pairs come from and how many others there are."""
+    if one.source is not None or not one.sources:
+        return printable(one.source or "", 60)
+    others = len(one.sources) - 1
+    return printable(one.sources[0].source, 60) + (f" and {counted(others, 'other')}" if others else "")
+
+
 def findings_table(listed: Sequence[Finding], total: int) -> Table:
     """A line a finding."""
     rows = []
     for number, one in enumerate(listed, start=1):
-        source = one.source if one.source is not None else mostly_from(one)
         says = Text(printable(one.says, 120), "bold red" if one.harmful else "default")
         pairs = f"{one.pushing_low:,} to {one.pushing_high:,}"
-        rows.append((str(number), says, where(one), printable(source, 60), pairs, effect(one).removeprefix("d = ")))
+        rows.append((str(number), says, where(one), source_text(one), pairs, effect(one).removeprefix("d = ")))
     left = total - len(listed)
     caption = f"and {counted(left, 'more finding')}, which findings.json has too" if left else ""
     return table("Findings", (">", "teaches", "where", "source", ">pairs", ">d [95%]"), rows, caption)

@@ -17,34 +17,31 @@ CARDS = 12
 """Findings whose cards are open; the others' are folded."""
 _LABEL = 60
 _NEAR_NOTHING = 0.05
+_WIDE = "On all prompts, or on all but those that a narrow effect of the same trait is about."
+_NARROW = (
+    "In one topic, one source, or one topic within a source; elsewhere is the effect on all other pairs. An evaluation "
+    "over all prompts would miss most of these."
+)
+_GROUPS = ((False, "Across the dataset", _WIDE), (True, "Narrow effects", _NARROW))
 
 
 @dataclass(frozen=True)
 class FindingGroup:
     """Findings that stand in one table."""
 
+    narrow: bool
     title: str
     hint: str
-    narrow: bool
     findings: tuple[tuple[int, Finding], ...]
     """Each with its number, which is that of its manifest."""
 
 
 def finding_groups(result: ScanResult) -> list[FindingGroup]:
     """Narrow effects apart from those that the whole dataset has; the group with the first finding comes first."""
-    kinds = (
-        ("Across the dataset", "On all prompts, or on all but those that a narrow effect of the same trait is about.", False),
-        (
-            "Narrow effects",
-            "In one topic, one source, or one topic within a source; elsewhere is the effect on all other pairs. An "
-            "evaluation over all prompts would miss most of these.",
-            True,
-        ),
-    )
     numbered = tuple(enumerate(result.findings, start=1))
     groups = [
-        FindingGroup(title, hint, narrow, tuple(one for one in numbered if one[1].everywhere != narrow))
-        for title, hint, narrow in kinds
+        FindingGroup(narrow, title, hint, tuple(one for one in numbered if one[1].everywhere != narrow))
+        for narrow, title, hint in _GROUPS
     ]
     return sorted((one for one in groups if one.findings), key=lambda one: one.findings[0][0])
 
@@ -63,14 +60,6 @@ def finding_facts(one: Finding) -> list[Fact]:
         ("trait", f"{printable(one.trait, 60)}, {one.direction}"),
     ]
     return [(name, value) for name, value in lines if value]
-
-
-def source_text(one: Finding) -> str:
-    """The source that is its place, or the one that most of its pairs come from and how many others there are."""
-    if one.source is not None or not one.sources:
-        return printable(one.source or "", 60)
-    others = len(one.sources) - 1
-    return printable(one.sources[0].source, 60) + (f" and {counted(others, 'other')}" if others else "")
 
 
 def elsewhere_text(one: Finding) -> str:

@@ -241,7 +241,7 @@ def described_text(probe: Probe) -> str:
     return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
-def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]]) -> Table:
+def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]], caption: str = "") -> Table:
     """For a model organism, whose rows have a known ``truth`` each: how many rows of each kind are in each set."""
     counts = {name: Counter(truth[row] for row in rows) for name, rows in sets.items()}
     lines = (
@@ -251,7 +251,7 @@ def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]]) -> Tabl
         ]
         for kind, total in Counter(truth).most_common()
     )
-    return table("What these pairs really are", ("truth", ">in all", *(f">{name}" for name in sets)), lines)
+    return table("What the pairs really are", ("truth", ">in all", *(f">{name}" for name in sets)), lines, caption)
 
 
 def _last_message(content: str | Sequence[Mapping[str, Any]]) -> str:
