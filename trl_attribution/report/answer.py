@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from trl_attribution.discovery import ScanResult
+from trl_attribution.report import scan as wording
 from trl_attribution.report.discovery import cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
-from trl_attribution.report.scan import headline, sentence, sureness
 from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.text import counted, printable
 
@@ -43,8 +43,8 @@ def answer_of(found: Findings) -> Answer:
     """The answer; text of the dataset in it is printable."""
     scan = found.extras.scan
     if found.rule is None and scan is not None:
-        first = tuple(f"{number}. {sentence(one)}." for number, one in enumerate(scan.findings[:_FIRST], start=1))
-        return Answer(headline(scan), first, "", (*sureness(scan), _NOT_TRAINING), _discovered(found))
+        first = tuple(f"{at}. {wording.sentence(one)}." for at, one in enumerate(scan.findings[:_FIRST], start=1))
+        return Answer(wording.headline(scan), first, "", (*wording.sureness(scan), _NOT_TRAINING), _discovered(found))
     if found.rule is None:
         pairs = f"{found.pairs:,} pairs were read and their vectors stored"
         towards = (f"{pairs}. Audit again with probes to score them, or scan to learn what they teach.",)
@@ -53,15 +53,15 @@ def answer_of(found: Findings) -> Answer:
     said = tuple(one.outcome.headline for one in found.probes)
     reviewed = tuple(one.reviewed.sentence for one in found.probes if one.reviewed is not None)
     if len(said) == 1:
-        first_line, said = said[0].removesuffix("."), ()
+        headline, said = said[0].removesuffix("."), ()
     elif flagged:
         share = f"{flagged:,} of {found.pairs:,} pairs ({flagged / found.pairs:.1%})"
-        first_line = f"{share} are flagged for {len(said)} behaviors"
+        headline = f"{share} are flagged for {len(said)} behaviors"
     else:
-        first_line = f"Nothing is flagged for {len(said)} behaviors: read on for what would have been"
+        headline = f"Nothing is flagged for {len(said)} behaviors: read on for what would have been"
     origins = _origins(found) if flagged else ""
     unasked = " ".join(one for one in (_scanned(scan), _discovered(found)) if one)
-    return Answer(first_line, (*said, *reviewed), origins, _certainty(found), unasked)
+    return Answer(headline, (*said, *reviewed), origins, _certainty(found), unasked)
 
 
 def rule_text(found: Findings) -> str:
