@@ -38,11 +38,16 @@ def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typica
 
 def headline(result: ScanResult, data: str = "this dataset") -> str:
     """What was found in ``data``, in one sentence without its full stop."""
+    return f"What {data} would teach: {tally(result)}" if result.findings else f"{tally(result)} in {data}"
+
+
+def tally(result: ScanResult) -> str:
+    """How many findings there are, how many are harmful, and their order."""
     if not result.findings:
-        return f"Nothing that the traits name stands out in {data}"
+        return "Nothing that the traits name stands out"
     harmful = sum(one.harmful for one in result.findings)
-    worry = f", {counted(harmful, 'harmful one')} first" if harmful else ", none of them harmful"
-    return f"What {data} would teach: {counted(len(result.findings), 'finding')}{worry}, then by size of effect"
+    worry = f"{counted(harmful, 'harmful one')} first, then" if harmful else "none of them harmful,"
+    return f"{counted(len(result.findings), 'finding')}, {worry} by size of effect"
 
 
 def sentence(one: Finding) -> str:
