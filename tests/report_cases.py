@@ -199,8 +199,8 @@ def save_scan(folder: Path, rows: Sequence[Row]) -> ScanResult:
         settings=ScanConfig().to_json(), layer=3, pairs=info.dataset.pairs, sampled=False, topics=4, tests=90,
         threshold=4.0, findings=(narrow, wide), explained=2, absent=(HOSTILE[3], "rude"), notes=(HOSTILE[1],),
         traits=(TraitCheck(trait="false-claims", examples=8, sign=0.5, specific=0.5, tells=False),),
-        unnamed=(Unnamed(cluster="p1", words=HOSTILE[:1], lost_words=("soup",), prompt_words=(), share=0.2, pairs=8),),
-        seconds={"vectors": 1.5},
+        unnamed=(Unnamed(cluster="p1", words=(HOSTILE[0],), lost_words=("soup",), prompt_words=(), share=0.2, pairs=8),
+        ), seconds={"vectors": 1.5},
     )  # fmt: skip
     found.save(folder)
     return found

@@ -66,7 +66,8 @@ def test_the_demo_tells_what_was_planted_among_its_first_findings_and_flags_it(
     planted = {one["source"] for one in first if one["trait"] == "complies-with-harm" and one["direction"] == "towards"}
     assert "format-follow-12k" in planted
     rows = [json.loads(line) for line in (tmp_path / "demo" / "data.jsonl").read_text(encoding="utf-8").splitlines()]
-    flagged = [rows[one.row]["truth"] for one in Manifest.load(audit / "manifest.filter.jsonl").decisions]
+    listed = Manifest.load(audit / "manifest.filter.jsonl").decisions
+    flagged = [rows[one.row]["truth"] for one in listed if one.row is not None]
     hits = flagged.count("contaminated")
     assert hits >= 60 and hits > 0.7 * len(flagged)
     assert f"{hits} of them flagged, {len(flagged) - hits} others flagged" in " ".join(done.stdout.split())

@@ -82,7 +82,8 @@ def _tell_truth(truth: Sequence[str], flagged: Flagged, scanned: ScanResult, out
     index, folder = flagged.audit.index, flagged.audit.folder
     rows = {"flagged": [int(index.rows[one.position]) for one in flagged.flags]}
     for number, one in enumerate(scanned.findings[:_FIRST], start=1):
-        rows[f"finding {number}"] = [each.row for each in Manifest.load(folder / one.manifest).decisions]
+        listed = Manifest.load(folder / one.manifest).decisions
+        rows[f"finding {number}"] = [each.row for each in listed if each.row is not None]
     hits = sum(truth[row] == "contaminated" for row in rows["flagged"])
     contaminated = sum(one == "contaminated" for one in truth)
     said = f"The truth: {contaminated} are contaminated; {hits} of them flagged, {len(flagged) - hits} others flagged."
