@@ -14,6 +14,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.commands import INSTALLED, Commands
+from trl_attribution.discovery.traits.trait import packaged_traits
 
 PAIRS = [
     ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
@@ -114,6 +115,15 @@ def test_probes_are_listed_and_shown(place: Place) -> None:
     assert [probe["name"] for probe in listed["probes"]] == ["insults"]
     shown = place.call("probe show insults", 0).stdout
     assert "separability" in shown and "promotes" in shown
+
+
+def test_the_traits_of_the_package_are_listed_a_line_each(place: Place) -> None:
+    known = {one.name: one.towards for one in packaged_traits()}
+    listed = json.loads(place.call("probe list --traits --json", 0).stdout)["traits"]
+    assert {one["name"]: one["towards"] for one in listed} == known
+    shown = {" ".join(line.split()) for line in place.call("probe list --traits", 0).stdout.splitlines()}
+    assert {f"{name} {towards}" for name, towards in known.items()} <= shown
+    assert "leave --probes out" in place.refused("probe list --traits --probes probes")
 
 
 def test_a_calibrated_probe_gives_reference_p_values(place: Place) -> None:

@@ -239,17 +239,39 @@ def calibrate(
 @probe_app.command("list")
 @verb
 def list_(
-    probes: options.Registry = Path("probes"),
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="Folder of probes; default: probes."), paths.REGISTRY
+    ] = None,
+    traits: Annotated[
+        bool, typer.Option("--traits", help="List the traits that ship with the package and that `scan` looks for.")
+    ] = False,
     *,
     out: Output,
 ) -> None:
-    """List the probes of a registry."""
+    """List the probes of a registry, or the traits of the package."""
+    if traits:
+        if probes is not None:
+            raise SettingsError("--traits lists what ships with the package, not a registry: leave --probes out")
+        _list_traits(out)
+        return
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    found = ProbeRegistry(probes).load_all()
+    folder = probes or Path("probes")
+    paths.REGISTRY.check("--probes", folder)
+    found = ProbeRegistry(folder).load_all()
     out.show(terminal.probes_table(found))
-    out.document({"registry": str(probes), "probes": [_described(probe) for probe in found]})
+    out.document({"registry": str(folder), "probes": [_described(probe) for probe in found]})
+
+
+def _list_traits(out: Output) -> None:
+    from trl_attribution.discovery.traits.trait import packaged_traits
+    from trl_attribution.report.scan import traits_listed
+
+    found = packaged_traits()
+    out.show(*traits_listed(found))
+    told = {"name", "towards", "away", "harmful", "only_on_prompts", "measure"}
+    out.document({"traits": [{**one.model_dump(include=told), "examples": len(one.examples)} for one in found]})
 
 
 @probe_app.command()

@@ -57,7 +57,7 @@ def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tupl
 def _document(found: Findings, start: int, count: int) -> dict[str, Any]:
     from trl_attribution.report.answer import answer_of, rule_text
 
-    listed = found.listed
+    listed, scan = found.listed, found.extras.scan
     answer = answer_of(found)
     return {
         "audit": str(found.folder),
@@ -66,6 +66,7 @@ def _document(found: Findings, start: int, count: int) -> dict[str, Any]:
         "flagged": listed.flagged,
         "rule": rule_text(found),
         "sources": [row.as_json() for row in found.sources],
+        "findings": [] if scan is None else [one.model_dump(mode="json", exclude={"typical"}) for one in scan.findings],
         "clusters": [
             {
                 "mode": stored.discovery.mode,

@@ -131,6 +131,8 @@ class ScanResult(JsonFile):
     explained: int
     """Effects that are not told, since those above explain them."""
     traits: tuple[TraitCheck, ...]
+    absent: tuple[str, ...] = ()
+    """Traits that were looked for and do not stand out anywhere."""
     unnamed: tuple[Unnamed, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]

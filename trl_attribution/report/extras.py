@@ -1,4 +1,4 @@
-"""What may lie beside an audit: drift, behaviors before and after, probes, a validation, discoveries."""
+"""What may lie beside an audit: drift, behaviors before and after, probes, a validation, discoveries, a scan."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pydantic import TypeAdapter
 
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery.config import FILE, MODES
+from trl_attribution.discovery.findings import FILE as FINDINGS
 from trl_attribution.errors import StoreError
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    from trl_attribution.discovery import StoredDiscovery
+    from trl_attribution.discovery import Discovery, ScanResult, StoredDiscovery
     from trl_attribution.evidence.readouts.behavior_change import BehaviorRates
     from trl_attribution.evidence.readouts.drift import LayerDrift
     from trl_attribution.evidence.validation.stored import ValidationFindings
@@ -35,6 +36,8 @@ class Extras:
     """Of ``validation.json`` in the folder, or in its ``validation/``."""
     discoveries: tuple[StoredDiscovery, ...]
     """Over prompts, over pairs."""
+    scan: ScanResult | None
+    """What the dataset teaches, where it was scanned."""
     discovery_folder: Path
     """Where they lie: ``discovery/`` in the folder, or what the user gave."""
     notes: tuple[str, ...]
@@ -58,6 +61,7 @@ def read_extras(folder: Path, info: AuditInfo, discovery: Path | None = None) ->
         probes=tuple(ProbeRegistry(registry)) if registry.is_dir() else (),
         validation=_validation(folder),
         discoveries=_discoveries(found, info, asked=discovery is not None),
+        scan=_scan(folder, info),
         discovery_folder=found,
         notes=tuple(printable(note, 500) for note in (() if training is None else training.notes)),
     )
@@ -107,7 +111,22 @@ def _discovery(place: Path, info: AuditInfo) -> StoredDiscovery:
     found = stored.discovery
     if found.mode != place.name:
         raise StoreError(f"{place} holds a discovery over {found.mode}. Move it to a folder of that name.")
+    _check_about(found, info, place, "Discover")
+    return stored
+
+
+def _scan(folder: Path, info: AuditInfo) -> ScanResult | None:
+    if not (folder / FINDINGS).exists():
+        return None
+    from trl_attribution.discovery import ScanResult
+
+    found = ScanResult.load(folder)
+    if found is not None:
+        _check_about(found, info, folder / FINDINGS, "Scan")
+    return found
+
+
+def _check_about(found: Discovery | ScanResult, info: AuditInfo, place: Path, verb: str) -> None:
     about = (found.dataset.get("fingerprint"), found.model.get("digest"))
     if about != (info.dataset.fingerprint, info.model.digest):
-        raise StoreError(f"{place} is about another dataset or model than this audit. Discover again, or remove it.")
-    return stored
+        raise StoreError(f"{place} is about another dataset or model than this audit. {verb} again, or remove it.")

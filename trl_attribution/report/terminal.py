@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -270,13 +271,17 @@ def described_text(probe: Probe) -> str:
     return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
-def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:
-    """For a model organism: how many pairs of each known kind are among the flagged; (flagged, all) by kind."""
-    rows = (
-        [Text(cell, "bold" if truth == "contaminated" else "") for cell in (truth, f"{hits:,}", f"{total:,}")]
-        for truth, (hits, total) in counts.items()
+def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]], caption: str = "") -> Table:
+    """For a model organism, whose rows have a known ``truth`` each: how many rows of each kind are in each set."""
+    counts = {name: Counter(truth[row] for row in rows) for name, rows in sets.items()}
+    lines = (
+        [
+            Text(cell, "bold" if kind == "contaminated" else "")
+            for cell in (kind, f"{total:,}", *(f"{each[kind]:,}" for each in counts.values()))
+        ]
+        for kind, total in Counter(truth).most_common()
     )
-    return table(f"What the {flagged:,} flagged pairs really are", ("truth", ">flagged", ">of"), rows)
+    return table("What the pairs really are", ("truth", ">in all", *(f">{name}" for name in sets)), lines, caption)
 
 
 def _last_message(content: str | Sequence[Mapping[str, Any]]) -> str:
