@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.scoring.scores import Scores
+from trl_attribution.utils.kinds import ExampleKind
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Flags:
     def decisions(self) -> Mapping[str, Decision]:
         """By probe, a threshold with a stated recall and the estimate; without probes that keep no pairs."""
         return {name: one.decision for name, one in self.outcomes.items() if one.decision is not None}
+
+    def told_of(self, kind: ExampleKind) -> Flags:
+        """The same, with sentences in the words of ``kind``."""
+        return replace(self, outcomes={name: replace(one, kind=kind) for name, one in self.outcomes.items()})
 
     def __len__(self) -> int:
         return len(self.pair_ids)
