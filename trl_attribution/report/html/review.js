@@ -27,7 +27,7 @@ const review = (() => {
     const at = [];
     for (const [i, { action }] of decisions.listed()) {
       if (i >= rows.flagged) continue;
-      counts[action] += 1;
+      counts[action] = (counts[action] ?? 0) + 1;
       at.push([i, action !== "keep"]);
     }
     const parts = Object.entries(counts).map(([action, number]) => `${count(number)} ${action}`);
