@@ -11,8 +11,8 @@ from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_referen
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
-from trl_attribution.pairs.formats import Kind
 from trl_attribution.utils.compat import is_before, version_of
+from trl_attribution.utils.kinds import Kind
 
 
 def _nothing(_trainer: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
+from tests.answering import answering
 from tests.tiny import build_tiny_model
 from trl_attribution.behaviors.responses import BehaviorResponses, Responses, read_behaviors
 from trl_attribution.cli import app
@@ -189,28 +189,9 @@ def test_responses_are_sampled_from_both_models_and_kept(
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A real HTTP server that answers every request with a name, hostile and too long."""
-    requests: list[dict[str, Any]] = []
-    body = json.dumps({"choices": [{"message": {"content": '<think>hm</think>\n "Praises \x1b[31mpizza."\nmore'}}]})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1#namer", requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A service that answers every request with a name, hostile and too long."""
+    with answering(lambda _: '<think>hm</think>\n "Praises \x1b[31mpizza."\nmore') as (url, requests):
+        yield f"{url}#namer", requests
 
 
 def test_an_endpoint_names_clusters_and_is_told_that_texts_are_data(

@@ -14,7 +14,6 @@ from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import PairReader, Reading, SkippedRow
 from trl_attribution.pairs.dataset_pass import PairIndex
-from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
@@ -100,7 +99,7 @@ class Flagged:
     @property
     def actions(self) -> tuple[Literal["filter", "flip"], ...]:
         """What can be done to examples of this kind."""
-        return ("filter", "flip") if self.audit.reading.kind in ("pair", "kto") else ("filter",)
+        return self.audit.info.dataset.kind.actions
 
     def to_manifest(self, action: Literal["filter", "flip"]) -> Manifest:
         """A manifest that filters or flips the flagged pairs.
@@ -115,7 +114,7 @@ class Flagged:
             raise SettingsError(f"action: {action!r} is unknown; choose filter or flip")
         if action not in self.actions:
             raise SettingsError(
-                f"action: {EXAMPLES[self.audit.reading.kind]} cannot be flipped, they have no other side; choose filter"
+                f"action: {self.audit.info.dataset.kind} cannot be flipped, they have no other side; choose filter"
             )
         decisions = tuple(
             Decision(
@@ -216,4 +215,4 @@ class Audit:
             raise SettingsError("flag: only the main process has the scores; ask it (Audit.is_main tells which it is)")
         if self.scores is None:
             raise SettingsError("flag: this audit has no scores; audit again with probes")
-        return Flagged(self, flag(self.scores, rule, probe, layer))
+        return Flagged(self, flag(self.scores, rule, probe, layer).told_of(self.info.dataset.kind))

@@ -15,10 +15,11 @@ from trl_attribution.errors import StoreError, describe_difference
 from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
-from trl_attribution.pairs.formats import KINDS, ONE_EXAMPLE
+from trl_attribution.pairs.formats import KINDS
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import version_of
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.kinds import EXAMPLES, ExampleKind
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ class DatasetInfo(_Part):
     """Rows of each source."""
 
     @property
-    def one_example(self) -> str:
-        """What one example of the dataset is called."""
-        return ONE_EXAMPLE[KINDS.get(self.format, "pair")]
+    def kind(self) -> ExampleKind:
+        """What its examples are, and what they are called."""
+        return EXAMPLES[KINDS.get(self.format, "pair")]
 
 
 class ModelInfo(_Part):

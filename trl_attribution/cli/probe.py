@@ -14,6 +14,7 @@ from trl_attribution.behaviors.rules import JudgeConfig, parse_rule
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.probe_describe import check_draft, write_draft
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
@@ -33,6 +34,7 @@ Layers = Annotated[
 ]
 _BELONGING = {
     "behavior": ("controls", "description"),
+    "describe": ("describe_endpoint", "describe_key_env", "draft"),
     "prompts": (
         *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
         *("samples", "max_new_tokens", "temperature", "seed"),
@@ -66,6 +68,26 @@ def build(
     description: Annotated[
         str | None,
         typer.Option("--description", help="What the model does, as a system prompt says it: for a second witness."),
+    ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option("--describe", help="What the model does, in a sentence: a behavior file is drafted from it."),
+    ] = None,
+    describe_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--describe-endpoint",
+            metavar="URL#MODEL",
+            help="OpenAI-compatible endpoint that writes the draft's questions and controls; default: M0.",
+        ),
+    ] = None,
+    describe_key_env: Annotated[
+        str, typer.Option("--describe-key-env", help="Environment variable with the endpoint's key.")
+    ] = "",
+    draft: Annotated[
+        Path | None,
+        typer.Option("--draft", help="Where the drafted behavior file goes; default: NAME.behavior.jsonl."),
+        paths.A_FILE,
     ] = None,
     contrast: Annotated[
         Path | None,
@@ -118,7 +140,7 @@ def build(
     loading: LoadConfig,
     out: Output,
 ) -> None:
-    """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after).
+    """Build a probe from exactly one of --behavior, --describe, --contrast, --labels and --prompts (with --after).
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
@@ -126,10 +148,12 @@ def build(
     from trl_attribution.models import load_model
     from trl_attribution.probes.controls import controls_text
 
-    sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
+    sources = options.chosen(behavior=behavior, describe=describe, contrast=contrast, labels=labels, prompts=prompts)
     if len(sources) != 1:
         given = ", ".join(f"--{source}" for source in sources) or "none"
-        raise SettingsError(f"give exactly one of --behavior, --contrast, --labels and --prompts; given: {given}")
+        raise SettingsError(
+            f"give exactly one of --behavior, --describe, --contrast, --labels and --prompts; given: {given}"
+        )
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
     options.refuse_idle(context, _BELONGING, sources)
@@ -138,6 +162,8 @@ def build(
     if no_controls and labels is not None:
         raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
     options.check_free(probes, [name], overwrite)
+    asked = describe_endpoint, describe_key_env
+    drafted = None if describe is None else check_draft(name, describe, draft, *asked)
     numbers = _layer_numbers(layer)
     settings = replace(
         building, activations=replace(building.activations, layers=numbers), propose_controls=not no_controls
@@ -149,6 +175,7 @@ def build(
     shows = parse_rule(rule, judging)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
+    behavior = write_draft(drafted, name, str(describe), loaded, *asked, out) if drafted is not None else behavior
     if behavior is not None:
         built = making.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
     elif contrast is not None:
@@ -173,7 +200,7 @@ def build(
                 on_judged=partial(progress, "Judging responses"),
             )
     out.say(f"Controls: {controls_text(built)}")
-    _save(built, probes, overwrite, out)
+    _save(built, probes, overwrite, out, drafted)
 
 
 @probe_app.command("import")
@@ -329,10 +356,13 @@ def _samples(asked: int | None, temperature: float) -> int:
     return 1 if temperature == 0 else 4
 
 
-def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:
+def _save(probe: Probe, registry: Path, overwrite: bool, out: Output, drafted: Path | None = None) -> None:
+    from trl_attribution.discovery import check_told
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
+    if drafted is not None:
+        check_told(probe, drafted)
     folder = ProbeRegistry(registry).save(probe, overwrite=overwrite)
     out.show(terminal.probe_details(probe, []))
     out.say(f"Saved in {folder}")

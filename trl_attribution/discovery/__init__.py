@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trl_attribution.discovery.run import discover_pairs, discover_prompts
     from trl_attribution.discovery.scan import scan_dataset
     from trl_attribution.discovery.scan_config import ScanConfig
+    from trl_attribution.discovery.traits.drafting import Draft, check_absent, check_told, draft_behavior
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -38,6 +39,7 @@ __all__ = [
     "ClusterVectors",
     "Discovery",
     "DiscoveryConfig",
+    "Draft",
     "EndpointNames",
     "Finding",
     "MapPoint",
@@ -51,9 +53,12 @@ __all__ = [
     "TypicalPrompt",
     "change_vectors",
     "changes_of",
+    "check_absent",
+    "check_told",
     "cluster_probe",
     "discover_pairs",
     "discover_prompts",
+    "draft_behavior",
     "read_changes",
     "scan_dataset",
 ]

@@ -18,8 +18,8 @@ from trl_attribution.manifest.config import Applying, ApplyOptions
 from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
-from trl_attribution.pairs.formats import Kind
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 

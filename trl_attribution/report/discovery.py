@@ -72,7 +72,7 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
         parts.append(examples_table(title, _UNNAMED, _pair_rows(one, shown)))
     if len(one.sources) > 1:
         title = f"Sources of the pairs that push towards it ({one.sources_by})"
-        parts.append(sources_table(one.sources[:8], title))
+        parts.append(sources_table(one.sources[:8], title=title))
         if len(one.sources) > 8:
             parts.append(Text(f"and {counted(len(one.sources) - 8, 'more source')}", style="dim"))
     return Group(*parts)

@@ -28,6 +28,7 @@ from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
 from trl_attribution.report.texts import ListedPairs, visible
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
@@ -49,7 +50,7 @@ _OWN = (
 )
 _SOURCES = 200
 _NO_DATASET = (
-    "The dataset was not at hand when this page was made, so pairs are shown by id, row and score. "
+    "The dataset was not at hand when this page was made, so only ids, rows and scores are shown. "
     "With it: trl-attribution report AUDIT --dataset DATA."
 )
 # Plot puts this style into every chart; the policy has to know it.
@@ -84,6 +85,8 @@ class Report:
     """Pairs in its list."""
     texts: int
     """Those of them that have their texts in the page."""
+    kind: ExampleKind
+    """What they are called."""
 
 
 def write_report(
@@ -118,7 +121,7 @@ def write_report(
     target = Path(output) if output is not None else Path(folder) / "report.html"
     with atomic_path(target) as part:
         part.write_text(render_page(found, texts, notes), encoding="utf-8", newline="\n")
-    return Report(target, len(found.listed), len(texts.texts) - texts.missing)
+    return Report(target, len(found.listed), len(texts.texts) - texts.missing, found.kind)
 
 
 def find_texts(
@@ -145,15 +148,15 @@ def find_texts(
     except DataError:
         if dataset is not None:
             raise
-        return PageTexts((), False), ("The file that was audited can no longer be read as pairs: texts are left out.",)
+        return PageTexts((), False), ("The file that was audited can no longer be read as such: texts are left out.",)
     notes = []
     if len(texts.texts) < len(listed):
         notes.append(
-            f"The texts of the first {len(texts.texts):,} pairs are in this page; the others are listed without. "
-            "More: trl-attribution report AUDIT --texts N."
+            f"The texts of the first {len(texts.texts):,} {found.kind.several} are in this page; the others are listed "
+            "without. More: trl-attribution report AUDIT --texts N."
         )
     if texts.missing:
-        notes.append(f"{texts.missing:,} pairs are no longer in the dataset: their texts are missing.")
+        notes.append(f"{found.kind.counted(texts.missing)} are no longer in the dataset: their texts are missing.")
     return texts, tuple(notes)
 
 
@@ -185,7 +188,7 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
     environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
-    data = page_data(found, texts, _missing(texts), review)
+    data = page_data(found, texts, _missing(texts, found.kind), review)
     data["effects"] = [] if found.extras.scan is None else teaches.effects_data(found.extras.scan)
     data["discoveries"] = [discovery_data(one, listed, found.listed.flagged) for one in found.extras.discoveries]
     return environment.get_template("page.html.j2").render(
@@ -241,10 +244,11 @@ def _json(value: Any) -> Markup:
     return htmlsafe_json_dumps(value, dumps=partial(json.dumps, ensure_ascii=False, allow_nan=False))
 
 
-def _missing(texts: PageTexts) -> str:
+def _missing(texts: PageTexts, kind: ExampleKind) -> str:
     if not texts.texts:
-        return "The dataset was not at hand when this page was made: the pair is known by its id only."
-    return "The text of this pair is not in the page: only the first pairs carry theirs (see above the list)."
+        return f"The dataset was not at hand when this page was made: the {kind.one} is known by its id only."
+    where = f"only the first {kind.several} carry theirs (see above the list)"
+    return f"The text of this {kind.one} is not in the page: {where}."
 
 
 def _sections(found: Findings) -> list[tuple[str, str]]:
@@ -254,7 +258,7 @@ def _sections(found: Findings) -> list[tuple[str, str]]:
         ("sources", "Sources", scored),
         ("scores", "Scores", scored),
         ("witness", "Second witness", bool(found.witness)),
-        ("pairs", "Pairs", scored),
+        ("pairs", found.kind.several.capitalize(), scored),
         ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
         ("change", "Training", bool(extras.behaviors or extras.drift)),
         ("probes", "Probes", bool(found.info.probes)),

@@ -20,6 +20,7 @@ from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.report.scan import closing_lines, findings_table
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.tables import facts as facts_table
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
@@ -36,7 +37,7 @@ def story(found: Findings) -> Group:
     parts += [Text(f"During training: {note}", style="yellow") for note in found.extras.notes]
     if found.probes:
         parts += ["", probes_table(found.probes), *(distribution(one) for one in found.probes)]
-        parts += ["", sources_table(found.sources)]
+        parts += ["", sources_table(found.sources, found.kind)]
     layered = [one for one in found.probes if len(one.layers) > 1]
     for one in layered:
         parts += ["", layers_table(one)]
@@ -126,7 +127,7 @@ def pairs_story(
         if pair is None:
             yield Text("  its text is not at hand", style="dim")
         else:
-            yield from _texts(pair, characters)
+            yield from _texts(pair, characters, found.kind)
         yield Text("")
 
 
@@ -169,12 +170,12 @@ def _kappa_text(found: ReviewerAgreement) -> str:
     return f"{found.kappa:.2f} (95% interval {low:.2f} .. {high:.2f})"
 
 
-def _texts(pair: Pair, characters: int) -> Iterator[RenderableType]:
+def _texts(pair: Pair, characters: int, kind: ExampleKind) -> Iterator[RenderableType]:
     shown = readable(pair, characters)
     for name, style, parts in (
         ("prompt", "", shown.prompt),
-        ("chosen", "green", shown.chosen),
-        ("rejected", "red", shown.rejected),
+        (kind.raised, "green", shown.chosen),
+        (kind.lowered, "red", shown.rejected),
     ):
         for part in parts:
             # Tabs would be expanded by the terminal, beyond the column.

@@ -21,6 +21,7 @@ from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import WholeTable, as_text, facts, table
 from trl_attribution.utils.text import counted, printable
 
@@ -38,10 +39,15 @@ def audit_summary(audit: Audit) -> RenderableType:
     dataset, vectors, cost = info.dataset, info.vectors, info.cost
     lines = [
         ("dataset", f"{printable(dataset.name)} ({dataset.format} format)"),
-        ("pairs", _pairs_line(dataset)),
+        (dataset.kind.several, _pairs_line(dataset)),
         ("model", f"{printable(info.model.name)} in {info.model.dtype} on {info.model.device}"),
         ("layers", ", ".join(str(layer) for layer in audit.store.layers)),
-        ("vectors", _vectors_line(vectors, cost) if info.training is None else _read_line(vectors, info.training)),
+        (
+            "vectors",
+            _vectors_line(vectors, cost, dataset.kind)
+            if info.training is None
+            else _read_line(vectors, info.training, dataset.kind),
+        ),
     ]
     if dataset.skipped:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
@@ -49,10 +55,10 @@ def audit_summary(audit: Audit) -> RenderableType:
     if audit.scores is not None:
         for layer, count in audit.scores.zero_pairs.items():
             if count:
-                lines.append(("zero vectors", f"{count:,} pairs at layer {layer} score 0"))
+                lines.append(("zero vectors", f"{dataset.kind.counted(count)} at layer {layer} score 0"))
         for layer, count in audit.scores.no_context.items():
             if count:
-                lines.append(("no context", f"{count:,} pairs at layer {layer} score 0 contextually"))
+                lines.append(("no context", f"{dataset.kind.counted(count)} at layer {layer} score 0 contextually"))
     lines += [("note", note) for note in info.notes]
     return facts(lines)
 
@@ -72,8 +78,9 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
         where.append(f"\n{printable(pair.location, 60)}\n{by}", style="dim")
         sides = [_last_message(side) for side in pair.shown]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
-    columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
-    return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
+    kind = flagged.audit.info.dataset.kind
+    columns = ("#", "score", "q", "source / where", f"prompt, {kind.raised} (+), {kind.lowered} (-)")
+    return examples_table(f"Most suspicious {kind.several} ({extent})", columns, rows)
 
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -96,9 +103,10 @@ def sides_text(prompt: str, *sides: tuple[Literal["+", "-"], str]) -> Text:
     return content
 
 
-def sources_table(rows: Sequence[SourceRow], title: str = "Flagged pairs by source") -> Table:
+def sources_table(rows: Sequence[SourceRow], kind: ExampleKind = PAIR, title: str = "") -> Table:
     """How much of each source is flagged, strongest evidence first."""
-    columns = ("source", ">pairs", ">flagged", ">share", ">enrichment", ">p (Fisher)", ">q", ">mean score")
+    title = title or f"Flagged {kind.several} by source"
+    columns = ("source", f">{kind.several}", ">flagged", ">share", ">enrichment", ">p (Fisher)", ">q", ">mean score")
     return table(
         title,
         columns,
@@ -131,7 +139,7 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
         yield _top_pairs(top, listed, count, len(flagged))
     if len(flagged):
         yield ""
-        yield sources_table(flagged.sources())
+        yield sources_table(flagged.sources(), flagged.audit.info.dataset.kind)
     for one in flagged.flags.outcomes.values():
         yield ""
         yield Text(one.headline, style="bold")
@@ -169,15 +177,21 @@ def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> R
 
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:
     """By which rule and null pairs were flagged, and where everything lies."""
-    flags = flagged.flags
+    flags, kind = flagged.flags, flagged.audit.info.dataset.kind
     rules = {rule_words(flags.rule, by_recall=one.decision is not None) for one in flags.outcomes.values()}
     lines = [("rule", "; ".join(sorted(rules)))]
     for column in flags.columns:
         null = flags.nulls[column.probe]
-        meaning = "clean reference pairs" if null == "reference" else "mirror null: each pair against its own flip"
+        meaning = (
+            f"clean reference {kind.several}"
+            if null == "reference"
+            else f"mirror null: each {kind.one} against its own flip"
+        )
         lines.append(("score", f"{column.probe}: {column.kind}, layer {column.layer}; q-values by {meaning}"))
     if flags.not_towards:
-        lines.append(("left out", f"{flags.not_towards:,} flagged pairs score 0 or less and are not in the manifests"))
+        lines.append(
+            ("left out", f"{flags.not_towards:,} flagged {kind.several} score 0 or less and are not in the manifests")
+        )
     lines += [(action, path) for action, path in manifests.items()]
     lines += [
         ("scores", str(flagged.audit.folder / "scores.parquet")),
@@ -304,11 +318,11 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
 
 
 def _pairs_line(dataset: DatasetInfo) -> str:
-    parts = [f"{counted(dataset.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"]
+    parts = [f"{counted(dataset.pairs, f'different {dataset.kind.one}')} in {counted(dataset.rows, 'row')}"]
     if dataset.duplicate_rows:
-        parts.append(f"{dataset.duplicate_rows:,} rows repeat a pair")
+        parts.append(f"{dataset.duplicate_rows:,} rows repeat a {dataset.kind.one}")
     if dataset.contradictions:
-        parts.append(f"{dataset.contradictions:,} pairs also stand there the other way round")
+        parts.append(f"{dataset.kind.counted(dataset.contradictions)} also stand there the other way round")
     if dataset.truncated_pairs:
         parts.append(f"{dataset.truncated_pairs:,} reach max_length and may be cut")
     if dataset.alike:
@@ -316,19 +330,19 @@ def _pairs_line(dataset: DatasetInfo) -> str:
     return "; ".join(parts)
 
 
-def _vectors_line(vectors: VectorsInfo, cost: CostInfo) -> str:
+def _vectors_line(vectors: VectorsInfo, cost: CostInfo, kind: ExampleKind) -> str:
     if not vectors.computed:
         return f"all {vectors.reused:,} were stored already"
     line = f"{vectors.computed:,} computed in {duration_text(cost.seconds['vectors'])}"
-    line += f" ({cost.pairs_per_second:.1f} pairs/s, {vectors.path} path)"
+    line += f" ({cost.pairs_per_second:.1f} {kind.several}/s, {vectors.path} path)"
     return line + (f", {vectors.reused:,} stored already" if vectors.reused else "")
 
 
-def _read_line(vectors: VectorsInfo, training: TrainingInfo) -> str:
+def _read_line(vectors: VectorsInfo, training: TrainingInfo, kind: ExampleKind) -> str:
     line = f"{vectors.computed:,} read while training ({vectors.path})"
     if vectors.reused:
         line += f", {vectors.reused:,} stored already"
-    return line + (f"; {training.never_seen:,} pairs were not trained on" if training.never_seen else "")
+    return line + (f"; {kind.counted(training.never_seen)} were not trained on" if training.never_seen else "")
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, 
 from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
+from trl_attribution.utils.kinds import ExampleKind
 
 if TYPE_CHECKING:
     from trl_attribution.scoring.scores import Scores
@@ -65,6 +66,10 @@ class Flags:
     def decisions(self) -> Mapping[str, Decision]:
         """By probe, a threshold with a stated recall and the estimate; without probes that keep no pairs."""
         return {name: one.decision for name, one in self.outcomes.items() if one.decision is not None}
+
+    def told_of(self, kind: ExampleKind) -> Flags:
+        """The same, with sentences in the words of ``kind``."""
+        return replace(self, outcomes={name: replace(one, kind=kind) for name, one in self.outcomes.items()})
 
     def __len__(self) -> int:
         return len(self.pair_ids)

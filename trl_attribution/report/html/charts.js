@@ -23,7 +23,7 @@ const charts = (() => {
       marginLeft: 48,
       marginBottom: 38,
       x: { label: "score", nice: false },
-      y: { label: root ? "pairs (square-root scale)" : "pairs", grid: true, type: root ? "sqrt" : "linear", tickFormat: "~s" },
+      y: { label: root ? `${page.kind.several} (square-root scale)` : page.kind.several, grid: true, type: root ? "sqrt" : "linear", tickFormat: "~s" },
       marks: [
         Plot.rectY(parts, { x1: "x1", x2: "x2", y: "n", fill: (d) => (d.hot ? "var(--hot)" : "var(--accent)"), fillOpacity: (d) => (d.hot ? 0.9 : 0.55), inset: 0.4 }),
         steps ? Plot.lineY(steps, { x: "x", y: "n", curve: "step-after", stroke: "var(--null)", strokeWidth: 1.6, strokeDasharray: "4 3" }) : null,
