@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
     from trl_attribution.callbacks import AttributionCallback
-    from trl_attribution.discovery import ScanResult
+    from trl_attribution.discovery import Change, ScanResult
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.fingerprint import ModelFingerprint
     from trl_attribution.scoring import Rule
@@ -226,6 +226,7 @@ class DataAuditor:
         dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
         output_dir: str | Path = "audit",
         *,
+        changes: Sequence[Change] | None = None,
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> ScanResult:
@@ -234,11 +235,14 @@ class DataAuditor:
         Args:
             dataset: as for :meth:`audit`.
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
+            changes: held-out prompts with the responses before and after training (see
+                :func:`~trl_attribution.discovery.read_changes`): what was predicted is compared with what they show.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
 
         Raises:
             DataError, SettingsError, ModelError, StoreError: as for :meth:`audit`.
+            ProbeError: none of the prompts of ``changes`` has responses of both that fit.
         """
         from trl_attribution.discovery.scan import scan_dataset
         from trl_attribution.discovery.scan_config import ScanConfig
@@ -247,7 +251,7 @@ class DataAuditor:
         if unknown:
             listed = ", ".join(ScanConfig.__dataclass_fields__)
             raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress)
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.

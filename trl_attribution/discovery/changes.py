@@ -102,10 +102,13 @@ def change_vectors(
     encoding: Encoding,
     prompt_format: PromptFormat = "auto",
     progress: Callable[[int, int], None] | None = None,
+    *,
+    keep_unchanged: bool = False,
 ) -> ChangeVectors:
     """``v_i`` = mean activation of the responses after minus that of those before, **both read by M0**.
 
-    A prompt whose responses are the same before and after has no direction; it is left out and counted.
+    A prompt whose responses are the same before and after has no direction; it is left out and counted, unless
+    ``keep_unchanged`` asks for its vector of zeros.
 
     Raises:
         ProbeError: no prompt is left; the message says why, and names the first that does not fit.
@@ -114,7 +117,7 @@ def change_vectors(
     kept: list[Change] = []
     encoded: list[EncodedExample] = []
     fault = ""
-    for change in _usable(changes, left_out):
+    for change in _usable(changes, left_out, keep_unchanged):
         example = Example(change.prompt, change.after, change.before, change.location)
         try:
             encoded.append(encode_example(example, m0.encoder, encoding, prompt_format))
@@ -137,12 +140,12 @@ def change_vectors(
     return ChangeVectors(tuple(kept), Items(torch.stack(vectors), torch.stack(contexts)), dict(left_out))
 
 
-def _usable(changes: Sequence[Change], left_out: Counter[str]) -> Iterator[Change]:
+def _usable(changes: Sequence[Change], left_out: Counter[str], keep_unchanged: bool) -> Iterator[Change]:
     for one in changes:
         before, after = ([text for text in texts if text.strip()] for texts in (one.before, one.after))
         if not before or not after:
             left_out["no response after" if before else "no response before"] += 1
-        elif sorted(before) == sorted(after):
+        elif sorted(before) == sorted(after) and not keep_unchanged:
             left_out["unchanged"] += 1
         else:
             yield Change(one.prompt, tuple(before), tuple(after), one.location)
