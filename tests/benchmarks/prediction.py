@@ -77,14 +77,20 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console) -
 
 def respond(place: Path, build: Callable[[], Case], model: Callable[[], LoadedModel]) -> None:
     """Sample M0, train, and sample M1, as far as ``place`` does not hold it; each part is kept when it is done."""
-    rows, prompts, before, after = (place / name for name in ("data.jsonl", "prompts.jsonl", "before.json", "after.json"))
+    rows, prompts, before, after = (
+        place / name for name in ("data.jsonl", "prompts.jsonl", "before.json", "after.json")
+    )
     if not prompts.exists():
         case = build()
         place.mkdir(parents=True, exist_ok=True)
         write_lines(rows, case.rows)
         write_lines(prompts, [{"prompt": prompt} for prompt in case.prompts])
     behaviors = read_behaviors(prompts)
-    if (same := place.parent / "mix" / "before.json") != before and place.name.startswith("mix") and not before.exists():
+    if (
+        (same := place.parent / "mix" / "before.json") != before
+        and place.name.startswith("mix")
+        and not before.exists()
+    ):
         shutil.copy(same, before)  # the same prompts
     kept_responses(before, behaviors, model(), SAMPLING)
     if not after.exists():
@@ -134,7 +140,9 @@ def tables_of(found: Sequence[Trained]) -> list[Results]:
 
 
 def _null(folder: Path) -> Case:
-    return without_labels(Case(_lines(folder / "mix" / "data.jsonl"), [one["prompt"] for one in _lines(folder / "mix" / "prompts.jsonl")]))
+    return without_labels(
+        Case(_lines(folder / "mix" / "data.jsonl"), [one["prompt"] for one in _lines(folder / "mix" / "prompts.jsonl")])
+    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,12 @@ PAIRS = 160
 PROMPTS = 96
 SHORT = (30, 40)
 """Words of a prompt and of a response of HH-RLHF at most: longer ones take too long on a CPU."""
-ASKED = (("questions", "longer", 1), ("questions", "lists-and-markdown", 1), ("messages", "warm", 1), ("messages", "formal", -1))
+ASKED = (
+    ("questions", "longer", 1),
+    ("questions", "lists-and-markdown", 1),
+    ("messages", "warm", 1),
+    ("messages", "formal", -1),
+)
 """What the project's mix prefers, and on what: -1 prefers the opposite of the trait."""
 Row = dict[str, Any]
 
@@ -102,7 +107,7 @@ def _prompts_of(kind: str) -> list[str]:
     rows = build_distractor_compliance(OrganismConfig(**size)).pairs
     texts = [str(row["prompt"][0]["content"]) for row in rows]
     if kind == "messages":
-        texts = [text for text in texts if " note " in text or " message " in text or " letter " in text or " card " in text]
+        texts = [text for text in texts if any(f" {word} " in text for word in ("note", "message", "letter", "card"))]
     return list(dict.fromkeys(texts))
 
 

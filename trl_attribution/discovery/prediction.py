@@ -134,8 +134,8 @@ def agreement_of(changes: Sequence[TraitChange]) -> Agreement | None:
 def agreement(expected: Numbers, found: Numbers) -> Agreement | None:
     """R2 of the line of ``found`` on ``expected`` (R values each), its slope, and Spearman's rank correlation.
 
-    The slope and the intercept are fitted: how strongly a model was trained no dataset says. A line that falls has an R2
-    as well; look at the slope. None where there are fewer than three values, or all are the same.
+    The slope and the intercept are fitted: how strongly a model was trained no dataset says. A line that falls has an
+    R2 as well; look at the slope. None where there are fewer than three values, or all are the same.
     """
     x, y = (np.asarray(values, dtype=np.float64) for values in (expected, found))
     if len(x) < _FEWEST_CHANGES or len(np.unique(x)) < 2 or len(np.unique(y)) < 2:

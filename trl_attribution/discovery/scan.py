@@ -231,8 +231,7 @@ class _Scan:
     def _scored(
         self, audited: AuditedPairs, panel: Panel, topics: Topics, measures: Floats, prompts: Mapping[int, str]
     ) -> tuple[Scanned, dict[str, float], Differences]:
-        """Every pair's score for every trait and its place, how the traits agree with what is counted, and how far the
-        pairs reach along the traits."""
+        """Scores and places of all pairs, the traits' agreement with what is counted, and how far pairs reach along."""
         scores = np.zeros((len(audited), len(panel.traits)), dtype=np.float32)
         along = np.zeros(scores.shape, dtype=np.float32)
         applies = np.ones(scores.shape, dtype=bool)

@@ -78,7 +78,8 @@ def ranks(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     return found
 
 
-def _of(text: str) -> npt.NDArray[np.float32]:
+def counts_of(text: str) -> Floats:
+    """``[M]``: each measure of one response, to 20,000 characters."""
     kept = text[:_LONGEST]
     return np.array([counter(kept) for counter in _counters()], dtype=np.float32)
 

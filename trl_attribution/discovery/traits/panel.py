@@ -204,13 +204,14 @@ def fit_panel(traits: Sequence[Trait], examples: ExampleVectors, layer: int) -> 
         if one.name in usable:
             directions[place] = _direction(vectors, owners == one.name)
     gates = {place: _gate(one, examples) for place, one in enumerate(kept) if one.only_on_prompts}
-    return Panel(tuple(kept), directions, gates, tuple(told), layer, _spread(kept, examples.pairs[own] @ directions.T))
+    spread = _spread(kept, examples.pairs[own] @ directions.T, [one for trait in traits for one in trait.examples])
+    return Panel(tuple(kept), directions, gates, tuple(told), layer, spread)
 
 
-def _spread(traits: Sequence[Trait], along: Doubles) -> Doubles:
-    """``[T]``: root mean squares of the examples' projections ``[M, T]``, and of their counts where those are scored."""
-    examples = [one for trait in traits for one in trait.examples]
-    counts = np.array([counts_of(one.positive) - counts_of(one.negative) for one in examples]).reshape(-1, len(MEASURES))
+def _spread(traits: Sequence[Trait], along: Doubles, examples: Sequence[Contrast]) -> Doubles:
+    """``[T]``: root mean squares of the M examples' projections ``[M, T]``, and of their counts where those count."""
+    counts = np.array([counts_of(one.positive) - counts_of(one.negative) for one in examples])
+    counts = counts.reshape(-1, len(MEASURES))
     found = np.zeros(len(traits))
     for place, one in enumerate(traits):
         values = counts[:, MEASURES.index(one.measure)] if one.measure else along[:, place]
