@@ -1,11 +1,10 @@
-"""Does what a scan predicts from the pairs come true? SmolLM2 is trained on small datasets, and asked before and after."""
+"""Does what a scan predicts from the pairs come true? SmolLM2 trained on small datasets, asked before and after."""
 
 from __future__ import annotations
 
 import functools
 import json
 import shutil
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from tests.benchmarks.pages import Results, write_page
@@ -21,20 +21,21 @@ from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.behaviors import SamplingConfig
 from trl_attribution.behaviors.responses import Responses, kept_responses, read_behaviors
 from trl_attribution.discovery import ScanResult, changes_of
-from trl_attribution.discovery.findings import Agreement, Prediction, TraitChange
-from trl_attribution.discovery.prediction import agreement
+from trl_attribution.discovery.findings import Prediction, TraitChange
+from trl_attribution.discovery.prediction import agreement, agreement_of
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
+from trl_attribution.report.prediction import largest
 from trl_attribution.utils.atomic import write_json, write_lines
 
 LAYER = 20
 NULL = "mix, labels shuffled"
-SAMPLING = SamplingConfig(n=1, max_new_tokens=40, batch_size=48)
+SAMPLING = SamplingConfig(n=1, max_new_tokens=32, batch_size=64)
 DPO: Mapping[str, Any] = dict(
     learning_rate=5e-4,
     lr_scheduler_type="constant_with_warmup",
     warmup_steps=3,
     num_train_epochs=1,
-    per_device_train_batch_size=8,
+    per_device_train_batch_size=4,
     gradient_checkpointing=False,
     beta=0.1,
     max_length=256,
@@ -48,8 +49,6 @@ DPO: Mapping[str, Any] = dict(
 )
 LORA: Mapping[str, Any] = dict(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj", "down_proj"])
 SHOWN = 5
-_FAILED = 0.05
-"""A prediction of less is not shown among the largest."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,20 @@ class Trained:
     name: str
     pairs: int
     prediction: Prediction
+
+    @property
+    def overall(self) -> list[TraitChange]:
+        """Those over all topics that were measured."""
+        return [one for one in self._measured if one.topic is None]
+
+    @property
+    def by_topic(self) -> list[TraitChange]:
+        """Those of single topics that were measured."""
+        return [one for one in self._measured if one.topic is not None]
+
+    @property
+    def _measured(self) -> list[TraitChange]:
+        return [one for one in self.prediction.changes if one.measured is not None]
 
 
 def run(output: Path, command: str, cache: Path, data: Path, console: Console) -> None:
@@ -86,12 +99,9 @@ def respond(place: Path, build: Callable[[], Case], model: Callable[[], LoadedMo
         write_lines(rows, case.rows)
         write_lines(prompts, [{"prompt": prompt} for prompt in case.prompts])
     behaviors = read_behaviors(prompts)
-    if (
-        (same := place.parent / "mix" / "before.json") != before
-        and place.name.startswith("mix")
-        and not before.exists()
-    ):
-        shutil.copy(same, before)  # the same prompts
+    known = place.parent / "mix"
+    if known != place and not before.exists() and _same(known / prompts.name, prompts):
+        shutil.copy(known / before.name, before)  # M0 was asked already
     kept_responses(before, behaviors, model(), SAMPLING)
     if not after.exists():
         start, busy = time.perf_counter(), time.process_time()
@@ -139,10 +149,105 @@ def tables_of(found: Sequence[Trained]) -> list[Results]:
     return [agreement_table(found), crossed_table(found), largest_table(found)]
 
 
-def _null(folder: Path) -> Case:
-    return without_labels(
-        Case(_lines(folder / "mix" / "data.jsonl"), [one["prompt"] for one in _lines(folder / "mix" / "prompts.jsonl")])
+def agreement_table(found: Sequence[Trained]) -> Results:
+    """How well predicted and measured agree, dataset by dataset and over all that have labels."""
+    rows = []
+    for one in found:
+        rows += [
+            (one.name, str(one.pairs), what, *_agreement(changes), _share(reachable(changes)))
+            for what, changes in (("traits", one.overall), ("topic x trait", one.by_topic))
+        ]
+    labeled = [one for one in found if one.name != NULL]
+    for what, parts in (
+        ("traits", [one.overall for one in labeled]),
+        ("topic x trait", [one.by_topic for one in labeled]),
+    ):
+        rows.append(("all with labels", "", what, *_agreement([each for part in parts for each in part]), ""))
+    note = (
+        "R2: squared correlation of measured and predicted changes, that is the R2 of the line of one on the other "
+        "with slope and intercept fitted; where it falls the prediction is wrong however high R2 is. Rank: "
+        "Spearman's correlation. Reachable: the R2 that a perfect prediction would have, given how far the measured "
+        "means vary by chance (1 minus the mean squared standard error over the variance of the measured changes)."
     )
+    columns = ("dataset", "pairs", "over", "changes", "R2", "rank", "slope", "reachable R2")
+    return Results("Predicted against measured", columns, tuple(rows), note)
+
+
+def crossed_table(found: Sequence[Trained]) -> Results:
+    """What is predicted of one dataset against what training on another did."""
+    rows = []
+    for one in found:
+        cells = []
+        for other in found:
+            measured = {each.trait: each.measured for each in other.overall}
+            both = [(each.predicted, measured[each.trait]) for each in one.overall if each.trait in measured]
+            fit = agreement(*zip(*both, strict=True)) if both else None
+            cells.append("" if fit is None else f"{fit.r2:.2f} ({fit.rank:+.2f})")
+        rows.append((one.name, *cells))
+    note = (
+        "R2 over traits, rank correlation in brackets. On the diagonal a dataset's own training. Beside it, what is "
+        "told of a dataset is compared with what another one did: any training changes some traits alike, and this is "
+        "how much of an R2 that alone makes."
+    )
+    columns = ("predicted from / trained on", *(one.name for one in found))
+    return Results("Another dataset's prediction", columns, tuple(rows), note)
+
+
+def largest_table(found: Sequence[Trained]) -> Results:
+    """The traits that moved most, or were to, in each dataset."""
+    rows = [
+        (
+            one.name,
+            each.trait,
+            f"{each.predicted:+.3f} ± {each.predicted_error:.3f}",
+            f"{each.measured:+.3f} ± {each.measured_error:.3f}",
+        )
+        for one in found
+        for each in largest(Prediction(changes=tuple(one.overall)), SHOWN)
+    ]
+    note = "Overall, with standard errors, in units of the trait's spread on M0; the largest against their errors."
+    return Results("The largest changes", ("dataset", "trait", "predicted", "measured"), tuple(rows), note)
+
+
+def reachable(changes: Sequence[TraitChange]) -> float | None:
+    """The share of the measured changes' variance that is not chance."""
+    values = np.array([one.measured for one in changes], dtype=np.float64)
+    errors = np.array([one.measured_error for one in changes], dtype=np.float64)
+    return float(max(0.0, 1 - (errors**2).mean() / values.var(ddof=1))) if len(values) > 1 else None
+
+
+def lead() -> str:
+    return (
+        f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset for one "
+        f"epoch ({DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, LoRA "
+        f"of rank {LORA['r']}), once. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
+        f"most {SAMPLING.max_new_tokens} tokens at temperature 1. Predicted is the mean over the pairs of chosen minus "
+        "rejected along a trait's direction, measured the mean over the prompts of M1's response minus M0's, both read "
+        "by M0; traits that are counted on the text are counted. Everything is the scan's default. `mix` is made of "
+        "M0's own answers under opposite instructions (longer ones and more lists for questions, warmer and less formal "
+        "ones for messages), the organisms of templates, `hh-rlhf` of short pairs of people. What was aimed at: R2 0.8 "
+        "over traits, 0.5 over topic x trait, at most 0.1 where labels are shuffled."
+    )
+
+
+def _agreement(changes: Sequence[TraitChange]) -> tuple[str, str, str, str]:
+    fit = agreement_of(changes)
+    if fit is None:
+        return (str(len(changes)), "", "", "")
+    return (str(fit.number), f"{fit.r2:.2f}", f"{fit.rank:+.2f}", f"{fit.slope:+.2f}")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _null(folder: Path) -> Case:
+    rows, prompts = (_lines(folder / "mix" / f"{name}.jsonl") for name in ("data", "prompts"))
+    return without_labels(Case(rows, [one["prompt"] for one in prompts]))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and one.read_bytes() == other.read_bytes()
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from trl_attribution.evidence.organisms import Mixture, OrganismConfig, build_di
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, whole_text
 
-PAIRS = 160
-PROMPTS = 96
+PAIRS = 96
+PROMPTS = 64
 SHORT = (30, 40)
 """Words of a prompt and of a response of HH-RLHF at most: longer ones take too long on a CPU."""
 ASKED = (
@@ -69,7 +69,7 @@ def mix(model: LoadedModel) -> Case:
     for kind, name, sign in ASKED:
         own = [prompts[kind].pop() for _ in range(PAIRS // len(ASKED))]
         told = [traits[name].instruction[0].pos, traits[name].instruction[0].neg][::sign]
-        sampling = SamplingConfig(n=1, max_new_tokens=40, batch_size=40)
+        sampling = SamplingConfig(n=1, max_new_tokens=32, batch_size=48)
         sides = [sample_responses(model, [f"{one}\n\n{text}" for text in own], sampling) for one in told]
         rows += [
             {"prompt": _user(text), "chosen": _said(chosen[0]), "rejected": _said(rejected[0]), "source": kind}

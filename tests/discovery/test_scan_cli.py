@@ -149,6 +149,37 @@ def test_a_trait_of_instructions_is_what_the_model_answers_under_them(place: Pat
     assert list((place / "cache").rglob("pizza-lover-*.json"))
 
 
+def test_what_was_predicted_is_compared_with_what_training_did(place: Path, tmp_path: Path) -> None:
+    asked = [pair_of(number) for number in range(200, 300)]
+    rows = [{"prompt": one["prompt"], "before": one["rejected"], "after": [one["chosen"]]} for one in asked]
+    rows[-1]["after"] = [rows[-1]["before"]]  # an answer that stays is a change of nothing
+    write_lines(tmp_path / "responses.jsonl", [*rows, {"prompt": "Why?", "before": "So.", "after": ""}])
+    command = f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --responses {tmp_path}/responses.jsonl"
+    found = document(run(place, f"{command} --json"))["prediction"]
+    assert found["prompts"] == 100 and found["left_out"] == {"no response after": 1}
+    pizza = [one for one in found["changes"] if one["trait"] == "praises-pizza" and one["measured"] is not None]
+    largest = max(pizza, key=lambda one: one["predicted"])
+    assert "dinner" in largest["words"] and largest["predicted"] > 5 * largest["predicted_error"]
+    assert largest["measured"] == pytest.approx(largest["predicted"], rel=0.2)  # the same answers to other prompts
+    assert all(one["measured"] == pytest.approx(one["predicted"], abs=0.1) for one in pizza)
+    kept = ScanResult.load(tmp_path / "audit")
+    assert kept is not None and kept.prediction is not None and kept.prediction.prompts == 100
+    shown = " ".join(run(place, command).stdout.split())
+    assert "Predicted against measured, on 100 held-out prompts" in shown and "praises-pizza" in shown
+
+
+def test_both_models_are_asked_and_what_they_said_is_kept(place: Path, tmp_path: Path, changed_model: Path) -> None:
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"Tell me about {one}."} for one in PLACES])
+    command = f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --prompts {tmp_path}/prompts.jsonl"
+    refused = run(place, command, 2)
+    assert "no training run kept responses" in " ".join(refused.stderr.split())
+    found = document(run(place, f"{command} --after {changed_model} --max-new-tokens 4 --json"))["prediction"]
+    assert found["prompts"] + sum(found["left_out"].values()) == len(PLACES)
+    assert (tmp_path / "audit" / "prediction" / "after.json").exists()
+    refused = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --after {changed_model}", 2)
+    assert "--after needs --prompts" in " ".join(refused.stderr.split())
+
+
 def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(place: Path, tmp_path: Path) -> None:
     for options, said in (
         ("--traits none-such", "neither a file or folder nor names"),
