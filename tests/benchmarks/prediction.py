@@ -48,6 +48,8 @@ DPO: Mapping[str, Any] = dict(
     logging_strategy="no",
 )
 LORA: Mapping[str, Any] = dict(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj", "down_proj"])
+LEAST = 10
+"""Pairs of a topic."""
 SHOWN = 5
 
 
@@ -139,7 +141,7 @@ def checked(name: str, place: Path, model: LoadedModel) -> Trained:
     changes = changes_of(behaviors, Responses.load(place / "before.json"), Responses.load(place / "after.json"))
     rows = _lines(place / "data.jsonl")
     found: ScanResult = DataAuditor(model, layers=[LAYER]).scan(
-        rows, place / "audit", changes=changes, unnamed=False, source_column="source"
+        rows, place / "audit", changes=changes, unnamed=False, min_pairs=LEAST
     )
     assert found.prediction is not None
     return Trained(name, found.pairs, found.prediction)
@@ -186,8 +188,8 @@ def crossed_table(found: Sequence[Trained]) -> Results:
         rows.append((one.name, *cells))
     note = (
         "R2 over traits, rank correlation in brackets. On the diagonal a dataset's own training. Beside it, what is "
-        "told of a dataset is compared with what another one did: any training changes some traits alike, and this is "
-        "how much of an R2 that alone makes."
+        "told of a dataset is compared with what another one did: any training changes some traits alike, and this "
+        "is how much of an R2 that alone makes."
     )
     columns = ("predicted from / trained on", *(one.name for one in found))
     return Results("Another dataset's prediction", columns, tuple(rows), note)
@@ -218,14 +220,14 @@ def reachable(changes: Sequence[TraitChange]) -> float | None:
 
 def lead() -> str:
     return (
-        f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset for one "
-        f"epoch ({DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, LoRA "
+        f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset for "
+        f"one epoch ({DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, LoRA "
         f"of rank {LORA['r']}), once. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
         f"most {SAMPLING.max_new_tokens} tokens at temperature 1. Predicted is the mean over the pairs of chosen minus "
         "rejected along a trait's direction, measured the mean over the prompts of M1's response minus M0's, both read "
-        "by M0; traits that are counted on the text are counted. Everything is the scan's default. `mix` is made of "
-        "M0's own answers under opposite instructions (longer ones and more lists for questions, warmer and less formal "
-        "ones for messages), the organisms of templates, `hh-rlhf` of short pairs of people. What was aimed at: R2 0.8 "
+        f"by M0; traits that are counted on the text are counted. Topics have at least {LEAST} pairs and 5 prompts; all "
+        "else is the scan's default. `mix` is made of M0's own answers under opposite instructions (longer ones and "
+        "more lists for questions, warmer and less formal ones for messages), the organisms of templates, `hh-rlhf` of short pairs of people. What was aimed at: R2 0.8 "
         "over traits, 0.5 over topic x trait, at most 0.1 where labels are shuffled."
     )
 
