@@ -220,15 +220,16 @@ def reachable(changes: Sequence[TraitChange]) -> float | None:
 
 def lead() -> str:
     return (
-        f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset for "
-        f"one epoch ({DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, LoRA "
-        f"of rank {LORA['r']}), once. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
+        f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset, once: "
+        f"one epoch at {DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, "
+        f"LoRA of rank {LORA['r']}. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
         f"most {SAMPLING.max_new_tokens} tokens at temperature 1. Predicted is the mean over the pairs of chosen minus "
         "rejected along a trait's direction, measured the mean over the prompts of M1's response minus M0's, both read "
-        f"by M0; traits that are counted on the text are counted. Topics have at least {LEAST} pairs and 5 prompts; all "
-        "else is the scan's default. `mix` is made of M0's own answers under opposite instructions (longer ones and "
-        "more lists for questions, warmer and less formal ones for messages), the organisms of templates, `hh-rlhf` of short pairs of people. What was aimed at: R2 0.8 "
-        "over traits, 0.5 over topic x trait, at most 0.1 where labels are shuffled."
+        f"by M0; traits that are counted on the text are counted. Topics have at least {LEAST} pairs and 5 prompts; "
+        "all else is the scan's default. `mix` is made of M0's own answers under opposite instructions (longer ones and "
+        "more lists for questions, warmer and less formal ones for messages), the organisms of templates, `hh-rlhf` of "
+        "short pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where labels "
+        "are shuffled."
     )
 
 
