@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from trl_attribution.activations import ActivationEngine
+    from trl_attribution.activations import ActivationConfig, ActivationEngine
     from trl_attribution.audit.estimate import Estimate
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.run import OnProgress
@@ -332,11 +332,15 @@ class DataAuditor:
 
     def new_engine(self) -> ActivationEngine:
         """An engine that reads this auditor's layers of M0."""
-        from trl_attribution.activations import ActivationConfig, ActivationEngine
+        from trl_attribution.activations import ActivationEngine
 
-        config = self.config
-        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
-        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
+        return ActivationEngine(self.model.model, self.activations(self.layers))
+
+    def activations(self, layers: tuple[int, ...]) -> ActivationConfig:
+        """How this auditor's settings read ``layers`` of M0."""
+        from trl_attribution.activations import ActivationConfig
+
+        return ActivationConfig(layers, **{one.name: getattr(self.config, one.name) for one in fields(PassConfig)})
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""

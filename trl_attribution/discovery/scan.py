@@ -275,7 +275,7 @@ class _Scan:
         read = change_vectors(
             self.changes,
             self.auditor.model,
-            replace(self.auditor.new_engine().config, layers=(panel.layer,)),
+            self.auditor.activations((panel.layer,)),
             audited.encoding,
             progress=lambda done, total: self.on_progress("Reading responses with M0", done, total),
             keep_unchanged=True,
