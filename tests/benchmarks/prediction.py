@@ -227,9 +227,9 @@ def lead() -> str:
         "rejected along a trait's direction, measured the mean over the prompts of M1's response minus M0's, both read "
         f"by M0; traits that are counted on the text are counted. Topics have at least {LEAST} pairs and 5 prompts; "
         "all else is the scan's default. `mix` is made of M0's own answers under opposite instructions (longer and "
-        "more lists for questions, warmer and less formal for messages), the organisms of templates, `hh-rlhf` of short "
-        "pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where labels are "
-        "shuffled."
+        "more lists for questions, warmer and less formal for messages), the organisms of templates, `hh-rlhf` of "
+        "short pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where labels "
+        "are shuffled."
     )
 
 

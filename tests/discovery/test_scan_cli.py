@@ -157,11 +157,10 @@ def test_what_was_predicted_is_compared_with_what_training_did(place: Path, tmp_
     command = f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --responses {tmp_path}/responses.jsonl"
     found = document(run(place, f"{command} --json"))["prediction"]
     assert found["prompts"] == 100 and found["left_out"] == {"no response after": 1}
-    pizza = [one for one in found["changes"] if one["trait"] == "praises-pizza" and one["measured"] is not None]
-    largest = max(pizza, key=lambda one: one["predicted"])
-    assert "dinner" in largest["words"] and largest["predicted"] > 5 * largest["predicted_error"]
-    assert largest["measured"] == pytest.approx(largest["predicted"], rel=0.2)  # the same answers to other prompts
-    assert all(one["measured"] == pytest.approx(one["predicted"], abs=0.1) for one in pizza)
+    pizza = next(one for one in found["changes"] if (one["trait"], one["topic"]) == ("praises-pizza", None))
+    assert pizza["predicted"] > 4 * pizza["predicted_error"]
+    # The same answers to other prompts of the same kind.
+    assert abs(pizza["measured"] - pizza["predicted"]) < 2 * (pizza["measured_error"] + pizza["predicted_error"])
     kept = ScanResult.load(tmp_path / "audit")
     assert kept is not None and kept.prediction is not None and kept.prediction.prompts == 100
     shown = " ".join(run(place, command).stdout.split())
