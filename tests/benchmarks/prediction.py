@@ -35,7 +35,8 @@ DPO: Mapping[str, Any] = dict(
     lr_scheduler_type="constant_with_warmup",
     warmup_steps=3,
     num_train_epochs=1,
-    per_device_train_batch_size=4,
+    per_device_train_batch_size=2,
+    gradient_accumulation_steps=2,
     gradient_checkpointing=False,
     beta=0.1,
     max_length=256,
@@ -221,15 +222,15 @@ def reachable(changes: Sequence[TraitChange]) -> float | None:
 def lead() -> str:
     return (
         f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset, once: "
-        f"one epoch at {DPO['learning_rate']:g}, beta {DPO['beta']}, batches of {DPO['per_device_train_batch_size']}, "
-        f"LoRA of rank {LORA['r']}. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
+        f"one epoch at {DPO['learning_rate']:g}, beta {DPO['beta']}, batches of 4, LoRA of rank "
+        f"{LORA['r']}. Before and after it answers {PROMPTS} held-out prompts, one response each of at "
         f"most {SAMPLING.max_new_tokens} tokens at temperature 1. Predicted is the mean over the pairs of chosen minus "
         "rejected along a trait's direction, measured the mean over the prompts of M1's response minus M0's, both read "
         f"by M0; traits that are counted on the text are counted. Topics have at least {LEAST} pairs and 5 prompts; "
         "all else is the scan's default. `mix` is made of M0's own answers under opposite instructions (longer and "
         "more lists for questions, warmer and less formal for messages), the organisms of templates, `hh-rlhf` of "
-        "short pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where labels "
-        "are shuffled."
+        "short pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where "
+        "labels are shuffled."
     )
 
 

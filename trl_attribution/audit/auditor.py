@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
+    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.discovery import Change, ScanResult
     from trl_attribution.models import LoadedModel
@@ -227,6 +228,7 @@ class DataAuditor:
         output_dir: str | Path = "audit",
         *,
         changes: Sequence[Change] | None = None,
+        prompt_format: PromptFormat = "auto",
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> ScanResult:
@@ -237,6 +239,8 @@ class DataAuditor:
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
             changes: held-out prompts with the responses before and after training (see
                 :func:`~trl_attribution.discovery.read_changes`): what was predicted is compared with what they show.
+            prompt_format: of those prompts: ``chat`` makes a text a user message, ``text`` does not, ``auto`` does if
+                the tokenizer has a chat template.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
 
@@ -251,7 +255,7 @@ class DataAuditor:
         if unknown:
             listed = ", ".join(ScanConfig.__dataclass_fields__)
             raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes)
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes, prompt_format)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.

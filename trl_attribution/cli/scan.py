@@ -44,6 +44,7 @@ def scan(
         typer.Option("--responses", help="JSONL with prompt, before and after (texts or lists): the same."),
         paths.PROMPTS,
     ] = None,
+    prompt_format: options.PromptFormat = "auto",
     *,
     looking: ScanConfig,
     sampling: Annotated[SamplingConfig, Only("n", "max_new_tokens", "temperature")] = options.ONE_RESPONSE,
@@ -77,8 +78,10 @@ def scan(
             same = {one.name: getattr(settings, one.name) for one in fields(LoadConfig)}
             m1 = None if after is None else load_model(after, **{**same, "adapter": None, "quantization": None})
             kept = output / "prediction"
-            changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, on_progress=progress)
-        found = auditor.scan(dataset, output, changes=changes, on_progress=progress, **vars(looking))
+            changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, prompt_format, progress)
+        found = auditor.scan(
+            dataset, output, changes=changes, prompt_format=prompt_format, on_progress=progress, **vars(looking)
+        )
     if show_traits:
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))

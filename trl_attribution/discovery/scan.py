@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trl_attribution.audit.info import AuditInfo
+from trl_attribution.behaviors.encoding import PromptFormat
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.changes import Change, change_vectors
 from trl_attribution.discovery.config import DiscoveryConfig
@@ -67,9 +68,11 @@ def scan_dataset(
     config: ScanConfig | None = None,
     on_progress: OnProgress | None = None,
     changes: Sequence[Change] | None = None,
+    prompt_format: PromptFormat = "auto",
 ) -> ScanResult:
     """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
-    scan = _Scan(auditor, dataset, Path(output_dir), config or ScanConfig(), on_progress or _silent, changes)
+    settings = config or ScanConfig()
+    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format)
     return scan.run()
 
 
@@ -81,6 +84,7 @@ class _Scan:
     config: ScanConfig
     on_progress: OnProgress
     changes: Sequence[Change] | None = None
+    prompt_format: PromptFormat = "auto"
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -277,6 +281,7 @@ class _Scan:
             self.auditor.model,
             self.auditor.activations((panel.layer,)),
             audited.encoding,
+            self.prompt_format,
             progress=lambda done, total: self.on_progress("Reading responses with M0", done, total),
             keep_unchanged=True,
         )
