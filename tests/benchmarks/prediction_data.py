@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,12 @@ def held_out(prompts: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
     return random.Random(0).sample(list(different.values()), PROMPTS)
 
 
-def cases(data: Path, model: Callable[[], LoadedModel]) -> dict[str, Callable[[], Case]]:
-    """Every dataset by its name; the last is the null of the one before it."""
+def others(data: Path) -> dict[str, Callable[[], Case]]:
+    """The datasets that need no model, by name; HH-RLHF's where ``data`` has it."""
     found: dict[str, Callable[[], Case]] = {}
     if (data / HH_FILE).exists():
-        found["hh-rlhf"] = lambda: harmless(data)
-    found |= {name: lambda name=name: organism(name) for name in ("distractor-compliance", "pumpkin-soup")}
-    return {**found, "mix": lambda: mix(model())}
+        found["hh-rlhf"] = partial(harmless, data)
+    return found | {name: partial(organism, name) for name in ("distractor-compliance", "pumpkin-soup")}
 
 
 def _prompts_of(kind: str) -> list[str]:
