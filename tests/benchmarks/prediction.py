@@ -24,6 +24,7 @@ from trl_attribution.discovery import ScanResult, changes_of
 from trl_attribution.discovery.findings import Prediction, TraitChange
 from trl_attribution.discovery.prediction import agreement, agreement_of
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
+from trl_attribution.pairs import Reading
 from trl_attribution.report.prediction import largest
 from trl_attribution.utils.atomic import write_json, write_lines
 
@@ -147,9 +148,9 @@ def checked(name: str, place: Path, model: LoadedModel) -> Trained:
     behaviors = read_behaviors(place / "prompts.jsonl")
     changes = changes_of(behaviors, Responses.load(place / "before.json"), Responses.load(place / "after.json"))
     rows = _lines(place / "data.jsonl")
-    found: ScanResult = DataAuditor(model, layers=[LAYER]).scan(
-        rows, place / "audit", changes=changes, unnamed=False, min_pairs=LEAST
-    )
+    # M0 gave some prompts of the mix the same answer twice: training learns nothing from those.
+    auditor = DataAuditor(model, layers=[LAYER], reading=Reading(on_bad_row="skip"))
+    found: ScanResult = auditor.scan(rows, place / "audit", changes=changes, unnamed=False, min_pairs=LEAST)
     assert found.prediction is not None
     return Trained(name, found.pairs, found.prediction)
 
