@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
@@ -161,18 +160,9 @@ def test_responses_that_a_training_run_kept_need_no_second_model(place: Path, tm
     assert "beans" in cluster["lost_words"]
 
 
-def test_responses_are_sampled_from_both_models_and_kept(
-    place: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    model = build_tiny_model("llama")
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(tmp_path / "m1")
-    tokenizer.save_pretrained(tmp_path / "m1")
+def test_responses_are_sampled_from_both_models_and_kept(place: Path, tmp_path: Path, changed_model: Path) -> None:
     command = (
-        f"discover audit --prompts prompts.jsonl --model model --after {tmp_path}/m1 --max-new-tokens 4 "
+        f"discover audit --prompts prompts.jsonl --model model --after {changed_model} --max-new-tokens 4 "
         f"--dtype float32 -o {tmp_path}/found --no-texts --json"
     )
     first = document(run(place, command))

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from trl_attribution.activations import ActivationEngine
+    from trl_attribution.activations import ActivationConfig, ActivationEngine
     from trl_attribution.audit.estimate import Estimate
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
+    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.callbacks import AttributionCallback
-    from trl_attribution.discovery import ScanResult
+    from trl_attribution.discovery import Change, ScanResult
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
@@ -235,6 +236,8 @@ class DataAuditor:
         dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
         output_dir: str | Path = "audit",
         *,
+        changes: Sequence[Change] | None = None,
+        prompt_format: PromptFormat = "auto",
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> ScanResult:
@@ -243,11 +246,16 @@ class DataAuditor:
         Args:
             dataset: as for :meth:`audit`.
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
+            changes: held-out prompts with the responses before and after training (see
+                :func:`~trl_attribution.discovery.read_changes`): what was predicted is compared with what they show.
+            prompt_format: of those prompts: ``chat`` makes a text a user message, ``text`` does not, ``auto`` does if
+                the tokenizer has a chat template.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
 
         Raises:
             DataError, SettingsError, ModelError, StoreError: as for :meth:`audit`.
+            ProbeError: none of the prompts of ``changes`` has responses of both that fit.
         """
         from trl_attribution.discovery.scan import scan_dataset
         from trl_attribution.discovery.scan_config import ScanConfig
@@ -256,7 +264,7 @@ class DataAuditor:
         if unknown:
             listed = ", ".join(ScanConfig.__dataclass_fields__)
             raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress)
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes, prompt_format)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -328,11 +336,15 @@ class DataAuditor:
 
     def new_engine(self) -> ActivationEngine:
         """An engine that reads this auditor's layers of M0."""
-        from trl_attribution.activations import ActivationConfig, ActivationEngine
+        from trl_attribution.activations import ActivationEngine
 
-        config = self.config
-        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
-        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
+        return ActivationEngine(self.model.model, self.activations(self.layers))
+
+    def activations(self, layers: tuple[int, ...]) -> ActivationConfig:
+        """How this auditor's settings read ``layers`` of M0."""
+        from trl_attribution.activations import ActivationConfig
+
+        return ActivationConfig(layers, **{one.name: getattr(self.config, one.name) for one in fields(PassConfig)})
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""

@@ -116,6 +116,18 @@ def check_kept(output: Path | None, *inputs: str | Path | None) -> None:
         raise SettingsError(f"--output: {output} is a folder; name a file in it")
 
 
+def check_responses(prompts: Path | None, responses: Path | None, after: str | None) -> None:
+    """Refuse two ways at once of having both models' responses.
+
+    Raises:
+        SettingsError: they exclude one another.
+    """
+    if prompts is not None and responses is not None:
+        raise SettingsError("give --prompts or --responses, not both: a file of responses has its own prompts")
+    if after is not None and prompts is None:
+        raise SettingsError("--after needs --prompts: both models answer the prompts")
+
+
 def check_free(registry: Path, names: Sequence[str], overwrite: bool) -> None:
     """Refuse a name that is taken before hours of work rather than after.
 

@@ -8,9 +8,16 @@ from trl_attribution.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trl_attribution.discovery.audited import AuditedPairs
-    from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
+    from trl_attribution.discovery.changes import (
+        Change,
+        ChangeVectors,
+        answered_changes,
+        change_vectors,
+        changes_of,
+        read_changes,
+    )
     from trl_attribution.discovery.config import MODES, DiscoveryConfig, Mode
-    from trl_attribution.discovery.findings import Finding, ScanResult
+    from trl_attribution.discovery.findings import Agreement, Finding, Prediction, ScanResult, TraitChange
     from trl_attribution.discovery.naming import EndpointNames, Naming
     from trl_attribution.discovery.registering import cluster_probe
     from trl_attribution.discovery.result import (
@@ -32,6 +39,7 @@ else:
 
 __all__ = [
     "MODES",
+    "Agreement",
     "AuditedPairs",
     "Change",
     "ChangeVectors",
@@ -45,12 +53,15 @@ __all__ = [
     "MapPoint",
     "Mode",
     "Naming",
+    "Prediction",
     "Rejected",
     "ScanConfig",
     "ScanResult",
     "StoredDiscovery",
     "TopPair",
+    "TraitChange",
     "TypicalPrompt",
+    "answered_changes",
     "change_vectors",
     "changes_of",
     "check_absent",

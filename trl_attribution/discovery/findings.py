@@ -104,6 +104,57 @@ class Unnamed(_Part):
     pairs: int
 
 
+class TraitChange(_Part):
+    """How far training moves a trait: predicted, and measured where both models' responses are at hand.
+
+    Every number is in units of the trait's spread on M0: 1 is what two responses of the traits' examples differ by.
+    """
+
+    trait: str
+    topic: int | None
+    """None: over all topics."""
+    words: tuple[str, ...]
+    """What the topic's prompts are about; RAW."""
+    pairs: int
+    """On which the trait can show."""
+    predicted: float
+    """Mean over the pairs, chosen minus rejected; positive is towards the trait."""
+    predicted_error: float
+    """Its standard error."""
+    prompts: int = 0
+    """Held out, on which the trait can show."""
+    measured: float | None = None
+    """Mean over those prompts, M1's response minus M0's, both read by M0; None for too few prompts, or none."""
+    measured_error: float | None = None
+
+
+class Agreement(_Part):
+    """How well predicted and measured changes agree, over so many of them."""
+
+    number: int
+    r2: float
+    """Of the line of measured on predicted; slope and intercept are fitted."""
+    slope: float
+    rank: float
+    """Spearman's correlation."""
+
+
+class Prediction(_Part):
+    """What training is predicted to change, and what it did change."""
+
+    changes: tuple[TraitChange, ...]
+    by_trait: Agreement | None = None
+    """Over traits, all topics together."""
+    by_topic: Agreement | None = None
+    """Over topics and traits."""
+    prompts: int = 0
+    """Held-out prompts that were read."""
+    left_out: dict[str, int] = {}
+    """Reason -> prompts that were not."""
+    unmeasured: int = 0
+    """Changes for which there were too few prompts."""
+
+
 class ScanResult(JsonFile):
     """All that one scan found; the content of ``findings.json``."""
 
@@ -134,6 +185,8 @@ class ScanResult(JsonFile):
     absent: tuple[str, ...] = ()
     """Traits that were looked for and do not stand out anywhere."""
     unnamed: tuple[Unnamed, ...]
+    prediction: Prediction | None = None
+    """None in files of releases that predicted nothing."""
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
