@@ -136,8 +136,8 @@ def _discovered(found: Findings) -> str:
 
 
 def _not_training(kind: ExampleKind) -> str:
-    return f"Scores say what a {kind.one} pushes towards, not what training did. Retraining without the {kind.several} "
-        "does."
+    retrain = f"Retraining without the {kind.several} does."
+    return f"Scores say what a {kind.one} pushes towards, not what training did. {retrain}"
 
 
 def _certainty(found: Findings) -> tuple[str, ...]:
