@@ -29,12 +29,12 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
-from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import DEFAULT_FDR, Rule
 from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
 
@@ -289,7 +289,7 @@ class TrainingAudit:
             return
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
-        need = f"{len(wanted)} {ONE_EXAMPLE[self.reader.kind]}s need a pass of M0"
+        need = f"{EXAMPLES[self.reader.kind].counted(len(wanted))} need a pass of M0"
         with m0_to_run(self.m0, self.reference, need, is_resumed=is_resumed) as model:
             engine = ActivationEngine(model, self.config.activations(self.layers))
             # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.

@@ -78,9 +78,23 @@ def scan(
             same = {one.name: getattr(settings, one.name) for one in fields(LoadConfig)}
             m1 = None if after is None else load_model(after, **{**same, "adapter": None, "quantization": None})
             kept = output / "prediction"
-            changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, prompt_format, progress)
+            changes = answered_changes(
+                prompts,
+                output,
+                kept,
+                auditor.model,
+                m1,
+                sampling,
+                prompt_format,  # type: ignore[arg-type]  # checked where it is used
+                progress,
+            )
         found = auditor.scan(
-            dataset, output, changes=changes, prompt_format=prompt_format, on_progress=progress, **vars(looking)
+            dataset,
+            output,
+            changes=changes,
+            prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
+            on_progress=progress,
+            **vars(looking),
         )
     if show_traits:
         out.show(traits_table(found.traits), "")

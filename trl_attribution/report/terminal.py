@@ -160,13 +160,15 @@ def run_ending(
         yield _top_pairs(top, listed, count, len(flagged))
     yield ""
     info = flagged.audit.info
-    lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training))]
+    lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training, info.dataset.kind))]
     yield facts(lines if report is None else [*lines, ("report", str(report))])
     if len(flagged):
         name = info.dataset.name
         dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
         command = f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"
-        yield Text(f"without these pairs: {command}", no_wrap=True, overflow="ignore")  # in one piece, to be copied
+        yield Text(
+            f"without these {info.dataset.kind.several}: {command}", no_wrap=True, overflow="ignore"
+        )  # in one piece, to be copied
 
 
 def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
