@@ -34,9 +34,9 @@ from trl_attribution.report.page import write_report
 from trl_attribution.scoring import DEFAULT_FDR, Rule
 from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
-from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.kinds import EXAMPLES
 
 logger = logging.getLogger(__name__)
 
