@@ -137,8 +137,6 @@ class DataAuditor:
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
 
-        The folder holds what the command leaves there: vectors, scores, manifests and ``report.html``.
-
         Args:
             dataset: a Hub id, a local file or folder, a ``Dataset``, or a list of rows.
             output_dir: the audit folder. One that holds an audit of another dataset or model is refused.
@@ -146,7 +144,7 @@ class DataAuditor:
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
             sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
-            results: write the manifests of what ``rule``, or the default one, flags, and the report.
+            results: write manifests of what ``rule``, or the default one, flags, and the report, as the command does.
             on_progress: see :data:`OnProgress`.
 
         Raises:
