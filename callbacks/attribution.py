@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
@@ -30,7 +31,7 @@ from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of
 from trl_attribution.errors import SettingsError
 from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
+from trl_attribution.pairs import PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
@@ -39,16 +40,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-_TOP = 10
-"""Pairs shown when training ends."""
 
 
 class AttributionCallback(TrainerCallback):
-    """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
+    """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
-    The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
-    worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
-    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
+    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step. When training
+    ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -60,8 +59,8 @@ class AttributionCallback(TrainerCallback):
             be given, and M0 passes over the dataset before the first step, unless ``precompute_ref_log_probs`` lets it
             be read from TRL's own pass.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
-        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
-            ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers that change its texts
+            or its order, and where plain-text responses ended with the EOS token before TRL saw them.
         judge: a rule, or a callable ``judge(prompt, response)`` that is true for a response that shows a behavior;
             over ``config.judge``, under a rule that the behavior's own file gives.
         config: the settings; single ones can be given by name instead.
@@ -164,7 +163,7 @@ class AttributionCallback(TrainerCallback):
         finally:
             self.close()
         if self.finished is not None:
-            self._show(self.finished, args)
+            self._show(self.finished)
 
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
@@ -181,8 +180,8 @@ class AttributionCallback(TrainerCallback):
             self.close()
 
     def _check_trainer(self, kind: TrainerKind) -> None:
-        if not kind.keeps_texts and self._dataset is None:
-            raise SettingsError(f"dataset: {kind.name} changes its texts; give the callback the one that it was given")
+        if self._dataset is None and (reason := kind.texts_gone(self._trainer)) is not None:
+            raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
         if self.config.weights is not None and not kind.can_skip:
@@ -190,7 +189,7 @@ class AttributionCallback(TrainerCallback):
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
-            prepared_rows(self._trainer.train_dataset)
+            prepared_rows(self._trainer.train_dataset, kind.examples)
 
     def _check_skip(self, kind: TrainerKind) -> None:
         if not kind.can_skip or not kind.reference(self._trainer).is_free:
@@ -216,10 +215,8 @@ class AttributionCallback(TrainerCallback):
     ) -> TrainingAudit:
         processor = kwargs["processing_class"]
         tokenizer = tokenizer_of(processor)
-        encoding = Encoding(
-            getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
-        )
-        identity = self._identity(reference, tokenizer, is_resumed=state.global_step > 0)
+        is_resumed = state.global_step > 0
+        identity = self._identity(reference, tokenizer, is_resumed=is_resumed)
         model = reference.model
         m0 = LoadedModel(model, tokenizer, str(model.config.name_or_path), identity.fingerprint)
         if processor is not tokenizer:
@@ -228,20 +225,22 @@ class AttributionCallback(TrainerCallback):
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
         rows = self._dataset
+        trainer = self._trainer or _calling_trainer(self)
+        kind = kind_of(trainer)
         if rows is None:
-            rows = prepared_rows(self._trainer.train_dataset)
-        assert rows is not None
-        reading = Reading(format=kind_of_arguments(args).reading_format, on_bad_row="skip")
+            rows = prepared_rows(trainer.train_dataset, kind.examples)
         return open_training_audit(
             self.config,
             self._probes,
-            PairReader(rows, reading),
-            encoding,
+            PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip")),
+            encoding_of(args),
             m0,
             reference,
             _compute_dtype(args, m0),
             current_ranks(),
             self._judge,
+            note=kind.note(trainer),
+            is_resumed=is_resumed,
         )
 
     def _reference(self) -> ReferenceModel:
@@ -303,28 +302,22 @@ class AttributionCallback(TrainerCallback):
         for name, value in metrics.items():
             kept["train"][name].append(value)
 
-    def _show(self, finished: Finished, args: TrainingArguments) -> None:
-        from rich.console import Console
-
+    def _show(self, finished: Finished) -> None:
         from trl_attribution.report import change, terminal
         from trl_attribution.report.texts import ListedPairs
+        from trl_attribution.utils.tables import people_console, tell
 
-        if args.disable_tqdm:
-            return
-        console = Console()
-        console.print(terminal.audit_summary(finished.audit))
+        console = people_console()
         if finished.findings.changes:
-            console.print(change.rates_table(finished.findings.changes))
-        if finished.findings.drifts:
-            console.print(change.drift_table(finished.findings.drifts))
-        for note in finished.findings.notes:
-            console.print(note, markup=False, highlight=False)
-        if finished.flagged is not None:
-            audit = finished.audit
-            assert audit.source is not None  # the dataset of this run
-            listed = ListedPairs(audit.source, audit.reading)
-            for part in terminal.result(finished.flagged, finished.manifests, listed, _TOP):
-                console.print(part)
+            tell(console, change.rates_table(finished.findings.changes))
+        tell(console, *(Text(note) for note in finished.findings.notes))
+        audit = finished.audit
+        if finished.flagged is None:
+            tell(console, f"{len(audit.index):,} pairs audited in {audit.folder}; without probes nothing is scored.")
+            return
+        assert audit.source is not None  # the dataset of this run
+        listed = ListedPairs(audit.source, audit.reading)
+        tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 
 def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
+from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import DEFAULT_FDR, Rule
@@ -288,7 +289,8 @@ class TrainingAudit:
             return
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
-        with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
+        need = f"{len(wanted)} {ONE_EXAMPLE[self.reader.kind]}s need a pass of M0"
+        with m0_to_run(self.m0, self.reference, need, is_resumed=is_resumed) as model:
             engine = ActivationEngine(model, self.config.activations(self.layers))
             # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
             dtype = torch_dtype(self.settings.compute_dtype)

@@ -105,7 +105,7 @@ def test_a_cluster_of_changed_prompts_becomes_a_probe_that_audits_use(place: Pat
     result = run(
         place,
         f"discover audit --register b1:praises-pizza -o {tmp_path}/found --model model --dtype float32 "
-        f"--registry {tmp_path}/probes --json",
+        f"--probes {tmp_path}/probes --json",
     )
     probe = ProbeRegistry(tmp_path / "probes").load("praises-pizza")
     assert document(result)["registered"][0]["fingerprint"] == probe.fingerprint
@@ -252,7 +252,7 @@ def test_a_service_that_cannot_be_reached_costs_the_name_only(place: Path, tmp_p
         ("discover audit --min-size 40", "90 pairs can be compared, but at least 160 are needed"),
         ("discover audit --name-endpoint http://localhost", "give URL#MODEL"),
         ("discover audit --register p1", "--register: give CLUSTER:NAME"),
-        ("discover audit --register p1:x --registry nowhere", "there is no discovery in audit/discovery/pairs"),
+        ("discover audit --register p1:x --probes nowhere", "there is no discovery in audit/discovery/pairs"),
         ("discover audit --tightness 2", "tightness: 2.0 must lie between 0 and 1"),
         ("report audit --discovery nowhere", "there is no discovery in nowhere"),
         ("report audit --card both", "choose dataset or model"),
@@ -274,8 +274,8 @@ def test_another_model_than_that_of_the_audit_is_refused(
     run(place, f"discover audit -o {tmp_path}/found --quiet --no-texts")
     message = refused(
         place,
-        f"discover audit --register p1:x -o {tmp_path}/found --model {tmp_path}/other --registry {tmp_path}/probes",
+        f"discover audit --register p1:x -o {tmp_path}/found --model {tmp_path}/other --probes {tmp_path}/probes",
     )
     assert "is not the M0 of this audit (model)" in message
-    message = refused(place, f"discover audit --register p9:x -o {tmp_path}/found --registry {tmp_path}/probes")
+    message = refused(place, f"discover audit --register p9:x -o {tmp_path}/found --probes {tmp_path}/probes")
     assert "cluster 'p9' was not found; clusters there are: p1" in message

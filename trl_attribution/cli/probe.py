@@ -108,7 +108,7 @@ def build(
     ] = None,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
     layer: Layers = None,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     *,
     judging: Annotated[JudgeConfig, Only("allow_download", "api_key_env", "timeout", "max_calls")],
@@ -122,7 +122,7 @@ def build(
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
-    from trl_attribution import probes
+    from trl_attribution import probes as making
     from trl_attribution.models import load_model
     from trl_attribution.probes.controls import controls_text
 
@@ -137,7 +137,7 @@ def build(
         raise SettingsError("--no-controls and --controls exclude each other: give one of them")
     if no_controls and labels is not None:
         raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
-    options.check_free(registry, [name], overwrite)
+    options.check_free(probes, [name], overwrite)
     numbers = _layer_numbers(layer)
     settings = replace(
         building, activations=replace(building.activations, layers=numbers), propose_controls=not no_controls
@@ -150,16 +150,16 @@ def build(
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     if behavior is not None:
-        built = probes.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
+        built = making.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
     elif contrast is not None:
-        built = probes.build_from_contrast(name, contrast, loaded, settings)
+        built = making.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
-        built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
+        built = making.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
     else:
         out.say(f"Loading {after}")
         changed = load_model(str(after), **vars(replace(loading, adapter=None)))
         with out.progress() as progress:
-            built = probes.build_from_responses(
+            built = making.build_from_responses(
                 name,
                 prompts,  # type: ignore[arg-type]  # one of the four was given
                 loaded,
@@ -173,7 +173,7 @@ def build(
                 on_judged=partial(progress, "Judging responses"),
             )
     out.say(f"Controls: {controls_text(built)}")
-    _save(built, registry, overwrite, out)
+    _save(built, probes, overwrite, out)
 
 
 @probe_app.command("import")
@@ -189,7 +189,7 @@ def import_(
     block_offset: Annotated[
         int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
     ] = 1,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     *,
     loading: LoadConfig,
@@ -200,7 +200,7 @@ def import_(
     from trl_attribution.probes import ImportConfig, import_probe
 
     numbers = _layer_numbers(layer)
-    options.check_free(registry, [name], overwrite)
+    options.check_free(probes, [name], overwrite)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     settings = ImportConfig(
@@ -209,7 +209,7 @@ def import_(
         block_offset=block_offset,
         sign="away" if away else "towards",
     )
-    _save(import_probe(name, file, loaded, settings), registry, overwrite, out)
+    _save(import_probe(name, file, loaded, settings), probes, overwrite, out)
 
 
 @probe_app.command()
@@ -220,7 +220,7 @@ def calibrate(
         str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
     ],
     model: options.Model,
-    registry: options.Registry = Path("probes"),
+    probes: options.Registry = Path("probes"),
     *,
     settings: Annotated[AuditConfig, Without("layers", "vector_dtype", "shard_size", "source_column")],
     out: Output,
@@ -229,34 +229,56 @@ def calibrate(
     from trl_attribution.audit.calibrate import calibrate_probe
     from trl_attribution.probes import ProbeRegistry
 
-    probe = ProbeRegistry(registry).load(name)
+    probe = ProbeRegistry(probes).load(name)
     out.say(f"Loading {model}")
     with out.progress() as progress:
         calibrated = calibrate_probe(probe, model, reference, settings, progress)
-    _save(calibrated, registry, True, out)
+    _save(calibrated, probes, True, out)
 
 
 @probe_app.command("list")
 @verb
 def list_(
-    registry: options.Registry = Path("probes"),
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="Folder of probes; default: probes."), paths.REGISTRY
+    ] = None,
+    traits: Annotated[
+        bool, typer.Option("--traits", help="List the traits that ship with the package and that `scan` looks for.")
+    ] = False,
     *,
     out: Output,
 ) -> None:
-    """List the probes of a registry."""
+    """List the probes of a registry, or the traits of the package."""
+    if traits:
+        if probes is not None:
+            raise SettingsError("--traits lists what ships with the package, not a registry: leave --probes out")
+        _list_traits(out)
+        return
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    found = ProbeRegistry(registry).load_all()
+    folder = probes or Path("probes")
+    paths.REGISTRY.check("--probes", folder)
+    found = ProbeRegistry(folder).load_all()
     out.show(terminal.probes_table(found))
-    out.document({"registry": str(registry), "probes": [_described(probe) for probe in found]})
+    out.document({"registry": str(folder), "probes": [_described(probe) for probe in found]})
+
+
+def _list_traits(out: Output) -> None:
+    from trl_attribution.discovery.traits.trait import packaged_traits
+    from trl_attribution.report.scan import traits_listed
+
+    found = packaged_traits()
+    out.show(*traits_listed(found))
+    told = {"name", "towards", "away", "harmful", "only_on_prompts", "measure"}
+    out.document({"traits": [{**one.model_dump(include=told), "examples": len(one.examples)} for one in found]})
 
 
 @probe_app.command()
 @verb
 def show(
     name: Name,
-    registry: options.Registry = Path("probes"),
+    probes: options.Registry = Path("probes"),
     *,
     out: Output,
 ) -> None:
@@ -264,9 +286,9 @@ def show(
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    probes = ProbeRegistry(registry)
-    probe = probes.load(name)
-    out.show(terminal.probe_details(probe, probes.load_all()))
+    registry = ProbeRegistry(probes)
+    probe = registry.load(name)
+    out.show(terminal.probe_details(probe, registry.load_all()))
     out.document(_described(probe))
 
 

@@ -35,7 +35,7 @@ def scan(
 
     Every pair's vector is compared with traits that ship with the package (harmful ones and style), over the whole
     dataset, by source and by topic. What is told is beyond what random labels would show. The vectors are those of an
-    audit: `audit -o` the same folder goes on with them.
+    audit: `audit -o` the same folder goes on with them. report.html tells it to people.
     """
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.discovery.traits.trait import read_traits
@@ -51,4 +51,19 @@ def scan(
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))
     out.show(Text(f"findings: {output / 'findings.json'}"))
-    out.document({"audit": str(output), **found.model_dump(mode="json")})
+    report = _report(output)
+    if report is None:
+        out.show(Text(f"report: `trl-attribution report {output}` shows them beside what the audit there flags"))
+    else:
+        out.show(Text(f"report: {report}"))
+    told = {"audit": str(output), "report": None if report is None else str(report)}
+    out.document({**told, **found.model_dump(mode="json")})
+
+
+def _report(folder: Path) -> Path | None:
+    """Write the page; None where the folder holds somebody's audit, whose page may have been made with more at hand."""
+    from trl_attribution.audit.info import AuditInfo
+    from trl_attribution.report.page import write_report
+
+    info = AuditInfo.load(folder)
+    return None if info.probes or info.training is not None else write_report(folder).path

@@ -9,17 +9,15 @@ from trl_attribution.utils.lazy_names import lazy_names
 if TYPE_CHECKING:
     from trl_attribution.discovery.audited import AuditedPairs
     from trl_attribution.discovery.changes import Change, ChangeVectors, change_vectors, changes_of, read_changes
-    from trl_attribution.discovery.config import DiscoveryConfig
+    from trl_attribution.discovery.config import MODES, DiscoveryConfig, Mode
     from trl_attribution.discovery.findings import Finding, ScanResult
     from trl_attribution.discovery.naming import EndpointNames, Naming
     from trl_attribution.discovery.registering import cluster_probe
     from trl_attribution.discovery.result import (
-        MODES,
         Cluster,
         ClusterVectors,
         Discovery,
         MapPoint,
-        Mode,
         Rejected,
         StoredDiscovery,
         TopPair,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from trl_attribution.discovery import ScanResult
+from trl_attribution.report import scan as wording
 from trl_attribution.report.discovery import cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.scoring import SourceRow, rule_words
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import counted, printable
 
 _ENRICHED = 0.05
 """Sources are named up to this q-value."""
 _NAMED = 4
+_FIRST = 3
+_NOT_TRAINING = "Scores say what a pair pushes towards, not what training did. Retraining without the pairs does."
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Answer:
     certainty: tuple[str, ...]
     """How sure that is."""
     unasked: str
-    """What discovery found without being asked; empty where it did not run."""
+    """What scan and discovery found without being asked; empty where neither ran."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -37,10 +41,14 @@ class Answer:
 
 def answer_of(found: Findings) -> Answer:
     """The answer; text of the dataset in it is printable."""
+    scan = found.extras.scan
+    if found.rule is None and scan is not None:
+        first = tuple(f"{at}. {wording.sentence(one)}." for at, one in enumerate(scan.findings[:_FIRST], start=1))
+        return Answer(wording.headline(scan), first, "", (*wording.sureness(scan), _NOT_TRAINING), _discovered(found))
     if found.rule is None:
         pairs = f"{found.pairs:,} pairs were read and their vectors stored"
-        towards = (f"{pairs}. Audit again with probes to score them.",)
-        return Answer("No behavior was asked about", towards, "", (), _unasked(found))
+        towards = (f"{pairs}. Audit again with probes to score them, or scan to learn what they teach.",)
+        return Answer("No behavior was asked about", towards, "", (), _discovered(found))
     flagged = found.listed.flagged
     said = tuple(one.outcome.headline for one in found.probes)
     reviewed = tuple(one.reviewed.sentence for one in found.probes if one.reviewed is not None)
@@ -52,7 +60,8 @@ def answer_of(found: Findings) -> Answer:
     else:
         headline = f"Nothing is flagged for {len(said)} behaviors: read on for what would have been"
     origins = _origins(found) if flagged else ""
-    return Answer(headline, (*said, *reviewed), origins, _certainty(found), _unasked(found))
+    unasked = " ".join(one for one in (_scanned(scan), _discovered(found)) if one)
+    return Answer(headline, (*said, *reviewed), origins, _certainty(found), unasked)
 
 
 def rule_text(found: Findings) -> str:
@@ -102,7 +111,16 @@ def _origin(row: SourceRow) -> str:
     return f"{printable(row.source, 60)} ({row.flagged:,} of its {row.pairs:,}, {often})"
 
 
-def _unasked(found: Findings) -> str:
+def _scanned(scan: ScanResult | None) -> str:
+    """What a scan found, beside the behaviors that were asked about."""
+    if scan is None:
+        return ""
+    says = dict.fromkeys(printable(one.says, 60) for one in scan.findings)
+    named = f" ({'; '.join(list(says)[:_NAMED])})" if says else ""
+    return f"The scan, which nobody told what to look for, has {counted(len(scan.findings), 'finding')}{named}."
+
+
+def _discovered(found: Findings) -> str:
     """What discovery found, over what it looked at, and the words of its largest clusters."""
     parts = []
     for stored in found.extras.discoveries:
@@ -129,7 +147,7 @@ def _certainty(found: Findings) -> tuple[str, ...]:
     lines.append(f"The rule: {rule_text(found)}.")
     if nulls := sorted({null_text(one) for one in unknown}):
         lines.append(f"Chance is measured by {'; '.join(nulls)}.")
-    lines.append("Scores say what a pair pushes towards, not what training did. Retraining without the pairs does.")
+    lines.append(_NOT_TRAINING)
     return tuple(lines)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.discovery import Cluster, Discovery
 from trl_attribution.report.terminal import examples_table, sides_text, sources_table
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.discovery import Cluster, Discovery
 
 _UNNAMED = ("", "", "")
 NO_WORDS = "(no words)"

@@ -9,6 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from trl_attribution.audit.info import CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo
+from trl_attribution.discovery import ScanResult
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.probes.controls import controls_text
@@ -42,7 +43,12 @@ def tiles(found: Findings) -> list[Tile]:
             shown.append(Tile("Push towards it", str(decision.prevalence.count), "estimated, 95% interval"))
         highest = max((one.at_flag_layer.highest for one in found.probes), default=0.0)
         shown.append(Tile("Highest score", f"{highest:.3f}", "of -1 to 1"))
-    seconds = sum(found.info.cost.seconds.values())
+    scan = found.extras.scan
+    if scan is not None:
+        harmful = sum(one.harmful for one in scan.findings)
+        shown.append(Tile("Findings", f"{len(scan.findings):,}", f"{harmful:,} of them harmful"))
+    # A scan's vectors are those of its audit, and their seconds are in its own.
+    seconds = sum((found.info.cost if found.rule is not None or scan is None else scan).seconds.values())
     shown.append(Tile("Time", duration_text(seconds), printable(found.info.cost.device_name or "", 40)))
     return shown
 
@@ -86,6 +92,7 @@ def about(found: Findings) -> list[tuple[str, list[Fact]]]:
         ("Model", _model_facts(info.model, info.vectors)),
         ("Cost", _cost_facts(info.cost)),
         ("Rule and settings", [("rule", rule_text(found)), *_flat(info.settings)]),
+        *([("Scan", _scan_facts(found.extras.scan))] if found.extras.scan else []),
         *([("While training", _training_facts(info.training))] if info.training else []),
         ("Versions", [(name, str(version)) for name, version in info.versions.items()]),
     ]
@@ -134,6 +141,10 @@ def _cost_facts(cost: CostInfo) -> list[Fact]:
             lines.append((name, f"{decimal(peak)} at its peak"))
     lines.append(("machine", f"{printable(cost.device_name or '', 80)}, {cost.threads or '?'} threads"))
     return lines
+
+
+def _scan_facts(scan: ScanResult) -> list[Fact]:
+    return [*_flat(scan.settings), *((stage, duration_text(seconds)) for stage, seconds in scan.seconds.items())]
 
 
 def _training_facts(training: TrainingInfo) -> list[Fact]:

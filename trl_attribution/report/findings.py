@@ -99,6 +99,12 @@ class Findings:
         """N."""
         return self.info.dataset.pairs
 
+    @property
+    def audited_file(self) -> Path | None:
+        """The file or folder that was audited, if it is still where it was."""
+        path = Path(self.info.dataset.name)
+        return path if path.exists() else None
+
     def reviewed_by(self, decisions: Iterable[ReviewDecision]) -> list[Reviewed]:
         """What ``decisions`` say of the estimates of the probes that they count for."""
         reviews = verdicts(decisions)

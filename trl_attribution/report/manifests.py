@@ -171,7 +171,7 @@ def _by_probe(manifest: Manifest) -> Table:
         (
             printable(probe, 60) or "(reviewers)",
             *(f"{counts[probe, action]:,}" for action in _ACTIONS),
-            printable(prints.get(probe, ""), 40),
+            printable(prints.get(probe, ""), 64),
         )
         for probe in sorted({*prints, *(name for name, _ in counts)})
     )

@@ -19,7 +19,8 @@ from markupsafe import Markup
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
-from trl_attribution.report import facts
+from trl_attribution.report import facts, teaches
+from trl_attribution.report import scan as wording
 from trl_attribution.report.answer import answer_of, enrichment_text
 from trl_attribution.report.clusters import cluster_facts, discovery_data, register_command, suggested_name
 from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
@@ -133,7 +134,7 @@ def find_texts(
     listed = found.listed
     if not len(listed):
         return PageTexts((), False), ()
-    given = dataset if dataset is not None else audited_file(found)
+    given = dataset if dataset is not None else found.audited_file
     if given is None:
         return PageTexts((), False), (_NO_DATASET,)
     count = min(config.texts, len(listed))
@@ -154,12 +155,6 @@ def find_texts(
     if texts.missing:
         notes.append(f"{texts.missing:,} pairs are no longer in the dataset: their texts are missing.")
     return texts, tuple(notes)
-
-
-def audited_file(found: Findings) -> Path | None:
-    """The file or folder that was audited, if it is still where it was."""
-    path = Path(found.info.dataset.name)
-    return path if path.exists() else None
 
 
 def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), served: Served | None = None) -> str:
@@ -186,10 +181,12 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         "enrichment": enrichment_text,
     }
     told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
-    environment.globals |= {"no_words": NO_WORDS, **{one.__name__: one for one in told}}
+    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording}
+    environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
     data = page_data(found, texts, _missing(texts), review)
+    data["effects"] = [] if found.extras.scan is None else teaches.effects_data(found.extras.scan)
     data["discoveries"] = [discovery_data(one, listed, found.listed.flagged) for one in found.extras.discoveries]
     return environment.get_template("page.html.j2").render(
         found=found,
@@ -253,6 +250,7 @@ def _missing(texts: PageTexts) -> str:
 def _sections(found: Findings) -> list[tuple[str, str]]:
     scored, extras = found.rule is not None, found.extras
     known = [
+        ("teaches", "What it teaches", extras.scan is not None and not scored),
         ("sources", "Sources", scored),
         ("scores", "Scores", scored),
         ("witness", "Second witness", bool(found.witness)),
@@ -260,6 +258,7 @@ def _sections(found: Findings) -> list[tuple[str, str]]:
         ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
         ("change", "Training", bool(extras.behaviors or extras.drift)),
         ("probes", "Probes", bool(found.info.probes)),
+        ("teaches", "What it teaches", extras.scan is not None and scored),
         ("discovery", "Discovery", bool(extras.discoveries)),
         ("validation", "Validation", extras.validation is not None),
         ("cost", "Cost", True),

@@ -17,12 +17,14 @@ from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.distributions import Histogram
 from trl_attribution.report.findings import Findings, ProbeFindings
+from trl_attribution.report.scan import closing_lines, findings_table
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
 from trl_attribution.utils.tables import facts as facts_table
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
+_FINDINGS = 12
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -42,6 +44,9 @@ def story(found: Findings) -> Group:
         parts += ["", rates_table(found.extras.behaviors)]
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
+    if (scan := found.extras.scan) is not None:
+        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings))]
+        parts += [Text(line, "dim") for line in closing_lines(scan)]
     for stored in found.extras.discoveries:
         parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.audit.estimate import Estimate
-from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, VectorsInfo
-from trl_attribution.audit.witness import Witnessed
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
@@ -21,9 +21,13 @@ from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
-from trl_attribution.scoring.witness import OwnPairs
-from trl_attribution.utils.tables import facts, table
+from trl_attribution.utils.tables import WholeTable, as_text, facts, table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.audit.estimate import Estimate
+    from trl_attribution.audit.folder import Audit, Flagged
+    from trl_attribution.audit.witness import Witnessed
 
 _SNIPPET = 90
 
@@ -74,13 +78,13 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A line an example: its numbers, where it stands, and its texts; without a header where columns have no names."""
-    shown = Table(title=title, title_justify="left", show_header=any(columns))
-    for name in columns[:-2]:
-        shown.add_column(name, justify="right")
-    shown.add_column(columns[-2], max_width=24)
-    shown.add_column(columns[-1], ratio=1)
+    shown = WholeTable(
+        title=Text(title, "table.title"), title_justify="left", show_header=any(columns), show_lines=True
+    )
+    for place, name in enumerate(columns):
+        shown.add_column(Text(name), justify="right" if place < len(columns) - 2 else "left")
     for row in rows:
-        shown.add_row(*row, end_section=True)
+        shown.add_row(*map(as_text, row))
     return shown
 
 
@@ -123,10 +127,8 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
     top = flagged if len(flagged) else flagged.top(max(shown, 1))
     count = min(shown, len(top))
     if count:
-        first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
-        texts = listed.at({pair_id: int(flagged.audit.index.rows[position]) for pair_id, position in first})
         yield ""
-        yield top_pairs_table(top, texts, count, len(flagged))
+        yield _top_pairs(top, listed, count, len(flagged))
     if len(flagged):
         yield ""
         yield sources_table(flagged.sources())
@@ -136,6 +138,33 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
         yield from (Text(line, style="dim") for line in one.details)
     yield ""
     yield flagged_summary(flagged, manifests)
+
+
+def run_ending(
+    flagged: Flagged, manifests: Mapping[str, str], report: Path | None, listed: ListedPairs, shown: int = 3
+) -> Iterator[RenderableType]:
+    """What a person wants to know when a training run is over: the finding, the first pairs, and what to do next."""
+    for one in flagged.flags.outcomes.values():
+        yield Text(one.headline, style="bold")
+    top = flagged if len(flagged) else flagged.top(shown)
+    if count := min(shown, len(top)):
+        yield ""
+        yield _top_pairs(top, listed, count, len(flagged))
+    yield ""
+    info = flagged.audit.info
+    lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training))]
+    yield facts(lines if report is None else [*lines, ("report", str(report))])
+    if len(flagged):
+        name = info.dataset.name
+        dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
+        command = f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"
+        yield Text(f"without these pairs: {command}", no_wrap=True, overflow="ignore")  # in one piece, to be copied
+
+
+def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
+    first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
+    texts = listed.at({pair_id: int(top.audit.index.rows[position]) for pair_id, position in first})
+    return top_pairs_table(top, texts, count, flagged)
 
 
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:
@@ -236,17 +265,23 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
 
 def described_text(probe: Probe) -> str:
     """The description, and whether M0 understands it."""
+    from trl_attribution.scoring.witness import OwnPairs
+
     check = OwnPairs.of(probe)
     return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
-def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:
-    """For a model organism: how many pairs of each known kind are among the flagged; (flagged, all) by kind."""
-    rows = (
-        [Text(cell, "bold" if truth == "contaminated" else "") for cell in (truth, f"{hits:,}", f"{total:,}")]
-        for truth, (hits, total) in counts.items()
+def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]], caption: str = "") -> Table:
+    """For a model organism, whose rows have a known ``truth`` each: how many rows of each kind are in each set."""
+    counts = {name: Counter(truth[row] for row in rows) for name, rows in sets.items()}
+    lines = (
+        [
+            Text(cell, "bold" if kind == "contaminated" else "")
+            for cell in (kind, f"{total:,}", *(f"{each[kind]:,}" for each in counts.values()))
+        ]
+        for kind, total in Counter(truth).most_common()
     )
-    return table(f"What the {flagged:,} flagged pairs really are", ("truth", ">flagged", ">of"), rows)
+    return table("What the pairs really are", ("truth", ">in all", *(f">{name}" for name in sets)), lines, caption)
 
 
 def _last_message(content: str | Sequence[Mapping[str, Any]]) -> str:
