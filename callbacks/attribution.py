@@ -21,14 +21,12 @@ from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
     ReferenceModel,
-    check_arguments,
     dedicated,
     precompute_reference,
-    reference_of,
-    trainer_kind,
 )
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
+from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
@@ -99,7 +97,7 @@ class AttributionCallback(TrainerCallback):
         if trainer is None:
             self._check_alone()
         else:
-            self._check_trainer()
+            self._check_trainer(kind_of(trainer))
             trainer.train = _watched(trainer.train, self)
             if self.config.on_flag == "skip":
                 skip_flagged(trainer, lambda: self._session)
@@ -108,10 +106,10 @@ class AttributionCallback(TrainerCallback):
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
         if self._trainer is not None:
             return
-        check_arguments(args)
         trainer = _calling_trainer(self)
+        reads = kind_of_arguments(args).reads_precompute and getattr(args, "precompute_ref_log_probs", False)
         # With FSDP, TRL loads a model for this pass alone and lets go of it.
-        if getattr(args, "precompute_ref_log_probs", False) and not trainer.is_fsdp_enabled:
+        if reads and not trainer.is_fsdp_enabled:
             self._read_precompute(trainer, args, state, kwargs)
 
     def on_train_begin(
@@ -179,20 +177,19 @@ class AttributionCallback(TrainerCallback):
         finally:
             self.close()
 
-    def _check_trainer(self) -> None:
-        kind = trainer_kind(self._trainer)
-        if kind != "DPOTrainer" and self._dataset is None:
-            raise SettingsError(f"dataset: {kind} changes its texts; give the callback the one that it was given")
-        if kind == "RewardTrainer" and self.config.behaviors is not None:
+    def _check_trainer(self, kind: TrainerKind) -> None:
+        if not kind.keeps_texts and self._dataset is None:
+            raise SettingsError(f"dataset: {kind.name} changes its texts; give the callback the one that it was given")
+        if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
             prepared_rows(self._trainer.train_dataset)
 
-    def _check_skip(self, kind: str) -> None:
+    def _check_skip(self, kind: TrainerKind) -> None:
         reason = None
-        if kind != "DPOTrainer" or not reference_of(self._trainer).is_free:
+        if not kind.can_skip or not kind.reference(self._trainer).is_free:
             reason = "no reference forward runs within the step to decide by"
         elif self._trainer.accelerator.num_processes > 1:
             reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
@@ -232,10 +229,11 @@ class AttributionCallback(TrainerCallback):
         if rows is None:
             rows = prepared_rows(self._trainer.train_dataset)
         assert rows is not None
+        reading = Reading(format=kind_of_arguments(args).reading_format, on_bad_row="skip")
         return open_training_audit(
             self.config,
             self._probes,
-            PairReader(rows, Reading(format="trl", on_bad_row="skip")),
+            PairReader(rows, reading),
             encoding,
             m0,
             reference,
@@ -245,9 +243,9 @@ class AttributionCallback(TrainerCallback):
         )
 
     def _reference(self) -> ReferenceModel:
-        if self._trainer is not None:
-            return reference_of(self._trainer)
-        return dedicated(reference_of(_calling_trainer(self)), "the callback was not given the trainer")
+        trainer = self._trainer or _calling_trainer(self)
+        found = kind_of(trainer).reference(trainer)
+        return found if self._trainer is not None else dedicated(found, "the callback was not given the trainer")
 
     def _read_precompute(
         self, trainer: Any, args: TrainingArguments, state: TrainerState, about: dict[str, Any]

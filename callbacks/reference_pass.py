@@ -13,16 +13,8 @@ from transformers import PreTrainedModel
 from trl_attribution.callbacks.compat import ResponseMask, response_mask, tuners, unknown
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import own_parameters, unwrapped
-from trl_attribution.models.text_part import refuse_encoder_decoder
 
 Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
-_WITHOUT_REFERENCE = ("RewardTrainer", "CPOTrainer", "ORPOTrainer")
-SUPPORTED = ("DPOTrainer", *_WITHOUT_REFERENCE)
-_CONFIGS = tuple(name.replace("Trainer", "Config") for name in SUPPORTED)
-_UNSUPPORTED = (
-    f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
-    "AttributionTracker; any dataset can be audited with trl-attribution audit."
-)
 
 
 @dataclass(frozen=True)
@@ -59,15 +51,8 @@ class ReferenceModel:
         return self.source in ("reference model", "disabled adapter", "reference adapter")
 
 
-def reference_of(trainer: Any) -> ReferenceModel:
-    """M0 in ``trainer``, a DPO, reward, CPO or ORPO trainer of TRL.
-
-    Raises:
-        SettingsError: another kind of trainer, or one whose M0 cannot be audited while it trains.
-    """
-    kind = trainer_kind(trainer)
-    if kind in _WITHOUT_REFERENCE:
-        return _policy_reference(trainer.model, f"{kind} runs no reference forward")
+def dpo_reference(trainer: Any) -> ReferenceModel:
+    """M0 in a ``DPOTrainer``."""
     return replace(_of_dpo(trainer), response_mask=response_mask(trainer))
 
 
@@ -78,7 +63,7 @@ def _of_dpo(trainer: Any) -> ReferenceModel:
     elif trainer.ref_model is not None and (holder := _holder(trainer)) is not None:
         reason = f"{holder} holds the reference model, which it may change while training"
     if trainer.ref_model is None:
-        found = _adapter_reference(trainer.model) if reason is None else _policy_reference(trainer.model, reason)
+        found = _adapter_reference(trainer.model) if reason is None else policy_reference(trainer.model, reason)
         return replace(found, suspects=lambda: _others(trainer))
     model, policy = unwrapped(trainer.ref_model), trainer.model
     found = ReferenceModel(
@@ -102,7 +87,7 @@ def precompute_reference(trainer: Any) -> ReferenceModel:
         # As TRL chooses; before 1.9 it has no engine for this.
         return getattr(trainer, "_precompute_engine", None) or trainer.ref_model or trainer.model
 
-    return replace(reference_of(trainer), source="precompute pass", is_training_pass=_always, called=called)
+    return replace(dpo_reference(trainer), source="precompute pass", is_training_pass=_always, called=called)
 
 
 def dedicated(reference: ReferenceModel, reason: str) -> ReferenceModel:
@@ -110,7 +95,7 @@ def dedicated(reference: ReferenceModel, reason: str) -> ReferenceModel:
     return replace(reference, source="dedicated pass", reason=reason, is_training_pass=_never)
 
 
-def _policy_reference(model: Any, reason: str) -> ReferenceModel:
+def policy_reference(model: Any, reason: str) -> ReferenceModel:
     """The policy before its first step; an adapter is switched off (or replaced by its frozen copy)."""
     found = ReferenceModel("dedicated pass", reason, unwrapped(model), _never, _as_it_is, False, lambda: model)
     if not is_peft(model):
@@ -191,48 +176,14 @@ def loop_reference(model: Any, policy: Any) -> ReferenceModel:
     )
 
 
-def trainer_kind(trainer: Any) -> str:
-    """Which of the supported trainers ``trainer`` is, subclasses included.
-
-    Raises:
-        SettingsError: none of them, or one that trains on images.
-        ModelError: its model is an encoder-decoder model.
-    """
-    kind = _of_trl(trainer, SUPPORTED)
-    if kind is None:
-        raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
-    if getattr(trainer, "_is_vision_dataset", False):
-        raise SettingsError("the dataset holds images; only text pairs can be audited. Leave the callback out.")
-    refuse_encoder_decoder(unwrapped(trainer.model).config)
-    return kind
-
-
-def check_arguments(args: Any) -> None:
-    """Make sure that ``args`` are those of a supported trainer, for a callback that does not see the trainer itself.
-
-    Raises:
-        SettingsError: they are another's.
-    """
-    if _of_trl(args, _CONFIGS) is None:
-        raise SettingsError(f"the trainer of {type(args).__name__} {_UNSUPPORTED}")
-
-
-def _of_trl(value: Any, names: Sequence[str]) -> str | None:
-    """Which of TRL's classes in ``names`` the type of ``value`` is or comes from."""
-    for base in type(value).__mro__:
-        if base.__module__.partition(".")[0] == "trl" and base.__name__ in names:
-            return base.__name__
-    return None
-
-
 def _adapter_reference(model: Any) -> ReferenceModel:
     if not is_peft(model):
-        return _policy_reference(model, "DPOTrainer keeps no reference model")
+        return policy_reference(model, "DPOTrainer keeps no reference model")
     layer = _adapted_layer(model)
     if layer is None:
-        return _policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
+        return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
     if trained := trained_below(model):
-        return _policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
+        return policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
     has_copy = "ref" in model.peft_config
 
     def is_training_pass() -> bool:

@@ -1,0 +1,91 @@
+"""The trainers of TRL that the callback audits: what each one's examples are, and where M0 is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_reference, policy_reference
+from trl_attribution.errors import SettingsError
+from trl_attribution.models.fingerprint import unwrapped
+from trl_attribution.models.text_part import refuse_encoder_decoder
+from trl_attribution.pairs.formats import Kind
+
+
+@dataclass(frozen=True)
+class TrainerKind:
+    """What the callback has to know of one of TRL's trainers."""
+
+    name: str
+    """The trainer's class; subclasses count."""
+    examples: Kind
+    """What it trains on."""
+    reference: Callable[[Any], ReferenceModel]
+    """M0 in such a trainer: the forward passes that show it, or that it needs a pass of its own."""
+    keeps_texts: bool = False
+    """Its ``train_dataset`` still is the user's rows, so that the callback need not be given them."""
+    reads_precompute: bool = False
+    """The pass that it makes over its dataset before training shows M0, and can be read."""
+    can_skip: bool = False
+    """Flagged examples can be left out of its loss."""
+    writes: bool = True
+    """Its model writes responses, which can be compared before and after."""
+
+    @property
+    def reading_format(self) -> str:
+        """How its rows are read (:attr:`Reading.format`)."""
+        return "trl" if self.examples == "pair" else self.examples
+
+
+def _pairs_without_reference(name: str, *, writes: bool = True) -> TrainerKind:
+    reason = f"{name} runs no reference forward"
+    return TrainerKind(name, "pair", lambda trainer: policy_reference(trainer.model, reason), writes=writes)
+
+
+KINDS = (
+    TrainerKind("DPOTrainer", "pair", dpo_reference, keeps_texts=True, reads_precompute=True, can_skip=True),
+    _pairs_without_reference("RewardTrainer", writes=False),
+    _pairs_without_reference("CPOTrainer"),
+    _pairs_without_reference("ORPOTrainer"),
+)
+SUPPORTED = tuple(kind.name for kind in KINDS)
+_BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
+_UNSUPPORTED = (
+    f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
+    "AttributionTracker; any dataset can be audited with trl-attribution audit."
+)
+
+
+def kind_of(trainer: Any) -> TrainerKind:
+    """Which of the supported trainers ``trainer`` is, subclasses included.
+
+    Raises:
+        SettingsError: none of them, or one that trains on images.
+        ModelError: its model is an encoder-decoder model.
+    """
+    kind = _BY_CLASS.get(_of_trl(trainer))
+    if kind is None:
+        raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
+    if getattr(trainer, "_is_vision_dataset", False):
+        raise SettingsError("the dataset holds images; only text can be audited. Leave the callback out.")
+    refuse_encoder_decoder(unwrapped(trainer.model).config)
+    return kind
+
+
+def kind_of_arguments(args: Any) -> TrainerKind:
+    """The trainer that ``args`` are of, for a callback that does not see the trainer itself.
+
+    Raises:
+        SettingsError: it is not supported.
+    """
+    kind = _BY_CLASS.get(_of_trl(args))
+    if kind is None:
+        raise SettingsError(f"the trainer of {type(args).__name__} {_UNSUPPORTED}")
+    return kind
+
+
+def _of_trl(value: Any) -> str:
+    """The class of TRL that ``value`` is of, or the first that its own class comes from: of those, some mean others."""
+    classes = (base.__name__ for base in type(value).__mro__ if base.__module__.partition(".")[0] == "trl")
+    return next(classes, "")
