@@ -24,6 +24,8 @@ from trl_attribution.callbacks.reference_pass import (
     dedicated,
     precompute_reference,
 )
+from trl_attribution.callbacks.rollout_session import open_rollout_audit
+from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
@@ -107,7 +109,13 @@ class AttributionCallback(TrainerCallback):
         if self._trainer is not None:
             return
         trainer = _calling_trainer(self)
-        reads = kind_of_arguments(args).reads_precompute and getattr(args, "precompute_ref_log_probs", False)
+        kind = kind_of_arguments(args)
+        if kind.examples == "rollouts":
+            raise SettingsError(
+                f"trainer: what a {kind.name} generates is seen through it alone. Give it to the callback, and "
+                "add that afterwards: trainer.add_callback(AttributionCallback(trainer, ...))"
+            )
+        reads = kind.reads_precompute and getattr(args, "precompute_ref_log_probs", False)
         # With FSDP, TRL loads a model for this pass alone and lets go of it.
         if reads and not trainer.is_fsdp_enabled:
             self._read_precompute(trainer, args, state, kwargs)
@@ -129,12 +137,12 @@ class AttributionCallback(TrainerCallback):
     ) -> None:
         """One micro-batch of an accumulated step is done."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A step is done: count, and where a log is due, add this window's metrics to it."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
             self._session.step_done()
             self._log_window(state, control)
 
@@ -178,6 +186,9 @@ class AttributionCallback(TrainerCallback):
             self.close()
 
     def _check_trainer(self, kind: TrainerKind) -> None:
+        if kind.examples == "rollouts":
+            check_rollouts(self._trainer, self.config, self._dataset)
+            return
         if not kind.keeps_texts and self._dataset is None:
             raise SettingsError(f"dataset: {kind.name} changes its texts; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
@@ -225,11 +236,17 @@ class AttributionCallback(TrainerCallback):
         if not identity.is_in_memory:
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
+        dtype, ranks = _compute_dtype(args, m0), current_ranks()
+        kind = kind_of_arguments(args)
+        if kind.examples == "rollouts":
+            return open_rollout_audit(
+                self.config, self._probes, self._trainer, m0, reference, dtype, ranks, self._judge
+            )
         rows = self._dataset
         if rows is None:
             rows = prepared_rows(self._trainer.train_dataset)
         assert rows is not None
-        reading = Reading(format=kind_of_arguments(args).reading_format, on_bad_row="skip")
+        reading = Reading(format=kind.reading_format, on_bad_row="skip")
         return open_training_audit(
             self.config,
             self._probes,
@@ -237,8 +254,8 @@ class AttributionCallback(TrainerCallback):
             encoding,
             m0,
             reference,
-            _compute_dtype(args, m0),
-            current_ranks(),
+            dtype,
+            ranks,
             self._judge,
         )
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.callbacks.capture import CaptureError
+from trl_attribution.callbacks.checkpoint import does_something
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.reference_pass import is_peft
+from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import tokenizer_of
 from trl_attribution.utils.atomic import write_lines
 from trl_attribution.utils.distributed import Ranks
@@ -16,6 +20,40 @@ from trl_attribution.utils.distributed import Ranks
 Rows = list[dict[str, Any]]
 _METHOD = "_generate_and_score_completions"
 _SAME = 1e-5
+_LOGS = "audit the logs afterwards (log_completions=True): trl-attribution audit MODEL completions/"
+_REFUSED = {
+    "dataset": "dataset: what is trained on is generated in the run. Leave it out.",
+    "on_flag": "on_flag='skip': a group is trained on as it was generated. Use on_flag='log' or 'stop'.",
+    "tools": f"tools: their answers stand inside the completions, but the model did not say them. Instead, {_LOGS}",
+    "rollout_func": f"rollout_func: what it puts into a completion need not be the model's own. Instead, {_LOGS}",
+    "images": "the dataset holds images; only text can be audited. Leave the callback out.",
+    "pieces": f"the model is in pieces (ZeRO-3, FSDP): no rank can run M0 by itself. Use DDP or ZeRO-2, or {_LOGS}",
+    "adapter": "the adapter does something before its first step, and with beta=0 no copy of it is kept: M0 would be "
+    "taken for the model below it. Set beta above 0, or merge the adapter into the model first.",
+}
+"""Settings that rollouts cannot be audited with, and the way out."""
+
+
+def check_rollouts(trainer: Any, config: CallbackConfig, dataset: Any) -> None:
+    """Refuse what the rollouts of ``trainer`` cannot be audited with.
+
+    Raises:
+        SettingsError: says what, and the way out.
+    """
+    model, plugin = trainer.model, trainer.args.deepspeed_plugin
+    columns = set(getattr(trainer.train_dataset, "column_names", None) or ())
+    faults = {
+        "dataset": dataset is not None,
+        "on_flag": config.on_flag == "skip",
+        "tools": bool(getattr(trainer, "tools", None) or getattr(trainer, "environment_factories", None)),
+        "rollout_func": getattr(trainer, "rollout_func", None) is not None,
+        "images": bool(columns & {"image", "images"}),
+        "pieces": trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3),
+        "adapter": trainer.args.beta == 0 and is_peft(model) and does_something(model),
+    }
+    for name, is_so in faults.items():
+        if is_so:
+            raise SettingsError(_REFUSED[name])
 
 
 class RolloutHook:
@@ -67,8 +105,8 @@ class RolloutHook:
             for row, advantage in zip(rows, advantages, strict=False)
         ):
             raise CaptureError(
-                f"{type(self._trainer).__name__} trains on other rollouts than it has generated and scored: they cannot "
-                "be told apart here. Audit its logs afterwards (log_completions=True): trl-attribution audit"
+                f"{type(self._trainer).__name__} trains on other rollouts than it has generated and scored. Instead, "
+                f"{_LOGS}"
             )
         rewards = {name: list(found)[-len(rows) :] for name, found in logged["rewards"].items()}
         step = int(self._trainer.state.global_step) + 1

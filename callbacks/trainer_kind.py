@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_reference, policy_reference
+from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_reference, policy_reference, rollout_reference
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
@@ -43,11 +43,17 @@ def _pairs_without_reference(name: str, *, writes: bool = True) -> TrainerKind:
     return TrainerKind(name, "pair", lambda trainer: policy_reference(trainer.model, reason), writes=writes)
 
 
+def _of_rollouts(name: str) -> TrainerKind:
+    return TrainerKind(name, "rollouts", lambda trainer: rollout_reference(trainer, name))
+
+
 KINDS = (
     TrainerKind("DPOTrainer", "pair", dpo_reference, keeps_texts=True, reads_precompute=True, can_skip=True),
     _pairs_without_reference("RewardTrainer", writes=False),
     _pairs_without_reference("CPOTrainer"),
     _pairs_without_reference("ORPOTrainer"),
+    _of_rollouts("GRPOTrainer"),
+    _of_rollouts("RLOOTrainer"),
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}

@@ -120,7 +120,9 @@ def tokens_of(values: Mapping[str, Any]) -> EncodedResponse | None:
     for name in TOKENS:
         ids = found.get(name)
         if not isinstance(ids, list) or any(type(one) is not int or one < 0 for one in ids):
-            raise RowFault(f"bad_{name}", name, "is no list of token ids, but another column brings some. Mend or drop both.")
+            raise RowFault(
+                f"bad_{name}", name, "is no list of token ids, but another column brings some. Mend or drop both."
+            )
     if not found["completion_ids"]:
         raise RowFault("no_response_tokens", "completion_ids", "is empty. Drop the row.")
     return EncodedResponse(found["prompt_ids"], found["completion_ids"])
