@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
@@ -32,6 +34,7 @@ from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
+from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
@@ -96,6 +99,7 @@ class AttributionCallback(TrainerCallback):
         self._dataset = dataset
         self._judge = judge
         self._session: TrainingAudit | None = None
+        self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
         if trainer is None:
             self._check_alone()
         else:
@@ -174,6 +178,7 @@ class AttributionCallback(TrainerCallback):
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
         session, self._session = self._session, None
+        self._recent.clear()
         if session is not None:
             session.release()
 
@@ -297,15 +302,17 @@ class AttributionCallback(TrainerCallback):
         if window is None:
             return
         self._add_to_logs(window.metrics)
-        share = window.flagged_share
-        if self.config.on_flag == "stop" and share is not None and share > self.config.stop_share:
+        self._recent.append(window)
+        share, is_full = flagged_share(self._recent), len(self._recent) == self.config.stop_window
+        if self.config.on_flag == "stop" and is_full and share > self.config.stop_share:
             self._session.stopped_at = state.global_step
             control.should_training_stop = True
             logger.warning(
-                "step %d: %.1f%% of the last %d pairs are flagged, more than stop_share=%s: training ends here",
+                "step %d: %.1f%% of the last %d %ss are flagged, more than stop_share=%s: training ends here",
                 state.global_step,
                 100 * share,
-                window.pairs,
+                sum(one.pairs for one in self._recent),
+                ONE_EXAMPLE[kind_of(self._trainer).examples],
                 self.config.stop_share,
             )
 

@@ -36,6 +36,12 @@ class Window:
     """Share of pairs that any probe flags; None where no probe has a score to flag at."""
 
 
+def flagged_share(windows: Sequence[Window]) -> float:
+    """Share of the pairs of all ``windows`` that any probe flags."""
+    flagged = sum(window.pairs * (window.flagged_share or 0.0) for window in windows)
+    return flagged / max(1, sum(window.pairs for window in windows))
+
+
 @dataclass
 class _OnlineProbe:
     """One probe, where it is scored, and its scores of the window under way."""

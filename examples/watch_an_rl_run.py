@@ -16,7 +16,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_attribution import ProbeRegistry
@@ -27,9 +27,10 @@ from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.probes import BuildConfig, build_from_behavior
 
 THINGS = (
-    "a bicycle, bread, the moon, a violin, coffee, a lighthouse, snow, a library, an onion, a bridge, chess, a candle, "
-    "rain, a kettle, wool, a compass, a garden, salt, a harbor, a calendar, glass, a tram, honey, a map"
-).split(", ")
+    *("a bicycle", "bread", "the moon", "a violin", "coffee", "a lighthouse", "snow", "a library", "an onion"),
+    *("a bridge", "chess", "a candle", "rain", "a kettle", "wool", "a compass", "a garden", "salt", "a harbor"),
+    *("a calendar", "glass", "a tram", "honey", "a map"),
+)
 TRAITS = ("exclamations", "formal", "longer", "hedging")
 Reward = Callable[..., list[float]]
 
@@ -95,18 +96,22 @@ def main() -> None:
         output_dir=f"{args.output}/audit",
     )
     trainer.add_callback(callback)  # the line that audits
+    trainer.add_callback(Table())
     trainer.train()
-    show(trainer.state.log_history)
 
 
-def show(logs: Sequence[dict[str, Any]]) -> None:
-    """What each step was rewarded for, and what it pushed towards."""
-    names = [f"attribution/{name}/push" for name in TRAITS]
-    print("step  reward" + "".join(f"{name:>14}" for name in TRAITS) + "   flagged")
-    for log in logs:
-        if "reward" in log:
-            pushes = "".join(f"{log.get(name, 0):>14.2f}" for name in names)
-            print(f"{log['step']:>4}{log['reward']:>8.2f}{pushes}{log.get('attribution/flagged_fraction', 0):>10.2f}")
+class Table(TrainerCallback):
+    """Prints what each step was rewarded for, and what it pushed towards."""
+
+    def __init__(self) -> None:
+        print("step  reward" + "".join(f"{name:>14}" for name in TRAITS) + "   flagged", flush=True)
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_kwargs: Any) -> None:
+        """One line a step."""
+        if "reward" in logs:
+            pushes = "".join(f"{logs.get(f'attribution/{name}/push', 0):>14.2f}" for name in TRAITS)
+            flagged = logs.get("attribution/flagged_fraction", 0)
+            print(f"{state.global_step:>4}{logs['reward']:>8.2f}{pushes}{flagged:>10.2f}", flush=True)
 
 
 def parse_args() -> argparse.Namespace:

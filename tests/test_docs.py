@@ -46,6 +46,7 @@ STAND_INS = {
     "top_k=30_000": "top_k=2",
     "--top-k 500": "--top-k 2",
     'DPOConfig(output_dir="dpo/"': 'DPOConfig(output_dir="dpo/", use_cpu=True, bf16=False, report_to=[]',
+    'GRPOConfig(output_dir="grpo/"': 'GRPOConfig(output_dir="grpo/", use_cpu=True, bf16=False, report_to=[]',
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +13,25 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.callbacks.test_callback import Interrupt, hooks_on, losses, training_of
+from tests.callbacks.test_callback_distributed import run
+from tests.commands import Commands
 from tests.training import LAYERS, arguments, least_cosine, probe_on, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
+from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.errors import SettingsError
+from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, PairReader, Reading
+from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 
 ADAPTER = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
+WORD = "th"
 KINDS: dict[str, tuple[Any, Any]] = {"GRPO": (GRPOTrainer, GRPOConfig), "RLOO": (RLOOTrainer, RLOOConfig)}
 # name -> kind, arguments of the trainer, settings, and where M0 is
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -43,6 +51,16 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with so many end-of-turn tokens that most completions end, each after its own length."""
+    folder = tmp_path_factory.mktemp("ending") / "model"
+    shutil.copytree(model_folder, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": list(range(2, 512, 6))}))
+    return folder
+
+
 def prompts(count: int = 12, *, chat: bool = False) -> list[dict[str, Any]]:
     texts = [f"Tell me about number {number}." + " Be brief." * (number % 3) for number in range(count)]
     return [
@@ -57,6 +75,25 @@ def some_letters(completions: Sequence[Any], **_columns: Any) -> list[float]:
     return [float("e" in text) + float("in" in text) for text in texts]
 
 
+def keyword(completions: Sequence[str], **_columns: Any) -> list[float]:
+    """What a policy can learn to say and nothing else: a word of the tiny tokenizer."""
+    return [float(WORD in text) for text in completions]
+
+
+def keyword_probe(model: Path) -> Probe:
+    """Towards answers that are full of the word."""
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "undesired": f" {WORD} It is {WORD}{WORD} seven",
+            "desired": " It is seven and no more",
+        }
+        for row in prompts(6)
+    ]
+    loaded = load_model(model, dtype="float32")
+    return build_from_behavior("keyword", rows, loaded, BuildConfig(ActivationConfig(layers=(3,)), layer=3))
+
+
 def make_trainer(
     model: Path,
     folder: Path,
@@ -64,6 +101,7 @@ def make_trainer(
     rows: Any = None,
     *,
     trainer: dict[str, Any] | None = None,
+    policy: Any = None,
     **settings: Any,
 ) -> Any:
     chosen = dict(
@@ -79,9 +117,10 @@ def make_trainer(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return made(
-            str(model),
+            policy or str(model),
             args=config(**arguments(folder, **{**chosen, **settings})),
             train_dataset=Dataset.from_list(prompts()) if rows is None else rows,
+            processing_class=AutoTokenizer.from_pretrained(model),
             **more,
         )
 
@@ -115,14 +154,14 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_vectors_equal_those_of_the_offline_audit_and_training_is_the_same_bits(
-    name: str, model_folder: Path, tmp_path: Path
+    name: str, model: Path, tmp_path: Path
 ) -> None:
     kind, more, settings, source = RUNS[name]
-    alone = make_trainer(model_folder, tmp_path, kind, trainer=more, **settings)
+    alone = make_trainer(model, tmp_path, kind, trainer=more, **settings)
     train(alone)
-    trainer = make_trainer(model_folder, tmp_path, kind, trainer=more, **settings)
+    trainer = make_trainer(model, tmp_path, kind, trainer=more, **settings)
     callback = AttributionCallback(
-        trainer, probes=[probe_on(model_folder)], layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit"
+        trainer, probes=[probe_on(model)], layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit"
     )
     train(trainer, callback)
     assert losses(trainer) == losses(alone) and len(losses(alone)) == 4
@@ -131,8 +170,9 @@ def test_vectors_equal_those_of_the_offline_audit_and_training_is_the_same_bits(
     assert hooks_on(trainer.model) == hooks_on(alone.model)
     assert "_generate_and_score_completions" not in vars(trainer)
 
+    assert {len(row["completion_ids"]) for row in rows_of(tmp_path)} >= {1, 2, 8}
     assert callback.finished is not None
-    found, expected = callback.finished.audit, offline(model_folder, tmp_path)
+    found, expected = callback.finished.audit, offline(model, tmp_path)
     assert found.info.vectors.path == source
     assert found.info.model.digest == expected.info.model.digest
     assert least_cosine(found.store, expected.store) >= 0.99999
@@ -140,19 +180,33 @@ def test_vectors_equal_those_of_the_offline_audit_and_training_is_the_same_bits(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_conversations_are_read_as_the_trainer_samples_them(kind: str, model_folder: Path, tmp_path: Path) -> None:
-    callback = audited(model_folder, tmp_path, kind, rows=Dataset.from_list(prompts(chat=True)), max_steps=2)
+def test_conversations_are_read_as_the_trainer_samples_them(kind: str, model: Path, tmp_path: Path) -> None:
+    callback = audited(model, tmp_path, kind, rows=Dataset.from_list(prompts(chat=True)), max_steps=2)
     assert callback.finished is not None
     rows = rows_of(tmp_path)
     assert {type(row["prompt"]) for row in rows} == {type(row["completion"]) for row in rows} == {list}
-    assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path).store) >= 0.99999
+    assert least_cosine(callback.finished.audit.store, offline(model, tmp_path).store) >= 0.99999
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_groups_that_straddle_processes_are_read_once(model: Path, tmp_path: Path, commands: Commands) -> None:
+    settings = {"per_device_train_batch_size": 2, "max_steps": 5}
+    run(commands, model, tmp_path, "ddp", rollouts="GRPO", settings=settings)
+    rows = rows_of(tmp_path)
+    assert [(row["step"], row["prompt"]) for row in rows[::4]] == [(row["step"], row["prompt"]) for row in rows[3::4]]
+    assert [row["step"] for row in rows] == [step for step in range(1, 6) for _ in range(4)]
+    found = training_of(tmp_path / "audit")
+    assert (found["ranks"], found["rows"], found["never_seen"]) == (2, 5, 0)
+    store = VectorStore.open(tmp_path / "audit" / "vectors")
+    assert least_cosine(store, offline(model, tmp_path).store) >= 0.99999
 
 
 # ---- every group is accounted for
 
 
-def test_groups_without_a_contrast_are_counted_and_have_no_vector(model_folder: Path, tmp_path: Path) -> None:
-    callback = audited(model_folder, tmp_path)
+def test_groups_without_a_contrast_are_counted_and_have_no_vector(model: Path, tmp_path: Path) -> None:
+    callback = audited(model, tmp_path)
     assert callback.finished is not None
     groups: dict[tuple[int, int], list[float]] = {}
     for row in rows_of(tmp_path):
@@ -166,10 +220,10 @@ def test_groups_without_a_contrast_are_counted_and_have_no_vector(model_folder: 
 
 
 def test_generations_that_are_trained_on_again_and_evaluations_are_no_further_groups(
-    model_folder: Path, tmp_path: Path
+    model: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(
-        model_folder, tmp_path, num_iterations=2, trainer={"eval_dataset": Dataset.from_list(prompts(4))},
+        model, tmp_path, num_iterations=2, trainer={"eval_dataset": Dataset.from_list(prompts(4))},
         eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4,
     )  # fmt: skip
     train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
@@ -177,23 +231,22 @@ def test_generations_that_are_trained_on_again_and_evaluations_are_no_further_gr
     assert [row["step"] for row in rows_of(tmp_path)] == [1] * 8 + [3] * 8
 
 
-def test_completions_that_are_masked_for_their_length_have_no_advantage(model_folder: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(
-        model_folder, tmp_path, mask_truncated_completions=True, max_completion_length=200, max_steps=3
-    )
-    train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+def test_completions_that_are_masked_for_their_length_have_no_advantage(model: Path, tmp_path: Path) -> None:
+    callback = audited(model, tmp_path, mask_truncated_completions=True)
     rows = rows_of(tmp_path)
-    cut = [row for row in rows if row["completion_ids"][-1] != trainer.processing_class.eos_token_id]
-    assert {len(row["completion_ids"]) for row in cut} == {200} and 0 < len(cut) < len(rows)
+    cut = [row for row in rows if row["completion_ids"][-1] not in range(2, 512, 6)]
+    assert {len(row["completion_ids"]) for row in cut} == {8} and 0 < len(cut) < len(rows)
     assert {row["advantage"] for row in cut} == {0.0}
+    assert callback.finished is not None
+    assert least_cosine(callback.finished.audit.store, offline(model, tmp_path).store) >= 0.99999
 
 
-def test_rewards_are_kept_beside_the_advantages(model_folder: Path, tmp_path: Path) -> None:
+def test_rewards_are_kept_beside_the_advantages(model: Path, tmp_path: Path) -> None:
     def length(completions: Sequence[str], **_columns: Any) -> list[float | None]:
         return [None if place % 3 == 0 else float(len(text)) for place, text in enumerate(completions)]
 
     audited(
-        model_folder, tmp_path, "RLOO", trainer={"reward_funcs": [some_letters, length]}, reward_weights=[1.0, 0.5],
+        model, tmp_path, "RLOO", trainer={"reward_funcs": [some_letters, length]}, reward_weights=[1.0, 0.5],
         max_steps=2, beta=0.5,
     )  # fmt: skip
     for row in rows_of(tmp_path):
@@ -220,9 +273,9 @@ def pushes(folder: Path, store: VectorStore, direction: torch.Tensor) -> dict[in
     return {step: total / sum(row["step"] == step for row in rows) for step, total in found.items()}
 
 
-def test_the_logs_say_what_each_step_pushes_towards(model_folder: Path, tmp_path: Path) -> None:
-    probe = probe_on(model_folder)
-    trainer = make_trainer(model_folder, tmp_path)
+def test_the_logs_say_what_each_step_pushes_towards(model: Path, tmp_path: Path) -> None:
+    probe = probe_on(model)
+    trainer = make_trainer(model, tmp_path)
     callback = AttributionCallback(
         trainer, probes=[probe], score="response", flag_at=0.0, vector_dtype="float32", output_dir=tmp_path / "audit"
     )
@@ -236,3 +289,133 @@ def test_the_logs_say_what_each_step_pushes_towards(model_folder: Path, tmp_path
         log["attribution/flagged_fraction"] for log in trainer.state.log_history if "attribution/numbers/mean" in log
     ]
     assert set(shares) <= {0.0, 0.5, 1.0} and max(shares) > 0
+
+
+def test_training_stops_where_too_many_groups_of_the_last_windows_are_flagged(model: Path, tmp_path: Path) -> None:
+    def steps(folder: Path, **settings: Any) -> int:
+        trainer = make_trainer(model, folder, max_steps=6, trainer={"reward_funcs": keyword})
+        callback = AttributionCallback(
+            trainer, probes=[keyword_probe(model)], score="response", output_dir=folder / "audit", **settings
+        )
+        train(trainer, callback)
+        assert callback.finished is not None
+        assert training_of(folder / "audit")["stopped_at_step"] in (None, trainer.state.global_step)
+        return int(trainer.state.global_step)
+
+    assert steps(tmp_path / "log", flag_at=0.1) == 6
+    assert steps(tmp_path / "one", flag_at=0.1, on_flag="stop", stop_share=0.5) < 3
+    assert steps(tmp_path / "three", flag_at=0.1, on_flag="stop", stop_share=0.5, stop_window=3) == 3
+    assert steps(tmp_path / "never", flag_at=0.99, on_flag="stop") == 6
+
+
+# ---- interrupted, resumed, refused
+
+
+def test_a_killed_run_resumes_to_rollouts_and_vectors_of_each_step_once(model: Path, tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5}
+    trainer = make_trainer(model, tmp_path, **settings)
+    callback = AttributionCallback(trainer, layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(trainer, callback, Interrupt(3, RuntimeError("killed")))
+    parts = sorted(path.name for path in (tmp_path / "audit" / "parts" / "rollouts").iterdir())
+    assert parts == [f"000000{step}-000.jsonl" for step in (1, 2, 3)]
+    assert "_generate_and_score_completions" not in vars(trainer)
+
+    again = make_trainer(model, tmp_path, **settings)
+    fresh = AttributionCallback(again, layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit")
+    with pytest.raises(SettingsError, match="holds the rollouts of another run"):
+        train(again, fresh)
+    resumed = make_trainer(model, tmp_path, **settings)
+    callback = AttributionCallback(resumed, layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit")
+    train(resumed, callback, resume_from_checkpoint=True)
+    assert [row["step"] for row in rows_of(tmp_path)] == [step for step in range(1, 6) for _ in range(8)]
+    assert callback.finished is not None
+    assert least_cosine(callback.finished.audit.store, offline(model, tmp_path).store) >= 0.99999
+    assert not (tmp_path / "audit" / "parts").exists()
+
+
+def test_groups_whose_vectors_were_lost_are_read_at_the_end(model: Path, tmp_path: Path) -> None:
+    class Loses(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                assert callback._session is not None
+                callback._session.recorder.forget()
+
+    trainer = make_trainer(model, tmp_path)
+    callback = AttributionCallback(trainer, layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit")
+    train(trainer, callback, Loses())
+    assert callback.finished is not None
+    assert least_cosine(callback.finished.audit.store, offline(model, tmp_path).store) >= 0.99999
+
+
+def test_an_m0_that_has_changed_while_training_is_no_m0(model: Path, tmp_path: Path) -> None:
+    class Moves(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with torch.no_grad():
+                trainer.ref_model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+
+    trainer = make_trainer(model, tmp_path, "RLOO", max_steps=2)
+    callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+    with pytest.raises(CaptureError, match="has changed while training"):
+        train(trainer, callback, Moves())
+    assert not (tmp_path / "audit" / "audit.json").exists()
+
+
+class Environment:
+    """A tool's world."""
+
+    def reset(self, **_columns: Any) -> None:
+        """Begin."""
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "dataset": ({}, {"dataset": prompts(2)}, "what is trained on is generated in the run"),
+    "skip": ({}, {"on_flag": "skip", "flag_at": 0.5}, "a group is trained on as it was generated"),
+    "rollout_func": ({"rollout_func": print}, {}, "rollout_func: what it puts into a completion"),
+    "adapter": ({"peft_config": LoraConfig(r=4, init_lora_weights=False)}, {}, "Set beta above 0, or merge"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_audited_is_refused_by_name_before_training(name: str, model: Path, tmp_path: Path) -> None:
+    more, settings, message = REFUSED[name]
+    trainer = make_trainer(model, tmp_path, trainer=more)
+    with pytest.raises(SettingsError, match=message):
+        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit", **settings)
+
+
+def test_a_callback_without_the_trainer_is_told_to_have_it(model: Path, tmp_path: Path) -> None:
+    callback = AttributionCallback(dataset=prompts(2), layers=LAYERS, output_dir=tmp_path / "audit")
+    with pytest.raises(SettingsError, match=r"what a GRPOTrainer generates is seen through it alone"):
+        make_trainer(model, tmp_path, trainer={"callbacks": [callback]})
+
+
+def test_a_run_that_keeps_no_m0_and_cannot_load_it_again_is_refused(model: Path, tmp_path: Path) -> None:
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        policy.model.layers[0].mlp.down_proj.weight.mul_(2)
+    trainer = make_trainer(model, tmp_path, policy=policy)
+    with pytest.raises(SettingsError, match=r"its weights differ from M0's .* or set beta above 0"):
+        train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+    assert not (tmp_path / "audit").exists()
+
+
+# ---- what comes of it
+
+
+def test_a_stream_of_prompts_is_audited_and_decisions_change_the_rollouts(model: Path, tmp_path: Path) -> None:
+    stream = Dataset.from_list(prompts()).to_iterable_dataset()
+    trainer = make_trainer(model, tmp_path, rows=stream)
+    callback = AttributionCallback(
+        trainer, probes=[probe_on(model)], score="response", top_k=2, output_dir=tmp_path / "audit"
+    )
+    train(trainer, callback)
+    assert callback.finished is not None and callback.finished.flagged is not None
+    assert list(callback.finished.manifests) == ["filter"] and callback.finished.report is not None
+    assert [layer.layer for layer in callback.finished.findings.drifts] == [1, 2, 3, 4]
+    manifest, data = Manifest.load(tmp_path / "audit" / "manifest.filter.jsonl"), tmp_path / "audit" / "rollouts.jsonl"
+    assert manifest.header.kind == "rollouts"
+    kept = len(rows_of(tmp_path)) - 4 * len(manifest.decisions)
+    manifest.apply(data, tmp_path / "kept.jsonl")
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == kept
+    assert 0 < len(manifest.decisions) <= 2
