@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,7 @@ class RolloutAudit(TrainingAudit):
 
     def begin(self, *, is_resumed: bool) -> None:
         """Look at M0, and start to read what is generated."""
+        self._hook.detach()  # of an attempt that ran out of memory (auto_find_batch_size)
         if self.ranks.is_main:
             self.files.begin(int(self.trainer.state.global_step))
         self.look_before(is_resumed=is_resumed)
@@ -92,17 +94,19 @@ class RolloutAudit(TrainingAudit):
         with self.reference.as_m0():
             found = fingerprint(self.reference.model, None).weights
         if self.reference.adapter is None and found != self.m0.fingerprint.weights:
+            self.release()
+            shutil.rmtree(part_folder(self.folder, self.ranks.rank), ignore_errors=True)
             raise CaptureError(
                 f"M0 ({self.reference.source}) has changed while training, so the vectors read from it are another "
-                "model's. What was generated is kept: finish without the callback and audit it by itself, "
-                f"trl-attribution audit {self.m0.name} {self.files.path.parent / 'parts' / 'rollouts'}"
+                "model's, and are dropped. What was generated is kept: audit it by itself, "
+                f"trl-attribution audit {self.m0.name} {self.folder / 'parts' / 'rollouts'}"
             )
         self.recorder.write()
 
     def keep_what_was_read(self) -> None:
         """Bring the vectors to disk as the run ends with an error, which must stay the one that is raised."""
         try:
-            self.recorder.write()
+            self.save()
         except (AttributionError, RuntimeError, OSError) as error:
             logger.error("the vectors read since the last save are not kept: %s", error)
 
