@@ -50,6 +50,8 @@ _TOP = 10
 class AttributionCallback(TrainerCallback):
     """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
 
+    Of ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions with M0 as it is generated.
+
     The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
     worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
     When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
