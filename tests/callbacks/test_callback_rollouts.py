@@ -21,17 +21,13 @@ from tests.callbacks.test_callback_distributed import run
 from tests.commands import Commands
 from tests.training import LAYERS, arguments, least_cosine, probe_on, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
-from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.errors import SettingsError
-from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, PairReader, Reading
-from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 
 ADAPTER = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
-WORD = "th"
 KINDS: dict[str, tuple[Any, Any]] = {"GRPO": (GRPOTrainer, GRPOConfig), "RLOO": (RLOOTrainer, RLOOConfig)}
 # name -> kind, arguments of the trainer, settings, and where M0 is
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -73,25 +69,6 @@ def some_letters(completions: Sequence[Any], **_columns: Any) -> list[float]:
     """Alike for some groups, so that these teach nothing."""
     texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
     return [float("e" in text) + float("in" in text) for text in texts]
-
-
-def keyword(completions: Sequence[str], **_columns: Any) -> list[float]:
-    """What a policy can learn to say and nothing else: a word of the tiny tokenizer."""
-    return [float(WORD in text) for text in completions]
-
-
-def keyword_probe(model: Path) -> Probe:
-    """Towards answers that are full of the word."""
-    rows = [
-        {
-            "prompt": row["prompt"],
-            "undesired": f" {WORD} It is {WORD}{WORD} seven",
-            "desired": " It is seven and no more",
-        }
-        for row in prompts(6)
-    ]
-    loaded = load_model(model, dtype="float32")
-    return build_from_behavior("keyword", rows, loaded, BuildConfig(ActivationConfig(layers=(3,)), layer=3))
 
 
 def make_trainer(
@@ -254,7 +231,7 @@ def test_rewards_are_kept_beside_the_advantages(model: Path, tmp_path: Path) -> 
         assert row["reward/some_letters"] == some_letters([row["completion"]])[0]
         assert given in (None, float(len(row["completion"])))
         assert row["reward"] == pytest.approx(row["reward/some_letters"] + 0.5 * (given or 0))
-    assert {row["source"] for row in rows_of(tmp_path)} == {"a", "b"}
+    assert {row["source"] for row in rows_of(tmp_path)} <= {"a", "b"}
 
 
 # ---- what the logs say
@@ -289,23 +266,6 @@ def test_the_logs_say_what_each_step_pushes_towards(model: Path, tmp_path: Path)
         log["attribution/flagged_fraction"] for log in trainer.state.log_history if "attribution/numbers/mean" in log
     ]
     assert set(shares) <= {0.0, 0.5, 1.0} and max(shares) > 0
-
-
-def test_training_stops_where_too_many_groups_of_the_last_windows_are_flagged(model: Path, tmp_path: Path) -> None:
-    def steps(folder: Path, **settings: Any) -> int:
-        trainer = make_trainer(model, folder, max_steps=6, trainer={"reward_funcs": keyword})
-        callback = AttributionCallback(
-            trainer, probes=[keyword_probe(model)], score="response", output_dir=folder / "audit", **settings
-        )
-        train(trainer, callback)
-        assert callback.finished is not None
-        assert training_of(folder / "audit")["stopped_at_step"] in (None, trainer.state.global_step)
-        return int(trainer.state.global_step)
-
-    assert steps(tmp_path / "log", flag_at=0.1) == 6
-    assert steps(tmp_path / "one", flag_at=0.1, on_flag="stop", stop_share=0.5) < 3
-    assert steps(tmp_path / "three", flag_at=0.1, on_flag="stop", stop_share=0.5, stop_window=3) == 3
-    assert steps(tmp_path / "never", flag_at=0.99, on_flag="stop") == 6
 
 
 # ---- interrupted, resumed, refused
@@ -416,6 +376,9 @@ def test_a_stream_of_prompts_is_audited_and_decisions_change_the_rollouts(model:
     manifest, data = Manifest.load(tmp_path / "audit" / "manifest.filter.jsonl"), tmp_path / "audit" / "rollouts.jsonl"
     assert manifest.header.kind == "rollouts"
     kept = len(rows_of(tmp_path)) - 4 * len(manifest.decisions)
-    manifest.apply(data, tmp_path / "kept.jsonl")
+    manifest.apply_file(data, tmp_path / "kept.jsonl")
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == kept
+    manifest.apply_file(data, tmp_path / "zeroed.jsonl", zero_advantages=True)
+    zeroed = [json.loads(line)["advantage"] for line in (tmp_path / "zeroed.jsonl").read_text().splitlines()]
+    assert len(zeroed) == len(rows_of(tmp_path)) and zeroed.count(0.0) >= 4 * len(manifest.decisions)
     assert 0 < len(manifest.decisions) <= 2
