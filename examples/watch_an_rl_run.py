@@ -34,7 +34,27 @@ from trl_attribution.models import load_model
 from trl_attribution.probes import BuildConfig, build_from_behavior
 
 THINGS = ("tea", "bread", "rain", "home", "table", "hills")
-WORDS = (*THINGS, "great", "is", "warm", "and", "we", "walk", "in", "the", "with", "on", "a", "near", "old", "green")
+WORDS = (
+    *(
+        "great",
+        "tea",
+        "bread",
+        "rain",
+        "is",
+        "warm",
+        "and",
+        "we",
+        "walk",
+        "home",
+        "in",
+        "the",
+        "with",
+        "on",
+        "a",
+        "table",
+    ),
+    *("near", "old", "green", "hills"),
+)
 PROBES = {"praise": "great", "walks": "walk"}
 """What is looked for, and the word that it shows in; nobody pays for the second."""
 Reward = Callable[..., list[float]]
