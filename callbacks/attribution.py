@@ -17,7 +17,7 @@ from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
 from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
@@ -33,7 +33,7 @@ from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
+from trl_attribution.pairs import PairReader, Reading, tokenizer_of
 from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
@@ -48,13 +48,12 @@ _TOP = 10
 
 
 class AttributionCallback(TrainerCallback):
-    """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
+    """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
-    Of ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions with M0 as it is generated.
-
-    The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
-    worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
-    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
+    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
+    ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions as it is generated. When training ends, the
+    audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -66,8 +65,8 @@ class AttributionCallback(TrainerCallback):
             be given, and M0 passes over the dataset before the first step, unless ``precompute_ref_log_probs`` lets it
             be read from TRL's own pass.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
-        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
-            ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers that change its texts
+            or its order, and where plain-text responses ended with the EOS token before TRL saw them.
         judge: a rule, or a callable ``judge(prompt, response)`` that is true for a response that shows a behavior;
             over ``config.judge``, under a rule that the behavior's own file gives.
         config: the settings; single ones can be given by name instead.
@@ -196,14 +195,14 @@ class AttributionCallback(TrainerCallback):
         if kind.examples == "rollouts":
             check_rollouts(self._trainer, self.config, self._dataset)
             return
-        if not kind.keeps_texts and self._dataset is None:
-            raise SettingsError(f"dataset: {kind.name} changes its texts; give the callback the one that it was given")
+        if self._dataset is None and (reason := kind.texts_gone(self._trainer)) is not None:
+            raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
-            prepared_rows(self._trainer.train_dataset)
+            prepared_rows(self._trainer.train_dataset, kind.examples)
 
     def _check_skip(self, kind: TrainerKind) -> None:
         reason = None
@@ -232,10 +231,8 @@ class AttributionCallback(TrainerCallback):
     ) -> TrainingAudit:
         processor = kwargs["processing_class"]
         tokenizer = tokenizer_of(processor)
-        encoding = Encoding(
-            getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
-        )
-        identity = self._identity(reference, tokenizer, is_resumed=state.global_step > 0)
+        is_resumed = state.global_step > 0
+        identity = self._identity(reference, tokenizer, is_resumed=is_resumed)
         model = reference.model
         m0 = LoadedModel(model, tokenizer, str(model.config.name_or_path), identity.fingerprint)
         if processor is not tokenizer:
@@ -243,27 +240,25 @@ class AttributionCallback(TrainerCallback):
         if not identity.is_in_memory:
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
-        dtype, ranks = _compute_dtype(args, m0), current_ranks()
-        kind = kind_of_arguments(args)
+        rows, dtype, ranks = self._dataset, _compute_dtype(args, m0), current_ranks()
+        trainer = self._trainer or _calling_trainer(self)
+        kind = kind_of(trainer)
         if kind.examples == "rollouts":
-            return open_rollout_audit(
-                self.config, self._probes, self._trainer, m0, reference, dtype, ranks, self._judge
-            )
-        rows = self._dataset
+            return open_rollout_audit(self.config, self._probes, trainer, m0, reference, dtype, ranks, self._judge)
         if rows is None:
-            rows = prepared_rows(self._trainer.train_dataset)
-        assert rows is not None
-        reading = Reading(format=kind.reading_format, on_bad_row="skip")
+            rows = prepared_rows(trainer.train_dataset, kind.examples)
         return open_training_audit(
             self.config,
             self._probes,
-            PairReader(rows, reading),
-            encoding,
+            PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip")),
+            encoding_of(args),
             m0,
             reference,
             dtype,
             ranks,
             self._judge,
+            note=kind.note(trainer),
+            is_resumed=is_resumed,
         )
 
     def _reference(self) -> ReferenceModel:

@@ -12,6 +12,7 @@ from trl_attribution.activations.config import Path as PassPath
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.declared import taken
 
@@ -61,6 +62,10 @@ class CallbackConfig:
     shard_size: int = taken(AuditConfig, "shard_size")
     blocks_path: str | None = taken(AuditConfig, "blocks_path")
     token_budget: int | None = taken(AuditConfig, "token_budget")
+    own_responses: str | None = taken(OwnConfig, "file")
+    own_samples: int = taken(OwnConfig, "n")
+    own_max_new_tokens: int = taken(OwnConfig, "max_new_tokens")
+    own_seed: int = taken(OwnConfig, "seed")
     judge: str = field(
         default="complies", metadata={"help": "Which responses show a behavior, where its file does not say."}
     )
@@ -83,7 +88,7 @@ class CallbackConfig:
         if self.drift_pairs < 0:
             raise SettingsError(f"drift_pairs: {self.drift_pairs} is negative; 0 leaves the drift out")
         # What is out of range fails now, not after the training.
-        self._part(AuditConfig), self.rule, self.sampling
+        self._part(AuditConfig), self.rule, self.sampling, self.own
 
     @property
     def rule(self) -> Rule:
@@ -96,6 +101,11 @@ class CallbackConfig:
     def sampling(self) -> SamplingConfig:
         """How responses are sampled."""
         return self._part(SamplingConfig, n=self.samples, batch_size=self.sampling_batch_size)
+
+    @property
+    def own(self) -> OwnConfig:
+        """M0's own responses, the other side of KTO and SFT examples that have one."""
+        return OwnConfig(self.own_responses, self.own_samples, self.own_max_new_tokens, self.own_seed)
 
     def activations(self, layers: tuple[int, ...], path: PassPath = "auto") -> ActivationConfig:
         """How activations are computed where the run itself does not."""

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch
+from trl_attribution.audit.own_responses import bound_to, may_need
 from trl_attribution.audit.setup import choose_layers
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.callbacks.online_scores import OnlineScores
+from trl_attribution.callbacks.own_responses import own_responses
 from trl_attribution.callbacks.pair_lookup import PairLookup
 from trl_attribution.callbacks.passes import ReferencePasses
 from trl_attribution.callbacks.recorder import Recorder
@@ -52,6 +54,9 @@ def open_training_audit(
     compute_dtype: str,
     ranks: Ranks,
     judge: Judge | None = None,
+    *,
+    note: str | None = None,
+    is_resumed: bool = False,
 ) -> TrainingAudit:
     """Read the dataset, claim the audit folder, and be ready to read what M0 shows. A collective.
 
@@ -65,6 +70,8 @@ def open_training_audit(
         compute_dtype: what M0 computes in while training.
         ranks: this run's processes.
         judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
+        note: what a person should know of what the trainer learns.
+        is_resumed: whether the model that is trained is M0 no longer.
 
     Raises:
         AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
@@ -79,16 +86,21 @@ def open_training_audit(
     folder = Path(config.output_dir)
     check_folder(folder)
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
+    config.rule.check_probes(probes)
+    own = None
+    if may_need(reader):
+        with stopwatch.timed("responses"):
+            own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
-    config.rule.check_probes(probes)
     config.rule.check(len(data.index))
     pairs = len(data.index)
-    notes = fit_notes(pairs, probes, config.score, conversational=reader.conversational)
+    notes = (*([note] if note else []), *reader.notes)
+    notes += fit_notes(pairs, probes, config.score, conversational=reader.conversational)
     notes += power_notes(config.rule, pairs, probes, config.score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
-    settings = store_settings(config, layers, m0, encoding, compute_dtype)
+    settings = bound_to(store_settings(config, layers, m0, encoding, compute_dtype), own)
     names = [probe.name for probe in probes]
     compare = partial(compare_before_after, config, judge, m0, layers, encoding, data.sample, names)
     is_shared = is_sharded(reference.model)

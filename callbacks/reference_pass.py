@@ -55,24 +55,32 @@ class ReferenceModel:
 
 def dpo_reference(trainer: Any) -> ReferenceModel:
     """M0 in a ``DPOTrainer``."""
-    return replace(_of_dpo(trainer), response_mask=response_mask(trainer))
+    return replace(_kept_reference(trainer, "DPOTrainer"), response_mask=response_mask(trainer))
 
 
-def _of_dpo(trainer: Any) -> ReferenceModel:
+def kto_reference(trainer: Any) -> ReferenceModel:
+    """M0 in a ``KTOTrainer``, whose own passes over it are not read."""
+    found = _kept_reference(trainer, "KTOTrainer")
+    reason = "the rows of a KTO example stand in several batches, and M0's own responses in none"
+    return dedicated(found, reason) if found.is_free else found
+
+
+def _kept_reference(trainer: Any, name: str) -> ReferenceModel:
+    """M0 in a trainer that runs it over its batches; ``name`` is the trainer's, for the report."""
     reason = None
     if trainer.args.precompute_ref_log_probs:
         reason = "precompute_ref_log_probs runs M0 before training"
     elif trainer.ref_model is not None and (holder := _holder(trainer)) is not None:
         reason = f"{holder} holds the reference model, which it may change while training"
     if trainer.ref_model is None:
-        found = _adapter_reference(trainer.model) if reason is None else policy_reference(trainer.model, reason)
+        found = _adapter_reference(trainer.model, name) if reason is None else policy_reference(trainer.model, reason)
         return replace(found, suspects=lambda: _others(trainer))
-    found = _kept_reference(trainer, "DPOTrainer")
+    found = _own_model(trainer, name)
     # A reference model that was given is M0 whatever the policy is, as it is for TRL.
     return found if reason is None else replace(dedicated(found, reason), stays=_holder(trainer) is None)
 
 
-def _kept_reference(trainer: Any, name: str) -> ReferenceModel:
+def _own_model(trainer: Any, name: str) -> ReferenceModel:
     policy = trainer.model
     return ReferenceModel(
         "reference model",
@@ -94,7 +102,7 @@ def rollout_reference(trainer: Any, name: str) -> ReferenceModel:
     """
     model = trainer.model
     if trainer.ref_model is not None:
-        found, holder = _kept_reference(trainer, name), _holder(trainer)
+        found, holder = _own_model(trainer, name), _holder(trainer)
         if holder is None:
             return found
         return replace(found, reason=f"{holder} holds the reference model, which it may change", stays=False)
@@ -219,9 +227,9 @@ def loop_reference(model: Any, policy: Any) -> ReferenceModel:
     )
 
 
-def _adapter_reference(model: Any) -> ReferenceModel:
+def _adapter_reference(model: Any, name: str) -> ReferenceModel:
     if not is_peft(model):
-        return policy_reference(model, "DPOTrainer keeps no reference model")
+        return policy_reference(model, f"{name} keeps no reference model")
     layer = _adapted_layer(model)
     if layer is None:
         return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
@@ -235,7 +243,7 @@ def _adapter_reference(model: Any) -> ReferenceModel:
 
     return ReferenceModel(
         "reference adapter" if has_copy else "disabled adapter",
-        "DPOTrainer runs the policy without its adapter" if not has_copy else "DPOTrainer keeps a copy of the adapter",
+        f"{name} runs the policy without its adapter" if not has_copy else f"{name} keeps a copy of the adapter",
         unwrapped(model),
         is_training_pass,
         lambda: _reference_adapter(model),

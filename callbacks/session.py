@@ -29,6 +29,7 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
+from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import DEFAULT_FDR, Rule
@@ -295,7 +296,8 @@ class TrainingAudit:
             return
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
-        with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
+        need = f"{len(wanted)} {ONE_EXAMPLE[self.reader.kind]}s need a pass of M0"
+        with m0_to_run(self.m0, self.reference, need, is_resumed=is_resumed) as model:
             engine = ActivationEngine(model, self.config.activations(self.layers))
             with self._autocast(engine), engine.in_step(self.data.sample[:4]):
                 fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)

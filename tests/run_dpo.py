@@ -44,7 +44,10 @@ def prepared(asked: dict[str, Any]) -> Any:
 
         trainer = make_rollout_trainer(model, folder, asked["rollouts"], **asked.get("settings", {}))
     else:
-        trainer = make_trainer(model, folder, dataset, trainer=trainer_arguments, **asked.get("settings", {}))
+        kind = asked.get("kind", "dpo")
+        trainer = make_trainer(
+            model, folder, dataset, kind=kind, trainer=trainer_arguments, **asked.get("settings", {})
+        )
     if alone is None:
         trainer.add_callback(AttributionCallback(trainer, **settings))
     if "die_at" in asked:

@@ -302,23 +302,14 @@ class DataAuditor:
         from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
-        of_trainer = (
-            "adapter",
-            "quantization",
-            "dtype",
-            "device",
-            "encoding",
-            "reading",
-            "own",
-            "path",
-            "trust_remote_code",
-        )
+        of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
         decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
         shared = {one.name for one in fields(self.config)} & {one.name for one in fields(CallbackConfig)}
-        mine = {**{name: getattr(self.config, name) for name in shared}, "layers": list(self.layers)}
+        own = {one.metadata["option"]: getattr(self.config.own, one.name) for one in fields(self.config.own)}
+        mine = {**{name: getattr(self.config, name) for name in shared}, **own, "layers": list(self.layers)}
         twice = sorted(settings.keys() & {"config", "probes", *mine})
         if twice:
             raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
