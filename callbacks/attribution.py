@@ -36,10 +36,10 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, Reading, tokenizer_of
-from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -310,7 +310,7 @@ class AttributionCallback(TrainerCallback):
                 state.global_step,
                 100 * share,
                 sum(one.pairs for one in self._recent),
-                ONE_EXAMPLE[kind_of(self._trainer).examples],
+                EXAMPLES[kind_of(self._trainer).examples].one,
                 self.config.stop_share,
             )
 
