@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
+from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
@@ -25,6 +27,8 @@ from trl_attribution.callbacks.reference_pass import (
     dedicated,
     precompute_reference,
 )
+from trl_attribution.callbacks.rollout_session import open_rollout_audit
+from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
@@ -35,6 +39,7 @@ from trl_attribution.pairs import PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,8 +51,9 @@ class AttributionCallback(TrainerCallback):
     """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
     ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
-    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step. When training
-    ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
+    ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions as it is generated. When training ends, the
+    audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -94,6 +100,7 @@ class AttributionCallback(TrainerCallback):
         self._dataset = dataset
         self._judge = judge
         self._session: TrainingAudit | None = None
+        self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
         if trainer is None:
             self._check_alone()
         else:
@@ -109,7 +116,13 @@ class AttributionCallback(TrainerCallback):
         if self._trainer is not None:
             return
         trainer = _calling_trainer(self)
-        reads = kind_of_arguments(args).reads_precompute and getattr(args, "precompute_ref_log_probs", False)
+        kind = kind_of_arguments(args)
+        if kind.examples == "rollouts":
+            raise SettingsError(
+                f"trainer: what a {kind.name} generates is seen through it alone. Give it to the callback, and "
+                "add that afterwards: trainer.add_callback(AttributionCallback(trainer, ...))"
+            )
+        reads = kind.reads_precompute and getattr(args, "precompute_ref_log_probs", False)
         # With FSDP, TRL loads a model for this pass alone and lets go of it.
         if reads and not trainer.is_fsdp_enabled:
             self._read_precompute(trainer, args, state, kwargs)
@@ -131,12 +144,12 @@ class AttributionCallback(TrainerCallback):
     ) -> None:
         """One micro-batch of an accumulated step is done."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A step is done: count, and where a log is due, add this window's metrics to it."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
             self._session.step_done()
             self._log_window(state, control)
 
@@ -168,6 +181,7 @@ class AttributionCallback(TrainerCallback):
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
         session, self._session = self._session, None
+        self._recent.clear()
         if session is not None:
             session.release()
 
@@ -180,6 +194,9 @@ class AttributionCallback(TrainerCallback):
             self.close()
 
     def _check_trainer(self, kind: TrainerKind) -> None:
+        if kind.examples == "rollouts":
+            check_rollouts(self._trainer, self.config, self._dataset)
+            return
         if self._dataset is None and (reason := kind.texts_gone(self._trainer)) is not None:
             raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
@@ -224,9 +241,11 @@ class AttributionCallback(TrainerCallback):
         if not identity.is_in_memory:
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
-        rows = self._dataset
+        rows, dtype, ranks = self._dataset, _compute_dtype(args, m0), current_ranks()
         trainer = self._trainer or _calling_trainer(self)
         kind = kind_of(trainer)
+        if kind.examples == "rollouts":
+            return open_rollout_audit(self.config, self._probes, trainer, m0, reference, dtype, ranks, self._judge)
         if rows is None:
             rows = prepared_rows(trainer.train_dataset, kind.examples)
         return open_training_audit(
@@ -236,8 +255,8 @@ class AttributionCallback(TrainerCallback):
             encoding_of(args),
             m0,
             reference,
-            _compute_dtype(args, m0),
-            current_ranks(),
+            dtype,
+            ranks,
             self._judge,
             note=kind.note(trainer),
             is_resumed=is_resumed,
@@ -281,15 +300,17 @@ class AttributionCallback(TrainerCallback):
         if window is None:
             return
         self._add_to_logs(window.metrics)
-        share = window.flagged_share
-        if self.config.on_flag == "stop" and share is not None and share > self.config.stop_share:
+        self._recent.append(window)
+        share, is_full = flagged_share(self._recent), len(self._recent) == self.config.stop_window
+        if self.config.on_flag == "stop" and is_full and share > self.config.stop_share:
             self._session.stopped_at = state.global_step
             control.should_training_stop = True
             logger.warning(
-                "step %d: %.1f%% of the last %d pairs are flagged, more than stop_share=%s: training ends here",
+                "step %d: %.1f%% of the last %d %ss are flagged, more than stop_share=%s: training ends here",
                 state.global_step,
                 100 * share,
-                window.pairs,
+                sum(one.pairs for one in self._recent),
+                EXAMPLES[kind_of(self._trainer).examples].one,
                 self.config.stop_share,
             )
 

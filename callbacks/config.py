@@ -59,6 +59,9 @@ class CallbackConfig:
     stop_share: float = field(
         default=0.1, metadata={"help": "on_flag=stop: flagged share of a logging window that ends training."}
     )
+    stop_window: int = field(
+        default=1, metadata={"help": "on_flag=stop: how many logging windows the share is taken over."}
+    )
     vector_dtype: str = taken(AuditConfig, "vector_dtype")
     shard_size: int = taken(AuditConfig, "shard_size")
     blocks_path: str | None = taken(AuditConfig, "blocks_path")
@@ -84,6 +87,8 @@ class CallbackConfig:
             raise SettingsError(f"on_flag: {self.on_flag!r} is unknown; choose log, stop, skip")
         if not 0 < self.stop_share <= 1:
             raise SettingsError(f"stop_share: {self.stop_share} is no share; give a number above 0 and up to 1")
+        if self.stop_window < 1:
+            raise SettingsError(f"stop_window: {self.stop_window} is no number of windows; give 1 or more")
         if self.drift_pairs < 0:
             raise SettingsError(f"drift_pairs: {self.drift_pairs} is negative; 0 leaves the drift out")
         # What is out of range fails now, not after the training.

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_attribution.callbacks import sft
-from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_reference, kto_reference, policy_reference
+from trl_attribution.callbacks.reference_pass import (
+    ReferenceModel,
+    dpo_reference,
+    kto_reference,
+    policy_reference,
+    rollout_reference,
+)
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
@@ -60,6 +66,10 @@ def _without_reference(name: str) -> Callable[[Any], ReferenceModel]:
     return lambda trainer: policy_reference(trainer.model, f"{name} runs no reference forward")
 
 
+def _of_rollouts(name: str) -> TrainerKind:
+    return TrainerKind(name, "rollouts", lambda trainer: rollout_reference(trainer, name))
+
+
 KINDS = (
     TrainerKind("DPOTrainer", "pair", dpo_reference, reads_precompute=True, can_skip=True),
     TrainerKind("KTOTrainer", "kto", kto_reference, since="1.8"),
@@ -67,6 +77,8 @@ KINDS = (
     _pairs_without_reference("RewardTrainer", writes=False),
     _pairs_without_reference("CPOTrainer"),
     _pairs_without_reference("ORPOTrainer"),
+    _of_rollouts("GRPOTrainer"),
+    _of_rollouts("RLOOTrainer"),
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}

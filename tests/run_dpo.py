@@ -39,8 +39,15 @@ def prepared(asked: dict[str, Any]) -> Any:
     alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
     if alone is not None:
         trainer_arguments["callbacks"] = [alone]
-    kind = asked.get("kind", "dpo")
-    trainer = make_trainer(model, folder, dataset, kind=kind, trainer=trainer_arguments, **asked.get("settings", {}))
+    if "rollouts" in asked:
+        from tests.callbacks.test_callback_rollouts import make_trainer as make_rollout_trainer
+
+        trainer = make_rollout_trainer(model, folder, asked["rollouts"], **asked.get("settings", {}))
+    else:
+        kind = asked.get("kind", "dpo")
+        trainer = make_trainer(
+            model, folder, dataset, kind=kind, trainer=trainer_arguments, **asked.get("settings", {})
+        )
     if alone is None:
         trainer.add_callback(AttributionCallback(trainer, **settings))
     if "die_at" in asked:

@@ -48,7 +48,7 @@ STAND_INS = {
     **{
         f'{kind.upper()}Config(output_dir="{kind}/"': f'{kind.upper()}Config(output_dir="{kind}/", '
         "use_cpu=True, bf16=False, report_to=[]"
-        for kind in ("dpo", "sft")
+        for kind in ("dpo", "sft", "grpo")
     },
 }
 

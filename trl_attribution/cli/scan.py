@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -72,30 +72,15 @@ def scan(
     read_traits(looking.traits)  # a wrong name is said before M0 is loaded
     out.say(f"Loading {model}")
     auditor = DataAuditor(model, config=settings)
+    how: Any = prompt_format  # checked where it is used
     with out.progress() as progress:
         changes = read_changes(responses) if responses is not None else None
         if prompts is not None:
             same = {one.name: getattr(settings, one.name) for one in fields(LoadConfig)}
             m1 = None if after is None else load_model(after, **{**same, "adapter": None, "quantization": None})
             kept = output / "prediction"
-            changes = answered_changes(
-                prompts,
-                output,
-                kept,
-                auditor.model,
-                m1,
-                sampling,
-                prompt_format,  # type: ignore[arg-type]  # checked where it is used
-                progress,
-            )
-        found = auditor.scan(
-            dataset,
-            output,
-            changes=changes,
-            prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
-            on_progress=progress,
-            **vars(looking),
-        )
+            changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, how, progress)
+        found = auditor.scan(dataset, output, changes=changes, prompt_format=how, on_progress=progress, **vars(looking))
     if show_traits:
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))

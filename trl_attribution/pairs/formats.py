@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
+from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
 from trl_attribution.pairs.identity import content_ids, without_none
@@ -129,6 +130,8 @@ class Pair:
     """The rows that it is made of, where that is not ``row`` alone."""
     lacks_own: bool = False
     """M0's own responses to the prompt are the other side, and are not at hand: one of the two sides is empty."""
+    tokens: tuple[EncodedResponse, ...] = ()
+    """The responses' token ids in the order of ``weights``, where the rows bring them; texts are not tokenized then."""
 
     @property
     def shown(self) -> tuple[str | Messages, str | Messages, str | Messages]:
