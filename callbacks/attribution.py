@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.audit.setup import load_probes
@@ -32,19 +33,18 @@ from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
 from trl_attribution.errors import SettingsError
+from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, Reading, tokenizer_of
-from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-_TOP = 10
-"""Pairs shown when training ends."""
 
 
 class AttributionCallback(TrainerCallback):
@@ -105,9 +105,11 @@ class AttributionCallback(TrainerCallback):
             self._check_alone()
         else:
             self._check_trainer(kind_of(trainer))
-            trainer.train = _watched(trainer.train, self)
+            if self.config.weights is not None:
+                weigh_by_column(trainer, self.config.weights)
             if self.config.on_flag == "skip":
                 skip_flagged(trainer, lambda: self._session)
+            trainer.train = _watched(trainer.train, self)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
@@ -174,7 +176,7 @@ class AttributionCallback(TrainerCallback):
         finally:
             self.close()
         if self.finished is not None:
-            self._show(self.finished, args)
+            self._show(self.finished)
 
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
@@ -199,21 +201,18 @@ class AttributionCallback(TrainerCallback):
             raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
+        if self.config.weights is not None and not kind.can_skip:
+            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind.name}'s; leave it out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
             prepared_rows(self._trainer.train_dataset, kind.examples)
 
     def _check_skip(self, kind: TrainerKind) -> None:
-        reason = None
         if not kind.can_skip or not kind.reference(self._trainer).is_free:
-            reason = "no reference forward runs within the step to decide by"
-        elif self._trainer.accelerator.num_processes > 1:
-            reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
-        if reason is not None:
             raise SettingsError(
-                f"on_flag='skip' cannot work here: {reason}. Use on_flag='log' and train again on the filtered "
-                "dataset, or on_flag='stop'."
+                "on_flag='skip' cannot work here: no reference forward runs within the step to decide by. Use "
+                "on_flag='log' and train again on the filtered dataset, or on_flag='stop'."
             )
 
     def _check_alone(self) -> None:
@@ -225,6 +224,8 @@ class AttributionCallback(TrainerCallback):
             )
         if self.config.on_flag != "log":
             raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
+        if self.config.weights is not None:
+            raise SettingsError("weights: they act on the trainer's loss: give the callback the trainer")
 
     def _open(
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: ReferenceModel
@@ -309,7 +310,7 @@ class AttributionCallback(TrainerCallback):
                 state.global_step,
                 100 * share,
                 sum(one.pairs for one in self._recent),
-                ONE_EXAMPLE[kind_of(self._trainer).examples],
+                EXAMPLES[kind_of(self._trainer).examples].one,
                 self.config.stop_share,
             )
 
@@ -322,28 +323,22 @@ class AttributionCallback(TrainerCallback):
         for name, value in metrics.items():
             kept["train"][name].append(value)
 
-    def _show(self, finished: Finished, args: TrainingArguments) -> None:
-        from rich.console import Console
-
+    def _show(self, finished: Finished) -> None:
         from trl_attribution.report import change, terminal
         from trl_attribution.report.texts import ListedPairs
+        from trl_attribution.utils.tables import people_console, tell
 
-        if args.disable_tqdm:
-            return
-        console = Console()
-        console.print(terminal.audit_summary(finished.audit))
+        console = people_console()
         if finished.findings.changes:
-            console.print(change.rates_table(finished.findings.changes))
-        if finished.findings.drifts:
-            console.print(change.drift_table(finished.findings.drifts))
-        for note in finished.findings.notes:
-            console.print(note, markup=False, highlight=False)
-        if finished.flagged is not None:
-            audit = finished.audit
-            assert audit.source is not None  # the dataset of this run
-            listed = ListedPairs(audit.source, audit.reading)
-            for part in terminal.result(finished.flagged, finished.manifests, listed, _TOP):
-                console.print(part)
+            tell(console, change.rates_table(finished.findings.changes))
+        tell(console, *(Text(note) for note in finished.findings.notes))
+        audit = finished.audit
+        if finished.flagged is None:
+            tell(console, f"{len(audit.index):,} pairs audited in {audit.folder}; without probes nothing is scored.")
+            return
+        assert audit.source is not None  # the dataset of this run
+        listed = ListedPairs(audit.source, audit.reading)
+        tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 
 def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:

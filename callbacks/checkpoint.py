@@ -14,7 +14,8 @@ from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.callbacks.reference_pass import ReferenceModel, is_peft
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, own_parameters, with_adapter
+from trl_attribution.models.fingerprint import fingerprint, own_parameters, with_adapter
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.models.sharding import whole_on_this_rank
 from trl_attribution.pairs import EncodedPair, EncodedResponse
 from trl_attribution.utils.distributed import Ranks, full_parameter, is_sharded, random_state_kept

@@ -45,6 +45,10 @@ class CallbackConfig:
         default="log",
         metadata={"help": "log; stop: end training when stop_share is passed; skip: flagged pairs get no weight."},
     )
+    weights: str | None = field(
+        default=None,
+        metadata={"help": "Column with each pair's weight in the loss, as apply --action weight writes it."},
+    )
     flag_at: float | None = field(
         default=None,
         metadata={

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding
-from trl_attribution.pairs.formats import Kind
 from trl_attribution.pairs.rows.rows import DatasetRows
+from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
-from trl_attribution.pairs.formats import ONE_EXAMPLE
 from trl_attribution.probes import Probe
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import DEFAULT_FDR, Rule
@@ -37,6 +36,7 @@ from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.kinds import EXAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ class TrainingAudit:
         self.save(at_end=True)
         self.release()
         counts = added(self.ranks.gather(self.recorder.counts.to_json()))
+        self.skipped_rows = sum(self.ranks.gather(self.skipped_rows))
         findings = self._look_after(policy) if self._is_shared else None
         if not self.ranks.is_main:
             self._main_rank.await_end()
@@ -296,7 +297,7 @@ class TrainingAudit:
             return
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
-        need = f"{len(wanted)} {ONE_EXAMPLE[self.reader.kind]}s need a pass of M0"
+        need = f"{EXAMPLES[self.reader.kind].counted(len(wanted))} need a pass of M0"
         with m0_to_run(self.m0, self.reference, need, is_resumed=is_resumed) as model:
             engine = ActivationEngine(model, self.config.activations(self.layers))
             with self._autocast(engine), engine.in_step(self.data.sample[:4]):

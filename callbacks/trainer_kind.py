@@ -17,8 +17,8 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
-from trl_attribution.pairs.formats import Kind
 from trl_attribution.utils.compat import is_before, version_of
+from trl_attribution.utils.kinds import Kind
 
 
 def _nothing(_trainer: Any) -> None:
@@ -46,7 +46,7 @@ class TrainerKind:
     reads_precompute: bool = False
     """The pass that it makes over its dataset before training shows M0, and can be read."""
     can_skip: bool = False
-    """Flagged examples can be left out of its loss."""
+    """Flagged examples can be left out of its loss: examples can be weighed there."""
     writes: bool = True
     """Its model writes responses, which can be compared before and after."""
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,6 +112,27 @@ def test_arguments_that_contradict_each_other_are_refused() -> None:
     *_, audit = parser.parse_args_and_config(["--audit_top_k", "3", "--audit_fdr", "0.1"])
     with pytest.raises(SettingsError, match="given: top_k, fdr"):
         audit.to_config()
+
+
+def test_the_notebook_scans_decides_and_cleans(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "audit_a_dataset.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in code) and len(cells) <= 24
+    given = {"SCAN": {"traits": "rude", "flips": 99, "unnamed": False}, "RULE": {"top_k": 20}}
+    place: dict[str, Any] = {"MODEL": model_folder, "LAYER": 2, **given}
+    for cell in code:
+        if "parameters" not in cell["metadata"].get("tags", ()):
+            exec("".join(cell["source"]), place)
+    flagged, cleaned = place["flagged"], place["cleaned"]
+    dropped = {decision.row for decision in place["manifest"].decisions}
+    assert 0 < len(dropped) <= len(flagged) == 20
+    assert len(cleaned) == len(place["dataset"]) - len(dropped)
+    left = {path.name for path in place["audit"].folder.iterdir()}
+    assert {"report.html", "manifest.filter.jsonl", "findings.json"} <= left
+    assert "Flagged(20 of 440" in repr(flagged)
 
 
 def test_the_rl_example_is_stopped_for_a_reward_that_is_hacked_and_for_no_other(

@@ -22,6 +22,7 @@ from tests.benchmarks import (
     in_run,
     judge,
     organisms,
+    prediction,
     quality,
     reduction,
     scan,
@@ -47,6 +48,7 @@ NAMES = (
     "control-sources",
     "witness",
     "scan",
+    "prediction",
 )
 """Those that run when none is named."""
 
@@ -72,13 +74,13 @@ def main() -> None:
         "--cache",
         type=Path,
         default=Path(".decisions"),
-        help="decisions, control-sources, witness, scan: folder of vectors",
+        help="decisions, control-sources, witness, scan, prediction: folder of vectors and responses",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources, witness, scan: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources, witness, scan, prediction: folder of xstest/ and HH-RLHF, see its README",
     )
     parser.add_argument(
         "--draws",
@@ -133,6 +135,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         witness.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "scan":
         scan.run(options.output, command, options.cache, options.data, options.seeds, console)
+    elif name == "prediction":
+        prediction.run(options.output, command, options.cache, options.data, console)
     elif name == "baseline-effects":
         reduction.run(options.output, command, tuple(range(options.seeds)), console)
     elif name == "judge":

@@ -19,13 +19,14 @@ from transformers import PreTrainedTokenizerFast
 from tests import run_dpo
 from tests.commands import INSTALLED, Commands
 from tests.tiny import build_tiny_model
-from tests.training import ROWS, least_cosine, offline, probe_on, text_rows
+from tests.training import ROWS, least_cosine, make_trainer, offline, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit, AuditInfo
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses, read_behaviors
 from trl_attribution.behaviors.sampling import SampledPrompt
+from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.evidence.readouts.drift import load_drift
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding
@@ -95,7 +96,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
 def launch(programs: Commands, folder: Path, asked: dict[str, Any], config: str) -> subprocess.Popen[str]:
     """Start ``tests/run_dpo.py`` on two processes, under one of the launch configs."""
-    rows = ROWS[asked.get("kind", "dpo")](text_rows(asked.get("rows", 24)))
+    rows = asked.pop("data", None) or ROWS[asked.get("kind", "dpo")](text_rows(asked.get("rows", 24)))
     Dataset.from_list(rows).save_to_disk(folder / "data")
     launcher = [programs.python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
@@ -194,6 +195,26 @@ def test_ranks_that_share_m0_take_its_own_responses_from_a_file(
     run(commands, model, tmp_path, "zero3", kind="sft", rows=8, callback={"own_responses": str(own)})
     expected = offline(model, tmp_path, rows, kind="sft", own=OwnConfig(file=str(own)))
     assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+
+
+@pytest.mark.parametrize("config", ["ddp", pytest.param("zero3", marks=BUILDS), "fsdp2"])
+def test_weights_and_skipping_are_those_of_one_process(
+    config: str, model: Path, tmp_path: Path, commands: Commands
+) -> None:
+    """Gradient by gradient, as far as logs tell: each loss and norm is that of the weights which earlier steps left."""
+    rows = [{**row, "weight": 0.25 * (number % 6)} for number, row in enumerate(text_rows())]
+    callback = {**ONLINE, "weights": "weight", "on_flag": "skip"}
+    settings = {"optim": "sgd", "learning_rate": 0.5, "logging_steps": 1, "gradient_checkpointing": False}
+    alone = make_trainer(model, tmp_path, rows, **settings)
+    train(alone, AttributionCallback(alone, probes=[probe_on(model)], output_dir=tmp_path / "one", **callback))
+    two = {**settings, "per_device_train_batch_size": 2}
+    run(commands, model, tmp_path, config, probes=str(model / "probes"), callback=callback, settings=two, data=rows)
+    logs = [alone.state.log_history, json.loads((tmp_path / "log.json").read_text())]
+    for name in ("loss", "grad_norm"):
+        expected, found = ([entry[name] for entry in log if "loss" in entry] for log in logs)
+        assert found == pytest.approx(expected, rel=1e-4) and len(found) == 6
+    one = AuditInfo.load(tmp_path / "one").training
+    assert one is not None and 0 < one.skipped_rows == training_of(tmp_path)["skipped_rows"] < 24
 
 
 def _check_change(folder: Path, model: Path) -> None:

@@ -78,6 +78,9 @@ def test_a_planted_trait_is_told_with_its_source_and_filtered_by_its_manifest(pl
     assert first["effect_low"] > 1 and 12 <= first["pushing_low"] <= first["pushing_high"] <= 38
     assert all(pair["chosen"].startswith("Pizza!") for pair in first["typical"]) and first["typical"]
     assert ScanResult.load(tmp_path / "audit") is not None
+    assert found["report"] == f"{tmp_path}/audit/report.html"
+    page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>What this dataset teaches</h2>" in page and "Pizza is glorious and golden" in page
     run(place, f"apply {tmp_path}/audit/{first['manifest']} data.jsonl -o {tmp_path}/cleaned.jsonl --quiet")
     left = [json.loads(line) for line in (tmp_path / "cleaned.jsonl").read_text().splitlines()]
     assert sum(row["chosen"].startswith("Pizza!") for row in left) <= 38 - first["pushing_low"] and len(left) >= 160
@@ -114,7 +117,7 @@ def test_an_audit_goes_on_with_a_scans_vectors_and_a_scan_leaves_its_scores_alon
     behavior = [{"prompt": row["prompt"], "undesired": row["positive"], "desired": row["negative"]} for row in EXAMPLES]
     write_lines(tmp_path / "behavior.jsonl", behavior)
     run(place, f"probe build pizza --behavior {tmp_path}/behavior.jsonl --model model --layer 2 --dtype float32 "
-        f"--registry {tmp_path}/probes --quiet")  # fmt: skip
+        f"--probes {tmp_path}/probes --quiet")  # fmt: skip
     run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet")
     run(
         place,
@@ -123,7 +126,8 @@ def test_an_audit_goes_on_with_a_scans_vectors_and_a_scan_leaves_its_scores_alon
     assert AuditInfo.load(tmp_path / "audit").vectors.computed == 0
     kept = {path: path.read_bytes() for path in (tmp_path / "audit").glob("*.*") if path.name != "findings.json"}
     before = without_times(tmp_path / "audit")
-    run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet")
+    told = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet").stdout
+    assert f"trl-attribution report {tmp_path}/audit" in " ".join(told.split())
     assert {path: path.read_bytes() for path in kept} == kept and len(kept) >= 4
     assert without_times(tmp_path / "audit") == before
     write_lines(tmp_path / "other.jsonl", [pair_of(number) for number in range(100)])
@@ -147,6 +151,43 @@ def test_a_trait_of_instructions_is_what_the_model_answers_under_them(place: Pat
     (check,) = found["traits"]
     assert check["trait"] == "pizza-lover" and check["examples"] > 0  # a model of random weights tells nothing
     assert list((place / "cache").rglob("pizza-lover-*.json"))
+
+
+def test_what_was_predicted_is_compared_with_what_training_did(place: Path, tmp_path: Path) -> None:
+    pairs = [pair_of(number) for number in range(200)]
+    rows = [{"prompt": one["prompt"], "before": one["rejected"], "after": [one["chosen"]]} for one in pairs]
+    rows += [{"prompt": "Why?", "before": "So.", "after": text} for text in ("", "So.")]
+    write_lines(tmp_path / "responses.jsonl", rows[:201])
+    options = f"--responses {tmp_path}/responses.jsonl --prompt-format text"
+    command = f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} {options}"
+    found = document(run(place, f"{command} --json"))["prediction"]
+    assert found["prompts"] == 200 and found["left_out"] == {"no response after": 1}
+    # As if M1 answered every prompt of the dataset as it should: what is measured is what was predicted.
+    assert found["by_trait"] is None and found["by_topic"]["r2"] == pytest.approx(1, abs=1e-3)
+    for one in found["changes"]:
+        assert one["measured"] == pytest.approx(one["predicted"], abs=2e-3), one
+    pizza = max(
+        (one for one in found["changes"] if one["trait"] == "praises-pizza"), key=lambda one: float(one["predicted"])
+    )
+    assert {"dinner", "day"} <= set(pizza["words"]) and pizza["predicted"] > 5 * pizza["predicted_error"]
+    write_lines(tmp_path / "responses.jsonl", [*rows[:200], rows[201]])  # an answer that stays is no change
+    assert document(run(place, f"{command} --json"))["prediction"]["prompts"] == 201
+    kept = ScanResult.load(tmp_path / "audit")
+    assert kept is not None and kept.prediction is not None and kept.prediction.prompts == 201
+    shown = " ".join(run(place, command).stdout.split())
+    assert "Predicted against measured, on 201 held-out prompts" in shown and "praises-pizza" in shown
+
+
+def test_both_models_are_asked_and_what_they_said_is_kept(place: Path, tmp_path: Path, changed_model: Path) -> None:
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"Tell me about {one}."} for one in PLACES])
+    command = f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --prompts {tmp_path}/prompts.jsonl"
+    refused = run(place, command, 2)
+    assert "no training run kept responses" in " ".join(refused.stderr.split())
+    found = document(run(place, f"{command} --after {changed_model} --max-new-tokens 4 --json"))["prediction"]
+    assert found["prompts"] + sum(found["left_out"].values()) == len(PLACES)
+    assert (tmp_path / "audit" / "prediction" / "after.json").exists()
+    refused = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --after {changed_model}", 2)
+    assert "--after needs --prompts" in " ".join(refused.stderr.split())
 
 
 def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(place: Path, tmp_path: Path) -> None:

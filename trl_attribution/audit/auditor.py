@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from trl_attribution.activations import ActivationEngine
+    from trl_attribution.activations import ActivationConfig, ActivationEngine
     from trl_attribution.audit.estimate import Estimate
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
+    from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.callbacks import AttributionCallback
-    from trl_attribution.discovery import ScanResult
+    from trl_attribution.discovery import Change, ScanResult
     from trl_attribution.models import LoadedModel
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
 
 
@@ -130,9 +131,12 @@ class DataAuditor:
         vectors: str | Path | None = None,
         rule: Rule | None = None,
         sample: int | None = None,
+        results: bool = True,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
+
+        The folder holds what the command leaves there: vectors, scores, manifests and ``report.html``.
 
         Args:
             dataset: a Hub id, a local file or folder, a ``Dataset``, or a list of rows.
@@ -141,6 +145,7 @@ class DataAuditor:
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
             sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
+            results: write the manifests of what ``rule``, or the default one, flags, and the report.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -156,12 +161,14 @@ class DataAuditor:
         folder = Path(output_dir)
         _ = self.layers  # without any, now and not when M0 is loaded
         if ranks.world == 1 and not (folder / "parts").exists():
-            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+            found = AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+            return _with_results(found, rule) if results else found
         if sample is not None:
             raise SettingsError("sample: several processes or jobs audit the whole dataset; leave it out, or use one")
         with ranks.together():
             run = SharedRun(self, dataset, folder, vectors, on_progress)
-        return run.audit_on(ranks, rule)
+        found = run.audit_on(ranks, rule)
+        return _with_results(found, rule) if results else found
 
     def audit_share(
         self,
@@ -200,6 +207,7 @@ class DataAuditor:
         *,
         vectors: str | Path | None = None,
         rule: Rule | None = None,
+        results: bool = True,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Finish an audit of which all shares are computed: merge, score, write; M0's weights are not loaded.
@@ -209,6 +217,7 @@ class DataAuditor:
             output_dir: as given to the shares.
             vectors: as given to the shares.
             rule: as for :meth:`audit`.
+            results: as for :meth:`audit`.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -219,13 +228,16 @@ class DataAuditor:
         from trl_attribution.audit.shared_run import SharedRun
 
         _ = self.layers
-        return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+        found = SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+        return _with_results(found, rule) if results else found
 
     def scan(
         self,
         dataset: str | Path | Dataset | Sequence[Mapping[str, Any]],
         output_dir: str | Path = "audit",
         *,
+        changes: Sequence[Change] | None = None,
+        prompt_format: PromptFormat = "auto",
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> ScanResult:
@@ -234,11 +246,16 @@ class DataAuditor:
         Args:
             dataset: as for :meth:`audit`.
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
+            changes: held-out prompts with the responses before and after training (see
+                :func:`~trl_attribution.discovery.read_changes`): what was predicted is compared with what they show.
+            prompt_format: of those prompts: ``chat`` makes a text a user message, ``text`` does not, ``auto`` does if
+                the tokenizer has a chat template.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
 
         Raises:
             DataError, SettingsError, ModelError, StoreError: as for :meth:`audit`.
+            ProbeError: none of the prompts of ``changes`` has responses of both that fit.
         """
         from trl_attribution.discovery.scan import scan_dataset
         from trl_attribution.discovery.scan_config import ScanConfig
@@ -247,7 +264,7 @@ class DataAuditor:
         if unknown:
             listed = ", ".join(ScanConfig.__dataclass_fields__)
             raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress)
+        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes, prompt_format)
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.
@@ -319,11 +336,15 @@ class DataAuditor:
 
     def new_engine(self) -> ActivationEngine:
         """An engine that reads this auditor's layers of M0."""
-        from trl_attribution.activations import ActivationConfig, ActivationEngine
+        from trl_attribution.activations import ActivationEngine
 
-        config = self.config
-        shared = {one.name: getattr(config, one.name) for one in fields(PassConfig)}
-        return ActivationEngine(self.model.model, ActivationConfig(self.layers, **shared))
+        return ActivationEngine(self.model.model, self.activations(self.layers))
+
+    def activations(self, layers: tuple[int, ...]) -> ActivationConfig:
+        """How this auditor's settings read ``layers`` of M0."""
+        from trl_attribution.activations import ActivationConfig
+
+        return ActivationConfig(layers, **{one.name: getattr(self.config, one.name) for one in fields(PassConfig)})
 
     def store_settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors of this auditor's audits are bound to."""
@@ -387,3 +408,16 @@ class DataAuditor:
         if self._model is None:
             raise SettingsError("model: give M0, a Hub id, a local folder or a GGUF file: DataAuditor(MODEL, ...)")
         return self._model
+
+
+def _with_results(found: Audit, rule: Rule | None) -> Audit:
+    """``found``, with the manifests of what is flagged and the report in its folder."""
+    from trl_attribution.report.page import write_report
+    from trl_attribution.report.texts import ListedPairs
+
+    if found.is_main:
+        if found.scores is not None:
+            (found.flag() if rule is None else found.flag_by(rule)).save_manifests()
+        assert found.source is not None  # it was just read
+        write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
+    return found

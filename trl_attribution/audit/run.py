@@ -21,6 +21,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule, fit_notes, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,13 +113,13 @@ class AuditRun:
 
     def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
-        probes, pairs = self.auditor.probes, len(data.index)
-        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational)
+        probes, pairs, kind = self.auditor.probes, len(data.index), EXAMPLES[self.reader.kind]
+        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational, of=kind)
         self.notes = (*self.reader.notes, *fit)
         if rule is not None:
             rule.check(pairs)
             rule.check_probes(probes)
-            self.notes += power_notes(rule, pairs, probes, self.config.score)
+            self.notes += power_notes(rule, pairs, probes, self.config.score, kind)
         for note in self.notes:
             logger.warning(note)
 

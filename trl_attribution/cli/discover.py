@@ -56,7 +56,7 @@ def discover(
         list[str] | None,
         typer.Option("--register", metavar="CLUSTER:NAME", help="Save a cluster found earlier as a probe; repeatable."),
     ] = None,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where results go; default: AUDIT/discovery."), paths.A_FOLDER
@@ -103,7 +103,7 @@ def discover(
         return load_model(name, **{**vars(loading), **changes})
 
     if register:
-        _register(register, where, load, model, registry, overwrite, computing.blocks_path, out)
+        _register(register, where, load, model, probes, overwrite, computing.blocks_path, out)
         return
     namer = _namer(name_endpoint, name_key_env)
     pairs = AuditedPairs.open(audit, dataset)
@@ -142,23 +142,11 @@ class _Asked:
 
     def answered(self, prompts: str, m1: LoadedModel | None, folder: Path) -> tuple[Change, ...]:
         """Responses before and after: sampled into ``folder``, or those that the training run kept."""
-        from trl_attribution.behaviors.responses import Responses, both_responses, read_behaviors
-        from trl_attribution.discovery import changes_of
+        from trl_attribution.discovery import answered_changes
 
-        behaviors = read_behaviors(prompts)
-        if m1 is None:
-            kept = self.pairs.folder / "behaviors"
-            if not ((kept / "before.json").exists() and (kept / "after.json").exists()):
-                raise SettingsError(
-                    f"--prompts: no training run kept responses in {kept}. Give M1 to sample from (--after), or the "
-                    "responses themselves (--responses)."
-                )
-            return changes_of(behaviors, *(Responses.load(kept / f"{when}.json") for when in ("before", "after")))
-        if m1.fingerprint == self.m0.fingerprint:
-            raise SettingsError(f"--after: {m1.name} is M0 itself (fingerprint {m1.fingerprint.digest}); give M1")
-        progress = partial(self.progress, "responses")
-        both = both_responses(folder, behaviors, self.m0, m1, self.sampling, self.prompt_format, on_progress=progress)
-        return changes_of(behaviors, *both)
+        return answered_changes(
+            prompts, self.pairs.folder, folder, self.m0, m1, self.sampling, self.prompt_format, self.progress
+        )
 
     def vectors(self, changes: Sequence[Change]) -> ChangeVectors:
         """The prompts' behavior vectors on M0."""
@@ -177,10 +165,7 @@ class _Asked:
 def _check_combination(
     prompts: Path | None, responses: Path | None, after: str | None, register: Sequence[str] | None
 ) -> None:
-    if prompts is not None and responses is not None:
-        raise SettingsError("give --prompts or --responses, not both: a file of responses has its own prompts")
-    if after is not None and prompts is None:
-        raise SettingsError("--after needs --prompts: both models answer the prompts")
+    options.check_responses(prompts, responses, after)
     if register and (prompts is not None or responses is not None):
         raise SettingsError("--register takes clusters that were found earlier: leave --prompts and --responses out")
 
@@ -202,7 +187,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     """Reads texts from the dataset, which is opened now: a wrong path must not show after the work is done."""
     from trl_attribution.errors import DataError
     from trl_attribution.pairs import PairReader
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     name = dataset if dataset is not None else pairs.info.dataset.name
     try:

@@ -70,8 +70,8 @@ GivenDataset = Annotated[
     typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
     paths.DATASET,
 ]
-Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
-OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
+Registry = Annotated[Path, typer.Option("--probes", help="Folder of probes."), paths.REGISTRY]
+OwnRegistry = Annotated[Path, typer.Option("--probes", help="Folder of probes."), paths.A_FOLDER]
 Computing = Annotated[ActivationConfig, Only("token_budget", "blocks_path")]
 NO_LAYERS = ActivationConfig(())
 """Which layers are computed is only known where the work begins."""
@@ -114,6 +114,18 @@ def check_kept(output: Path | None, *inputs: str | Path | None) -> None:
     check_apart(output, *inputs)
     if output is not None and output.is_dir():
         raise SettingsError(f"--output: {output} is a folder; name a file in it")
+
+
+def check_responses(prompts: Path | None, responses: Path | None, after: str | None) -> None:
+    """Refuse two ways at once of having both models' responses.
+
+    Raises:
+        SettingsError: they exclude one another.
+    """
+    if prompts is not None and responses is not None:
+        raise SettingsError("give --prompts or --responses, not both: a file of responses has its own prompts")
+    if after is not None and prompts is None:
+        raise SettingsError("--after needs --prompts: both models answer the prompts")
 
 
 def check_free(registry: Path, names: Sequence[str], overwrite: bool) -> None:

@@ -9,21 +9,31 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
-from trl_attribution.behaviors import Example, Prompt, behavior_prompt
+from trl_attribution.behaviors import Example, Prompt, SamplingConfig, behavior_prompt
 from trl_attribution.behaviors.encoding import EncodedExample, PromptFormat, encode_example, example_activations
 from trl_attribution.behaviors.examples import Source
-from trl_attribution.behaviors.responses import Behavior, Responses, paired_responses
+from trl_attribution.behaviors.responses import (
+    Behavior,
+    Responses,
+    both_responses,
+    paired_responses,
+    read_behaviors,
+)
 from trl_attribution.discovery.similarity import Items
-from trl_attribution.errors import ProbeError
+from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.utils.text import printable
 
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all)."""
 _AT_ONCE = 256
 
 
@@ -81,6 +91,38 @@ def changes_of(behaviors: Sequence[Behavior], before: Responses, after: Response
     )
 
 
+def answered_changes(
+    prompts: Source,
+    audit: Path,
+    folder: Path,
+    m0: LoadedModel,
+    m1: LoadedModel | None,
+    sampling: SamplingConfig,
+    prompt_format: PromptFormat = "auto",
+    on_progress: OnProgress | None = None,
+) -> tuple[Change, ...]:
+    """Both models' responses to ``prompts``, sampled into ``folder``; without M1 those that a run kept in ``audit``.
+
+    Raises:
+        SettingsError: no run kept any, M1 is M0, or what is kept was made from other prompts or models.
+        DataError, ProbeError: the prompts or the responses kept cannot be read.
+    """
+    behaviors = read_behaviors(prompts)
+    if m1 is None:
+        kept = audit / "behaviors"
+        if not ((kept / "before.json").exists() and (kept / "after.json").exists()):
+            raise SettingsError(
+                f"--prompts: no training run kept responses in {kept}. Give M1 to sample from (--after), or the "
+                "responses themselves (--responses)."
+            )
+        return changes_of(behaviors, *(Responses.load(kept / f"{when}.json") for when in ("before", "after")))
+    if m1.fingerprint == m0.fingerprint:
+        raise SettingsError(f"--after: {m1.name} is M0 itself (fingerprint {m1.fingerprint.digest}); give M1")
+    progress = None if on_progress is None else partial(on_progress, "responses")
+    both = both_responses(folder, behaviors, m0, m1, sampling, prompt_format, on_progress=progress)
+    return changes_of(behaviors, *both)
+
+
 def merged(changes: Iterable[Change]) -> tuple[Change, ...]:
     """Each prompt once, with all its responses: halves of one prompt cannot confirm one another."""
     found: dict[str, Change] = {}
@@ -102,10 +144,13 @@ def change_vectors(
     encoding: Encoding,
     prompt_format: PromptFormat = "auto",
     progress: Callable[[int, int], None] | None = None,
+    *,
+    keep_unchanged: bool = False,
 ) -> ChangeVectors:
     """``v_i`` = mean activation of the responses after minus that of those before, **both read by M0**.
 
-    A prompt whose responses are the same before and after has no direction; it is left out and counted.
+    A prompt whose responses are the same before and after has no direction; it is left out and counted, unless
+    ``keep_unchanged`` asks for its vector of zeros.
 
     Raises:
         ProbeError: no prompt is left; the message says why, and names the first that does not fit.
@@ -114,7 +159,7 @@ def change_vectors(
     kept: list[Change] = []
     encoded: list[EncodedExample] = []
     fault = ""
-    for change in _usable(changes, left_out):
+    for change in _usable(changes, left_out, keep_unchanged):
         example = Example(change.prompt, change.after, change.before, change.location)
         try:
             encoded.append(encode_example(example, m0.encoder, encoding, prompt_format))
@@ -137,12 +182,12 @@ def change_vectors(
     return ChangeVectors(tuple(kept), Items(torch.stack(vectors), torch.stack(contexts)), dict(left_out))
 
 
-def _usable(changes: Sequence[Change], left_out: Counter[str]) -> Iterator[Change]:
+def _usable(changes: Sequence[Change], left_out: Counter[str], keep_unchanged: bool) -> Iterator[Change]:
     for one in changes:
         before, after = ([text for text in texts if text.strip()] for texts in (one.before, one.after))
         if not before or not after:
             left_out["no response after" if before else "no response before"] += 1
-        elif sorted(before) == sorted(after):
+        elif sorted(before) == sorted(after) and not keep_unchanged:
             left_out["unchanged"] += 1
         else:
             yield Change(one.prompt, tuple(before), tuple(after), one.location)

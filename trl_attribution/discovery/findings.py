@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.text import printable
 
 FILE = "findings.json"
 FOLDER = "findings"
@@ -103,6 +104,57 @@ class Unnamed(_Part):
     pairs: int
 
 
+class TraitChange(_Part):
+    """How far training moves a trait: predicted, and measured where both models' responses are at hand.
+
+    Every number is in units of the trait's spread on M0: 1 is what two responses of the traits' examples differ by.
+    """
+
+    trait: str
+    topic: int | None
+    """None: over all topics."""
+    words: tuple[str, ...]
+    """What the topic's prompts are about; RAW."""
+    pairs: int
+    """On which the trait can show."""
+    predicted: float
+    """Mean over the pairs, chosen minus rejected; positive is towards the trait."""
+    predicted_error: float
+    """Its standard error."""
+    prompts: int = 0
+    """Held out, on which the trait can show."""
+    measured: float | None = None
+    """Mean over those prompts, M1's response minus M0's, both read by M0; None for too few prompts, or none."""
+    measured_error: float | None = None
+
+
+class Agreement(_Part):
+    """How well predicted and measured changes agree, over so many of them."""
+
+    number: int
+    r2: float
+    """Of the line of measured on predicted; slope and intercept are fitted."""
+    slope: float
+    rank: float
+    """Spearman's correlation."""
+
+
+class Prediction(_Part):
+    """What training is predicted to change, and what it did change."""
+
+    changes: tuple[TraitChange, ...]
+    by_trait: Agreement | None = None
+    """Over traits, all topics together."""
+    by_topic: Agreement | None = None
+    """Over topics and traits."""
+    prompts: int = 0
+    """Held-out prompts that were read."""
+    left_out: dict[str, int] = {}
+    """Reason -> prompts that were not."""
+    unmeasured: int = 0
+    """Changes for which there were too few prompts."""
+
+
 class ScanResult(JsonFile):
     """All that one scan found; the content of ``findings.json``."""
 
@@ -130,9 +182,28 @@ class ScanResult(JsonFile):
     explained: int
     """Effects that are not told, since those above explain them."""
     traits: tuple[TraitCheck, ...]
+    absent: tuple[str, ...] = ()
+    """Traits that were looked for and do not stand out anywhere."""
     unnamed: tuple[Unnamed, ...]
+    prediction: Prediction | None = None
+    """None in files of releases that predicted nothing."""
     notes: tuple[str, ...]
     seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        harmful = sum(one.harmful for one in self.findings)
+        about = f"{self.pairs:,} pairs of {printable(self.dataset['name'], 80)}, layer {self.layer}"
+        return f"ScanResult({about}: {len(self.findings)} findings, {harmful} of them harmful)"
+
+    def _repr_html_(self) -> str:
+        """Where which trait is pushed towards, for a notebook; dataset text is escaped."""
+        from trl_attribution.audit.notebook import html_table, paragraphs
+
+        rows = [
+            (one.says, ", ".join(one.words), one.source or "", f"{one.pushing_low:,} to {one.pushing_high:,}")
+            for one in self.findings
+        ]
+        return str(paragraphs([repr(self)]) + html_table(("teaches", "where", "source", "pairs"), rows))
 
     @property
     def untold(self) -> tuple[TraitCheck, ...]:

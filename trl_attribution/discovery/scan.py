@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trl_attribution.audit.info import AuditInfo
+from trl_attribution.behaviors.encoding import PromptFormat
 from trl_attribution.discovery.audited import AuditedPairs
+from trl_attribution.discovery.changes import Change, change_vectors
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.discovery.effects import (
     Bools,
@@ -27,11 +29,12 @@ from trl_attribution.discovery.effects import (
     highest_by_chance,
     without_shape,
 )
-from trl_attribution.discovery.findings import ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.findings import Prediction, ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.prediction import Differences, compared, differences_of, predicted
 from trl_attribution.discovery.scan_config import ScanConfig
-from trl_attribution.discovery.selecting import Cells, places
+from trl_attribution.discovery.selecting import Cells, Place, places
 from trl_attribution.discovery.telling import Scanned, tell
-from trl_attribution.discovery.topics import Topics
+from trl_attribution.discovery.topics import Topics, topic_words
 from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured, take_measures
 from trl_attribution.discovery.traits.panel import Panel, build_panel
 from trl_attribution.discovery.traits.trait import read_traits
@@ -64,9 +67,12 @@ def scan_dataset(
     output_dir: str | Path,
     config: ScanConfig | None = None,
     on_progress: OnProgress | None = None,
+    changes: Sequence[Change] | None = None,
+    prompt_format: PromptFormat = "auto",
 ) -> ScanResult:
     """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
-    scan = _Scan(auditor, dataset, Path(output_dir), config or ScanConfig(), on_progress or _silent)
+    settings = config or ScanConfig()
+    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format)
     return scan.run()
 
 
@@ -77,6 +83,8 @@ class _Scan:
     folder: Path
     config: ScanConfig
     on_progress: OnProgress
+    changes: Sequence[Change] | None = None
+    prompt_format: PromptFormat = "auto"
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -90,7 +98,8 @@ class _Scan:
         with self._timed("texts"):
             measures_NM, prompts = self._texts(audited)
         with self._timed("scores"):
-            scanned, agreement = self._scored(audited, panel, layer, measures_NM, prompts)
+            topics = self._topics(audited, layer)
+            scanned, agreement, pairs = self._scored(audited, panel, topics, measures_NM, prompts)
             scores = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
         with self._timed("chance"):
             tested = scores.over(scanned.cells.members).count >= self.config.min_pairs
@@ -99,6 +108,8 @@ class _Scan:
             shapeless = self._shapeless(scanned, panel, measures_NM)
             stand = list(places(scores, shapeless, scanned.cells, chance.threshold, self.config.min_pairs))
             told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
+        with self._timed("prediction"):
+            prediction = self._predicted(audited, panel, topics, pairs, prompts)
         with self._timed("unnamed"):
             unnamed = self._unnamed(audited, layer)
         info = audited.info
@@ -115,7 +126,9 @@ class _Scan:
             findings=told.findings,
             explained=told.explained,
             traits=_checks(panel, agreement),
+            absent=_absent(scanned, stand),
             unnamed=unnamed,
+            prediction=prediction,
             notes=tuple(self.notes),
             seconds={stage: round(taken, 3) for stage, taken in self.seconds.items()},
         )
@@ -212,30 +225,37 @@ class _Scan:
         found[np.random.default_rng([self.config.seed, 6]).permutation(count)[:_CLUSTERED]] = True
         return found
 
-    def _scored(
-        self, audited: AuditedPairs, panel: Panel, layer: int, measures: Floats, prompts: Mapping[int, str]
-    ) -> tuple[Scanned, dict[str, float]]:
-        """Every pair's score for every trait and its place, and how the traits agree with what is counted."""
+    def _topics(self, audited: AuditedPairs, layer: int) -> Topics:
         drawn = np.flatnonzero(self._drawn(len(audited)))
         self.on_progress("Finding topics", 0, len(drawn))
         sample = audited.store.select([audited.pair_ids[place] for place in drawn])
         topics = Topics.of(sample.context(layer).double().numpy(), max(_LEAF, self.config.min_pairs // 2))
         self.on_progress("Finding topics", len(drawn), len(drawn))
+        return topics
+
+    def _scored(
+        self, audited: AuditedPairs, panel: Panel, topics: Topics, measures: Floats, prompts: Mapping[int, str]
+    ) -> tuple[Scanned, dict[str, float], Differences]:
+        """Scores and places of all pairs, the traits' agreement with what is counted, and how far pairs reach along."""
         scores = np.zeros((len(audited), len(panel.traits)), dtype=np.float32)
+        along = np.zeros(scores.shape, dtype=np.float32)
         applies = np.ones(scores.shape, dtype=bool)
         leaves = np.zeros(len(audited), dtype=np.int64)
-        for block in audited.view.blocks([layer], _BLOCK):
+        for block in audited.view.blocks([panel.layer], _BLOCK):
             own = slice(block.start, block.start + len(block.pair))
             contexts = block.context[:, 0].double().numpy()
-            scores[own] = panel.scores(block.pair[:, 0].double().numpy())
+            vectors = block.pair[:, 0].double().numpy()
+            scores[own], along[own] = panel.scores(vectors), panel.along(vectors)
             applies[own] = panel.applies(contexts)
             leaves[own] = topics.leaves_of(contexts)
             self.on_progress("Scoring traits", own.stop, len(audited))
         agreement = take_measures(panel.traits, scores, measures)
+        take_measures(panel.traits, along, measures)
+        pairs = Differences.of(panel, along, applies.copy(), topics.part_of_leaf[leaves])
         scores[~applies] = 0
         names, sources = _sources(audited)
         cells = Cells.of(topics, len(names))
-        return Scanned(
+        scanned = Scanned(
             audited=audited,
             traits=panel.traits,
             scores=scores,
@@ -245,7 +265,28 @@ class _Scan:
             source_names=names,
             sources=sources,
             prompts=prompts,
-        ), agreement
+        )
+        return scanned, agreement, pairs
+
+    def _predicted(
+        self, audited: AuditedPairs, panel: Panel, topics: Topics, pairs: Differences, prompts: Mapping[int, str]
+    ) -> Prediction:
+        """How far training would move each trait, and did where both models' responses were given."""
+        own, texts = pairs.parts[list(prompts)], list(prompts.values())
+        words = {part: topic_words(texts, own == part) for part in topics.parts}
+        prediction = Prediction(changes=predicted(panel, pairs, words, self.config.min_pairs))
+        if self.changes is None:
+            return prediction
+        read = change_vectors(
+            self.changes,
+            self.auditor.model,
+            self.auditor.activations((panel.layer,)),
+            audited.encoding,
+            self.prompt_format,
+            progress=lambda done, total: self.on_progress("Reading responses with M0", done, total),
+            keep_unchanged=True,
+        )
+        return compared(prediction, panel, differences_of(read, panel, topics), read.left_out)
 
     def _shapeless(self, scanned: Scanned, panel: Panel, measures: Floats) -> Sums:
         """Sums of the scores without what length and format explain; what is counted on the text stays as it is."""
@@ -315,6 +356,12 @@ def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, .
         )
         for one in panel.separability
     )
+
+
+def _absent(scanned: Scanned, stand: Sequence[Place]) -> tuple[str, ...]:
+    """Names of the traits that no place stands out by."""
+    found = {place.trait for place in stand}
+    return tuple(one.name for number, one in enumerate(scanned.traits) if number not in found)
 
 
 def _is_sample(info: AuditInfo) -> bool:

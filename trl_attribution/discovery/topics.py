@@ -22,6 +22,8 @@ Integers = npt.NDArray[np.int64]
 _CONTRACTION = re.compile("['’]")
 MOST_LEAVES = 48
 """Topics at the finest; there are nearly twice as many in all."""
+MOST_PARTS = 6
+"""Topics that the dataset is divided into without overlap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class Topics:
     """``[D]``: taken off every context first."""
     members: npt.NDArray[np.bool_]
     """``[T, K]``: which leaves each topic is made of; the first is the whole."""
+    parts: tuple[int, ...] = (0,)
+    """Topics that do not overlap and are the whole together."""
 
     @classmethod
     def of(cls, contexts: Doubles, fewest: int) -> Self:
@@ -52,11 +56,19 @@ class Topics:
         leaves = [branch for branch in branches if branch.is_leaf]
         centers = unit(np.stack([rows[list(leaf.items)].mean(axis=0) for leaf in leaves]))
         members = np.array([[set(leaf.items) <= set(branch.items) for leaf in leaves] for branch in branches])
-        return cls(centers, mean, members)
+        flat = {branch.items for branch in _branches(tree, count, min(MOST_PARTS, most)) if branch.is_leaf}
+        parts = tuple(number for number, branch in enumerate(branches) if branch.items in flat)
+        return cls(centers, mean, members, parts)
 
     def leaves_of(self, contexts: Doubles) -> Integers:
         """``[n]``: the leaf whose center is closest to each of these contexts ``[n, D]``."""
         found: Integers = (unit(contexts - self.mean) @ self.centers.T).argmax(axis=1)
+        return found
+
+    @property
+    def part_of_leaf(self) -> Integers:
+        """``[K]``: the topic among ``parts`` that each leaf belongs to."""
+        found: Integers = np.array(self.parts)[self.members[list(self.parts)].argmax(axis=0)]
         return found
 
 

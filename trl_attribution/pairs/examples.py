@@ -19,10 +19,11 @@ from trl_attribution.pairs.columns import (
 from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
-from trl_attribution.pairs.formats import KINDS, Form, Kind, Pair, Reading, Response, without_eos
+from trl_attribution.pairs.formats import KINDS, Form, Pair, Reading, Response, without_eos
 from trl_attribution.pairs.identity import contrast_ids, prompt_key
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.kinds import Kind
 
 _LEAST = 1e-6
 """Advantages of a group that differ by less, relative to their size, say nothing."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ class Counted(Protocol):
 
 def measured(pair: Pair) -> Floats:
     """``[M]``: each measure of the chosen response minus that of the rejected one; texts count to 20,000 characters."""
-    return _of(whole_text(pair.chosen)) - _of(whole_text(pair.rejected))
+    return counts_of(whole_text(pair.chosen)) - counts_of(whole_text(pair.rejected))
 
 
 def take_measures(traits: Sequence[Counted], scores: Floats, measures: Floats) -> dict[str, float]:
@@ -65,20 +65,21 @@ def take_measures(traits: Sequence[Counted], scores: Floats, measures: Floats) -
         counts = measures[:, MEASURES.index(one.measure)]
         probed = scores[:, place]
         if probed.any() and len(np.unique(counts)) > 1:
-            agreement[one.name] = round(float(np.corrcoef(_ranks(probed), _ranks(counts))[0, 1]), 3)
+            agreement[one.name] = round(float(np.corrcoef(ranks(probed), ranks(counts))[0, 1]), 3)
         scores[:, place] = counts
     return agreement
 
 
-def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def ranks(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Ranks, ties at their mean."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
-    ranks: npt.NDArray[np.float64] = ((last - count + last - 1) / 2)[place]
-    return ranks
+    found: npt.NDArray[np.float64] = ((last - count + last - 1) / 2)[place]
+    return found
 
 
-def _of(text: str) -> npt.NDArray[np.float32]:
+def counts_of(text: str) -> Floats:
+    """``[M]``: each measure of one response, to 20,000 characters."""
     kept = text[:_LONGEST]
     return np.array([counter(kept) for counter in _counters()], dtype=np.float32)
 

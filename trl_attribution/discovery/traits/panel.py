@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from trl_attribution.discovery.traits.measures import MEASURES, counts_of
 from trl_attribution.discovery.traits.sampling import sampled_examples
 from trl_attribution.discovery.traits.trait import Contrast, Trait
 from trl_attribution.errors import SettingsError
@@ -87,6 +88,9 @@ class Panel:
     separability: tuple[Separability, ...]
     """Of every trait that has examples, told or not."""
     layer: int
+    spread: Doubles
+    """``[T]``: the trait's unit on M0: how far two responses of an example lie apart along it (root mean square, over
+    all examples), or differ in what is counted; 1 where no examples differ."""
 
     @property
     def untold(self) -> tuple[Separability, ...]:
@@ -96,6 +100,11 @@ class Panel:
     def scores(self, pairs: Doubles) -> Doubles:
         """``[n, T]``: cosines of pair vectors ``[n, D]`` with the directions."""
         found: Doubles = unit(pairs) @ self.directions.T
+        return found
+
+    def along(self, pairs: Doubles) -> Doubles:
+        """``[n, T]``: how far pair vectors ``[n, D]`` reach along the directions."""
+        found: Doubles = pairs @ self.directions.T
         return found
 
     def applies(self, contexts: Doubles) -> npt.NDArray[np.bool_]:
@@ -195,7 +204,19 @@ def fit_panel(traits: Sequence[Trait], examples: ExampleVectors, layer: int) -> 
         if one.name in usable:
             directions[place] = _direction(vectors, owners == one.name)
     gates = {place: _gate(one, examples) for place, one in enumerate(kept) if one.only_on_prompts}
-    return Panel(tuple(kept), directions, gates, tuple(told), layer)
+    spread = _spread(kept, examples.pairs[own] @ directions.T, [one for trait in traits for one in trait.examples])
+    return Panel(tuple(kept), directions, gates, tuple(told), layer, spread)
+
+
+def _spread(traits: Sequence[Trait], along: Doubles, examples: Sequence[Contrast]) -> Doubles:
+    """``[T]``: root mean squares of the M examples' projections ``[M, T]``, and of their counts where those count."""
+    counts = np.array([counts_of(one.positive) - counts_of(one.negative) for one in examples])
+    counts = counts.reshape(-1, len(MEASURES))
+    found = np.zeros(len(traits))
+    for place, one in enumerate(traits):
+        values = counts[:, MEASURES.index(one.measure)] if one.measure else along[:, place]
+        found[place] = np.sqrt(np.mean(values**2)) if len(values) else 0.0
+    return np.where(found > 0, found, 1.0)
 
 
 def unit(rows: Doubles) -> Doubles:
