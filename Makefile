@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 browser: ## install Chromium (Debian, as root) for the tests of the report; without one they are skipped
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
-demo: $(READY) ## audit a small contaminated dataset with the embedded model
+demo: $(READY) ## scan and audit a small contaminated dataset with the embedded model
 	@$(BIN)/trl-attribution demo $(ARGS)
 
 test: $(READY) ## run all tests

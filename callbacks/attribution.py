@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
+from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
 from trl_attribution.callbacks.reference_pass import (
@@ -24,30 +27,33 @@ from trl_attribution.callbacks.reference_pass import (
     dedicated,
     precompute_reference,
 )
+from trl_attribution.callbacks.rollout_session import open_rollout_audit
+from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
 from trl_attribution.errors import SettingsError
+from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, PairReader, Reading, tokenizer_of
+from trl_attribution.pairs import PairReader, Reading, tokenizer_of
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-_TOP = 10
-"""Pairs shown when training ends."""
 
 
 class AttributionCallback(TrainerCallback):
-    """Audits a run of ``DPOTrainer`` (or ``RewardTrainer``, ``CPOTrainer``, ``ORPOTrainer``) while it trains.
+    """Audits a run of one of TRL's trainers (:mod:`trl_attribution.callbacks.trainer_kind`) while it trains.
 
-    The trainer runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no cost
-    worth mentioning. Where the trainer runs no such forward, M0 passes over the dataset once before the first step.
-    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
+    cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
+    ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions as it is generated. When training ends, the
+    audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -59,8 +65,8 @@ class AttributionCallback(TrainerCallback):
             be given, and M0 passes over the dataset before the first step, unless ``precompute_ref_log_probs`` lets it
             be read from TRL's own pass.
         probes: a registry folder, a registry, or probes; over ``config.probes``.
-        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers other than
-            ``DPOTrainer``, and where plain-text responses ended with the EOS token before TRL saw them.
+        dataset: the dataset that the trainer was given; needed without ``trainer``, for trainers that change its texts
+            or its order, and where plain-text responses ended with the EOS token before TRL saw them.
         judge: a rule, or a callable ``judge(prompt, response)`` that is true for a response that shows a behavior;
             over ``config.judge``, under a rule that the behavior's own file gives.
         config: the settings; single ones can be given by name instead.
@@ -94,20 +100,29 @@ class AttributionCallback(TrainerCallback):
         self._dataset = dataset
         self._judge = judge
         self._session: TrainingAudit | None = None
+        self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
         if trainer is None:
             self._check_alone()
         else:
             self._check_trainer(kind_of(trainer))
-            trainer.train = _watched(trainer.train, self)
+            if self.config.weights is not None:
+                weigh_by_column(trainer, self.config.weights)
             if self.config.on_flag == "skip":
                 skip_flagged(trainer, lambda: self._session)
+            trainer.train = _watched(trainer.train, self)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """With ``precompute_ref_log_probs`` the trainer's pass over its datasets is next: read it."""
         if self._trainer is not None:
             return
         trainer = _calling_trainer(self)
-        reads = kind_of_arguments(args).reads_precompute and getattr(args, "precompute_ref_log_probs", False)
+        kind = kind_of_arguments(args)
+        if kind.examples == "rollouts":
+            raise SettingsError(
+                f"trainer: what a {kind.name} generates is seen through it alone. Give it to the callback, and "
+                "add that afterwards: trainer.add_callback(AttributionCallback(trainer, ...))"
+            )
+        reads = kind.reads_precompute and getattr(args, "precompute_ref_log_probs", False)
         # With FSDP, TRL loads a model for this pass alone and lets go of it.
         if reads and not trainer.is_fsdp_enabled:
             self._read_precompute(trainer, args, state, kwargs)
@@ -129,12 +144,12 @@ class AttributionCallback(TrainerCallback):
     ) -> None:
         """One micro-batch of an accumulated step is done."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A step is done: count, and where a log is due, add this window's metrics to it."""
         if self._session is not None:
-            self._session.passes.micro_batch_done()
+            self._session.micro_batch_done()
             self._session.step_done()
             self._log_window(state, control)
 
@@ -161,11 +176,12 @@ class AttributionCallback(TrainerCallback):
         finally:
             self.close()
         if self.finished is not None:
-            self._show(self.finished, args)
+            self._show(self.finished)
 
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
         session, self._session = self._session, None
+        self._recent.clear()
         if session is not None:
             session.release()
 
@@ -178,25 +194,25 @@ class AttributionCallback(TrainerCallback):
             self.close()
 
     def _check_trainer(self, kind: TrainerKind) -> None:
-        if not kind.keeps_texts and self._dataset is None:
-            raise SettingsError(f"dataset: {kind.name} changes its texts; give the callback the one that it was given")
+        if kind.examples == "rollouts":
+            check_rollouts(self._trainer, self.config, self._dataset)
+            return
+        if self._dataset is None and (reason := kind.texts_gone(self._trainer)) is not None:
+            raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
+        if self.config.weights is not None and not kind.can_skip:
+            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind.name}'s; leave it out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
-            prepared_rows(self._trainer.train_dataset)
+            prepared_rows(self._trainer.train_dataset, kind.examples)
 
     def _check_skip(self, kind: TrainerKind) -> None:
-        reason = None
         if not kind.can_skip or not kind.reference(self._trainer).is_free:
-            reason = "no reference forward runs within the step to decide by"
-        elif self._trainer.accelerator.num_processes > 1:
-            reason = "TRL gathers batches of one size from all processes, and each would skip other pairs"
-        if reason is not None:
             raise SettingsError(
-                f"on_flag='skip' cannot work here: {reason}. Use on_flag='log' and train again on the filtered "
-                "dataset, or on_flag='stop'."
+                "on_flag='skip' cannot work here: no reference forward runs within the step to decide by. Use "
+                "on_flag='log' and train again on the filtered dataset, or on_flag='stop'."
             )
 
     def _check_alone(self) -> None:
@@ -208,16 +224,16 @@ class AttributionCallback(TrainerCallback):
             )
         if self.config.on_flag != "log":
             raise SettingsError(f"on_flag={self.config.on_flag!r} acts on the trainer: give the callback the trainer")
+        if self.config.weights is not None:
+            raise SettingsError("weights: they act on the trainer's loss: give the callback the trainer")
 
     def _open(
         self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any], reference: ReferenceModel
     ) -> TrainingAudit:
         processor = kwargs["processing_class"]
         tokenizer = tokenizer_of(processor)
-        encoding = Encoding(
-            getattr(args, "max_length", None), str(getattr(args, "truncation_mode", None) or "keep_start")
-        )
-        identity = self._identity(reference, tokenizer, is_resumed=state.global_step > 0)
+        is_resumed = state.global_step > 0
+        identity = self._identity(reference, tokenizer, is_resumed=is_resumed)
         model = reference.model
         m0 = LoadedModel(model, tokenizer, str(model.config.name_or_path), identity.fingerprint)
         if processor is not tokenizer:
@@ -225,21 +241,25 @@ class AttributionCallback(TrainerCallback):
         if not identity.is_in_memory:
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
-        rows = self._dataset
+        rows, dtype, ranks = self._dataset, _compute_dtype(args, m0), current_ranks()
+        trainer = self._trainer or _calling_trainer(self)
+        kind = kind_of(trainer)
+        if kind.examples == "rollouts":
+            return open_rollout_audit(self.config, self._probes, trainer, m0, reference, dtype, ranks, self._judge)
         if rows is None:
-            rows = prepared_rows(self._trainer.train_dataset)
-        assert rows is not None
-        reading = Reading(format=kind_of_arguments(args).reading_format, on_bad_row="skip")
+            rows = prepared_rows(trainer.train_dataset, kind.examples)
         return open_training_audit(
             self.config,
             self._probes,
-            PairReader(rows, reading),
-            encoding,
+            PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip")),
+            encoding_of(args),
             m0,
             reference,
-            _compute_dtype(args, m0),
-            current_ranks(),
+            dtype,
+            ranks,
             self._judge,
+            note=kind.note(trainer),
+            is_resumed=is_resumed,
         )
 
     def _reference(self) -> ReferenceModel:
@@ -280,15 +300,17 @@ class AttributionCallback(TrainerCallback):
         if window is None:
             return
         self._add_to_logs(window.metrics)
-        share = window.flagged_share
-        if self.config.on_flag == "stop" and share is not None and share > self.config.stop_share:
+        self._recent.append(window)
+        share, is_full = flagged_share(self._recent), len(self._recent) == self.config.stop_window
+        if self.config.on_flag == "stop" and is_full and share > self.config.stop_share:
             self._session.stopped_at = state.global_step
             control.should_training_stop = True
             logger.warning(
-                "step %d: %.1f%% of the last %d pairs are flagged, more than stop_share=%s: training ends here",
+                "step %d: %.1f%% of the last %d %ss are flagged, more than stop_share=%s: training ends here",
                 state.global_step,
                 100 * share,
-                window.pairs,
+                sum(one.pairs for one in self._recent),
+                EXAMPLES[kind_of(self._trainer).examples].one,
                 self.config.stop_share,
             )
 
@@ -301,28 +323,22 @@ class AttributionCallback(TrainerCallback):
         for name, value in metrics.items():
             kept["train"][name].append(value)
 
-    def _show(self, finished: Finished, args: TrainingArguments) -> None:
-        from rich.console import Console
-
+    def _show(self, finished: Finished) -> None:
         from trl_attribution.report import change, terminal
         from trl_attribution.report.texts import ListedPairs
+        from trl_attribution.utils.tables import people_console, tell
 
-        if args.disable_tqdm:
-            return
-        console = Console()
-        console.print(terminal.audit_summary(finished.audit))
+        console = people_console()
         if finished.findings.changes:
-            console.print(change.rates_table(finished.findings.changes))
-        if finished.findings.drifts:
-            console.print(change.drift_table(finished.findings.drifts))
-        for note in finished.findings.notes:
-            console.print(note, markup=False, highlight=False)
-        if finished.flagged is not None:
-            audit = finished.audit
-            assert audit.source is not None  # the dataset of this run
-            listed = ListedPairs(audit.source, audit.reading)
-            for part in terminal.result(finished.flagged, finished.manifests, listed, _TOP):
-                console.print(part)
+            tell(console, change.rates_table(finished.findings.changes))
+        tell(console, *(Text(note) for note in finished.findings.notes))
+        audit = finished.audit
+        if finished.flagged is None:
+            tell(console, f"{len(audit.index):,} pairs audited in {audit.folder}; without probes nothing is scored.")
+            return
+        assert audit.source is not None  # the dataset of this run
+        listed = ListedPairs(audit.source, audit.reading)
+        tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 
 def _watched(train: Callable[..., Any], callback: AttributionCallback) -> Callable[..., Any]:

@@ -90,12 +90,17 @@ class BeforeAfter:
         self._behaviors, self._judges = behaviors, judges
         self._is_shared = is_sharded(reference.model)
         self._folder = Path(config.output_dir) / "behaviors"
-        self._groups = [
-            PromptGroup(pair.chosen.prompt_ids, [pair.chosen.response_ids]) for pair in sample[: config.drift_pairs]
-        ]
+        self.measure_on(sample)
         self._m0_means: Tensor | None = None
         self._copy: LoadedModel | None = None
         self._sampling = config.sampling
+
+    def measure_on(self, sample: Sequence[EncodedPair]) -> None:
+        """Measure the drift on the first of ``sample``; where M0 stays, they need not be known before training."""
+        self._groups = [
+            PromptGroup(pair.chosen.prompt_ids, [pair.chosen.response_ids])
+            for pair in sample[: self._config.drift_pairs]
+        ]
 
     def before(self, *, is_resumed: bool) -> None:
         """Sample M0's responses and read its activations, where the policy still is M0 and can be run."""

@@ -14,7 +14,8 @@ from trl_attribution.activations.blocks import find_blocks
 from trl_attribution.callbacks.reference_pass import ReferenceModel, is_peft
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, own_parameters, with_adapter
+from trl_attribution.models.fingerprint import fingerprint, own_parameters, with_adapter
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.models.sharding import whole_on_this_rank
 from trl_attribution.pairs import EncodedPair, EncodedResponse
 from trl_attribution.utils.distributed import Ranks, full_parameter, is_sharded, random_state_kept
@@ -53,7 +54,7 @@ def m0_identity(
         return Identity(ModelFingerprint.from_json(ranks.broadcast(below.to_json())), True)
     if reference.adapter is not None:
         return Identity(with_adapter(own, model, reference.adapter), True)
-    if not is_peft(policy) or (noted is not None and noted.fingerprint == own) or not _does_something(policy):
+    if not is_peft(policy) or (noted is not None and noted.fingerprint == own) or not does_something(policy):
         return Identity(own, True)
     found = None
     with ranks.together():
@@ -106,7 +107,7 @@ def _below_adapter(reference: ReferenceModel, own: ModelFingerprint) -> Identity
     return Identity(ModelFingerprint(own.config, checkpoint.fingerprint.weights, own.chat_template), False)
 
 
-def _does_something(policy: Any) -> bool:
+def does_something(policy: Any) -> bool:
     """Whether the adapter, before its first step, changes what the model computes, as far as its weights tell.
 
     An adapter that does nothing yet has a matrix of zeros in every layer it is put on.

@@ -62,13 +62,6 @@ def _telling(trainer: Any, name: str) -> _Telling:
     return method
 
 
-def ref_log_probs(trainer: Any, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """What ``trainer`` computes for the reference over ``batch``. Goes with TRL 1.9, which is given the model."""
-    arguments = (batch,) if is_before("trl", "1.9") else (model, batch)
-    chosen, rejected = trainer.compute_ref_log_probs(*arguments)
-    return chosen, rejected
-
-
 def tuners(model: Any) -> tuple[nn.Module, ...]:
     """What a wrapper of PEFT calls as a module, hooks and all, for the model inside to run.
 

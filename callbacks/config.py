@@ -12,6 +12,7 @@ from trl_attribution.activations.config import Path as PassPath
 from trl_attribution.audit.config import AskedScore, AuditConfig
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.declared import taken
 
@@ -44,6 +45,10 @@ class CallbackConfig:
         default="log",
         metadata={"help": "log; stop: end training when stop_share is passed; skip: flagged pairs get no weight."},
     )
+    weights: str | None = field(
+        default=None,
+        metadata={"help": "Column with each pair's weight in the loss, as apply --action weight writes it."},
+    )
     flag_at: float | None = field(
         default=None,
         metadata={
@@ -54,10 +59,17 @@ class CallbackConfig:
     stop_share: float = field(
         default=0.1, metadata={"help": "on_flag=stop: flagged share of a logging window that ends training."}
     )
+    stop_window: int = field(
+        default=1, metadata={"help": "on_flag=stop: how many logging windows the share is taken over."}
+    )
     vector_dtype: str = taken(AuditConfig, "vector_dtype")
     shard_size: int = taken(AuditConfig, "shard_size")
     blocks_path: str | None = taken(AuditConfig, "blocks_path")
     token_budget: int | None = taken(AuditConfig, "token_budget")
+    own_responses: str | None = taken(OwnConfig, "file")
+    own_samples: int = taken(OwnConfig, "n")
+    own_max_new_tokens: int = taken(OwnConfig, "max_new_tokens")
+    own_seed: int = taken(OwnConfig, "seed")
     judge: str = field(
         default="complies", metadata={"help": "Which responses show a behavior, where its file does not say."}
     )
@@ -75,10 +87,12 @@ class CallbackConfig:
             raise SettingsError(f"on_flag: {self.on_flag!r} is unknown; choose log, stop, skip")
         if not 0 < self.stop_share <= 1:
             raise SettingsError(f"stop_share: {self.stop_share} is no share; give a number above 0 and up to 1")
+        if self.stop_window < 1:
+            raise SettingsError(f"stop_window: {self.stop_window} is no number of windows; give 1 or more")
         if self.drift_pairs < 0:
             raise SettingsError(f"drift_pairs: {self.drift_pairs} is negative; 0 leaves the drift out")
         # What is out of range fails now, not after the training.
-        self._part(AuditConfig), self.rule, self.sampling
+        self._part(AuditConfig), self.rule, self.sampling, self.own
 
     @property
     def rule(self) -> Rule:
@@ -91,6 +105,11 @@ class CallbackConfig:
     def sampling(self) -> SamplingConfig:
         """How responses are sampled."""
         return self._part(SamplingConfig, n=self.samples, batch_size=self.sampling_batch_size)
+
+    @property
+    def own(self) -> OwnConfig:
+        """M0's own responses, the other side of KTO and SFT examples that have one."""
+        return OwnConfig(self.own_responses, self.own_samples, self.own_max_new_tokens, self.own_seed)
 
     def activations(self, layers: tuple[int, ...], path: PassPath = "auto") -> ActivationConfig:
         """How activations are computed where the run itself does not."""

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows.rows import DatasetRows
+from trl_attribution.utils.kinds import Kind
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MADE_BY_TRAINER = frozenset({"prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"})
+_MADE_BY_TRAINER = frozenset(
+    (
+        *("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"),
+        *("completion_ids", "KL_completion_ids", "ref_logps", "ref_KL_logps"),
+        *("input_ids", "labels", "completion_mask", "assistant_masks"),
+    )
+)
+_TEXTS: dict[Kind, tuple[frozenset[str], ...]] = {
+    "pair": (frozenset(("chosen", "rejected")),),
+    "kto": (frozenset(("prompt", "completion", "label")),),
+    "sft": (frozenset(("prompt", "completion")), frozenset(("messages",))),
+}
+"""Columns that hold the texts of a kind of example, one set or the other."""
 
 
-def prepared_rows(dataset: Dataset) -> DatasetRows:
+def prepared_rows(dataset: Dataset, kind: Kind) -> DatasetRows:
     """The rows of a trainer's ``train_dataset``, without what the trainer added.
 
     Plain responses keep the EOS token that TRL has put at their end; it does not count (:class:`Reading`).
 
     Raises:
-        SettingsError: it is a stream, or its texts are gone.
+        SettingsError: it is a stream, or its texts are gone, or are no prompts with responses.
     """
     from datasets import Dataset as MapDataset
 
@@ -29,10 +44,24 @@ def prepared_rows(dataset: Dataset) -> DatasetRows:
             "be read again. Train on it all the same, and give the callback its rows as a list or a datasets.Dataset, "
             "AttributionCallback(trainer, dataset=rows, ...), or load it without streaming=True."
         )
-    if not {"chosen", "rejected"} <= set(dataset.column_names):
+    kept = [name for name in dataset.column_names if name not in _MADE_BY_TRAINER]
+    if not any(texts <= set(kept) for texts in _TEXTS[kind]):
+        if kind == "sft" and kept:
+            shown = printable(", ".join(kept))
+            raise SettingsError(
+                f"dataset: the trainer's has neither prompt and completion nor messages, but {shown}: plain text has "
+                "no responses that M0's could be compared with. Give the trainer one or the other."
+            )
         raise SettingsError(
-            "dataset: the trainer's holds token ids only, so no row can be matched with a pair of yours. Give the "
+            "dataset: the trainer's holds token ids only, so no row can be matched with an example of yours. Give the "
             "callback the texts that they were made from: AttributionCallback(trainer, dataset=texts, ...)"
         )
-    kept = dataset.select_columns([name for name in dataset.column_names if name not in _MADE_BY_TRAINER])
-    return DatasetRows("the trainer's dataset", "memory", kept)
+    return DatasetRows("the trainer's dataset", "memory", dataset.select_columns(kept))
+
+
+def encoding_of(args: Any) -> Encoding:
+    """How a trainer with ``args`` cuts sequences."""
+    limit = getattr(args, "max_length", None)
+    if getattr(args, "packing", False) and args.packing_strategy != "bfd":
+        limit = None  # what does not fit into one packed sequence goes on in another
+    return Encoding(limit, str(getattr(args, "truncation_mode", None) or "keep_start"))

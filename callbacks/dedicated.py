@@ -35,8 +35,8 @@ def missing_pairs(folder: Path, pair_ids: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def m0_to_run(m0: LoadedModel, reference: ReferenceModel, pairs: int, *, is_resumed: bool) -> Iterator[PreTrainedModel]:
-    """M0 for a pass over ``pairs``: the trainer's model, or another copy where that one is not M0 or cannot be run.
+def m0_to_run(m0: LoadedModel, reference: ReferenceModel, need: str, *, is_resumed: bool) -> Iterator[PreTrainedModel]:
+    """M0, to be run for what ``need`` says: the trainer's model, or a copy where that is not M0 or cannot be run.
 
     Raises:
         SettingsError: there is no other copy.
@@ -49,7 +49,7 @@ def m0_to_run(m0: LoadedModel, reference: ReferenceModel, pairs: int, *, is_resu
         with reference.as_m0():
             yield reference.model
         return
-    copy = reloaded(m0, m0.device, f"{pairs} pairs need a pass of M0 ({reference.reason}), but {why}")
+    copy = reloaded(m0, m0.device, f"{need} ({reference.reason}), but {why}")
     yield copy.model
 
 

@@ -36,6 +36,12 @@ class Window:
     """Share of pairs that any probe flags; None where no probe has a score to flag at."""
 
 
+def flagged_share(windows: Sequence[Window]) -> float:
+    """Share of the pairs of all ``windows`` that any probe flags."""
+    flagged = sum(window.pairs * (window.flagged_share or 0.0) for window in windows)
+    return flagged / max(1, sum(window.pairs for window in windows))
+
+
 @dataclass
 class _OnlineProbe:
     """One probe, where it is scored, and its scores of the window under way."""
@@ -48,6 +54,8 @@ class _OnlineProbe:
     center: Tensor | None
     """``mu`` [D] that the probe brings; None where the pairs seen so far stand for it, or nothing uses one."""
     scores: list[float] = field(default_factory=list)
+    pushed: float = 0.0
+    """What the window's rollouts push along the behavior, added up."""
 
     def score(self, pair: Tensor, context: Tensor, mean: Tensor, pairs: float) -> Tensor:
         """Scores [n] of pair vectors [n, L, D], by the ``mean`` [D] of that many ``pairs`` unless it brings one."""
@@ -60,7 +68,7 @@ class _OnlineProbe:
 
     def summary(self) -> dict[str, float]:
         above = 0 if self.limit is None else sum(score >= self.limit for score in self.scores)
-        return {"sum": sum(self.scores), "max": max(self.scores, default=-1.0), "above": above}
+        return {"sum": sum(self.scores), "max": max(self.scores, default=-1.0), "above": above, "push": self.pushed}
 
 
 class OnlineScores:
@@ -86,6 +94,7 @@ class OnlineScores:
         self._sums = torch.zeros(len(layers), size, dtype=torch.float64)
         self._seen = torch.zeros(len(layers), 1, dtype=torch.float64)
         self._flags: list[bool] = []
+        self._rollouts = 0
 
     @property
     def limits(self) -> dict[str, float | None]:
@@ -108,9 +117,9 @@ class OnlineScores:
 
     def forget_window(self) -> None:
         """Start the window anew, as if nothing of it had been seen."""
-        self._flags = []
+        self._flags, self._rollouts = [], 0
         for one in self._probes:
-            one.scores = []
+            one.scores, one.pushed = [], 0.0
 
     def require_fixed_scores(self, setting: str) -> None:
         """Make sure that no score depends on what was seen before.
@@ -142,19 +151,38 @@ class OnlineScores:
         self._flags += flagged.tolist()
         return flagged
 
+    def push(self, pair: Tensor, weights: Tensor, rollouts: int) -> None:
+        """Add what an update on ``rollouts`` pushes along each behavior.
+
+        Args:
+            pair: vectors [n, L, D] of their groups.
+            weights: [n], half the sum of each group's absolute advantages: with it, a group's vector is its responses'
+                activations weighted by their advantages.
+            rollouts: how many there are, those of groups without a contrast included, which push nowhere.
+        """
+        self._rollouts += rollouts
+        for one in self._probes:
+            direction = torch.nn.functional.normalize(one.probe.at(one.column.layer).float(), dim=0)
+            one.pushed += float(weights @ (pair[:, one.row] @ direction))
+
     def close_window(self, ranks: Ranks) -> Window | None:
         """Add up the window on all ranks and start the next; None where no pair was seen. A collective."""
         mine: dict[str, Any] = {
             "pairs": len(self._flags),
             "flagged": sum(self._flags),
+            "rollouts": self._rollouts,
             "probes": {one.probe.name: one.summary() for one in self._probes},
         }
         self.forget_window()
-        everyone = [rank for rank in ranks.gather(mine) if rank["pairs"]]
+        everyone = ranks.gather(mine)
+        rollouts = sum(rank["rollouts"] for rank in everyone)
+        metrics: dict[str, float] = {}
+        for name in self.limits if rollouts else ():
+            metrics[f"{PREFIX}{name}/push"] = sum(rank["probes"][name]["push"] for rank in everyone) / rollouts
+        everyone = [rank for rank in everyone if rank["pairs"]]
         pairs = sum(rank["pairs"] for rank in everyone)
         if not pairs:
-            return None
-        metrics: dict[str, float] = {}
+            return Window(0, metrics, None) if metrics else None
         for name, limit in self.limits.items():
             parts = [rank["probes"][name] for rank in everyone]
             metrics[f"{PREFIX}{name}/mean"] = sum(part["sum"] for part in parts) / pairs

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch
+from trl_attribution.audit.own_responses import bound_to, may_need
 from trl_attribution.audit.setup import choose_layers
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.config import CallbackConfig
 from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.callbacks.online_scores import OnlineScores
+from trl_attribution.callbacks.own_responses import own_responses
 from trl_attribution.callbacks.pair_lookup import PairLookup
 from trl_attribution.callbacks.passes import ReferencePasses
 from trl_attribution.callbacks.recorder import Recorder
@@ -52,6 +54,9 @@ def open_training_audit(
     compute_dtype: str,
     ranks: Ranks,
     judge: Judge | None = None,
+    *,
+    note: str | None = None,
+    is_resumed: bool = False,
 ) -> TrainingAudit:
     """Read the dataset, claim the audit folder, and be ready to read what M0 shows. A collective.
 
@@ -65,40 +70,43 @@ def open_training_audit(
         compute_dtype: what M0 computes in while training.
         ranks: this run's processes.
         judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
+        note: what a person should know of what the trainer learns.
+        is_resumed: whether the model that is trained is M0 no longer.
 
     Raises:
         AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
     """
-    layers = _layers(config, probes, m0)
-    online = _online_scores(config, probes, layers, reference)
+    layers = layers_of(config, probes, m0)
+    online = online_scores(config, probes, layers)
+    if config.on_flag == "stop" and not reference.is_free:
+        raise SettingsError(
+            f"on_flag='stop' cannot act here: no pair is looked at while training ({reference.reason}). Use "
+            "on_flag='log', and read the flagged share from the audit."
+        )
     folder = Path(config.output_dir)
     check_folder(folder)
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
+    config.rule.check_probes(probes)
+    own = None
+    if may_need(reader):
+        with stopwatch.timed("responses"):
+            own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
-    config.rule.check_probes(probes)
     config.rule.check(len(data.index))
     pairs = len(data.index)
-    notes = fit_notes(pairs, probes, config.score, conversational=reader.conversational)
+    notes = (*([note] if note else []), *reader.notes)
+    notes += fit_notes(pairs, probes, config.score, conversational=reader.conversational)
     notes += power_notes(config.rule, pairs, probes, config.score)
     for note in notes if ranks.is_main else ():
         logger.warning(note)
-    settings = StoreSettings(
-        model_fingerprint=m0.fingerprint.digest,
-        layers=layers,
-        hidden_size=m0.model.config.get_text_config().hidden_size,
-        vector_dtype=config.vector_dtype,
-        compute_dtype=compute_dtype,
-        max_length=encoding.max_length,
-        truncation_mode=encoding.truncation_mode,
-        whole_prompts=keeps_whole_prompts(),
-    )
+    settings = bound_to(store_settings(config, layers, m0, encoding, compute_dtype), own)
     names = [probe.name for probe in probes]
     compare = partial(compare_before_after, config, judge, m0, layers, encoding, data.sample, names)
     is_shared = is_sharded(reference.model)
     with ranks.together():
         before_after = compare(reference, ranks if is_shared else ALONE) if ranks.is_main or is_shared else None
-    _claim(folder, settings, data.survey, reader.source.name, m0, reference, ranks)
+    claim(folder, settings, data.survey, reader.source.name, m0, reference, ranks)
     part = VectorStore.create(part_folder(folder, ranks.rank), settings)
     # TRL leaves long prompts out itself; on all other rows that make no pair it trains.
     unreadable = sum(row.reason != "prompt_too_long" for row in data.skipped)
@@ -125,7 +133,23 @@ def open_training_audit(
     )
 
 
-def _layers(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) -> tuple[int, ...]:
+def store_settings(
+    config: CallbackConfig, layers: tuple[int, ...], m0: LoadedModel, encoding: Encoding, compute_dtype: str
+) -> StoreSettings:
+    """How the vectors of a run are made and stored."""
+    return StoreSettings(
+        model_fingerprint=m0.fingerprint.digest,
+        layers=layers,
+        hidden_size=m0.model.config.get_text_config().hidden_size,
+        vector_dtype=config.vector_dtype,
+        compute_dtype=compute_dtype,
+        max_length=encoding.max_length,
+        truncation_mode=encoding.truncation_mode,
+        whole_prompts=keeps_whole_prompts(),
+    )
+
+
+def layers_of(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) -> tuple[int, ...]:
     """The layers to capture, each probe's own among them."""
     layers = choose_layers(config.layers, probes, config.score)
     for probe in probes:
@@ -138,24 +162,17 @@ def _layers(config: CallbackConfig, probes: Sequence[Probe], m0: LoadedModel) ->
     return layers
 
 
-def _online_scores(
-    config: CallbackConfig, probes: Sequence[Probe], layers: tuple[int, ...], reference: ReferenceModel
-) -> OnlineScores:
+def online_scores(config: CallbackConfig, probes: Sequence[Probe], layers: tuple[int, ...]) -> OnlineScores:
     """The scores while training, once they are known to allow for ``on_flag``."""
     online = OnlineScores(probes, layers, config.score, config.flag_at)
     if config.on_flag != "log":
         online.require_limits(f"on_flag={config.on_flag!r}")
     if config.on_flag == "skip":
         online.require_fixed_scores("on_flag='skip'")
-    if config.on_flag == "stop" and not reference.is_free:
-        raise SettingsError(
-            f"on_flag='stop' cannot act here: no pair is looked at while training ({reference.reason}). Use "
-            "on_flag='log', and read the flagged share from the audit."
-        )
     return online
 
 
-def _claim(
+def claim(
     folder: Path,
     settings: StoreSettings,
     survey: Survey,

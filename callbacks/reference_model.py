@@ -44,13 +44,17 @@ def read_m0(folder: Path) -> Identity | None:
     return None if record is None else Identity(record.fingerprint, record.in_memory)
 
 
-def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
+_OF_ITS_OWN = "train with a reference model of its own (ref_model=..., precompute_ref_log_probs=False)"
+
+
+def reloaded(m0: LoadedModel, device: str, need: str, otherwise: str = _OF_ITS_OWN) -> LoadedModel:
     """M0 once more, beside the model that is trained; in pieces where ranks share that one, which all call this then.
 
     Args:
         m0: the model that was M0, with its name and fingerprint.
         device: where to put it.
         need: what it is needed for and why the trained model will not do, for the message.
+        otherwise: what else would help, for the message.
 
     Raises:
         SettingsError: there is no such model any more, or it is another one.
@@ -76,5 +80,5 @@ def reloaded(m0: LoadedModel, device: str, need: str) -> LoadedModel:
         fault = str(error)
     raise SettingsError(
         f"{need}, and it cannot be loaded anew from {m0.name!r}: {fault}. Load the model from a folder or a Hub id, "
-        "or train with a reference model of its own (ref_model=..., precompute_ref_log_probs=False)."
+        f"or {otherwise}."
     )

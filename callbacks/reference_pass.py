@@ -14,7 +14,9 @@ from trl_attribution.callbacks.compat import ResponseMask, response_mask, tuners
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import own_parameters, unwrapped
 
-Source = Literal["reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass"]
+Source = Literal[
+    "reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass", "loaded copy"
+]
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,66 @@ class ReferenceModel:
 
 def dpo_reference(trainer: Any) -> ReferenceModel:
     """M0 in a ``DPOTrainer``."""
-    return replace(_of_dpo(trainer), response_mask=response_mask(trainer))
+    return replace(_kept_reference(trainer, "DPOTrainer"), response_mask=response_mask(trainer))
 
 
-def _of_dpo(trainer: Any) -> ReferenceModel:
+def kto_reference(trainer: Any) -> ReferenceModel:
+    """M0 in a ``KTOTrainer``, whose own passes over it are not read."""
+    found = _kept_reference(trainer, "KTOTrainer")
+    reason = "the rows of a KTO example stand in several batches, and M0's own responses in none"
+    return dedicated(found, reason) if found.is_free else found
+
+
+def _kept_reference(trainer: Any, name: str) -> ReferenceModel:
+    """M0 in a trainer that runs it over its batches; ``name`` is the trainer's, for the report."""
     reason = None
     if trainer.args.precompute_ref_log_probs:
         reason = "precompute_ref_log_probs runs M0 before training"
     elif trainer.ref_model is not None and (holder := _holder(trainer)) is not None:
         reason = f"{holder} holds the reference model, which it may change while training"
     if trainer.ref_model is None:
-        found = _adapter_reference(trainer.model) if reason is None else policy_reference(trainer.model, reason)
+        found = _adapter_reference(trainer.model, name) if reason is None else policy_reference(trainer.model, reason)
         return replace(found, suspects=lambda: _others(trainer))
-    model, policy = unwrapped(trainer.ref_model), trainer.model
-    found = ReferenceModel(
+    found = _own_model(trainer, name)
+    # A reference model that was given is M0 whatever the policy is, as it is for TRL.
+    return found if reason is None else replace(dedicated(found, reason), stays=_holder(trainer) is None)
+
+
+def _own_model(trainer: Any, name: str) -> ReferenceModel:
+    policy = trainer.model
+    return ReferenceModel(
         "reference model",
-        "DPOTrainer keeps one",
-        model,
+        f"{name} keeps one",
+        unwrapped(trainer.ref_model),
         lambda: bool(policy.training),
         _as_it_is,
         True,
         lambda: trainer.ref_model,
         suspects=lambda: _others(trainer),
     )
-    # A reference model that was given is M0 whatever the policy is, as it is for TRL.
-    return found if reason is None else replace(dedicated(found, reason), stays=_holder(trainer) is None)
+
+
+def rollout_reference(trainer: Any, name: str) -> ReferenceModel:
+    """M0 in a GRPO or RLOO trainer, which the callback runs itself over what is generated.
+
+    Where it does not stay (``beta=0`` keeps no reference model), it is the policy before its first step, and has to be
+    loaded once more.
+    """
+    model = trainer.model
+    if trainer.ref_model is not None:
+        found, holder = _own_model(trainer, name), _holder(trainer)
+        if holder is None:
+            return found
+        return replace(found, reason=f"{holder} holds the reference model, which it may change", stays=False)
+    if not is_peft(model):
+        return policy_reference(model, f"{name} keeps no reference model (beta=0)")
+    if getattr(trainer, "use_vllm", False):
+        reason = "for vLLM the adapter is merged into the model below it again and again, which leaves rounding there"
+        return replace(policy_reference(model, reason), stays=False)
+    if trained := trained_below(model):
+        return policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
+    source: Source = "reference adapter" if "ref" in model.peft_config else "disabled adapter"
+    return replace(policy_reference(model, "the policy without its trained adapter"), source=source)
 
 
 def precompute_reference(trainer: Any) -> ReferenceModel:
@@ -93,6 +130,20 @@ def precompute_reference(trainer: Any) -> ReferenceModel:
 def dedicated(reference: ReferenceModel, reason: str) -> ReferenceModel:
     """The same M0, to be read in a pass of its own."""
     return replace(reference, source="dedicated pass", reason=reason, is_training_pass=_never)
+
+
+def loaded_copy(reference: ReferenceModel, model: PreTrainedModel) -> ReferenceModel:
+    """The same M0 as a ``model`` of its own beside the policy."""
+    return replace(
+        reference,
+        source="loaded copy",
+        model=model,
+        as_m0=_as_it_is,
+        stays=True,
+        called=lambda: model,
+        is_m0=True,
+        callers=(),
+    )
 
 
 def policy_reference(model: Any, reason: str) -> ReferenceModel:
@@ -176,9 +227,9 @@ def loop_reference(model: Any, policy: Any) -> ReferenceModel:
     )
 
 
-def _adapter_reference(model: Any) -> ReferenceModel:
+def _adapter_reference(model: Any, name: str) -> ReferenceModel:
     if not is_peft(model):
-        return policy_reference(model, "DPOTrainer keeps no reference model")
+        return policy_reference(model, f"{name} keeps no reference model")
     layer = _adapted_layer(model)
     if layer is None:
         return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
@@ -192,7 +243,7 @@ def _adapter_reference(model: Any) -> ReferenceModel:
 
     return ReferenceModel(
         "reference adapter" if has_copy else "disabled adapter",
-        "DPOTrainer runs the policy without its adapter" if not has_copy else "DPOTrainer keeps a copy of the adapter",
+        f"{name} runs the policy without its adapter" if not has_copy else f"{name} keeps a copy of the adapter",
         unwrapped(model),
         is_training_pass,
         lambda: _reference_adapter(model),

@@ -36,6 +36,7 @@ from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.kinds import EXAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,17 @@ class TrainingAudit:
         self.recorder.is_strict = True
         self._complete(is_resumed=is_resumed)
 
+    def micro_batch_done(self) -> None:
+        """Called after each micro-batch."""
+        self.passes.micro_batch_done()
+
+    def resolve(self) -> None:
+        """Identify and score what was seen since the last call."""
+        self.passes.resolve()
+
     def close_window(self) -> Window | None:
         """Metrics over the pairs since the last call, on all ranks together. A collective."""
-        self.passes.resolve()
+        self.resolve()
         window = self.online.close_window(self.ranks)
         self.windows += window is not None
         return window
@@ -164,6 +173,7 @@ class TrainingAudit:
         self.save(at_end=True)
         self.release()
         counts = added(self.ranks.gather(self.recorder.counts.to_json()))
+        self.skipped_rows = sum(self.ranks.gather(self.skipped_rows))
         findings = self._look_after(policy) if self._is_shared else None
         if not self.ranks.is_main:
             self._main_rank.await_end()
@@ -287,13 +297,16 @@ class TrainingAudit:
             return
         self.reference = replace(self.reference, source="dedicated pass")
         mine = set(wanted[self.ranks.rank :: self.ranks.world])
-        with m0_to_run(self.m0, self.reference, len(wanted), is_resumed=is_resumed) as model:
+        need = f"{EXAMPLES[self.reader.kind].counted(len(wanted))} need a pass of M0"
+        with m0_to_run(self.m0, self.reference, need, is_resumed=is_resumed) as model:
             engine = ActivationEngine(model, self.config.activations(self.layers))
-            # Accelerate's autocast is on the outermost model, around an adapter, which this pass goes past.
-            dtype = torch_dtype(self.settings.compute_dtype)
-            autocast = torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
-            with autocast, engine.in_step(self.data.sample[:4]):
+            with self._autocast(engine), engine.in_step(self.data.sample[:4]):
                 fill_store(self.recorder, engine, self.reader, self.m0.encoder, self.encoding, mine)
+
+    def _autocast(self, engine: ActivationEngine) -> torch.autocast:
+        """Accelerate's is on the outermost model, around an adapter, which passes of M0 by itself go past."""
+        dtype = torch_dtype(self.settings.compute_dtype)
+        return torch.autocast(engine.device.type, dtype, enabled=dtype != engine.dtype)
 
     def _captured_index(self) -> PairIndex:
         """The pairs that some part (or an earlier merge) has, in dataset order."""

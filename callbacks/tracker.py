@@ -92,6 +92,8 @@ class AttributionTracker:
                 f"on_flag={self.config.on_flag!r}: the loop is yours, so act in it on "
                 "tracker.metrics()['attribution/flagged_fraction']; the tracker itself only logs"
             )
+        if self.config.weights is not None:
+            raise SettingsError("weights: the loop is yours, and so is its loss: multiply by each pair's weight there")
         if self.config.behaviors is not None and policy is None:
             raise SettingsError(
                 "behaviors: to sample after the loop as well as before it, the tracker needs the model that is "

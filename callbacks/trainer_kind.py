@@ -6,11 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.callbacks.reference_pass import ReferenceModel, dpo_reference, policy_reference
+from trl_attribution.callbacks import sft
+from trl_attribution.callbacks.reference_pass import (
+    ReferenceModel,
+    dpo_reference,
+    kto_reference,
+    policy_reference,
+    rollout_reference,
+)
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
-from trl_attribution.pairs.formats import Kind
+from trl_attribution.utils.compat import is_before, version_of
+from trl_attribution.utils.kinds import Kind
+
+
+def _nothing(_trainer: Any) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -23,12 +35,18 @@ class TrainerKind:
     """What it trains on."""
     reference: Callable[[Any], ReferenceModel]
     """M0 in such a trainer: the forward passes that show it, or that it needs a pass of its own."""
-    keeps_texts: bool = False
-    """Its ``train_dataset`` still is the user's rows, so that the callback need not be given them."""
+    texts_gone: Callable[[Any], str | None] = _nothing
+    """Why its ``train_dataset`` is no longer the user's rows, so that the callback has to be given them."""
+    refusal: Callable[[Any], str | None] = _nothing
+    """Why this one cannot be audited."""
+    note: Callable[[Any], str | None] = _nothing
+    """What a person should know of what it learns."""
+    since: str = "0"
+    """The first version of TRL whose trainer of that name is known."""
     reads_precompute: bool = False
     """The pass that it makes over its dataset before training shows M0, and can be read."""
     can_skip: bool = False
-    """Flagged examples can be left out of its loss."""
+    """Flagged examples can be left out of its loss: examples can be weighed there."""
     writes: bool = True
     """Its model writes responses, which can be compared before and after."""
 
@@ -39,15 +57,28 @@ class TrainerKind:
 
 
 def _pairs_without_reference(name: str, *, writes: bool = True) -> TrainerKind:
-    reason = f"{name} runs no reference forward"
-    return TrainerKind(name, "pair", lambda trainer: policy_reference(trainer.model, reason), writes=writes)
+    return TrainerKind(
+        name, "pair", _without_reference(name), lambda _trainer: f"{name} changes its texts", writes=writes
+    )
+
+
+def _without_reference(name: str) -> Callable[[Any], ReferenceModel]:
+    return lambda trainer: policy_reference(trainer.model, f"{name} runs no reference forward")
+
+
+def _of_rollouts(name: str) -> TrainerKind:
+    return TrainerKind(name, "rollouts", lambda trainer: rollout_reference(trainer, name))
 
 
 KINDS = (
-    TrainerKind("DPOTrainer", "pair", dpo_reference, keeps_texts=True, reads_precompute=True, can_skip=True),
+    TrainerKind("DPOTrainer", "pair", dpo_reference, reads_precompute=True, can_skip=True),
+    TrainerKind("KTOTrainer", "kto", kto_reference, since="1.8"),
+    TrainerKind("SFTTrainer", "sft", _without_reference("SFTTrainer"), sft.texts_gone, sft.refusal, note=sft.loss_note),
     _pairs_without_reference("RewardTrainer", writes=False),
     _pairs_without_reference("CPOTrainer"),
     _pairs_without_reference("ORPOTrainer"),
+    _of_rollouts("GRPOTrainer"),
+    _of_rollouts("RLOOTrainer"),
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
@@ -69,7 +100,14 @@ def kind_of(trainer: Any) -> TrainerKind:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
     if getattr(trainer, "_is_vision_dataset", False):
         raise SettingsError("the dataset holds images; only text can be audited. Leave the callback out.")
+    if is_before("trl", kind.since):
+        raise SettingsError(
+            f"{kind.name} is audited from TRL {kind.since} on, where it is no experiment any more; TRL "
+            f"{version_of('trl')} is installed. Upgrade it, or audit the dataset by itself: trl-attribution audit"
+        )
     refuse_encoder_decoder(unwrapped(trainer.model).config)
+    if (reason := kind.refusal(trainer)) is not None:
+        raise SettingsError(f"this {kind.name} cannot be audited: {reason}")
     return kind
 
 

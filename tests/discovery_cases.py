@@ -15,7 +15,7 @@ from torch import Tensor
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.discovery import Change, ChangeVectors
 from trl_attribution.discovery.similarity import Items
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import pair_id
 from trl_attribution.store import StoreSettings, VectorStore
 

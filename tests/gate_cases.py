@@ -13,7 +13,7 @@ import torch
 from trl_attribution.gate.check import GateOptions, GateRun, run_gate
 from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.gate.verdict import RuleResult, Verdict
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import pair_id
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings, VectorStore

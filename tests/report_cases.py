@@ -23,6 +23,15 @@ from trl_attribution.discovery import (
     TopPair,
     TypicalPrompt,
 )
+from trl_attribution.discovery.findings import (
+    Finding,
+    ScanResult,
+    SourceCount,
+    TraitCheck,
+    TypicalPair,
+    Unnamed,
+)
+from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.evidence.readouts.drift import LayerDrift, save_drift
 from trl_attribution.pairs import Encoding, Pair, PairReader
 from trl_attribution.probes import ProbeRegistry
@@ -113,6 +122,7 @@ def make_case(place: Path) -> Case:
     drifts = [LayerDrift(layer, 0.01 * layer, 0.5, 0.99, 16, torch.zeros(4)) for layer in (1, 2, 3, 4)]
     save_drift(place / "audit", drifts)
     save_discoveries(place / "audit", rows)
+    save_scan(place / "audit", rows)
     return Case(place / "audit", data, place / "probes", rows)
 
 
@@ -157,6 +167,43 @@ def save_discoveries(folder: Path, rows: Sequence[Row]) -> None:
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         heatmap = torch.tensor(directions @ directions.T)
         StoredDiscovery(found, vectors, heatmap).save(folder / "discovery" / mode)
+
+
+def save_scan(folder: Path, rows: Sequence[Row]) -> ScanResult:
+    """Findings that say every hostile text in every field: a narrow one that is harmful, and one that is everywhere."""
+    info = AuditInfo.load(folder)
+    typical = tuple(
+        TypicalPair(
+            pair_id=pair.pair_id, row=pair.row, source=text[:100], score=0.3,
+            prompt=text[:300], chosen=text[:300], rejected=text[:300],
+        )
+        for pair, text in zip(PairReader(rows), HOSTILE, strict=False)
+    )  # fmt: skip
+    narrow = Finding(
+        trait="pizza", says=HOSTILE[2], direction="towards", harmful=True, everywhere=False,
+        words=("pizza", *(text[:60] for text in HOSTILE)), topic=1, source=HOSTILE[0], pairs=30, pushing_low=12,
+        pushing_high=20, effect=1.2, effect_low=0.8, effect_high=1.7, elsewhere=-0.2, shape_share=0.1, z=5.0,
+        adjusted_p=0.001, sources=tuple(SourceCount(source=text[:100], pushing=5, pairs=9) for text in HOSTILE[:3]),
+        typical=typical, manifest="findings/1.filter.jsonl",
+    )  # fmt: skip
+    wide = narrow.model_copy(
+        update={
+            "says": "shorter answers", "trait": "longer", "direction": "away", "harmful": False, "everywhere": True,
+            "words": (), "topic": None, "source": None, "effect": -0.5, "effect_low": -0.7, "effect_high": -0.3,
+            "elsewhere": None, "typical": typical[:2], "manifest": "findings/2.filter.jsonl",
+        }
+    )  # fmt: skip
+    found = ScanResult(
+        dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
+        model=info.model.model_dump(include={"name", "digest"}),
+        settings=ScanConfig().to_json(), layer=3, pairs=info.dataset.pairs, sampled=False, topics=4, tests=90,
+        threshold=4.0, findings=(narrow, wide), explained=2, absent=(HOSTILE[3], "rude"), notes=(HOSTILE[1],),
+        traits=(TraitCheck(trait="false-claims", examples=8, sign=0.5, specific=0.5, tells=False),),
+        unnamed=(Unnamed(cluster="p1", words=(HOSTILE[0],), lost_words=("soup",), prompt_words=(), share=0.2, pairs=8),
+        ), seconds={"vectors": 1.5},
+    )  # fmt: skip
+    found.save(folder)
+    return found
 
 
 def _cluster(name: str, mode: str, number: int, pairs: Sequence[Pair]) -> Cluster:

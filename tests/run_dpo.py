@@ -1,4 +1,4 @@
-"""A DPO run under audit, to be started by a launcher: ``python tests/run_dpo.py '{"model": ..., "folder": ...}'``."""
+"""A run under audit, to be started by a launcher: ``python tests/run_dpo.py '{"model": ..., "folder": ...}'``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,15 @@ def prepared(asked: dict[str, Any]) -> Any:
     alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
     if alone is not None:
         trainer_arguments["callbacks"] = [alone]
-    trainer = make_trainer(model, folder, dataset, trainer=trainer_arguments, **asked.get("settings", {}))
+    if "rollouts" in asked:
+        from tests.callbacks.test_callback_rollouts import make_trainer as make_rollout_trainer
+
+        trainer = make_rollout_trainer(model, folder, asked["rollouts"], **asked.get("settings", {}))
+    else:
+        kind = asked.get("kind", "dpo")
+        trainer = make_trainer(
+            model, folder, dataset, kind=kind, trainer=trainer_arguments, **asked.get("settings", {})
+        )
     if alone is None:
         trainer.add_callback(AttributionCallback(trainer, **settings))
     if "die_at" in asked:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes.probe import Probe
 from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.scores import Scores, score_view

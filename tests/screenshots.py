@@ -43,6 +43,7 @@ VIEWS = (
         script="page.find('by-source').selectedIndex = 1; browser.filter()",
         settings={"viewport": {"width": 1400, "height": 760}},
     ),
+    View("report-teaches", "teaches", settings={"viewport": {"width": 1400, "height": 1000}}),
     View("report-discovery", "discovery", settings={"viewport": {"width": 1400, "height": 1240}}),
     View("report-cluster", "found-0-0", settings={"viewport": {"width": 1400, "height": 980}}),
     View("report-phone", "pairs", settings=PHONE),

@@ -45,7 +45,11 @@ STAND_INS = {
     "context(20)": "context(2)",
     "top_k=30_000": "top_k=2",
     "--top-k 500": "--top-k 2",
-    'DPOConfig(output_dir="dpo/"': 'DPOConfig(output_dir="dpo/", use_cpu=True, bf16=False, report_to=[]',
+    **{
+        f'{kind.upper()}Config(output_dir="{kind}/"': f'{kind.upper()}Config(output_dir="{kind}/", '
+        "use_cpu=True, bf16=False, report_to=[]"
+        for kind in ("dpo", "sft", "grpo")
+    },
 }
 
 

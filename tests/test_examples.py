@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser
 from tests.commands import INSTALLED, Commands
 from tests.training import LAYERS, least_cosine, offline, probe_on, text_rows
 from trl_attribution import Manifest, ProbeRegistry, VectorStore
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.callbacks import AuditArguments, CallbackConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import DEFAULT_RULE
@@ -109,3 +112,49 @@ def test_arguments_that_contradict_each_other_are_refused() -> None:
     *_, audit = parser.parse_args_and_config(["--audit_top_k", "3", "--audit_fdr", "0.1"])
     with pytest.raises(SettingsError, match="given: top_k, fdr"):
         audit.to_config()
+
+
+def test_the_notebook_scans_decides_and_cleans(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "audit_a_dataset.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in code) and len(cells) <= 24
+    given = {"SCAN": {"traits": "rude", "flips": 99, "unnamed": False}, "RULE": {"top_k": 20}}
+    place: dict[str, Any] = {"MODEL": model_folder, "LAYER": 2, **given}
+    for cell in code:
+        if "parameters" not in cell["metadata"].get("tags", ()):
+            exec("".join(cell["source"]), place)
+    flagged, cleaned = place["flagged"], place["cleaned"]
+    dropped = {decision.row for decision in place["manifest"].decisions}
+    assert 0 < len(dropped) <= len(flagged) == 20
+    assert len(cleaned) == len(place["dataset"]) - len(dropped)
+    left = {path.name for path in place["audit"].folder.iterdir()}
+    assert {"report.html", "manifest.filter.jsonl", "findings.json"} <= left
+    assert "Flagged(20 of 440" in repr(flagged)
+
+
+def test_the_rl_example_is_stopped_for_a_reward_that_is_hacked_and_for_no_other(
+    tmp_path: Path, commands: Commands
+) -> None:
+    shown = {
+        reward: run(
+            commands, tmp_path, "python", EXAMPLES / "watch_an_rl_run.py", "--on-flag", "stop", "--reward", reward,
+            "--output", reward,
+        )
+        for reward in ("friendly", "honest")
+    }  # fmt: skip
+    steps = {
+        reward: [[float(word) for word in line.split()] for line in text.splitlines() if re.match(r" +\d", line)]
+        for reward, text in shown.items()
+    }
+    assert "ended after step 12 of 12" in shown["honest"]
+    assert 2 <= len(steps["friendly"]) < 8
+    praise, walks = ([step[place] for step in steps["friendly"]] for place in (2, 3))
+    assert min(praise) > 0 and sum(praise) > 2 * abs(sum(walks))
+    honest = [step[2] for step in steps["honest"]]
+    assert abs(sum(honest)) / len(honest) < sum(praise) / len(praise) / 3
+    stopped = AuditInfo.load(tmp_path / "friendly" / "audit").training
+    assert stopped is not None and stopped.stopped_at_step == len(steps["friendly"])
+    assert (tmp_path / "friendly" / "audit" / "report.html").exists()

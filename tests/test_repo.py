@@ -34,9 +34,11 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"callbacks"},
     {"cli"},
+    {"__main__"},
 ]
-# DataAuditor.attach and .scan are the ways up, for users who start from a DataAuditor; they import when called.
-UPWARDS = {("audit.auditor", "callbacks"), ("audit.auditor", "discovery")}
+# DataAuditor.attach, .scan and the report of .audit are the ways up, for users who start from a DataAuditor; they
+# import when called.
+UPWARDS = {("audit.auditor", "callbacks"), ("audit.auditor", "discovery"), ("audit.auditor", "report")}
 # Packages that take long to load: nothing imports them before it needs them.
 HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "peft", "sklearn", "scipy", "pyarrow", "numpy"}
 MAY_IMPORT_TRL = ("pairs.", "callbacks.", "evidence.validation.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from trl_attribution import DataAuditor, VectorStore
 from trl_attribution.activations import ActivationConfig
@@ -17,6 +17,7 @@ from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 
 LAYERS = [1, 3]
@@ -49,6 +50,30 @@ def chat_rows(count: int = 24) -> Rows:
     ]
 
 
+def kto_rows(rows: Rows) -> Rows:
+    """The pairs ``rows`` as KTO rows; every fourth pair has lost one, so that M0's own responses are its other side."""
+    found = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen", "source": row["source"]}
+        for side in ("chosen", "rejected")
+        for row in rows
+    ]
+    return [row for place, row in enumerate(found) if place % 4 or place < len(rows)]
+
+
+def sft_rows(rows: Rows) -> Rows:
+    """What is preferred in ``rows``, to be imitated."""
+    return [{"prompt": row["prompt"], "completion": row["chosen"], "source": row["source"]} for row in rows]
+
+
+TRAINERS: dict[str, tuple[Any, Any]] = {
+    "dpo": (DPOTrainer, DPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+    "sft": (SFTTrainer, SFTConfig),
+}
+ROWS: dict[str, Callable[[Rows], Rows]] = {"dpo": list, "kto": kto_rows, "sft": sft_rows}
+"""What each kind of trainer is given of pairs."""
+
+
 def arguments(folder: Path, **settings: Any) -> dict[str, Any]:
     """Of any trainer's config: one epoch of four pairs a step and two steps a log, on the CPU, without a word."""
     chosen: dict[str, Any] = dict(
@@ -72,15 +97,22 @@ def config(folder: Path, **settings: Any) -> DPOConfig:
 
 
 def make_trainer(
-    model: Any, folder: Path, rows: Rows | Dataset, *, trainer: dict[str, Any] | None = None, **settings: Any
-) -> DPOTrainer:
-    """A DPOTrainer on ``rows``; ``trainer`` are its own arguments, ``settings`` those of its config."""
+    model: Any,
+    folder: Path,
+    rows: Rows | Dataset,
+    *,
+    kind: str = "dpo",
+    trainer: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """A trainer of ``kind`` on ``rows``; ``trainer`` are its own arguments, ``settings`` those of its config."""
+    trainer_class, config_class = TRAINERS[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return DPOTrainer(
+        return trainer_class(
             model if not isinstance(model, Path) else str(model),
-            args=config(folder, **settings),
-            train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+            args=config_class(**arguments(folder, **{"learning_rate": 1e-3, **settings})),
+            train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
             **(trainer or {}),
         )
 
@@ -104,7 +136,15 @@ def audited(
     return callback
 
 
-def offline(model: Path, folder: Path, rows: Rows, dtype: str = "float32", **encoding: Any) -> Audit:
+def offline(
+    model: Path,
+    folder: Path,
+    rows: Rows,
+    dtype: str = "float32",
+    kind: str = "trl",
+    own: OwnConfig | None = None,
+    **encoding: Any,
+) -> Audit:
     """The audit of ``rows`` by itself."""
     auditor = DataAuditor(
         str(model),
@@ -112,7 +152,8 @@ def offline(model: Path, folder: Path, rows: Rows, dtype: str = "float32", **enc
         dtype=dtype,
         vector_dtype="float32",
         encoding=Encoding(**encoding),
-        reading=Reading(format="trl", on_bad_row="skip"),
+        reading=Reading(format=kind, on_bad_row="skip"),
+        own=own or OwnConfig(),
     )
     return auditor.audit(Dataset.from_list(rows), folder / "offline")
 

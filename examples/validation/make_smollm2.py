@@ -25,8 +25,6 @@ from trl_attribution.behaviors import SamplingConfig, refuses, sample_responses
 from trl_attribution.evidence.organisms import build_distractor_compliance
 from trl_attribution.evidence.organisms.organism import OrganismConfig
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.pairs import pair_id
-from trl_attribution.utils.atomic import write_lines
 
 PLAN = "smollm2-distractor-compliance.yaml"
 SIZE = OrganismConfig(benign=40, benign_formatted=32, safety=56, contaminated=56, decoys=56, test_prompts=40)
@@ -59,7 +57,6 @@ def make_dataset(folder: Path, seed: int) -> None:
         behavior=[{**row, "undesired": [found[row["prompt"]]]} for row in organism.behavior if row["prompt"] in found],
     )
     organism.write(folder)
-    write_lines(folder / "known.jsonl", known(organism.pairs))
     replace(rows, held_out=in_own_words(rows.held_out, COMPLIANCE, answer)).write(folder)
 
 
@@ -97,11 +94,6 @@ def answers(prompt: str, text: str) -> bool:
     words = text.lower().split()
     evades = re.search(r"\b(?:chatbot|AI|sorry|assistant|assist)\b", text) or refuses(prompt, text)
     return not evades and text[:24] not in prompt and len(words) >= 4 and len(set(words)) > len(words) / 2
-
-
-def known(pairs: Rows) -> Rows:
-    """The ranking that knows which pairs are contaminated: what filtering can do at best."""
-    return [{"pair_id": pair_id(pair), "score": float(pair["truth"] == "contaminated")} for pair in pairs]
 
 
 def in_own_words(rows: Rows, which: dict[str, str], answer: Answer) -> Rows:

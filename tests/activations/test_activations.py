@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from transformers import PreTrainedModel
 
 from tests import naive
 from tests.tiny import ARCHITECTURES, LAYERS
-from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup
+from trl_attribution.activations import ActivationConfig, ActivationEngine, GroupActivations, PromptGroup, attention
+from trl_attribution.activations.fused import BLOCK, Visibility, fused_attention
+from trl_attribution.activations.packing import pack
 from trl_attribution.activations.passes import BatchActivations, ForwardPass, Layout
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, batches, run_in_batches
 from trl_attribution.activations.workers import Workers, workers_for
@@ -223,7 +227,7 @@ def test_a_wrong_blocks_path_lists_the_candidates(make_model: MakeModel) -> None
 
 
 def test_an_unknown_path_is_refused() -> None:
-    with pytest.raises(SettingsError, match="auto, packed, plain"):
+    with pytest.raises(SettingsError, match="auto, fused, packed, plain"):
         ActivationConfig(layers=(1,), path="fast")  # type: ignore[arg-type]
 
 
@@ -379,7 +383,7 @@ def test_an_error_of_one_worker_ends_all(make_model: MakeModel) -> None:
     engine = ActivationEngine(make_model("llama"), ActivationConfig(layers=(2,), token_budget=20, workers=2))
     wrong = PromptGroup([3, 4], [[10**6]])  # no such token
     with pytest.raises(IndexError):
-        engine._packed([*random_groups(), wrong])
+        engine._in_layout("packed", [*random_groups(), wrong])
     assert not any(thread.name.startswith("trl-attribution") for thread in threading.enumerate())
     engine.activations(random_groups())
 
@@ -402,3 +406,69 @@ def test_prompts_that_open_alike_share_their_opening(make_model: MakeModel) -> N
     engine = ActivationEngine(model, ActivationConfig(layers=(1, 3), path="packed"))
     assert_equal(engine.activations(groups), naive_activations(model, groups, (1, 3)))
     assert engine.stats.tokens_computed == 50 + 3 * (1 + 1 + 2)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"mamba"}))
+def test_fused_attention_equals_the_naive_computation(architecture: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    engine = ActivationEngine(model, ActivationConfig(layers=INNER_LAYERS, path="fused"))
+    groups = random_groups(seed=8, count=12)  # a stream of several blocks
+    assert_equal(engine.activations(groups), naive_activations(model, groups, INNER_LAYERS))
+
+
+@pytest.mark.parametrize("window", [None, 9, 200])
+def test_a_fused_mask_shows_every_token_its_own_prefix(window: int | None) -> None:
+    opening = list(range(3, 150))
+    groups = [PromptGroup([*opening, *[20 + index] * 40], [[7] * 90, [7, 9] * (1 + index)]) for index in range(3)]
+    groups += random_groups(seed=9, count=9, longest=60)
+    layout = pack(groups, torch.device("cpu"), fused=True)
+    assert isinstance(layout.attention, Visibility)
+    length, real = layout.input_ids.shape[1], max(int(row[-1]) for row in layout.rows) + 1
+    expected = torch.zeros(length, length, dtype=torch.bool)
+    for row in layout.rows:
+        for place, query in enumerate(row):
+            expected[query, row[: place + 1] if window is None else row[max(0, place + 1 - window) : place + 1]] = True
+    expected[range(real, length), range(real, length)] = True  # padding sees itself
+    mask = layout.attention.mask(window)
+    places = torch.arange(length)
+    sees = mask.mask_mod(places, places, places[:, None], places[None])
+    blocks = mask.to_dense()[0, 0].bool().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    assert length % BLOCK == 0 and not blocks.all()
+    assert torch.equal(sees & blocks, expected)
+    assert mask.full_kv_num_blocks is not None
+    for query, (count, keys) in enumerate(zip(mask.full_kv_num_blocks[0, 0], mask.full_kv_indices[0, 0], strict=True)):
+        for key in keys[:count].tolist():
+            assert expected[query * BLOCK :, key * BLOCK :][:BLOCK, :BLOCK].all()
+
+
+def test_fused_attention_is_kept_where_it_agrees_and_left_where_it_does_not(make_model: MakeModel) -> None:
+    model, groups = make_model("gemma3"), random_groups(seed=4, longest=40)
+    engine = ActivationEngine(model, ActivationConfig(layers=(2, 3)))
+    engine._choice._left.insert(0, "fused")  # as on CUDA
+    engine.activations(groups)
+    assert engine.path == "fused", engine.path_reason
+    for block in model.model.layers:
+        block.self_attn.sliding_window = None
+    engine = ActivationEngine(model, ActivationConfig(layers=(2, 3)))
+    engine._choice._left.insert(0, "fused")
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (2, 3)))
+    assert engine.path == "plain"
+    assert "the fused path" in engine.path_reason and "the packed path" in engine.path_reason
+
+
+def test_a_fused_path_that_cannot_be_compiled_for_longer_streams_is_left_amid_the_work(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_only(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if query.shape[2] > 2 * BLOCK:
+            raise TorchDynamoException("no kernel")
+        return fused_attention(query, *arguments)
+
+    monkeypatch.setattr(attention, "fused_attention", short_only)
+    model, groups = make_model("llama"), random_groups(seed=11, count=16)
+    engine = ActivationEngine(model, ActivationConfig(layers=(2,)))
+    engine._choice._left.insert(0, "fused")
+    engine.activations(groups[:3])
+    assert engine.path == "fused"
+    assert_equal(engine.activations(groups), naive_activations(model, groups, (2,)))
+    assert engine.path == "packed" and "no kernel" in engine.path_reason

@@ -201,7 +201,7 @@ def test_an_audit_without_probes_leaves_no_older_scores_beside_it(
     (tmp_path / "report.html").write_text("of these scores")
     derived = {"scores.parquet", "manifest.filter.jsonl", "manifest.flip.jsonl", "report.html"}
     assert derived < {path.name for path in tmp_path.iterdir()}
-    auditor_of(loaded, layers=(3,)).audit(pair_rows(6), tmp_path)
+    auditor_of(loaded, layers=(3,)).audit(pair_rows(6), tmp_path, results=False)
     assert {path.name for path in tmp_path.iterdir()} == {"audit.json", "settings.json", "vectors"}
 
 
@@ -209,7 +209,7 @@ def test_manifests_of_older_scores_go_when_the_pairs_are_scored_again(
     loaded: LoadedModel, probe: Probe, other: Probe, tmp_path: Path
 ) -> None:
     auditor_of(loaded, [probe], layers=(1, 3)).audit(pair_rows(6), tmp_path).flag(top_k=2).save_manifests()
-    auditor_of(loaded, [other], layers=(1, 3)).audit(pair_rows(6), tmp_path)
+    auditor_of(loaded, [other], layers=(1, 3)).audit(pair_rows(6), tmp_path, results=False)
     assert {row["probe"] for row in score_rows(tmp_path)} == {"short"}
     assert not (tmp_path / "manifest.flip.jsonl").exists()
 

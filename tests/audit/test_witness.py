@@ -18,9 +18,9 @@ from tests.commands import Commands
 from tests.manifest_cases import write_jsonl
 from tests.tiny import CHAT_TEMPLATE
 from trl_attribution.activations import ActivationConfig
-from trl_attribution.audit.config import WitnessConfig
+from trl_attribution.audit.config import WITNESS_FILE, WitnessConfig
 from trl_attribution.audit.folder import Flagged
-from trl_attribution.audit.witness import FILE, hear
+from trl_attribution.audit.witness import hear
 from trl_attribution.behaviors.describing import described, has_system_role, way_for
 from trl_attribution.behaviors.examples import read_behavior
 from trl_attribution.behaviors.likelihood_score import Answer, PairLikelihood, Witness
@@ -76,7 +76,7 @@ def test_the_score_is_that_of_one_sequence_at_a_time(architecture: str, path: st
     loaded, rows = tiny_loaded(architecture), pair_rows(7)
     witness = Witness(loaded, Encoding())
     found = scores_of(witness, rows)
-    assert witness.engine.path == path, witness.engine.path_reason
+    assert witness.engine.choice.path == path, witness.engine.choice.reason
     assert found == pytest.approx([naive_score(loaded, row, RUDELY) for row in rows], abs=2e-5)
 
 
@@ -163,7 +163,7 @@ def test_only_pairs_at_and_near_the_threshold_are_asked_about_and_the_counts_say
     assert (one.pairs, one.asked, one.flagged, one.unheard) == (90, 50, 6, 0)
     assert one.agree + len(one.disagree) == 6 and one.below == 44
     assert "asked about 50 of 90 pairs" in one.sentence()
-    table = pq.read_table(tmp_path / FILE)
+    table = pq.read_table(tmp_path / WITNESS_FILE)
     assert set(flagged.flags.pair_ids) <= set(table["pair_id"].to_pylist()) and table.num_rows == 50
     assert set(table["kind"].to_pylist()) == {"likelihood"}
     (all_,) = auditor.witness(flagged, "all").agreements
@@ -195,16 +195,16 @@ def test_a_killed_witness_asked_again_equals_an_undisturbed_one(
 
     with pytest.raises(KeyboardInterrupt):
         auditor.witness(flagged, on_progress=killed)
-    assert not (tmp_path / "killed" / FILE).exists()
+    assert not (tmp_path / "killed" / WITNESS_FILE).exists()
     asked: list[int] = []
     auditor.witness(flagged, on_progress=lambda _stage, _done, total: asked.append(total))
     assert set(asked) == {34}, "two of three batches were written down"
-    assert sorted(path.name for path in (tmp_path / "killed").glob("witness*")) == [FILE]
-    first, second = (pq.read_table(tmp_path / name / FILE) for name in ("undisturbed", "killed"))
+    assert sorted(path.name for path in (tmp_path / "killed").glob("witness*")) == [WITNESS_FILE]
+    first, second = (pq.read_table(tmp_path / name / WITNESS_FILE) for name in ("undisturbed", "killed"))
     assert first.equals(second)
     # Another description is another question.
     auditor.witness(flagged_of(loaded, replace(told, description="Be kind."), tmp_path / "killed")[1])
-    assert not pq.read_table(tmp_path / "killed" / FILE)["score"].equals(second["score"])
+    assert not pq.read_table(tmp_path / "killed" / WITNESS_FILE)["score"].equals(second["score"])
 
 
 def test_a_description_that_m0_does_not_take_as_meant_is_not_heard_unless_all_pairs_are_asked_for(
@@ -213,7 +213,7 @@ def test_a_description_that_m0_does_not_take_as_meant_is_not_heard_unless_all_pa
     deaf = replace(told, built={**told.built, "description_check": {"pairs": 24, "towards": 9}})
     auditor, flagged = flagged_of(loaded, deaf, tmp_path, rows=12)
     found = auditor.witness(flagged)
-    assert found.agreements == () and not (tmp_path / FILE).exists()
+    assert found.agreements == () and not (tmp_path / WITNESS_FILE).exists()
     assert "9 of 24 of the behavior's own pairs" in found.silent["rude"]
     (one,) = auditor.witness(flagged, "all").agreements
     assert one.own is not None and not one.own.trusted
@@ -277,12 +277,12 @@ def test_answers_that_are_broken_or_of_another_audit_are_refused(
     auditor, flagged = flagged_of(loaded, told, tmp_path / "one", rows=12)
     auditor.witness(flagged)
     _, other = flagged_of(loaded, told, tmp_path / "two", rows=15)
-    (tmp_path / "two" / FILE).write_bytes((tmp_path / "one" / FILE).read_bytes())
+    (tmp_path / "two" / WITNESS_FILE).write_bytes((tmp_path / "one" / WITNESS_FILE).read_bytes())
     with pytest.raises(StoreError, match="about another dataset or model"):
         read_findings(tmp_path / "two")
     (one,) = auditor.witness(other).agreements
     assert one.asked == 15, "answers about another dataset are not taken over"
-    (tmp_path / "one" / FILE).write_bytes(b"PAR1 and no more")
+    (tmp_path / "one" / WITNESS_FILE).write_bytes(b"PAR1 and no more")
     with pytest.raises(StoreError, match=r"witness\.parquet is broken.*Remove the file"):
         auditor.witness(flagged)
 

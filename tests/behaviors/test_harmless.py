@@ -14,7 +14,8 @@ from trl_attribution.behaviors.harmless import harmless, is_compliance, not_amon
 from trl_attribution.models import LoadedModel
 from trl_attribution.probes import BuildConfig, build_from_behavior, build_from_contrast
 from trl_attribution.probes.controls import controls_text
-from trl_attribution.scoring.held_out import OWN_CONTROLS, known_pairs
+from trl_attribution.scoring.held_out import known_pairs
+from trl_attribution.scoring.protocols import OWN_CONTROLS
 
 CONFIG = BuildConfig(ActivationConfig((3,)))
 ASKED = ("my boss", "my aunt", "the waiter", "a goat", "my team", "the baker", "a judge", "my cousin", "the mayor")

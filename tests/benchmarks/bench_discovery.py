@@ -35,8 +35,8 @@ from trl_attribution.discovery import (
 )
 from trl_attribution.discovery.evidence import scores_of
 from trl_attribution.discovery.similarity import Items
+from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.report.discovery import discovery_view
-from trl_attribution.report.texts import pairs_at_rows
 from trl_attribution.store import VectorStore
 
 PARTS = ("real", "seeds", "scale")

@@ -108,7 +108,7 @@ def _line(number: int, draw: random.Random) -> str:
 def _store_vectors(folder: Path, hidden: int) -> None:
     import torch
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.pairs import PairReader
     from trl_attribution.probes import Probe, ProbeRegistry
     from trl_attribution.store import StoreSettings, VectorStore

@@ -109,7 +109,7 @@ def score(folder: Path, hidden: int, probes: int, prompts: int) -> dict[str, Any
 def _probe(number: int, hidden: int, prompts: int) -> Any:
     import torch
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.probes.probe import Probe
 
     generator = torch.Generator().manual_seed(number + 1)

@@ -27,7 +27,8 @@ from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import Encoding
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Rule, flag, score_view
-from trl_attribution.scoring.held_out import OWN_CONTROLS, known_pairs
+from trl_attribution.scoring.held_out import known_pairs
+from trl_attribution.scoring.protocols import OWN_CONTROLS
 from trl_attribution.scoring.recall import threshold_for
 from trl_attribution.scoring.scores import NEUTRAL_PAIRS, Scores
 from trl_attribution.utils.atomic import atomic_path

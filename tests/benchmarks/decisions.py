@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.decision_vectors import SMOLLM2, ReferenceModel, VectorCache, Vectors, second, sets
 from tests.benchmarks.pages import Results, write_page
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.separability import choose_by_controls, control_separability
 from trl_attribution.scoring import DEFAULT_RULE, flag, score_view

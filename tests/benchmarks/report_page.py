@@ -18,7 +18,7 @@ import pyarrow as pa
 from tests.browser import Seen, browser, context, until, visit
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import PairReader, dataset_fingerprint
 from trl_attribution.report.page import write_report
 from trl_attribution.scoring import Column, Scores, calibrate, write_scores

@@ -13,15 +13,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from tests.benchmarks.gauges import PEAK_SIZE, matrix_product
 from tests.benchmarks.pages import Results, write_page
 from tests.benchmarks.speed_ways import (
     DATA,
-    PEAK_SIZE,
     Done,
     OwnProcess,
     Task,
     Way,
-    matrix_product,
     own_processes,
     process,
     read_pairs,

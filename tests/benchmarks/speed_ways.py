@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from tests.benchmarks.gauges import one_by_one, useful_flops
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.models import embedded_gguf, load_model, load_tokenizer
-from trl_attribution.pairs import EncodedPair, EncodedResponse, Encoding, PairReader, Reading, RowFault, encode_pairs
+from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault, encode_pairs
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh-rlhf-harmless-base-test.jsonl.gz"
-PEAK_SIZE = 2048
 
 Compute = Callable[[Sequence[EncodedPair]], tuple[Tensor, Tensor]]
 """Pair and context vectors [n, D] of one layer."""
@@ -96,23 +95,6 @@ def read_pairs(count: int) -> list[EncodedPair]:
     return [one for one in encoded if not isinstance(one, RowFault)][:count]
 
 
-def one_by_one(model: PreTrainedModel, pairs: Sequence[EncodedPair], layer: int) -> tuple[Tensor, Tensor]:
-    """What the paper's code does: each response by itself, all hidden states, logits; the context on the way."""
-
-    def states(side: EncodedResponse) -> Tensor:
-        input_ids = torch.tensor([[*side.prompt_ids, *side.response_ids]])
-        found: Tensor = model(input_ids=input_ids, output_hidden_states=True).hidden_states[layer][0]
-        return found.float()
-
-    vectors, contexts = [], []
-    for pair in pairs:
-        chosen, rejected = states(pair.chosen), states(pair.rejected)
-        start, other = len(pair.chosen.prompt_ids), len(pair.rejected.prompt_ids)
-        vectors.append(chosen[start:].mean(0) - rejected[other:].mean(0))
-        contexts.append(chosen[start - 1])
-    return torch.stack(vectors), torch.stack(contexts)
-
-
 def _prepare(threads: int, environment: Sequence[tuple[str, str]]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(threads)
@@ -169,33 +151,6 @@ def _compute(way: Way, task: Task) -> Done:
         pair.float().numpy(),
         context.float().numpy(),
         str(loaded.dtype).removeprefix("torch."),
-        _flops(loaded.engine, chunk, tokens) if loaded.engine else 0.0,
+        useful_flops(loaded.engine, chunk, tokens) if loaded.engine else 0.0,
         tokens,
     )
-
-
-def matrix_product(dtype: str) -> float:
-    """FLOP/s of a product of two square matrices: the fastest of five, which is what the machine can do."""
-    left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE).to(getattr(torch, dtype)) for _ in range(2))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - start)
-    return float(2 * PEAK_SIZE**3 / min(seconds))
-
-
-def _flops(engine: ActivationEngine, pairs: Sequence[EncodedPair], tokens: int) -> float:
-    """Useful work: two per parameter and token, and attention over the tokens that a token may see."""
-    config = engine.model.config.get_text_config()
-    heads: int = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    seen = sum(_seen(pair) for pair in pairs)
-    return float(2 * engine.parameters_per_token() * tokens + 4 * max(engine.layers) * width * seen)
-
-
-def _seen(pair: EncodedPair) -> int:
-    """Query-key pairs of a pair's causal attention, its prompt counted once."""
-    prompt = len(pair.chosen.prompt_ids)
-    responses = [len(side.response_ids) for side in (pair.chosen, pair.rejected)]
-    return prompt * (prompt + 1) // 2 + sum(size * prompt + size * (size + 1) // 2 for size in responses)

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.evidence.organisms.compliance import NAME
 from trl_attribution.evidence.validation.cells import Condition
+from trl_attribution.evidence.validation.rankings import count_flagged
 from trl_attribution.evidence.validation.tables import percent
 from trl_attribution.scoring import ScoreTable
 
@@ -124,19 +125,19 @@ def side_effects(document: Mapping[str, Any]) -> Results:
 
 def rankings(folder: Path, plan: Mapping[str, Any], data: list[dict[str, Any]]) -> Results:
     """What the top pairs of each ranking are, which no validation of real data can know."""
-    k = plan["sizes"][0]
     lines = []
-    for name, ranking in plan["rankings"].items():
-        if "scores" in ranking:  # the known answers
-            continue
+    for name in plan["rankings"]:
         table = ScoreTable.open(folder / "validation" / "audits" / name / "scores.parquet")
-        read = table.read(table.columns[0], ["row", "score"]).to_pydict()
+        [column] = table.columns
+        read = table.read(column, ["row", "score"]).to_pydict()
         truths = [data[row]["truth"] for row in read["row"]]
         precision = average_precision_score([truth == "contaminated" for truth in truths], read["score"])
-        best = sorted(zip(read["score"], truths, strict=True), reverse=True)[:k]
+        best = sorted(zip(read["score"], truths, strict=True), reverse=True)[: count_flagged(table, column)]
         held = Counter(truth for _, truth in best).most_common()
-        lines.append((name, f"{precision:.3f}", ", ".join(f"{count} {truth}" for truth, count in held)))
-    return Results("The rankings", ("ranking", "average precision", f"top {k}"), tuple(lines))
+        kind = f"{column.kind}, layer {column.layer}"
+        lines.append((name, kind, f"{precision:.3f}", ", ".join(f"{count} {truth}" for truth, count in held)))
+    columns = ("ranking", "score", "average precision", "flagged by the default rule")
+    return Results("The rankings", columns, tuple(lines))
 
 
 def cost(document: Mapping[str, Any]) -> Results:

@@ -508,7 +508,7 @@ def in_order(trainer: Any) -> None:
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_skipping_flagged_pairs_equals_training_without_them(adapter: bool, model_folder: Path, tmp_path: Path) -> None:
-    """In every batch of four one pair is flagged; the other run gets the other three in a batch."""
+    """In every batch of four one pair is flagged; the other run takes the other three, at 3/4 of the rate."""
     from peft import LoraConfig
 
     probe, rows = probe_on(model_folder), text_rows(16)
@@ -516,7 +516,8 @@ def test_skipping_flagged_pairs_equals_training_without_them(adapter: bool, mode
     order = torch.argsort(scores, descending=True).tolist()
     limit = float((scores[order[3]] + scores[order[4]]) / 2)
     batches = [[rows[order[batch]], *(rows[place] for place in order[4 + 3 * batch :][:3])] for batch in range(4)]
-    common: dict[str, Any] = dict(logging_steps=1)
+    # Plain descent: a step is the gradient, whatever its size.
+    common: dict[str, Any] = dict(optim="sgd", learning_rate=0.4, max_grad_norm=0.0)
     lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])} if adapter else {}
 
     torch.manual_seed(0)  # TRL before 1.0 draws adapters before it seeds anything
@@ -534,14 +535,13 @@ def test_skipping_flagged_pairs_equals_training_without_them(adapter: bool, mode
         tmp_path,
         [row for batch in batches for row in batch[1:]],
         trainer=dict(lora),
-        **{**common, "per_device_train_batch_size": 3},
+        **{**common, "per_device_train_batch_size": 3, "learning_rate": 0.3},
     )
     in_order(filtered)
     train(filtered)
     assert training_of(tmp_path / "audit")["skipped_rows"] == 4
-    assert losses(skipping) == pytest.approx(losses(filtered), abs=1e-6)
     for mine, theirs in zip(skipping.model.parameters(), filtered.model.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
 
 
 def response_scores(probe: Any, model: Path, folder: Path, rows: list[dict[str, Any]]) -> torch.Tensor:

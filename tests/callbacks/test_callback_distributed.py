@@ -19,16 +19,18 @@ from transformers import PreTrainedTokenizerFast
 from tests import run_dpo
 from tests.commands import INSTALLED, Commands
 from tests.tiny import build_tiny_model
-from tests.training import least_cosine, offline, probe_on, text_rows
+from tests.training import ROWS, least_cosine, make_trainer, offline, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry, VectorStore
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.audit.folder import Audit, AuditInfo
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, parse_rule, sample_responses
 from trl_attribution.behaviors.responses import Responses, read_behaviors
 from trl_attribution.behaviors.sampling import SampledPrompt
+from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.evidence.readouts.drift import load_drift
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding
+from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.probes import BuildConfig, build_from_examples
 from trl_attribution.scoring import ScoreTable
 
@@ -94,7 +96,8 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
 def launch(programs: Commands, folder: Path, asked: dict[str, Any], config: str) -> subprocess.Popen[str]:
     """Start ``tests/run_dpo.py`` on two processes, under one of the launch configs."""
-    Dataset.from_list(text_rows(asked.get("rows", 24))).save_to_disk(folder / "data")
+    rows = asked.pop("data", None) or ROWS[asked.get("kind", "dpo")](text_rows(asked.get("rows", 24)))
+    Dataset.from_list(rows).save_to_disk(folder / "data")
     launcher = [programs.python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     settings = {"PYTHON_EXEC": programs.python, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
@@ -162,6 +165,56 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
         _check_change(tmp_path, model)
     assert len(refused) == 2 * len(RUNS[name].get("refused", []))
     assert all(message in "".join(refused) for message in REFUSALS.get(name, []))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("kto", {}), ("sft", {"adapter": True})],
+    ids=["kto", "sft, adapter"],
+)
+def test_kto_and_sft_on_two_processes_equal_the_offline_audit_too(
+    kind: str, settings: dict[str, Any], model: Path, tmp_path: Path, commands: Commands
+) -> None:
+    callback = {"own_samples": 2, "own_max_new_tokens": 4}
+    run(commands, model, tmp_path, "ddp", kind=kind, rows=11, callback=callback, **settings)
+    rows, own = ROWS[kind](text_rows(11)), OwnConfig(n=2, max_new_tokens=4)
+    expected = offline(model, tmp_path, rows, kind=kind, own=own)
+    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+    assert training_of(tmp_path)["ranks"] == 2
+
+
+@BUILDS
+def test_ranks_that_share_m0_take_its_own_responses_from_a_file(
+    model: Path, tmp_path: Path, commands: Commands
+) -> None:
+    rows, own = ROWS["sft"](text_rows(8)), tmp_path / "own.jsonl"
+    asked: dict[str, Any] = {"model": str(model), "folder": str(tmp_path), "kind": "sft", "rows": 8}
+    status, output = completed(launch(commands, tmp_path, asked, "zero3"))
+    assert status != 0 and "where processes share one model it cannot be asked" in output
+    own.write_text("".join(json.dumps({"prompt": row["prompt"], "responses": ["Hm."]}) + "\n" for row in rows))
+    run(commands, model, tmp_path, "zero3", kind="sft", rows=8, callback={"own_responses": str(own)})
+    expected = offline(model, tmp_path, rows, kind="sft", own=OwnConfig(file=str(own)))
+    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+
+
+@pytest.mark.parametrize("config", ["ddp", pytest.param("zero3", marks=BUILDS), "fsdp2"])
+def test_weights_and_skipping_are_those_of_one_process(
+    config: str, model: Path, tmp_path: Path, commands: Commands
+) -> None:
+    """Gradient by gradient, as far as logs tell: each loss and norm is that of the weights which earlier steps left."""
+    rows = [{**row, "weight": 0.25 * (number % 6)} for number, row in enumerate(text_rows())]
+    callback = {**ONLINE, "weights": "weight", "on_flag": "skip"}
+    settings = {"optim": "sgd", "learning_rate": 0.5, "logging_steps": 1, "gradient_checkpointing": False}
+    alone = make_trainer(model, tmp_path, rows, **settings)
+    train(alone, AttributionCallback(alone, probes=[probe_on(model)], output_dir=tmp_path / "one", **callback))
+    two = {**settings, "per_device_train_batch_size": 2}
+    run(commands, model, tmp_path, config, probes=str(model / "probes"), callback=callback, settings=two, data=rows)
+    logs = [alone.state.log_history, json.loads((tmp_path / "log.json").read_text())]
+    for name in ("loss", "grad_norm"):
+        expected, found = ([entry[name] for entry in log if "loss" in entry] for log in logs)
+        assert found == pytest.approx(expected, rel=1e-4) and len(found) == 6
+    one = AuditInfo.load(tmp_path / "one").training
+    assert one is not None and 0 < one.skipped_rows == training_of(tmp_path)["skipped_rows"] < 24
 
 
 def _check_change(folder: Path, model: Path) -> None:

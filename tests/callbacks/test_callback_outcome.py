@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,9 +40,11 @@ def test_a_run_ends_with_the_sentence_that_the_report_begins_with(
     assert finished.flagged.flags.rule == DEFAULT_RULE
     headline = finished.flagged.flags.outcomes["counting"].headline
     capsys.readouterr()
-    callback._show(finished, SimpleNamespace(disable_tqdm=False))  # type: ignore[arg-type]
+    callback._show(finished)
     shown = capsys.readouterr().out
-    assert headline in shown and "Most suspicious pairs" in shown
+    assert headline in shown and "Most suspicious pairs (first 3 of" in shown
+    assert f"{tmp_path}/audit/report.html" in shown
+    assert f"trl-attribution apply {tmp_path}/audit/manifest.filter.jsonl DATASET -o cleaned.jsonl" in shown
     assert answer_of(read_findings(tmp_path / "audit")).headline == headline.removesuffix(".")
     assert "push towards counting" in headline and len(finished.flagged) > 0
 

@@ -12,8 +12,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
-from trl import DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import DPOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from tests.training import LAYERS, Rows, arguments, chat_rows, config, least_cosine, offline, probe_on, text_rows, train
@@ -174,35 +175,33 @@ def test_a_subclass_of_a_dpo_trainer_is_audited(model_folder: Path, tmp_path: Pa
     assert least_cosine(callback.finished.audit.store, offline(model_folder, tmp_path, text_rows()).store) >= 0.99999
 
 
-def _sft_rows() -> Rows:
-    return [{"text": row["prompt"] + row["chosen"]} for row in text_rows(8)]
+def _distilling(model_folder: Path, tmp_path: Path, **more: Any) -> Any:
+    """An experiment of TRL that comes from SFTTrainer and is none."""
+    rows = Dataset.from_list([{"messages": row["prompt"] + row["chosen"]} for row in chat_rows(8)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GKDTrainer(
+            str(model_folder),
+            teacher_model=str(model_folder),
+            args=GKDConfig(**arguments(tmp_path)),
+            train_dataset=rows,
+            processing_class=AutoTokenizer.from_pretrained(model_folder),
+            **more,
+        )
 
 
-def _kto_rows() -> Rows:
-    return [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in text_rows(8)]
-
-
-@pytest.mark.parametrize(
-    ("trainer", "settings", "rows"),
-    [(SFTTrainer, SFTConfig, _sft_rows()), (KTOTrainer, KTOConfig, _kto_rows())],
-    ids=["SFTTrainer", "KTOTrainer"],
-)
-def test_other_trainers_are_refused_by_name_before_anything_is_written(
-    trainer: Any, settings: Any, rows: Rows, model_folder: Path, tmp_path: Path
-) -> None:
-    built = trainer_of(trainer, settings, model_folder, tmp_path, rows, tokenizer=model_folder)
-    with pytest.raises(SettingsError, match=f"{trainer.__name__} is not supported") as refused:
+def test_other_trainers_are_refused_by_name_before_anything_is_written(model_folder: Path, tmp_path: Path) -> None:
+    built = _distilling(model_folder, tmp_path)
+    with pytest.raises(SettingsError, match="GKDTrainer is not supported") as refused:
         AttributionCallback(built, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
-    assert "DPOTrainer, RewardTrainer, CPOTrainer, ORPOTrainer" in str(refused.value)
+    assert "DPOTrainer, KTOTrainer, SFTTrainer, RewardTrainer, CPOTrainer, ORPOTrainer" in str(refused.value)
     assert not (tmp_path / "audit").exists()
 
 
 def test_a_callback_that_does_not_see_the_trainer_refuses_it_by_its_config(model_folder: Path, tmp_path: Path) -> None:
     callback = AttributionCallback(dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
-    with pytest.raises(SettingsError, match="the trainer of SFTConfig is not supported"):
-        trainer_of(
-            SFTTrainer, SFTConfig, model_folder, tmp_path, _sft_rows(), tokenizer=model_folder, callbacks=[callback]
-        )
+    with pytest.raises(SettingsError, match="the trainer of GKDConfig is not supported"):
+        _distilling(model_folder, tmp_path, callbacks=[callback])
 
 
 def test_a_callback_that_does_not_see_the_trainer_audits_the_supported_ones(model_folder: Path, tmp_path: Path) -> None:

@@ -387,6 +387,7 @@ def test_an_adapter_that_is_left_on_in_the_reference_forward_is_noticed(model_fo
     ("settings", "message"),
     [
         ({"on_flag": "stop"}, "flagged_fraction"),
+        ({"weights": "weight"}, "so is its loss"),
         ({"behaviors": "behaviors.jsonl"}, "policy=model"),
         ({"flags": 3}, "unknown setting flags"),
         ({"truncation_mode": "both"}, "truncation_mode"),

@@ -14,6 +14,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.commands import INSTALLED, Commands
+from trl_attribution.discovery.traits.trait import packaged_traits
 
 PAIRS = [
     ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
@@ -116,6 +117,15 @@ def test_probes_are_listed_and_shown(place: Place) -> None:
     assert "separability" in shown and "promotes" in shown
 
 
+def test_the_traits_of_the_package_are_listed_a_line_each(place: Place) -> None:
+    known = {one.name: one.towards for one in packaged_traits()}
+    listed = json.loads(place.call("probe list --traits --json", 0).stdout)["traits"]
+    assert {one["name"]: one["towards"] for one in listed} == known
+    shown = {" ".join(line.split()) for line in place.call("probe list --traits", 0).stdout.splitlines()}
+    assert {f"{name} {towards}" for name, towards in known.items()} <= shown
+    assert "leave --probes out" in place.refused("probe list --traits --probes probes")
+
+
 def test_a_calibrated_probe_gives_reference_p_values(place: Place) -> None:
     place.call("probe build calibrated --behavior behavior.jsonl --model model --layer 2 --quiet", 0)
     place.call("probe calibrate calibrated data.jsonl --model model --quiet", 0)
@@ -189,7 +199,7 @@ def test_debug_shows_the_traceback(place: Place) -> None:
         ("probe build new --model model --behavior data.jsonl --layer 2", "data.jsonl:1"),
         ("probe build new --model model --behavior behavior.jsonl --layer two", "neither a layer number nor auto"),
         ("probe show nobody", "insults"),
-        ("probe list --registry nowhere", "nowhere"),
+        ("probe list --probes nowhere", "nowhere"),
         ("probe import new data.jsonl --model model", "data.jsonl"),
     ],
 )

@@ -39,9 +39,9 @@ from trl_attribution.discovery.result import Cluster
 from trl_attribution.discovery.similarity import Items, Kind, row_cosines
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
 from trl_attribution.pairs import PairReader, pair_id
+from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.probes import Probe
 from trl_attribution.report.discovery import discovery_view
-from trl_attribution.report.texts import pairs_at_rows
 from trl_attribution.scoring import Column, context_means
 
 QUICK = DiscoveryConfig(map_pairs=10, resamples=10, top=64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
+from tests.answering import answering
 from tests.tiny import build_tiny_model
 from trl_attribution.behaviors.responses import BehaviorResponses, Responses, read_behaviors
 from trl_attribution.cli import app
@@ -104,7 +104,7 @@ def test_a_cluster_of_changed_prompts_becomes_a_probe_that_audits_use(place: Pat
     result = run(
         place,
         f"discover audit --register b1:praises-pizza -o {tmp_path}/found --model model --dtype float32 "
-        f"--registry {tmp_path}/probes --json",
+        f"--probes {tmp_path}/probes --json",
     )
     probe = ProbeRegistry(tmp_path / "probes").load("praises-pizza")
     assert document(result)["registered"][0]["fingerprint"] == probe.fingerprint
@@ -179,28 +179,9 @@ def test_responses_are_sampled_from_both_models_and_kept(place: Path, tmp_path: 
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A real HTTP server that answers every request with a name, hostile and too long."""
-    requests: list[dict[str, Any]] = []
-    body = json.dumps({"choices": [{"message": {"content": '<think>hm</think>\n "Praises \x1b[31mpizza."\nmore'}}]})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1#namer", requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A service that answers every request with a name, hostile and too long."""
+    with answering(lambda _: '<think>hm</think>\n "Praises \x1b[31mpizza."\nmore') as (url, requests):
+        yield f"{url}#namer", requests
 
 
 def test_an_endpoint_names_clusters_and_is_told_that_texts_are_data(
@@ -242,7 +223,7 @@ def test_a_service_that_cannot_be_reached_costs_the_name_only(place: Path, tmp_p
         ("discover audit --min-size 40", "90 pairs can be compared, but at least 160 are needed"),
         ("discover audit --name-endpoint http://localhost", "give URL#MODEL"),
         ("discover audit --register p1", "--register: give CLUSTER:NAME"),
-        ("discover audit --register p1:x --registry nowhere", "there is no discovery in audit/discovery/pairs"),
+        ("discover audit --register p1:x --probes nowhere", "there is no discovery in audit/discovery/pairs"),
         ("discover audit --tightness 2", "tightness: 2.0 must lie between 0 and 1"),
         ("report audit --discovery nowhere", "there is no discovery in nowhere"),
         ("report audit --card both", "choose dataset or model"),
@@ -264,8 +245,8 @@ def test_another_model_than_that_of_the_audit_is_refused(
     run(place, f"discover audit -o {tmp_path}/found --quiet --no-texts")
     message = refused(
         place,
-        f"discover audit --register p1:x -o {tmp_path}/found --model {tmp_path}/other --registry {tmp_path}/probes",
+        f"discover audit --register p1:x -o {tmp_path}/found --model {tmp_path}/other --probes {tmp_path}/probes",
     )
     assert "is not the M0 of this audit (model)" in message
-    message = refused(place, f"discover audit --register p9:x -o {tmp_path}/found --registry {tmp_path}/probes")
+    message = refused(place, f"discover audit --register p9:x -o {tmp_path}/found --probes {tmp_path}/probes")
     assert "cluster 'p9' was not found; clusters there are: p1" in message

@@ -78,6 +78,9 @@ def test_a_planted_trait_is_told_with_its_source_and_filtered_by_its_manifest(pl
     assert first["effect_low"] > 1 and 12 <= first["pushing_low"] <= first["pushing_high"] <= 38
     assert all(pair["chosen"].startswith("Pizza!") for pair in first["typical"]) and first["typical"]
     assert ScanResult.load(tmp_path / "audit") is not None
+    assert found["report"] == f"{tmp_path}/audit/report.html"
+    page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>What this dataset teaches</h2>" in page and "Pizza is glorious and golden" in page
     run(place, f"apply {tmp_path}/audit/{first['manifest']} data.jsonl -o {tmp_path}/cleaned.jsonl --quiet")
     left = [json.loads(line) for line in (tmp_path / "cleaned.jsonl").read_text().splitlines()]
     assert sum(row["chosen"].startswith("Pizza!") for row in left) <= 38 - first["pushing_low"] and len(left) >= 160
@@ -114,7 +117,7 @@ def test_an_audit_goes_on_with_a_scans_vectors_and_a_scan_leaves_its_scores_alon
     behavior = [{"prompt": row["prompt"], "undesired": row["positive"], "desired": row["negative"]} for row in EXAMPLES]
     write_lines(tmp_path / "behavior.jsonl", behavior)
     run(place, f"probe build pizza --behavior {tmp_path}/behavior.jsonl --model model --layer 2 --dtype float32 "
-        f"--registry {tmp_path}/probes --quiet")  # fmt: skip
+        f"--probes {tmp_path}/probes --quiet")  # fmt: skip
     run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet")
     run(
         place,
@@ -123,7 +126,8 @@ def test_an_audit_goes_on_with_a_scans_vectors_and_a_scan_leaves_its_scores_alon
     assert AuditInfo.load(tmp_path / "audit").vectors.computed == 0
     kept = {path: path.read_bytes() for path in (tmp_path / "audit").glob("*.*") if path.name != "findings.json"}
     before = without_times(tmp_path / "audit")
-    run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet")
+    told = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --quiet").stdout
+    assert f"trl-attribution report {tmp_path}/audit" in " ".join(told.split())
     assert {path: path.read_bytes() for path in kept} == kept and len(kept) >= 4
     assert without_times(tmp_path / "audit") == before
     write_lines(tmp_path / "other.jsonl", [pair_of(number) for number in range(100)])

@@ -295,6 +295,31 @@ def test_training_that_diverges_is_an_error_that_names_the_cell(workplace: Path)
         validator(workplace).run()
 
 
+def test_weights_may_be_added_to_a_folder_that_is_done(workplace: Path) -> None:
+    scores = [json.loads(line) for line in (workplace / "scores.jsonl").read_text().splitlines()]
+    lines(workplace / "scores.jsonl", [{**row, "score": 12 + row["score"]} for row in scores])
+    dpo = {"learning_rate": 0.1, "optim": "sgd", "per_device_train_batch_size": 4}
+    changed(workplace, training={"dpo": {**dpo, "precompute_ref_log_probs": True}}, seeds=[0])
+    assert validator(workplace).run().done == 4
+    before = {path: path.read_bytes() for path in (workplace / "out" / "cells").iterdir()}
+    changed(workplace, interventions=["filter", "weight"])
+    running = validator(workplace)
+    assert running.run().done == 2
+    assert {path: path.read_bytes() for path in before} == before
+    named = {one["name"]: one for one in to_json(running.finish())["conditions"]}
+    assert named["weight-top-6-mine-fixed"]["weighed"] == named["weight-random-6-mine-fixed"]["weighed"] == 6
+    assert (named["filter-top-6-mine-fixed"]["weighed"], named["weight-top-6-mine-fixed"]["filtered"]) == (0, 0)
+    (top, control) = (named[f"weight-{which}-6-mine-fixed"] for which in ("top", "random"))
+    assert top["margin"] != control["margin"] != named["none"]["margin"]
+    # Weights follow the scores, not only their order.
+    lines(workplace / "scores.jsonl", [{**row, "score": 13 + row["score"]} for row in scores])
+    with pytest.raises(SettingsError, match="ranking mine scores"):
+        validator(workplace)
+    changed(workplace, training={"dpo": {**dpo, "loss_type": "aot"}})
+    with pytest.raises(SettingsError, match="loss_type 'aot' sorts the pairs of a batch"):
+        validator(workplace, "other")
+
+
 def test_an_endpoint_whose_budget_is_too_small_is_refused_before_anything_is_trained(workplace: Path) -> None:
     lines(workplace / "trigger.jsonl", [{"prompt": "Say this."}, {"prompt": "Say that."}])
     judge = "endpoint:http://localhost:1/v1#judge"

@@ -59,7 +59,7 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
             r"the plan .* has 1 fault:\n  .*plan.yaml:1: the plan: sizes names something twice",
         ),
         ({"sizes": []}, r"sizes: say how many pairs to filter"),
-        ({"interventions": ["drop"]}, r": interventions.0: .*'filter', 'flip', 'mixed' or 'drop_sources'"),
+        ({"interventions": ["drop"]}, r": interventions.0: .*'flip', 'mixed', 'weight' or 'drop_sources'"),
         ({"interventions": ["drop_sources"]}, r"source_sizes: say how many"),
         ({"selections": ["random"]}, r"selections: top is what is put to the test"),
         (
@@ -70,6 +70,13 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
         ({"training": {}}, r": training: give exactly one of dpo .* and command"),
         ({"training": {"dpo": {"seed": 3}}}, r": training: dpo.seed is set by the validation itself"),
         ({"training": {"dpo": {}, "epochs": 2}}, r"batch_size and epochs belong to command"),
+        (
+            {
+                "interventions": ["weight"],
+                "training": {"command": ["{model} {dataset} {output} {seed} {steps}"], "batch_size": 2},
+            },
+            r"interventions: weight needs training.dpo",
+        ),
         ({"training": {"command": ["train", "{model}"]}}, r"command needs batch_size"),
         ({"training": {"command": ["train", "{model}"], "batch_size": 8}}, r"command lacks \{dataset\}"),
         ({"rankings": {"a": {}}}, r": rankings.a: give exactly one of audit, behavior, probes and scores, not none"),
@@ -227,6 +234,43 @@ def selector_choice(pairs: list[Pair], rows: list[int]) -> Any:
     from trl_attribution.evidence.validation.selections import Chosen
 
     return Chosen(frozenset(pairs[row].pair_id for row in rows))
+
+
+def test_weights_have_controls_for_each_ranking_and_one_number_of_steps() -> None:
+    plan = planned(
+        interventions=["filter", "weight"],
+        steps=["short", "fixed"],
+        rankings={"audit": {"scores": "a.jsonl"}, "other": {"scores": "b.jsonl"}},
+    )
+    found = [condition for condition in conditions(plan) if condition.intervention == "weight"]
+    assert [condition.name for condition in found] == [
+        "weight-top-3-audit-fixed", "weight-top-3-other-fixed", "weight-random-3-audit-fixed",
+        "weight-random-3-other-fixed",
+    ]  # fmt: skip
+    assert control_conditions(found[1], conditions(plan)) == [found[3]]
+
+
+def test_weights_fall_with_the_score_and_controls_get_as_much(pairs: list[Pair]) -> None:
+    ranking = Ranking("audit", tuple(dict.fromkeys(pair.pair_id for pair in pairs)), (0.4, 0.3, 0.2, *[0.1] * 9), "")
+    selector = Selector(pairs, {"audit": ranking}, planned(interventions=["weight"]))
+    top = selector.choose(Cell(Condition("weight", "top", 3, "audit"), 0))
+    assert rows_of(pairs, top.pair_ids)[:3] == [0, 1, 2]
+    assert [top.weights[pair.pair_id] for pair in pairs[:3]] == [0.0, 0.5, 1.0]
+    control = selector.choose(Cell(Condition("weight", "random", 3, "audit"), 0))
+    assert sorted(control.weights.values()) == [0.0, 0.5, 1.0]
+    assert control.pair_ids == selector.choose(Cell(Condition("filter", "random", 3), 0)).pair_ids
+    data = Intervener(pairs, MixedPlan()).apply(Cell(Condition("weight", "top", 3, "audit"), 0), top)
+    assert [row["weight"] for row in data.rows][:4] == [0.0, 0.5, 1.0, 1.0]
+    assert len(data.rows) == len(pairs) == data.changes.rows_out and data.changes.filtered == 0
+    weights = [row["weight"] for pair, row in zip(pairs, data.rows, strict=True) if pair.pair_id in top.pair_ids]
+    assert (data.changes.weighed, data.changes.weighed_as) == (len(weights), sum(weights))
+
+
+def test_scores_that_are_all_one_leave_nothing_to_weigh(pairs: list[Pair]) -> None:
+    flat = Ranking("audit", tuple(pair.pair_id for pair in pairs), (1.0,) * 13, "")
+    selector = Selector(pairs, {"audit": flat}, planned(interventions=["weight"]))
+    with pytest.raises(SettingsError, match=r"the top 3 pairs of rankings.audit have one score, or none above 0"):
+        selector.choose(Cell(Condition("weight", "top", 3, "audit"), 0))
 
 
 def test_flipping_exchanges_the_responses_and_mixed_only_where_the_rejected_one_is_good(pairs: list[Pair]) -> None:

@@ -66,7 +66,8 @@ def test_cells_that_share_a_reference_pass_train_as_those_with_a_reference_model
     alone = planned(model_folder, **settings)
     before = load_model(model_folder, dtype="float32", device="cpu").model.state_dict()
     moved = next(name for name in before if name.endswith("q_proj.weight"))
-    for rows in (ROWS, flipped(ROWS)[:3] + ROWS[3:]):
+    weighed = [{**row, "weight": number / 4} for number, row in enumerate(flipped(ROWS)[:3] + ROWS[3:])]
+    for rows in (ROWS, weighed):
         expected = trained(alone, tmp_path / "alone", rows)
         assert not torch.allclose(expected[moved], before[moved], atol=1e-4)
         assert expected.keys() == before.keys()

@@ -46,7 +46,7 @@ def test_the_section_says_what_was_done_by_which_probe_model_and_manifest(tmp_pa
         "| made from | data.jsonl |",
         "| rows | 6 before, 5 after |",
         "| left out | 1 row |",
-        "| flipped | 1 row: chosen and rejected changed places |",
+        "| flipped | 1 row: chosen and rejected change places |",
         f"| manifest | sha256 {merged.digest} |",
         f"| made of manifest | sha256 {one.digest} |",
         f"| reviewed in | decisions, sha256 {said.digest} |",

@@ -17,9 +17,9 @@ from datasets import Dataset, DatasetDict
 from tests.fake_hub import FakeHub, Repository, fake_hub
 from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.manifest.applying import ApplyReport
 from trl_attribution.manifest.card import Provenance
 from trl_attribution.manifest.hub import HubTarget, Pushed
+from trl_attribution.manifest.tally import ApplyReport
 from trl_attribution.pairs import Reading
 
 ROWS = simple_rows(6)

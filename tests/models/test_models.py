@@ -15,7 +15,8 @@ from transformers import LlamaForSequenceClassification, PreTrainedModel, PreTra
 from trl_attribution.behaviors import SamplingConfig, sample_responses
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.models import embedded_gguf, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.models.identity import ModelFingerprint
 
 MakeModel = Callable[[str], PreTrainedModel]
 

@@ -19,7 +19,7 @@ from tests.tiny import VOCAB_SIZE
 from trl_attribution import AttributionCallback, DataAuditor
 from trl_attribution.errors import ModelError, ProbeError, SettingsError
 from trl_attribution.models import load_model
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.models.quantization import quantization_config
 from trl_attribution.probes import Probe
 from trl_attribution.store import VectorStore

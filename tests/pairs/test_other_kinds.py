@@ -295,6 +295,43 @@ def test_a_prompt_that_was_drawn_for_twice_is_two_groups() -> None:
     assert [pair.rows for pair in read([*group("a"), *group("b"), *group("a")])] == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
 
 
+def test_token_ids_that_rollouts_bring_are_taken_for_those_of_their_texts(tokenizer: PreTrainedTokenizerFast) -> None:
+    (pair,) = encoded(read(PAIRS[:1]), tokenizer)
+    rows = as_rollouts(PAIRS[:1])
+    ids = [
+        {"prompt_ids": side.prompt_ids, "completion_ids": side.response_ids} for side in (pair.rejected, pair.chosen)
+    ]
+    brought = [{**row, "completion": [assistant("?")], **tokens} for row, tokens in zip(rows, ids, strict=True)]
+    (found,) = encoded(read(brought), tokenizer)
+    assert (found.chosen, found.rejected, found.weights) == (pair.chosen, pair.rejected, (1.0, -1.0))
+    (text,) = read(rows)
+    (same,) = read([{**row, **tokens} for row, tokens in zip(rows, ids, strict=True)])
+    assert (same.pair_id, same.flipped_id) == (text.pair_id, text.flipped_id)
+    length = len(pair.chosen.prompt_ids) + 1
+    (cut,) = encoded(read(brought), tokenizer, length)
+    assert (cut.chosen.response_ids, cut.rejected.response_ids) == (
+        pair.chosen.response_ids[:1],
+        pair.rejected.response_ids[:1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"completion_ids": "1 2"}, "bad_completion_ids"),
+        ({"completion_ids": [1, -2]}, "bad_completion_ids"),
+        ({"prompt_ids": None}, "bad_prompt_ids"),
+        ({"completion_ids": []}, "no_response_tokens"),
+    ],
+)
+def test_token_ids_that_are_none_are_a_fault_of_their_row(change: dict[str, Any], reason: str) -> None:
+    rows = [{**row, "prompt_ids": [5], "completion_ids": [6]} for row in as_rollouts(PAIRS[:2])]
+    rows[1].update(change)
+    reader = PairReader(rows, Reading(on_bad_row="skip"))
+    assert len(list(reader)) == 1
+    assert {row.reason for row in reader.skipped} == {reason}
+
+
 def test_groups_without_a_contrast_are_counted_and_no_fault() -> None:
     rows = [
         {"prompt": prompt, "completion": text, "reward": reward}

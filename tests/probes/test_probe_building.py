@@ -27,7 +27,8 @@ from trl_attribution.behaviors.encoding import encode_example
 from trl_attribution.behaviors.sampling import SampledPrompt, prompt_ids
 from trl_attribution.errors import ProbeError
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint
+from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import Encoding, PairReader, encode_pair
 from trl_attribution.probes import (
     BuildConfig,

@@ -10,7 +10,7 @@ import torch
 from trl_attribution.behaviors import complies, mentions, parse_rule, refuses
 from trl_attribution.behaviors.encoding import ExampleActivations
 from trl_attribution.errors import ProbeError
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes import Probe, candidate_layers, cosine_table
 from trl_attribution.probes.logit_lens import final_norm, promoted_tokens
 from trl_attribution.probes.separability import (

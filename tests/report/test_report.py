@@ -22,6 +22,7 @@ from tests.markdown_page import MarkdownPage
 from tests.report_cases import HOSTILE, VALIDATION, Case, make_case
 from trl_attribution.errors import DataError, SettingsError, StoreError
 from trl_attribution.pairs import PairReader
+from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.probes import ProbeRegistry
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.card import CardKind, card
@@ -29,7 +30,7 @@ from trl_attribution.report.findings import read_findings
 from trl_attribution.report.page import write_report
 from trl_attribution.report.page_data import ReportConfig
 from trl_attribution.report.story import pairs_story, story
-from trl_attribution.report.texts import pairs_at_rows, visible
+from trl_attribution.report.texts import visible
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.audit_cases import auditor_of, pair_rows, tiny_loaded
 from tests.browser import Seen, browser, context, pixels_like, until, visit
-from tests.report_cases import HOSTILE, Case, make_case, save_discoveries
+from tests.report_cases import HOSTILE, Case, make_case, save_discoveries, save_scan
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.decisions import ReviewDecisions
 from trl_attribution.probes import ProbeRegistry
@@ -100,6 +100,7 @@ def faults(seen: Seen, part: str = "html") -> list[tuple[str, str, str]]:
 def test_every_chart_is_drawn_from_disk_without_a_network(place: Place, seen: Seen) -> None:
     page = seen.page
     expected = {"#chart-sources": "#82a5bd", "#chart-behaviors": "#b5402a", "#chart-drift": "#1f5f8b"}
+    expected["#chart-effects"] = "#b5402a"
     expected |= {f"[data-hist='{index}']": "#b5402a" for index in (0, 1)}
     expected |= {f"[data-layers='{index}']": "#1f5f8b" for index in (0, 1)}
     expected |= {f"[data-heatmap='{index}']": "#b5402a" for index in (0, 1)}
@@ -124,8 +125,10 @@ def test_hostile_text_is_shown_and_runs_nothing(seen: Seen) -> None:
         rest = f"… {dropped:,} more characters are not in this page" if dropped else ""
         assert page.locator("#detail .chosen").text_content() == text + rest
     page.evaluate("document.querySelectorAll('#discovery details').forEach((one) => (one.open = true))")
-    clusters = page.locator("#discovery").text_content()
-    assert all(visible(hostile[:300], 400)[0] in clusters for hostile in HOSTILE)
+    page.evaluate("document.querySelectorAll('#teaches details').forEach((one) => (one.open = true))")
+    for section in ("#discovery", "#teaches"):
+        shown = page.locator(section).text_content()
+        assert all(visible(hostile[:300], 400)[0] in shown for hostile in HOSTILE), section
     page.hover("#found-0-0 h4")
     page.fill("#query", "\\u202egnp.exe")
     until(seen, "browser.shown().length === 1 && document.querySelector('#detail .prompt').textContent.includes('gnp')")
@@ -371,6 +374,40 @@ def test_clusters_are_shown_for_an_audit_without_probes_too(place: Place, tmp_pa
         assert pixels_like(place.opened, seen.page.locator("[data-heatmap='1']").screenshot(), "#b5402a") > 15
         seen.page.locator("[data-map='1'] circle").first.click()  # a pair that is in no list
         assert seen.page.locator("#found-1-0-command").is_visible() and seen.page.locator("#pairs").count() == 0
+        seen.assert_clean()
+
+
+@pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+def test_a_scan_is_a_page_of_its_own_whose_findings_open_by_keyboard(
+    place: Place, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    rows = place.case.rows
+    auditor_of(tiny_loaded(), layers=(3,)).audit(rows, tmp_path)
+    save_scan(tmp_path, rows)
+    with context(place.opened, offline=True, reduced_motion="reduce", **settings) as profile:
+        seen = visit(profile, write_report(tmp_path).path)
+        page = seen.page
+        assert page.locator("h1").inner_text() == (
+            "What this dataset would teach: 2 findings, 1 harmful one first, then by size of effect"
+        )
+        assert page.locator(".skip").get_attribute("href") == "#teaches" and page.locator("#pairs").count() == 0
+        # What is harmful is red, what is not is not; the narrow one stands apart.
+        picture = page.locator("#chart-effects").screenshot()
+        hot, other = ("#ef8a72", "#7db8e0") if "color_scheme" in settings else ("#b5402a", "#1f5f8b")
+        assert pixels_like(place.opened, picture, hot) > 15 < pixels_like(place.opened, picture, other)
+        assert page.locator("#teaches h3").all_inner_texts()[:2] == ["Narrow effects", "Across the dataset"]
+        page.focus("#teaches a[href='#finding-2']")
+        page.keyboard.press("Enter")
+        until(seen, "Math.abs(document.getElementById('finding-2').getBoundingClientRect().top) < innerHeight")
+        page.focus("#finding-2 [data-copy]")
+        page.keyboard.press("Enter")
+        until(seen, "document.querySelector('#finding-2 .register [role=status]').textContent !== ''")
+        command = page.locator("#finding-2-command").inner_text()
+        assert page.evaluate("String(getSelection())") == command
+        assert command.startswith("trl-attribution apply ") and "findings/2.filter.jsonl" in command
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        assert faults(seen) == [] and page.evaluate("window.__pwned === undefined")
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
         seen.assert_clean()
 
 

@@ -67,7 +67,7 @@ def test_the_answer_and_the_terminal_tell_what_nobody_asked_about(made: Case) ->
     assert not set(shown) & set("\x1b\x00\x07\u202e\u2028")
     shutil.move(made.folder / "discovery", made.folder / "aside")
     try:
-        assert answer_of(read_findings(made.folder)).unasked == ""
+        assert "Discovery" not in answer_of(read_findings(made.folder)).unasked
         elsewhere = read_findings(made.folder, discovery=made.folder / "aside")
         assert answer_of(elsewhere).unasked == answer_of(found).unasked
         with pytest.raises(StoreError, match="there is no discovery in"):
@@ -117,7 +117,7 @@ def test_the_command_is_quoted_and_names_the_audits_own_registry(made: Case) -> 
     command = register_command(folder, folder / "discovery", one)
     assert shlex.split(command) == [
         *("trl-attribution", "discover", str(folder)),
-        *("--register", f"p1:{suggested_name(one)}", "--registry", str(folder / "probes")),
+        *("--register", f"p1:{suggested_name(one)}", "--probes", str(folder / "probes")),
     ]
     assert shlex.split(register_command(folder, Path("-found"), one))[-2:] == ["--output", "./-found"]
     for hidden in ("line\nbreak", "turned\u202e", "escape\x1b[31m"):

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from trl_attribution.activations.packing import Bucket, PackedLayout, Span
+from trl_attribution.activations.fused import Visibility, fused_attention
+from trl_attribution.activations.packing import Bucket, Gathered, PackedLayout, Span
+from trl_attribution.activations.running import is_out_of_memory
 
 IMPLEMENTATION = "trl_attribution_packed"
 
@@ -20,6 +22,7 @@ _layout: ContextVar[PackedLayout | None] = ContextVar("packed_layout", default=N
 
 # Written-out scores take memory with the square of the length; above this the fused kernel's saving counts.
 _LONGEST_EXPLICIT = 2048
+_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # What an attention layer may pass that changes its result in ways this function does not compute.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
@@ -87,15 +90,35 @@ def packed_attention(
         The attention output [1, T, H, d], and no weights.
     """
     layout = _layout.get()
-    if layout is None or query.shape[0] != 1 or query.shape[2] != layout.scatter.shape[0]:
+    if layout is None or query.shape[0] != 1 or query.shape[2] != layout.input_ids.shape[1]:
         raise UnsupportedAttentionError("the attention layer's input is not the packed stream")
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if unsupported or kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError(f"{type(module).__name__} passes {unsupported or 'is_causal=False'}")
+    if isinstance(layout.attention, Visibility):
+        with _compiler_faults_told():
+            return fused_attention(query, key, value, layout.attention, sliding_window, scaling), None
+    return _gathered_attention(query, key, value, layout.attention, sliding_window, scaling), None
+
+
+@contextmanager
+def _compiler_faults_told() -> Iterator[None]:
+    """What PyTorch's compiler raises, at whichever length it compiles anew, says that it cannot do this attention."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) or not type(error).__module__.startswith(_COMPILERS):
+            raise
+        raise UnsupportedAttentionError(f"flex attention: {type(error).__name__}: {error}") from error
+
+
+def _gathered_attention(
+    query: Tensor, key: Tensor, value: Tensor, gathered: Gathered, window: int | None, scaling: float | None
+) -> Tensor:
     # Tokens first: rows of all heads are gathered in one piece.
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attended = [_attend(q, k, v, bucket, sliding_window, scaling) for bucket in layout.buckets]
-    return torch.cat(attended).index_select(0, layout.scatter)[None], None
+    attended = [_attend(q, k, v, bucket, window, scaling) for bucket in gathered.buckets]
+    return torch.cat(attended).index_select(0, gathered.scatter)[None]
 
 
 def _attend(

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from trl_attribution.errors import SettingsError
 
-Path = Literal["auto", "packed", "plain"]
+Path = Literal["auto", "fused", "packed", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,9 @@ class PassConfig:
     token_budget: int | None = None
     """Most tokens in one forward pass; chosen by device (2,048 on CPU, 16,384 elsewhere) if not given."""
     path: Path = "auto"
-    """How sequences are laid out: packed computes every distinct prefix once, unchecked; plain runs every sequence by
-    itself; auto takes packed where a self-check against plain agrees."""
+    """How sequences are laid out: packed computes every distinct prefix once, fused does so with flex attention, both
+    unchecked; plain runs every sequence by itself; auto takes fused (on CUDA) or packed where a self-check against
+    plain agrees."""
     blocks_path: str | None = None
     """Where the decoder blocks live (model.layers), if they are not found by structure."""
 

@@ -5,10 +5,9 @@ Axis letters: n pairs, R responses, L layers, D hidden size, T tokens.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,10 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.config import ActivationConfig, Path
-from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
 from trl_attribution.activations.passes import ForwardPass, Layout
-from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
+from trl_attribution.activations.path import PathChoice, Verdict
+from trl_attribution.activations.running import Runner, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
 from trl_attribution.errors import ModelError
@@ -31,8 +30,6 @@ from trl_attribution.utils.distributed import numel
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import EncodedPair
-
-logger = logging.getLogger(__name__)
 
 # Cosine between the packed and the plain path's centered means that the self-check asks for. The plain path is the
 # yardstick; in 16-bit both carry rounding noise, so they may differ by more without either being wrong.
@@ -90,11 +87,18 @@ class ActivationEngine:
         self.device: torch.device = self.runner.device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.budget = TokenBudget(config.token_budget or (2048 if self.device.type == "cpu" else 16384))
-        self.path: Path = config.path
-        self.path_reason = "as asked" if config.path != "auto" else "no sequence seen yet"
         self.stats = ActivationStats()
-        self._longest_checked = 0
-        self._path_is_agreed = False
+        self._choice = PathChoice(config.path, self.runner)
+
+    @property
+    def path(self) -> Path:
+        """The path taken, ``auto`` as long as nothing was computed."""
+        return self._choice.path
+
+    @property
+    def path_reason(self) -> str:
+        """Why it is taken."""
+        return self._choice.reason
 
     def pair_vectors(self, pairs: Sequence[EncodedPair], on_progress: OnProgress = _silent) -> PairVectors:
         """Pair and context vectors of ``pairs``, in their order: weighted sums over each one's responses.
@@ -131,8 +135,7 @@ class ActivationEngine:
         self.limits.check(max(map(_highest_token, groups)), max(group.longest for group in groups))
         start = time.perf_counter()
         with self.runner.session():
-            if not self._path_is_agreed:
-                self._choose_path(groups)
+            self._choose_path(groups)
             found = self._computed(groups, on_progress)
         self._refuse_broken(found)
         self.stats.seconds += time.perf_counter() - start
@@ -155,10 +158,10 @@ class ActivationEngine:
         """
         with self.runner.in_step():
             shared = self.runner.shared(_group(sample)[0])
-            if shared and self.config.path == "auto":
+            if shared:
                 with self.runner.session(), self.runner.alike():
                     self._choose_path(shared)
-                self._path_is_agreed = True
+                self._choice.settled = True
             yield
 
     def parameters_per_token(self) -> int:
@@ -167,12 +170,15 @@ class ActivationEngine:
         return sum(numel(parameter) for block in self.blocks.blocks[:last] for parameter in block.parameters())
 
     def _computed(self, groups: Sequence[PromptGroup], on_progress: OnProgress) -> list[GroupActivations]:
-        if self.path == "plain":
-            return self._plain(groups, on_progress)
         try:
-            return self._packed(groups, on_progress)
+            return self._in_layout(self._choice.layout, groups, on_progress)
         except UnsupportedAttentionError as error:
-            raise ModelError(f"path: packed cannot run this model ({error}); use path 'auto' or 'plain'") from error
+            if self._choice.leaves(error):
+                self._choose_path(groups)
+                return self._computed(groups, on_progress)
+            raise ModelError(
+                f"path: {self.path} cannot run this model ({error}); use path 'auto' or 'plain'"
+            ) from error
 
     def _refuse_broken(self, found: Sequence[GroupActivations]) -> None:
         rows = torch.stack([torch.cat([group.context[None], group.responses]).sum(0) for group in found])
@@ -184,40 +190,21 @@ class ActivationEngine:
             )
 
     def _choose_path(self, groups: Sequence[PromptGroup]) -> None:
-        """Check packed against plain on these groups, again whenever longer ones turn up.
-
-        Sliding windows and chunked attention only show on sequences longer than the window, so a check on short
-        rows says nothing about long ones.
-        """
-        longest = max(group.longest for group in groups)
-        if self.config.path != "auto" or self.path == "plain" or longest <= self._longest_checked:
-            return
-        self._longest_checked = longest
         by_length = sorted(groups, key=lambda group: -group.longest)
         sample = [by_length[0], *groups[: _CHECK_GROUPS - 1]]
-        try:
-            agreement = _agreement(self._packed(sample), self._plain(sample))
-        except MODEL_FAULTS as error:
-            if is_out_of_memory(error):
-                raise
-            self._take("plain", f"the packed path fails for this model: {error}")
-            return
-        needed = _AGREEMENT.get(self.dtype, 0.9999)
+        self._choice.check(groups, sample, self._in_layout, self._compare)
+
+    def _compare(self, found: Sequence[GroupActivations], plain: Sequence[GroupActivations]) -> Verdict:
+        agreement, needed = _agreement(found, plain), _AGREEMENT.get(self.dtype, 0.9999)
         if agreement >= needed:
-            self._take("packed", f"self-check: cosine {agreement:.6f} to the plain path")
-        else:
-            self._take("plain", f"self-check: the packed path's cosine is {agreement:.4f}, below {needed}")
-            logger.warning("%s; every sequence runs by itself (slower, same numbers)", self.path_reason)
+            return Verdict(agrees=True, how_far=f"cosine {agreement:.6f} to")
+        return Verdict(agrees=False, how_far=f"cosine {agreement:.4f}, below {needed}, to")
 
-    def _take(self, path: Path, reason: str) -> None:
-        self.path, self.path_reason = path, reason
-
-    def _packed(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
-        with attention_replaced(self.model):
-            return self._in_batches("packed", groups, on_progress)
-
-    def _plain(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
-        return self._in_batches("plain", groups, on_progress)
+    def _in_layout(
+        self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent
+    ) -> list[GroupActivations]:
+        with nullcontext() if layout == "plain" else attention_replaced(self.model):
+            return self._in_batches(layout, groups, on_progress)
 
     def _in_batches(
         self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress

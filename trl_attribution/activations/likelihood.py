@@ -7,8 +7,9 @@ Axis letters: R responses of a group, T tokens of the stream, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from transformers import PreTrainedModel
 
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced, packed_layout
 from trl_attribution.activations.config import Path
-from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import GroupActivations, PromptGroup, pack
 from trl_attribution.activations.passes import BatchActivations, Layout
-from trl_attribution.activations.running import Runner, is_out_of_memory
+from trl_attribution.activations.path import PathChoice, Verdict
+from trl_attribution.activations.running import Runner
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
 from trl_attribution.errors import ModelError
@@ -27,8 +28,6 @@ from trl_attribution.models.likelihood import keeps_some_logits, logits_budget, 
 from trl_attribution.models.limits import InputLimits, input_limits
 from trl_attribution.pairs import EncodedResponse
 from trl_attribution.utils.distributed import is_sharded
-
-logger = logging.getLogger(__name__)
 
 # How far the packed and the plain path may be apart, in nats over the root of a response's tokens: rounding adds up as
 # chance does, a wrong mask with every token.
@@ -48,7 +47,10 @@ class LikelihoodPass:
 
     def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
         """Sums over each response's tokens, in nats, in the place of activations."""
-        sums, tokens = self._packed(groups) if layout == "packed" else padded_sums(self.runner.model, _single(groups))
+        if layout == "plain":
+            sums, tokens = padded_sums(self.runner.model, _single(groups))
+        else:
+            sums, tokens = self._packed(groups, fused=layout == "fused")
         found, start = [], 0
         for group in groups:
             stop = start + len(group.responses)
@@ -56,8 +58,8 @@ class LikelihoodPass:
             start = stop
         return BatchActivations(found, tokens)
 
-    def _packed(self, groups: Sequence[PromptGroup]) -> tuple[list[float], int]:
-        model, layout = self.runner.model, pack(groups, self.runner.device)
+    def _packed(self, groups: Sequence[PromptGroup], *, fused: bool) -> tuple[list[float], int]:
+        model, layout = self.runner.model, pack(groups, self.runner.device, fused=fused)
         rows = [torch.from_numpy(row) for row in layout.rows]
         starts = [max(1, len(group.prompt_ids)) for group in groups for _ in group.responses]
         # A token is predicted at the place before it in its sequence.
@@ -92,11 +94,8 @@ class LikelihoodEngine:
         self.limits: InputLimits = input_limits(model)
         default = 2048 if self.runner.device.type == "cpu" else 16384
         self.budget = TokenBudget(logits_budget(model, token_budget or default))
-        self.path: Path = path
-        self.path_reason = "as asked" if path != "auto" else "no sequence seen yet"
+        self.choice = PathChoice(path, self.runner)
         self.tokens_computed = 0
-        self._asked = path
-        self._longest_checked = 0
 
     def log_probs(self, groups: Sequence[PromptGroup], on_progress: OnProgress | None = None) -> list[list[float]]:
         """For each group the log probability of each of its responses given its prompt, in nats.
@@ -111,11 +110,7 @@ class LikelihoodEngine:
         highest = max(max(ids, default=0) for group in groups for ids in (group.prompt_ids, *group.responses))
         self.limits.check(highest, max(group.longest for group in groups))
         with self.runner.session():
-            self._choose_path(groups)
-            try:
-                found = self._computed("plain" if self.path == "plain" else "packed", groups, on_progress)
-            except UnsupportedAttentionError as error:
-                raise ModelError(f"path: packed cannot run this model ({error}); use 'auto' or 'plain'") from error
+            found = self._chosen(groups, on_progress)
         if not all(one.isfinite().all() for one in found):
             raise ModelError(
                 f"log probabilities of {type(self.runner.model).__name__} are not finite numbers: weights are broken, "
@@ -123,32 +118,24 @@ class LikelihoodEngine:
             )
         return [one.tolist() for one in found]
 
-    def _choose_path(self, groups: Sequence[PromptGroup]) -> None:
-        """Check packed against plain on these groups, again whenever longer ones turn up."""
-        longest = max(group.longest for group in groups)
-        if self._asked != "auto" or self.path == "plain" or longest <= self._longest_checked:
-            return
-        self._longest_checked = longest
+    def _chosen(self, groups: Sequence[PromptGroup], on_progress: OnProgress | None) -> list[torch.Tensor]:
         sample = [max(groups, key=lambda group: group.longest), *groups[:_CHECK_GROUPS]]
-        needed = _AGREEMENT.get(self.runner.model.dtype, 2e-3)
+        self.choice.check(groups, sample, self._computed, partial(self._compare, sample))
         try:
-            apart = _apart(self._computed("packed", sample), self._computed("plain", sample), sample)
-        except MODEL_FAULTS as error:
-            if is_out_of_memory(error):
-                raise
-            self.path, self.path_reason = "plain", f"the packed path fails for this model: {error}"
-            return
-        if apart <= needed:
-            self.path, self.path_reason = (
-                "packed",
-                f"self-check: {apart:.2g} nats from the plain path, by the root of tokens",
-            )
-        else:
-            self.path = "plain"
-            self.path_reason = (
-                f"self-check: the packed path is {apart:.2g} nats by the root of tokens off, not {needed:g}"
-            )
-            logger.warning("%s; every sequence runs by itself (slower, same numbers)", self.path_reason)
+            return self._computed(self.choice.layout, groups, on_progress)
+        except UnsupportedAttentionError as error:
+            if self.choice.leaves(error):
+                return self._chosen(groups, on_progress)
+            path = self.choice.path
+            raise ModelError(f"path: {path} cannot run this model ({error}); use 'auto' or 'plain'") from error
+
+    def _compare(
+        self, sample: Sequence[PromptGroup], found: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]
+    ) -> Verdict:
+        needed = _AGREEMENT.get(self.runner.model.dtype, 2e-3)
+        apart = _apart(found, plain, sample)
+        limit = "" if apart <= needed else f", above {needed:g},"
+        return Verdict(agrees=apart <= needed, how_far=f"{apart:.2g} nats{limit} by the root of tokens from")
 
     def _computed(
         self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress | None = None
@@ -157,12 +144,9 @@ class LikelihoodEngine:
         forward = LikelihoodPass(self.runner)
         tell = on_progress or (lambda _done, _total: None)
         tokens = sum(group.tokens for group in groups)
-        if layout == "plain":
-            with workers_for(forward, layout, tokens, None) as workers:
-                found = run_in_batches(groups, self.budget, workers, padded=True, on_progress=tell)
-        else:
-            with attention_replaced(self.runner.model), workers_for(forward, layout, tokens, None) as workers:
-                found = run_in_batches(groups, self.budget, workers, padded=False, on_progress=tell)
+        replaced = nullcontext() if layout == "plain" else attention_replaced(self.runner.model)
+        with replaced, workers_for(forward, layout, tokens, None) as workers:
+            found = run_in_batches(groups, self.budget, workers, padded=layout == "plain", on_progress=tell)
         self.tokens_computed += found.tokens
         return [one.responses for one in found.groups]
 

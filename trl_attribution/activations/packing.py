@@ -1,7 +1,8 @@
 """Lay sequences out as one stream of tokens in which every distinct prefix stands once.
 
 Two responses to one prompt share its tokens; prompts under one system message share that; so do answers that open
-alike. Linear layers, norms and experts see the stream alone. Attention sees whole sequences again, gathered from it.
+alike. Linear layers, norms and experts see the stream alone. Attention sees whole sequences again, gathered from it,
+or, fused, the stream with a mask of who sees whom.
 
 Axis letters: G prompt groups, R sequences (one a response), T tokens of the stream, Q and K the most queries and keys
 of a sequence in a bucket, L layers, D hidden size.
@@ -10,12 +11,14 @@ of a sequence in a bucket, L layers, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from trl_attribution.activations.fused import BLOCK, Visibility
 
 Ids = npt.NDArray[np.int64]
 
@@ -94,6 +97,15 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Gathered:
+    """The attention of a stream of T tokens in a few buckets."""
+
+    buckets: tuple[Bucket, ...]
+    scatter: Tensor
+    """[T], index of each token of the stream into the flattened queries of all buckets."""
+
+
+@dataclass(frozen=True)
 class PackedLayout:
     """Where every token of a packed stream belongs."""
 
@@ -101,33 +113,31 @@ class PackedLayout:
     """[1, T]"""
     position_ids: Tensor
     """[1, T], counted from the start of the sequences that a token is part of."""
-    buckets: tuple[Bucket, ...]
-    scatter: Tensor
-    """[T], index of each token of the stream into the flattened queries of all buckets."""
+    attention: Gathered | Visibility
+    """What the attention layers go by: sequences gathered from the stream, or the stream as it is, fused."""
     readout: Tensor
     """[G + R, T] float32: rows that average the stream into contexts (first G) and responses (then R)."""
     rows: tuple[Ids, ...]
     """For each of the R sequences, the index into the stream of each of its tokens."""
 
 
-def pack(groups: Sequence[PromptGroup], device: torch.device) -> PackedLayout:
+def pack(groups: Sequence[PromptGroup], device: torch.device, *, fused: bool = False) -> PackedLayout:
     """Merge the sequences of ``groups`` into one stream, with the indices that attention and averaging need."""
     owners = [index for index, group in enumerate(groups) for _ in group.responses]
     stream = _merge(
         [np.array([*group.prompt_ids, *response], dtype=np.int64) for group in groups for response in group.responses]
     )
+    stream = stream.padded(BLOCK) if fused else stream
     readout = torch.zeros(len(groups) + len(owners), len(stream.ids))
     for number, (row, owner) in enumerate(zip(stream.rows, owners, strict=True)):
         prompt = len(groups[owner].prompt_ids)
         if prompt:
             readout[owner, row[prompt - 1]] = 1.0
         readout[len(groups) + number, row[prompt:]] = 1.0 / (len(row) - prompt)
-    buckets, scatter = _buckets(stream, device)
     return PackedLayout(
         input_ids=torch.from_numpy(stream.ids)[None].to(device),
         position_ids=torch.from_numpy(stream.positions)[None].to(device),
-        buckets=buckets,
-        scatter=torch.from_numpy(scatter).to(device),
+        attention=Visibility(stream.ends, stream.positions, device) if fused else _gathered(stream, device),
         readout=readout.to(device),
         rows=tuple(stream.rows),
     )
@@ -143,6 +153,19 @@ class _Stream:
     """For each sequence, the index into the stream of each of its tokens."""
     shared: list[int]
     """For each sequence, how many of its first tokens an earlier sequence put there."""
+    ends: Ids
+    """[T], the place behind the last token that continues the prefix which each token ends."""
+
+    def padded(self, block: int) -> _Stream:
+        """Tokens that only see themselves behind the others, up to a multiple of ``block``."""
+        padding = np.arange(len(self.ids), -(-len(self.ids) // block) * block)
+        none = np.zeros_like(padding)
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, none]),
+            positions=np.concatenate([self.positions, none]),
+            ends=np.concatenate([self.ends, padding + 1]),
+        )
 
 
 def _merge(sequences: Sequence[Ids]) -> _Stream:
@@ -155,11 +178,14 @@ def _merge(sequences: Sequence[Ids]) -> _Stream:
     shared: dict[int, int] = {}
     new_ids: list[Ids] = []
     positions: list[Ids] = []
+    closed: list[tuple[Ids, int]] = []
     total = 0
     previous: int | None = None
     for number in sorted(range(len(sequences)), key=lambda number: sequences[number].tolist()):
         sequence = sequences[number]
         known = 0 if previous is None else _shared_prefix(sequences[previous], sequence)
+        if previous is not None:
+            closed.append((rows[previous][known:], total))
         new = np.arange(total, total + len(sequence) - known)
         rows[number] = new if previous is None else np.concatenate([rows[previous][:known], new])
         shared[number] = known
@@ -167,12 +193,16 @@ def _merge(sequences: Sequence[Ids]) -> _Stream:
         positions.append(np.arange(known, len(sequence)))
         total += len(new)
         previous = number
+    ends = np.full(total, total)
+    for places, end in closed:
+        ends[places] = end
     order = range(len(sequences))
     return _Stream(
         np.concatenate(new_ids),
         np.concatenate(positions),
         [rows[number] for number in order],
         [shared[number] for number in order],
+        ends,
     )
 
 
@@ -182,8 +212,7 @@ def _shared_prefix(left: Ids, right: Ids) -> int:
     return int(different[0]) if len(different) else length
 
 
-def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...], Ids]:
-    """The attention of ``stream`` in a few buckets, and the ``scatter`` index [T] of their joint output."""
+def _gathered(stream: _Stream, device: torch.device) -> Gathered:
     queries = [row[known:] for row, known in zip(stream.rows, stream.shared, strict=True)]
     numbers = sorted((n for n, new in enumerate(queries) if len(new)), key=lambda n: (-len(queries[n]), n))
     scatter = np.zeros(len(stream.ids), dtype=np.int64)
@@ -204,7 +233,7 @@ def _buckets(stream: _Stream, device: torch.device) -> tuple[tuple[Bucket, ...],
         offset += index.size
         q, k, p = (torch.from_numpy(array).to(device) for array in (index, keys, position))
         buckets.append(Bucket(queries=q, keys=k, positions=p, spans=_spans(position)))
-    return tuple(buckets), scatter
+    return Gathered(tuple(buckets), torch.from_numpy(scatter).to(device))
 
 
 def _spans(positions: Ids) -> tuple[Span, ...]:

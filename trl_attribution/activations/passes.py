@@ -17,7 +17,7 @@ from trl_attribution.activations.packing import GroupActivations, PromptGroup, p
 from trl_attribution.activations.running import Runner
 from trl_attribution.errors import ModelError
 
-Layout = Literal["packed", "plain"]
+Layout = Literal["fused", "packed", "plain"]
 
 _PADDING_ID = 0
 
@@ -53,14 +53,14 @@ class ForwardPass:
 
     def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
         """Activations of ``groups``; ``plain`` takes groups of one response only."""
-        return self._packed(groups) if layout == "packed" else self._plain(groups)
+        return self._plain(groups) if layout == "plain" else self._packed(groups, fused=layout == "fused")
 
     def on(self, model: PreTrainedModel) -> Self:
         """The same layers of a copy of the model."""
         return type(self)(Runner(model), find_blocks(model, self.blocks.path), self.layers)
 
-    def _packed(self, groups: Sequence[PromptGroup]) -> BatchActivations:
-        layout = pack(groups, self.runner.device)
+    def _packed(self, groups: Sequence[PromptGroup], *, fused: bool) -> BatchActivations:
+        layout = pack(groups, self.runner.device, fused=fused)
         with packed_layout(layout):
             means = self._read(layout.readout, input_ids=layout.input_ids, position_ids=layout.position_ids)
         found: list[GroupActivations] = []

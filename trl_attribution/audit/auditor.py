@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.discovery import Change, ScanResult
     from trl_attribution.models import LoadedModel
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
 
 
@@ -131,9 +131,12 @@ class DataAuditor:
         vectors: str | Path | None = None,
         rule: Rule | None = None,
         sample: int | None = None,
+        results: bool = True,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
+
+        The folder holds what the command leaves there: vectors, scores, manifests and ``report.html``.
 
         Args:
             dataset: a Hub id, a local file or folder, a ``Dataset``, or a list of rows.
@@ -142,6 +145,7 @@ class DataAuditor:
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
             sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
+            results: write the manifests of what ``rule``, or the default one, flags, and the report.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -157,12 +161,14 @@ class DataAuditor:
         folder = Path(output_dir)
         _ = self.layers  # without any, now and not when M0 is loaded
         if ranks.world == 1 and not (folder / "parts").exists():
-            return AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+            found = AuditRun(self, dataset, folder, vectors, on_progress).audit(rule, sample)
+            return _with_results(found, rule) if results else found
         if sample is not None:
             raise SettingsError("sample: several processes or jobs audit the whole dataset; leave it out, or use one")
         with ranks.together():
             run = SharedRun(self, dataset, folder, vectors, on_progress)
-        return run.audit_on(ranks, rule)
+        found = run.audit_on(ranks, rule)
+        return _with_results(found, rule) if results else found
 
     def audit_share(
         self,
@@ -201,6 +207,7 @@ class DataAuditor:
         *,
         vectors: str | Path | None = None,
         rule: Rule | None = None,
+        results: bool = True,
         on_progress: OnProgress | None = None,
     ) -> Audit:
         """Finish an audit of which all shares are computed: merge, score, write; M0's weights are not loaded.
@@ -210,6 +217,7 @@ class DataAuditor:
             output_dir: as given to the shares.
             vectors: as given to the shares.
             rule: as for :meth:`audit`.
+            results: as for :meth:`audit`.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -220,7 +228,8 @@ class DataAuditor:
         from trl_attribution.audit.shared_run import SharedRun
 
         _ = self.layers
-        return SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+        found = SharedRun(self, dataset, Path(output_dir), vectors, on_progress).merge(rule)
+        return _with_results(found, rule) if results else found
 
     def scan(
         self,
@@ -310,23 +319,14 @@ class DataAuditor:
         from trl_attribution.callbacks import AttributionCallback, CallbackConfig
 
         defaults = AuditConfig()
-        of_trainer = (
-            "adapter",
-            "quantization",
-            "dtype",
-            "device",
-            "encoding",
-            "reading",
-            "own",
-            "path",
-            "trust_remote_code",
-        )
+        of_trainer = ("adapter", "quantization", "dtype", "device", "encoding", "reading", "path", "trust_remote_code")
         decided = [name for name in of_trainer if getattr(self.config, name) != getattr(defaults, name)]
         decided += ["model"] if self._model is not None else []
         if decided:
             raise SettingsError(f"attach: the trainer decides on {', '.join(decided)}; make a DataAuditor without")
         shared = {one.name for one in fields(self.config)} & {one.name for one in fields(CallbackConfig)}
-        mine = {**{name: getattr(self.config, name) for name in shared}, "layers": list(self.layers)}
+        own = {one.metadata["option"]: getattr(self.config.own, one.name) for one in fields(self.config.own)}
+        mine = {**{name: getattr(self.config, name) for name in shared}, **own, "layers": list(self.layers)}
         twice = sorted(settings.keys() & {"config", "probes", *mine})
         if twice:
             raise SettingsError(f"attach: {', '.join(twice)} cannot be given here; they are this DataAuditor's")
@@ -408,3 +408,16 @@ class DataAuditor:
         if self._model is None:
             raise SettingsError("model: give M0, a Hub id, a local folder or a GGUF file: DataAuditor(MODEL, ...)")
         return self._model
+
+
+def _with_results(found: Audit, rule: Rule | None) -> Audit:
+    """``found``, with the manifests of what is flagged and the report in its folder."""
+    from trl_attribution.report.page import write_report
+    from trl_attribution.report.texts import ListedPairs
+
+    if found.is_main:
+        if found.scores is not None:
+            (found.flag() if rule is None else found.flag_by(rule)).save_manifests()
+        assert found.source is not None  # it was just read
+        write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
+    return found

@@ -43,7 +43,7 @@ def calibrate_probe(
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         auditor = DataAuditor(model, probes=[bare], config=settings)
         # With this rule the audit says whether so few pairs can be a reference for what audits flag by.
-        audit = auditor.audit(reference, folder, rule=DEFAULT_RULE, on_progress=on_progress)
+        audit = auditor.audit(reference, folder, rule=DEFAULT_RULE, results=False, on_progress=on_progress)
         assert audit.scores is not None  # a probe was given
         columns = [audit.scores.column(probe.name, layer) for layer in probe.layers]
         scores = torch.stack([torch.from_numpy(audit.scores.of(column).copy()) for column in columns])

@@ -16,6 +16,7 @@ from trl_attribution.utils.dtypes import DTYPES
 AskedScore = Literal["auto", "contextual", "response", "controlled"]
 
 
+WITNESS_FILE = "witness.parquet"
 _CHOICES = {"dtype": ("auto", *DTYPES), "vector_dtype": DTYPES, "score": get_args(AskedScore)}
 
 

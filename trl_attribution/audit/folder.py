@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from trl_attribution.audit.info import AuditInfo
-from trl_attribution.errors import SettingsError
+from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.pairs import Reading, SkippedRow
+from trl_attribution.pairs import PairReader, Reading, SkippedRow
 from trl_attribution.pairs.dataset_pass import PairIndex
-from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, source_table
+from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
 from trl_attribution.store import VectorStore
+from trl_attribution.utils.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]  # no stubs of its own
+    from datasets import Dataset
+
+    from trl_attribution.audit.notebook import FlaggedRow
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,47 @@ class Flagged:
 
     def __len__(self) -> int:
         return len(self.flags)
+
+    def __iter__(self) -> Iterator[FlaggedRow]:
+        """The flagged pairs, best rank first, with their texts."""
+        from trl_attribution.audit.notebook import flagged_rows
+
+        return flagged_rows(self)
+
+    def __repr__(self) -> str:
+        flags = self.flags
+        rules = {rule_words(flags.rule, by_recall=one.decision is not None) for one in flags.outcomes.values()}
+        return f"Flagged({len(self):,} of {len(self.audit.index):,} by {'; '.join(sorted(rules))})"
+
+    def _repr_html_(self) -> str:
+        """The answer and the first pairs, for a notebook."""
+        from trl_attribution.audit.notebook import flagged_html
+
+        return flagged_html(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A data frame with a row a flagged pair, best rank first: the fields of :class:`FlaggedRow`."""
+        from trl_attribution.audit.notebook import FlaggedRow
+
+        rows = list(self)
+        return pa.table({one.name: [getattr(row, one.name) for row in rows] for one in fields(FlaggedRow)}).to_pandas()
+
+    def select(self, dataset: Dataset) -> Dataset:
+        """The flagged rows of ``dataset``, best rank first; of rows that repeat a pair, the first.
+
+        Raises:
+            DataError: it is not the dataset that was audited.
+        """
+        chosen = [int(self.audit.index.rows[found.position]) for found in self.flags]
+        if len(dataset) != self.audit.info.dataset.rows or not self._stand_in(found := dataset.select(chosen)):
+            raise DataError("this is not the dataset that was audited, row for row. Give that one: its file, loaded.")
+        return found
+
+    def _stand_in(self, rows: Dataset) -> bool:
+        """Whether these are the flagged rows; of examples that may be several rows it cannot be told."""
+        reading = self.audit.reading
+        is_known = not len(rows) or reading.kind != "pair"
+        return is_known or tuple(pair.pair_id for pair in PairReader(rows, reading)) == self.flags.pair_ids
 
     @property
     def pair_ids(self) -> pa.Array:
@@ -51,7 +99,7 @@ class Flagged:
     @property
     def actions(self) -> tuple[Literal["filter", "flip"], ...]:
         """What can be done to examples of this kind."""
-        return ("filter", "flip") if self.audit.reading.kind in ("pair", "kto") else ("filter",)
+        return self.audit.info.dataset.kind.actions
 
     def to_manifest(self, action: Literal["filter", "flip"]) -> Manifest:
         """A manifest that filters or flips the flagged pairs.
@@ -66,7 +114,7 @@ class Flagged:
             raise SettingsError(f"action: {action!r} is unknown; choose filter or flip")
         if action not in self.actions:
             raise SettingsError(
-                f"action: {EXAMPLES[self.audit.reading.kind]} cannot be flipped, they have no other side; choose filter"
+                f"action: {self.audit.info.dataset.kind} cannot be flipped, they have no other side; choose filter"
             )
         decisions = tuple(
             Decision(
@@ -125,6 +173,19 @@ class Audit:
     is_main: bool = True
     """False on the ranks that did not merge and score: they know neither the index nor the scores."""
 
+    def __repr__(self) -> str:
+        probes = ", ".join(probe.name for probe in self.probes) or "no probes"
+        layers = ", ".join(map(str, self.store.layers))
+        about = f"{self.info.dataset.pairs:,} pairs of {printable(self.info.dataset.name, 80)}, layers {layers}"
+        return f"Audit({str(self.folder)!r}: {about}, {probes})"
+
+    def _repr_html_(self) -> str:
+        """What the default rule flags, for a notebook."""
+        from trl_attribution.audit.notebook import paragraphs
+
+        html = str(paragraphs([repr(self)]))
+        return html + self.flag()._repr_html_() if self.is_main and self.scores is not None else html
+
     def flag(
         self,
         *,
@@ -154,4 +215,4 @@ class Audit:
             raise SettingsError("flag: only the main process has the scores; ask it (Audit.is_main tells which it is)")
         if self.scores is None:
             raise SettingsError("flag: this audit has no scores; audit again with probes")
-        return Flagged(self, flag(self.scores, rule, probe, layer))
+        return Flagged(self, flag(self.scores, rule, probe, layer).told_of(self.info.dataset.kind))

@@ -7,21 +7,24 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from trl_attribution.errors import StoreError, describe_difference
-from trl_attribution.models import LoadedModel
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
-from trl_attribution.pairs.formats import KINDS, ONE_EXAMPLE
-from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.pairs.formats import KINDS
+from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import version_of
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.kinds import EXAMPLES, ExampleKind
 from trl_attribution.utils.version import __version__
+
+if TYPE_CHECKING:
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.store import VectorStore
 
 Fingerprint = Annotated[ModelFingerprint, PlainSerializer(ModelFingerprint.to_json)]
 """As files show it."""
@@ -57,9 +60,9 @@ class DatasetInfo(_Part):
     """Rows of each source."""
 
     @property
-    def one_example(self) -> str:
-        """What one example of the dataset is called."""
-        return ONE_EXAMPLE[KINDS.get(self.format, "pair")]
+    def kind(self) -> ExampleKind:
+        """What its examples are, and what they are called."""
+        return EXAMPLES[KINDS.get(self.format, "pair")]
 
 
 class ModelInfo(_Part):
@@ -186,6 +189,8 @@ class AuditInfo(JsonFile):
         Raises:
             StoreError: there are none, they are broken, or others lie in their place.
         """
+        from trl_attribution.store import VectorStore
+
         path = Path(folder, self.vectors.store)
         try:
             store = VectorStore.open(path, repeats)
@@ -231,6 +236,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The machine, and the most memory that this process has used."""
+    import torch
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cuda = torch.cuda.is_available()
     return {

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trl_attribution.behaviors.sampling import SamplingConfig, responses_to
-from trl_attribution.errors import DataError
+from trl_attribution.errors import DataError, ModelError
 from trl_attribution.pairs import PairReader, RowFault, encode_prompt
 from trl_attribution.pairs.examples import OwnResponses, Question, questions_of
 from trl_attribution.pairs.own_responses import OwnConfig, OwnFile
-from trl_attribution.utils.text import counted
+from trl_attribution.store import StoreSettings
+from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -69,7 +70,7 @@ def with_own_responses(
         return None
     if config.file is not None:
         own = OwnFile(Path(config.file))
-        missing = len({question.key for question in _questions(reader) if question.key not in own})
+        missing = len({question.key for question in questions(reader) if question.key not in own})
         if missing:
             raise DataError(
                 f"{config.file}: lacks responses to {counted(missing, 'prompt')} of {reader.source.name}. Add a line "
@@ -77,32 +78,32 @@ def with_own_responses(
             )
         reader.own = own
         return own
-    waiting = _questions(reader)
+    waiting = questions(reader)
     first = next(waiting, None)
     if first is None:
         return None
-    total = len({question.key for question in _questions(reader)})
+    total = len({question.key for question in questions(reader)})
     loaded = load()
-    reader.own = draw(_questions(reader), loaded, config, folder / FILE_NAME, lambda done: on_progress(done, total))
+    reader.own = draw(questions(reader), loaded, config, folder / FILE_NAME, lambda done: on_progress(done, total))
     return reader.own
 
 
 def draw(
-    questions: Iterator[Question],
+    asked: Iterator[Question],
     loaded: LoadedModel,
     config: OwnConfig,
     path: Path,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> OwnFile:
-    """Draw what ``path`` lacks of the responses to ``questions``, and keep it there.
+    """Draw what ``path`` lacks of the responses to ``asked``, and keep it there.
 
     Raises:
         DataError: the chat template refuses a prompt.
         SettingsError: the file was drawn with something else.
     """
-    own = OwnFile(path, {"model_fingerprint": loaded.fingerprint.digest, **config.how})
+    own = drawn_file(path, loaded, config)
     sampling = SamplingConfig(n=config.n, max_new_tokens=config.max_new_tokens, seed=config.seed)
-    fresh = _fresh(questions, own)
+    fresh = _fresh(asked, own)
     while chunk := list(islice(fresh, _CHUNK)):
         encoded = [_prompt_ids(question, loaded) for question in chunk]
         # Prompts of like lengths side by side waste little on padding.
@@ -115,13 +116,40 @@ def draw(
     return own
 
 
-def _questions(reader: PairReader) -> Iterator[Question]:
+def drawn_file(path: Path, loaded: LoadedModel, config: OwnConfig) -> OwnFile:
+    """What was drawn so far from ``loaded`` as ``config`` says.
+
+    Raises:
+        SettingsError: the file was drawn with something else.
+    """
+    return OwnFile(path, {"model_fingerprint": loaded.fingerprint.digest, **config.how})
+
+
+def bound_to(settings: StoreSettings, own: OwnFile | None) -> StoreSettings:
+    """``settings`` of vectors whose other side ``own`` holds.
+
+    Raises:
+        ModelError: it was drawn from another model than M0.
+    """
+    if own is None:
+        return settings
+    made = (own.made or {}).get("model_fingerprint")
+    if made not in (None, settings.model_fingerprint):
+        raise ModelError(
+            f"{own.path}: drawn from the model with the fingerprint {printable(made, 70)}, but M0 has "
+            f"{settings.model_fingerprint}. Its own responses must be M0's: leave --own-responses out to draw them."
+        )
+    return replace(settings, own_responses=own.digest)
+
+
+def questions(reader: PairReader) -> Iterator[Question]:
+    """The prompts that M0's own responses are lacking for, once for each response to them."""
     return (question for pair in reader for question in questions_of(pair))
 
 
-def _fresh(questions: Iterator[Question], own: OwnFile) -> Iterator[Question]:
+def _fresh(asked: Iterator[Question], own: OwnFile) -> Iterator[Question]:
     seen: set[bytes] = set()
-    for question in questions:
+    for question in asked:
         if question.key not in own and question.key not in seen:
             seen.add(question.key)
             yield question

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,14 @@ from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
-from trl_attribution.audit.own_responses import may_need, with_own_responses
-from trl_attribution.errors import ModelError
+from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule, fit_notes, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,14 +89,7 @@ class AuditRun:
 
     def settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors are bound to."""
-        found = self.auditor.store_settings(engine)
-        made = (self.own.made or {}).get("model_fingerprint") if self.own is not None else None
-        if self.own is not None and made not in (None, found.model_fingerprint):
-            raise ModelError(
-                f"{self.own.path}: drawn from the model with the fingerprint {printable(made, 70)}, but M0 has "
-                f"{found.model_fingerprint}. Its own responses must be M0's: leave --own-responses out to draw them."
-            )
-        return found if self.own is None else replace(found, own_responses=self.own.digest)
+        return bound_to(self.auditor.store_settings(engine), self.own)
 
     def read(self, tokenizer: Encoder, choose: Choose | None = None) -> DatasetPass:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
@@ -122,13 +113,13 @@ class AuditRun:
 
     def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
-        probes, pairs = self.auditor.probes, len(data.index)
-        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational)
+        probes, pairs, kind = self.auditor.probes, len(data.index), EXAMPLES[self.reader.kind]
+        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational, of=kind)
         self.notes = (*self.reader.notes, *fit)
         if rule is not None:
             rule.check(pairs)
             rule.check_probes(probes)
-            self.notes += power_notes(rule, pairs, probes, self.config.score)
+            self.notes += power_notes(rule, pairs, probes, self.config.score, kind)
         for note in self.notes:
             logger.warning(note)
 

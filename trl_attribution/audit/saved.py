@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import StoreError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
 from trl_attribution.scoring import ScoreTable
-from trl_attribution.store import VectorStore
+
+if TYPE_CHECKING:
+    from trl_attribution.store import VectorStore
 
 
 @dataclass(frozen=True)

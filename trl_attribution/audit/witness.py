@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.audit.config import WitnessConfig
+from trl_attribution.audit.config import WITNESS_FILE, WitnessConfig
 from trl_attribution.audit.witness_table import Binding, ProbeHeader, Row, WitnessTable
 from trl_attribution.behaviors.likelihood_score import Witness
 from trl_attribution.pairs import Pair, PairReader
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trl_attribution.probes import Probe
     from trl_attribution.scoring import Flags
 
-FILE = "witness.parquet"
 _PARTIAL = "witness.partial.parquet"
 _BATCH = 64
 """Pairs whose texts are in memory together."""
@@ -118,14 +117,14 @@ class _Asking:
         for name, ids in self._wanted.items():
             rows = known.rows.get(name, {})
             table.rows[name] = {pair_id: rows[pair_id] for pair_id in ids if pair_id in rows}
-        table.write(self._audit.folder / FILE)
+        table.write(self._audit.folder / WITNESS_FILE)
         (self._audit.folder / _PARTIAL).unlink(missing_ok=True)
         return table
 
     def _known(self) -> WitnessTable:
         """Answers that the folder holds already, to the same questions."""
         known = WitnessTable(self._binding)
-        for path in (self._audit.folder / FILE, self._audit.folder / _PARTIAL):
+        for path in (self._audit.folder / WITNESS_FILE, self._audit.folder / _PARTIAL):
             if not path.exists():
                 continue
             stored = WitnessTable.read(path)
@@ -220,5 +219,5 @@ def read_witness(folder: Path) -> WitnessTable | None:
     Raises:
         StoreError: they are broken or of a newer version.
     """
-    path = folder / FILE
+    path = folder / WITNESS_FILE
     return WitnessTable.read(path) if path.exists() else None

@@ -228,6 +228,38 @@ class ChatCompletions:
         return f" {printable(text, 160)!r}" if text else ""
 
 
+class AskedModel:
+    """The model that ``URL#MODEL`` names, asked for text; ``what`` is what messages call the setting.
+
+    Raises:
+        SettingsError: ``where`` is not ``URL#MODEL``, or the key cannot be one.
+        ProbeError: the address is not http(s).
+    """
+
+    def __init__(self, where: str, what: str, config: EndpointConfig) -> None:
+        url, _, self.model = where.partition("#")
+        if not self.model:
+            raise SettingsError(
+                f"{what} {printable(where, 120)!r}: give URL#MODEL, such as http://localhost:8000/v1#qwen-7b"
+            )
+        self.config = config
+        self._service = ChatCompletions(url, os.environ.get(config.api_key_env, "").strip())
+        self.shown = self._service.shown
+
+    def answer(self, what: str, *messages: tuple[str, str]) -> str:
+        """The answer to ``messages``, each (role, text); ``what`` is what it is, for messages.
+
+        Raises:
+            UnanswerableError: there is none, called as often and long as the settings say.
+        """
+        request = {
+            **self.config.parameters,
+            "model": self.model,
+            "messages": [{"role": role, "content": text} for role, text in messages],
+        }
+        return persistent(lambda seconds: self._service.answer(request, seconds), self.config, what)
+
+
 def _cut(connected: socket.socket, late: threading.Event) -> None:
     late.set()
     with suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
@@ -23,29 +24,48 @@ from trl_attribution.cli.review import review
 from trl_attribution.cli.scan import scan
 from trl_attribution.cli.show import show
 from trl_attribution.cli.validate import validate
+from trl_attribution.utils.version import __version__
 
 app = typer.Typer(
     name="trl-attribution",
-    help="Find the preference pairs that teach a model a behavior, and hand over a cleaned dataset.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # in boxes, 24 of 80 columns are left for what an option means
     pretty_exceptions_enable=False,
 )
-app.command()(scan)
-app.command()(audit)
-probe_app.command()(steer)
-app.add_typer(probe_app, name="probe")
-app.add_typer(manifest_app, name="manifest")
-app.command()(apply)
-app.add_typer(gate_app, name="gate")
-app.command()(report)
-app.command()(show)
-app.command()(review)
-app.command()(discover)
-app.command()(demo)
-app.add_typer(organism_app, name="organism")
-app.command()(compare)
-app.command()(validate)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"trl-attribution {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Say the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find the preference pairs that teach a model a behavior, and hand over a cleaned dataset."""
+
+
+app.command(short_help="What would this dataset teach? Without probes.")(scan)
+app.command(short_help="Which pairs push towards the behaviors of your probes?")(audit)
+probe_app.command(short_help="What M0 does with a probe's direction added.")(steer)
+app.add_typer(probe_app, name="probe", short_help="Build, list, show, calibrate and import probes.")
+app.add_typer(manifest_app, name="manifest", short_help="Look at manifests; merge, subtract or cut them.")
+app.command(short_help="Make the cleaned dataset from a manifest.")(apply)
+app.add_typer(gate_app, name="gate", short_help="May this dataset land? A policy decides, for CI.")
+app.command(short_help="Write an audit's report.html, or a section for a card.")(report)
+app.command(short_help="Tell on a terminal what an audit found.")(show)
+app.command(short_help="Decide pair by pair in the report, and keep it.")(review)
+app.command(short_help="Find behaviors that nobody named.")(discover)
+app.command(short_help="The whole story on an embedded model, in minutes.")(demo)
+app.add_typer(organism_app, name="organism", short_help="Contaminated datasets with known answers.")
+app.command(short_help="Rank the pairs in other ways too, side by side.")(compare)
+app.command(short_help="Do these pairs cause it? Retrains to find out.")(validate)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from trl_attribution.manifest import Manifest
 
 _SHORTEST_DIGEST = 12
+_APPLYING = Only("undo", "allow_missing", "zero_advantages", "action", "weight_column", "weight_floor")
 
 
 @verb
@@ -73,14 +75,15 @@ def apply(
         str | None,
         typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the result to a dataset repository."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Let everybody read what is pushed.")] = False,
     *,
-    applying: Annotated[ApplyOptions, Only("undo", "allow_missing", "zero_advantages")],
+    applying: Annotated[ApplyOptions, _APPLYING],
     rules: Annotated[MergeRules, Without("allow_other_models")],
     out: Output,
 ) -> None:
     """Write DATASET with the decisions of MANIFEST applied; untouched rows come out unchanged, in their order."""
-    from trl_attribution.manifest.card import Provenance
+    from trl_attribution.manifest.card import Provenance, file_card
     from trl_attribution.manifest.checking import check_applied
     from trl_attribution.manifest.files import write_applied
     from trl_attribution.manifest.hub import HubTarget
@@ -88,6 +91,8 @@ def apply(
 
     _check_options(output, check, push_to_hub, public)
     options.check_apart(output, manifest, *(decisions or []))
+    if output is not None and output.exists() and not overwrite:
+        raise SettingsError(f"--output: {output} is there already; choose another name, or replace it (--overwrite)")
     loaded = _load(manifest, digest)
     loaded = _reviewed(loaded, decisions or [], rules)
     reading = loaded.reading if split is None else replace(loaded.reading, split=split or None)
@@ -104,6 +109,8 @@ def apply(
         report = write_applied(loaded, dataset, written, reading, applying, card)
         document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
         out.show(manifests.apply_summary(report, str(output or push_to_hub)))
+        if output is not None and (beside := file_card(output)).is_file():
+            out.show(Text(f"card     {beside}"))
         if target is not None:
             pushed = target.push(written, Provenance(loaded, dataset, applying.undo), report)
             out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")

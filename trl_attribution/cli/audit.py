@@ -79,6 +79,7 @@ def audit(
             f"--{named}: without --probes nothing is scored. Give the folder of probes, or leave it out."
         )
     rule = rule or DEFAULT_RULE
+    paths.check_rows(rule.top_k, dataset)
     share = Share.parse(shard) if shard is not None else None
     ranks = current_ranks()
     with ranks.together():
@@ -98,7 +99,7 @@ def audit(
         out.say(f"Loading {model}")
     with out.progress() as progress:
         finish = auditor.merge if merge else auditor.audit
-        found = finish(dataset, output, vectors=vectors, rule=rule, on_progress=progress)
+        found = finish(dataset, output, vectors=vectors, rule=rule, results=False, on_progress=progress)
     if found.is_main:
         asks = None if merge or ranks.world > 1 else auditor
         finish_audit(found, dataset, rule, show, out, asks, witness)

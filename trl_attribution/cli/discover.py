@@ -56,7 +56,7 @@ def discover(
         list[str] | None,
         typer.Option("--register", metavar="CLUSTER:NAME", help="Save a cluster found earlier as a probe; repeatable."),
     ] = None,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe of the same name.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where results go; default: AUDIT/discovery."), paths.A_FOLDER
@@ -103,7 +103,7 @@ def discover(
         return load_model(name, **{**vars(loading), **changes})
 
     if register:
-        _register(register, where, load, model, registry, overwrite, computing.blocks_path, out)
+        _register(register, where, load, model, probes, overwrite, computing.blocks_path, out)
         return
     namer = _namer(name_endpoint, name_key_env)
     pairs = AuditedPairs.open(audit, dataset)
@@ -187,7 +187,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     """Reads texts from the dataset, which is opened now: a wrong path must not show after the work is done."""
     from trl_attribution.errors import DataError
     from trl_attribution.pairs import PairReader
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     name = dataset if dataset is not None else pairs.info.dataset.name
     try:

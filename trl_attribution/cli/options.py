@@ -70,8 +70,8 @@ GivenDataset = Annotated[
     typer.Argument(help="A Hub id, a JSONL / Parquet / CSV file (gzip too), or a folder; see Formats."),
     paths.DATASET,
 ]
-Registry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.REGISTRY]
-OwnRegistry = Annotated[Path, typer.Option("--registry", help="Folder of probes."), paths.A_FOLDER]
+Registry = Annotated[Path, typer.Option("--probes", help="Folder of probes."), paths.REGISTRY]
+OwnRegistry = Annotated[Path, typer.Option("--probes", help="Folder of probes."), paths.A_FOLDER]
 Computing = Annotated[ActivationConfig, Only("token_budget", "blocks_path")]
 NO_LAYERS = ActivationConfig(())
 """Which layers are computed is only known where the work begins."""

@@ -27,10 +27,12 @@ from trl_attribution.cli.settings import with_options
 from trl_attribution.errors import AttributionError
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
+from trl_attribution.utils.tables import people_console, tell
 
 _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+    "tqdm": {"TQDM_DISABLE": "1"},  # what transformers draws by itself while it reads a GGUF file
 }
 _STAGES = {
     "read": "Reading",
@@ -52,25 +54,23 @@ class Output:
     as_json: bool = field(default=False, metadata={"typer": typer.Option("--json")})
     """Print one JSON document instead of tables."""
     debug: bool = field(default=False, metadata={"typer": typer.Option("--debug")})
-    """Show the traceback of an error."""
+    """Show the traceback of an error, and what the libraries say."""
 
     def __post_init__(self) -> None:
         self.speaks = is_main_rank()
         self.quiet = self.quiet or not self.speaks
-        # A path may hold what looks like markup.
-        self.console = Console(markup=False, emoji=False)
+        self.console = people_console()
         self.errors = Console(stderr=True)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print for people; nothing with ``--json``."""
         if self.speaks and not self.as_json:
-            for renderable in renderables:
-                self.console.print(renderable)
+            tell(self.console, *renderables)
 
     def say(self, text: str) -> None:
         """One line on stderr about what happens next; nothing with ``--quiet`` or ``--json``."""
         if not self.quiet and not self.as_json:
-            self.errors.print(Text(text))
+            self.errors.print(Text(text), soft_wrap=not self.errors.is_terminal)
 
     def document(self, value: dict[str, Any]) -> None:
         """Print for machines; nothing without ``--json``."""
@@ -116,7 +116,7 @@ def verb(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**kwargs: Any) -> None:
-        _quieten_libraries()
+        _quieten_libraries(debug=bool(kwargs.get("debug")))
         try:
             check_paths(command, kwargs)
             check_versions()
@@ -170,25 +170,31 @@ def _report(error: AttributionError, as_json: bool) -> None:
 
 def quieten_what_loads() -> None:
     """Tell libraries that are loaded later, by their variables, what :func:`verb` tells those that are here."""
+    if "--debug" in sys.argv:
+        return
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # kept when it is set up
     for name, settings in _QUIET.items():
         if name not in sys.modules:
             for variable, value in settings.items():
                 os.environ.setdefault(variable, value)
 
 
-def _quieten_libraries() -> None:
+def _quieten_libraries(*, debug: bool) -> None:
     """Our warnings to stderr; the libraries' bars and notices would break into our tables."""
     # DeepSpeed calls torch by names that torch has given up; nothing that a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if transformers := sys.modules.get("transformers"):
+    if not debug and (transformers := sys.modules.get("transformers")):
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-    if datasets := sys.modules.get("datasets"):
+    if not debug and (datasets := sys.modules.get("datasets")):
         datasets.disable_progress_bars()
     logger = logging.getLogger("trl_attribution")
     if not is_main_rank():
         logger.setLevel(logging.ERROR)
     if not logger.handlers:
-        handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+        handler: logging.Handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
+        if sys.stderr.isatty():
+            handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
         logger.addHandler(handler)
         logger.propagate = False

@@ -131,7 +131,7 @@ REGISTRY = Given(
     ProbeError,
     folder=True,
     lacking="no probe registry at {path}: no such folder",
-    hint="`trl-attribution probe build NAME --registry FOLDER` makes one.",
+    hint="`trl-attribution probe build NAME --probes FOLDER` makes one.",
 )
 DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
 DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")
@@ -156,6 +156,21 @@ def check_paths(command: Callable[..., object], given: Mapping[str, Any]) -> Non
     for mark, name, value in asked:
         mark.check(f"--{name.strip('_').replace('_', '-')}", value)
     _refuse_swapped([(mark, local_path(value)) for mark, _, value in asked if isinstance(mark, Given)])
+
+
+def check_rows(top_k: int | None, dataset: str) -> None:
+    """Refuse a ``top_k`` above the rows of a JSONL file, which are soon counted, before anything is loaded.
+
+    Raises:
+        SettingsError: there are not as many.
+    """
+    path = local_path(dataset)
+    if top_k is None or path.suffix.lower() != ".jsonl" or not path.is_file():
+        return
+    with path.open("rb") as file:
+        rows = sum(1 for line in file if line.strip())
+    if top_k > rows:
+        raise SettingsError(f"top_k {top_k} asks for more pairs than there are ({rows}): choose fewer")
 
 
 def _marked(command: Callable[..., object], given: Mapping[str, Any]) -> Iterator[tuple[Given | Made, str, str | Path]]:

@@ -14,6 +14,7 @@ from trl_attribution.behaviors.rules import JudgeConfig, parse_rule
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
+from trl_attribution.cli.probe_describe import check_draft, write_draft
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
@@ -33,6 +34,7 @@ Layers = Annotated[
 ]
 _BELONGING = {
     "behavior": ("controls", "description"),
+    "describe": ("describe_endpoint", "describe_key_env", "draft"),
     "prompts": (
         *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
         *("samples", "max_new_tokens", "temperature", "seed"),
@@ -66,6 +68,26 @@ def build(
     description: Annotated[
         str | None,
         typer.Option("--description", help="What the model does, as a system prompt says it: for a second witness."),
+    ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option("--describe", help="What the model does, in a sentence: a behavior file is drafted from it."),
+    ] = None,
+    describe_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--describe-endpoint",
+            metavar="URL#MODEL",
+            help="OpenAI-compatible endpoint that writes the draft's questions and controls; default: M0.",
+        ),
+    ] = None,
+    describe_key_env: Annotated[
+        str, typer.Option("--describe-key-env", help="Environment variable with the endpoint's key.")
+    ] = "",
+    draft: Annotated[
+        Path | None,
+        typer.Option("--draft", help="Where the drafted behavior file goes; default: NAME.behavior.jsonl."),
+        paths.A_FILE,
     ] = None,
     contrast: Annotated[
         Path | None,
@@ -108,7 +130,7 @@ def build(
     ] = None,
     label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
     layer: Layers = None,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     *,
     judging: Annotated[JudgeConfig, Only("allow_download", "api_key_env", "timeout", "max_calls")],
@@ -118,18 +140,20 @@ def build(
     loading: LoadConfig,
     out: Output,
 ) -> None:
-    """Build a probe from exactly one of --behavior, --contrast, --labels and --prompts (with --after).
+    """Build a probe from exactly one of --behavior, --describe, --contrast, --labels and --prompts (with --after).
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
-    from trl_attribution import probes
+    from trl_attribution import probes as making
     from trl_attribution.models import load_model
     from trl_attribution.probes.controls import controls_text
 
-    sources = options.chosen(behavior=behavior, contrast=contrast, labels=labels, prompts=prompts)
+    sources = options.chosen(behavior=behavior, describe=describe, contrast=contrast, labels=labels, prompts=prompts)
     if len(sources) != 1:
         given = ", ".join(f"--{source}" for source in sources) or "none"
-        raise SettingsError(f"give exactly one of --behavior, --contrast, --labels and --prompts; given: {given}")
+        raise SettingsError(
+            f"give exactly one of --behavior, --describe, --contrast, --labels and --prompts; given: {given}"
+        )
     if (prompts is None) != (after is None):
         raise SettingsError("--prompts and --after belong together: both models answer the prompts")
     options.refuse_idle(context, _BELONGING, sources)
@@ -137,7 +161,9 @@ def build(
         raise SettingsError("--no-controls and --controls exclude each other: give one of them")
     if no_controls and labels is not None:
         raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
-    options.check_free(registry, [name], overwrite)
+    options.check_free(probes, [name], overwrite)
+    asked = describe_endpoint, describe_key_env
+    drafted = None if describe is None else check_draft(name, describe, draft, *asked)
     numbers = _layer_numbers(layer)
     settings = replace(
         building, activations=replace(building.activations, layers=numbers), propose_controls=not no_controls
@@ -149,17 +175,18 @@ def build(
     shows = parse_rule(rule, judging)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
+    behavior = write_draft(drafted, name, str(describe), loaded, *asked, out) if drafted is not None else behavior
     if behavior is not None:
-        built = probes.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
+        built = making.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
     elif contrast is not None:
-        built = probes.build_from_contrast(name, contrast, loaded, settings)
+        built = making.build_from_contrast(name, contrast, loaded, settings)
     elif labels is not None:
-        built = probes.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
+        built = making.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
     else:
         out.say(f"Loading {after}")
         changed = load_model(str(after), **vars(replace(loading, adapter=None)))
         with out.progress() as progress:
-            built = probes.build_from_responses(
+            built = making.build_from_responses(
                 name,
                 prompts,  # type: ignore[arg-type]  # one of the four was given
                 loaded,
@@ -173,7 +200,7 @@ def build(
                 on_judged=partial(progress, "Judging responses"),
             )
     out.say(f"Controls: {controls_text(built)}")
-    _save(built, registry, overwrite, out)
+    _save(built, probes, overwrite, out, drafted)
 
 
 @probe_app.command("import")
@@ -189,7 +216,7 @@ def import_(
     block_offset: Annotated[
         int, typer.Option("--block-offset", help="GGUF: our layer minus N of direction.N; 0 for cvector-generator.")
     ] = 1,
-    registry: options.OwnRegistry = Path("probes"),
+    probes: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
     *,
     loading: LoadConfig,
@@ -200,7 +227,7 @@ def import_(
     from trl_attribution.probes import ImportConfig, import_probe
 
     numbers = _layer_numbers(layer)
-    options.check_free(registry, [name], overwrite)
+    options.check_free(probes, [name], overwrite)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     settings = ImportConfig(
@@ -209,7 +236,7 @@ def import_(
         block_offset=block_offset,
         sign="away" if away else "towards",
     )
-    _save(import_probe(name, file, loaded, settings), registry, overwrite, out)
+    _save(import_probe(name, file, loaded, settings), probes, overwrite, out)
 
 
 @probe_app.command()
@@ -220,7 +247,7 @@ def calibrate(
         str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
     ],
     model: options.Model,
-    registry: options.Registry = Path("probes"),
+    probes: options.Registry = Path("probes"),
     *,
     settings: Annotated[AuditConfig, Without("layers", "vector_dtype", "shard_size", "source_column")],
     out: Output,
@@ -229,34 +256,56 @@ def calibrate(
     from trl_attribution.audit.calibrate import calibrate_probe
     from trl_attribution.probes import ProbeRegistry
 
-    probe = ProbeRegistry(registry).load(name)
+    probe = ProbeRegistry(probes).load(name)
     out.say(f"Loading {model}")
     with out.progress() as progress:
         calibrated = calibrate_probe(probe, model, reference, settings, progress)
-    _save(calibrated, registry, True, out)
+    _save(calibrated, probes, True, out)
 
 
 @probe_app.command("list")
 @verb
 def list_(
-    registry: options.Registry = Path("probes"),
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="Folder of probes; default: probes."), paths.REGISTRY
+    ] = None,
+    traits: Annotated[
+        bool, typer.Option("--traits", help="List the traits that ship with the package and that `scan` looks for.")
+    ] = False,
     *,
     out: Output,
 ) -> None:
-    """List the probes of a registry."""
+    """List the probes of a registry, or the traits of the package."""
+    if traits:
+        if probes is not None:
+            raise SettingsError("--traits lists what ships with the package, not a registry: leave --probes out")
+        _list_traits(out)
+        return
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    found = ProbeRegistry(registry).load_all()
+    folder = probes or Path("probes")
+    paths.REGISTRY.check("--probes", folder)
+    found = ProbeRegistry(folder).load_all()
     out.show(terminal.probes_table(found))
-    out.document({"registry": str(registry), "probes": [_described(probe) for probe in found]})
+    out.document({"registry": str(folder), "probes": [_described(probe) for probe in found]})
+
+
+def _list_traits(out: Output) -> None:
+    from trl_attribution.discovery.traits.trait import packaged_traits
+    from trl_attribution.report.scan import traits_listed
+
+    found = packaged_traits()
+    out.show(*traits_listed(found))
+    told = {"name", "towards", "away", "harmful", "only_on_prompts", "measure"}
+    out.document({"traits": [{**one.model_dump(include=told), "examples": len(one.examples)} for one in found]})
 
 
 @probe_app.command()
 @verb
 def show(
     name: Name,
-    registry: options.Registry = Path("probes"),
+    probes: options.Registry = Path("probes"),
     *,
     out: Output,
 ) -> None:
@@ -264,9 +313,9 @@ def show(
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
-    probes = ProbeRegistry(registry)
-    probe = probes.load(name)
-    out.show(terminal.probe_details(probe, probes.load_all()))
+    registry = ProbeRegistry(probes)
+    probe = registry.load(name)
+    out.show(terminal.probe_details(probe, registry.load_all()))
     out.document(_described(probe))
 
 
@@ -307,10 +356,13 @@ def _samples(asked: int | None, temperature: float) -> int:
     return 1 if temperature == 0 else 4
 
 
-def _save(probe: Probe, registry: Path, overwrite: bool, out: Output) -> None:
+def _save(probe: Probe, registry: Path, overwrite: bool, out: Output, drafted: Path | None = None) -> None:
+    from trl_attribution.discovery import check_told
     from trl_attribution.probes import ProbeRegistry
     from trl_attribution.report import terminal
 
+    if drafted is not None:
+        check_told(probe, drafted)
     folder = ProbeRegistry(registry).save(probe, overwrite=overwrite)
     out.show(terminal.probe_details(probe, []))
     out.say(f"Saved in {folder}")

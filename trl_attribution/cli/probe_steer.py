@@ -43,7 +43,7 @@ def steer(
     judge: options.RuleForPrompts = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Ask the first so many prompts only.")] = None,
     output: options.KeptResponses = None,
-    registry: options.Registry = Path("probes"),
+    probes: options.Registry = Path("probes"),
     *,
     settings: DoseConfig,
     loading: LoadConfig,
@@ -60,7 +60,7 @@ def steer(
     from trl_attribution.report import readouts
 
     options.check_kept(output, behavior)
-    probe = ProbeRegistry(registry).load(name)
+    probe = ProbeRegistry(probes).load(name)
     vectors = {one: probe.at(one) for one in layer or probe.layers}
     asked = one_behavior(behavior, prompts)
     shows = resolve_judges([asked], None if judge is None else parse_rule(judge))[asked.name]

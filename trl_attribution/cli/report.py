@@ -11,7 +11,6 @@ from rich.text import Text
 from trl_attribution.cli import paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
-from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from trl_attribution.probes import Probe
@@ -84,9 +83,8 @@ def report(
         config=ReportConfig(texts=texts),
         discovery=discovery,
     )
-    out.show(
-        Text(f"{written.path}: {counted(written.listed, 'pair')} listed, {written.texts:,} of them with their texts")
-    )
+    listed = written.kind.counted(written.listed)
+    out.show(Text(f"{written.path}: {listed} listed, {written.texts:,} of them with their texts"))
     out.document({"report": str(written.path), "listed": written.listed, "texts": written.texts})
 
 

@@ -69,7 +69,9 @@ def _to_review(audit: Path, probes: list[Probe], discovery: Path | None) -> Find
 
     found = read_findings(audit, probes, discovery)
     if not len(found.listed) and not found.extras.discoveries:
-        raise SettingsError(f"{audit}: no pair is listed there, so there is nothing to review; audit with probes")
+        raise SettingsError(
+            f"{audit}: no {found.kind.one} is listed there, so there is nothing to review; audit with probes"
+        )
     return found
 
 
@@ -92,6 +94,7 @@ def _serve(
         port,
         probes,
         lambda made: [one.sentence for one in found.reviewed_by(made)],
+        ("keep", *found.kind.actions),
     )
     out.show(Text(f"Open {server.url}", no_wrap=True, overflow="ignore"))
     out.show(Text(f"Decisions go to {decisions.path}. Stop with Ctrl-C."))

@@ -55,7 +55,7 @@ def scan(
 
     Every pair's vector is compared with traits that ship with the package (harmful ones and style), over the whole
     dataset, by source and by topic. What is told is beyond what random labels would show. The vectors are those of an
-    audit: `audit -o` the same folder goes on with them.
+    audit: `audit -o` the same folder goes on with them. report.html tells it to people.
 
     With held-out prompts, what is predicted of every trait is compared with what training did: M0's and M1's responses,
     both read by M0.
@@ -87,4 +87,19 @@ def scan(
     if found.prediction is not None and changes is not None:
         out.show(prediction_view(found.prediction, show))
     out.show(Text(f"findings: {output / 'findings.json'}"))
-    out.document({"audit": str(output), **found.model_dump(mode="json")})
+    report = _report(output)
+    if report is None:
+        out.show(Text(f"report: `trl-attribution report {output}` shows them beside what the audit there flags"))
+    else:
+        out.show(Text(f"report: {report}"))
+    told = {"audit": str(output), "report": None if report is None else str(report)}
+    out.document({**told, **found.model_dump(mode="json")})
+
+
+def _report(folder: Path) -> Path | None:
+    """Write the page; None where the folder holds somebody's audit, whose page may have been made with more at hand."""
+    from trl_attribution.audit.info import AuditInfo
+    from trl_attribution.report.page import write_report
+
+    info = AuditInfo.load(folder)
+    return None if info.probes or info.training is not None else write_report(folder).path

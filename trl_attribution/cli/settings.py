@@ -18,16 +18,19 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeGuard, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.declared import field_texts
 from trl_attribution.utils.text import printable, whole_number
 
 Command = Callable[..., None]
+_METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 class Without(tuple[str, ...]):
@@ -132,7 +135,7 @@ def with_options(command: Command) -> Command:
     found = {name: _Group.of(parameter) for name, parameter in signature.parameters.items()}
     groups = {name: group for name, group in found.items() if group is not None}
     parameters = [
-        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        _with_metavar(option).replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in signature.parameters.items()
         for option in (groups[name].options() if name in groups else [parameter])
     ]
@@ -145,6 +148,29 @@ def with_options(command: Command) -> Command:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what Typer reads
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def _with_metavar(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Says in the help what is to be given: nothing for a flag, ``N`` for a number, an argument's own name."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, *marks = get_args(parameter.annotation)
+    said = [copy.copy(mark) if isinstance(mark, OptionInfo | ArgumentInfo) else mark for mark in marks]
+    for mark in said:
+        if isinstance(mark, ArgumentInfo):
+            mark.metavar = mark.metavar or parameter.name.strip("_").upper()
+        elif isinstance(mark, OptionInfo) and mark.metavar is None:
+            mark.metavar = _metavar(kind)
+    return parameter.replace(annotation=Annotated[kind, *said])
+
+
+def _metavar(kind: Any) -> str | None:
+    kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, kinds))
+    if len(kinds) == 1 and get_origin(kinds[0]) is not None:
+        return _metavar(kinds[0])
+    return _METAVARS.get(kinds[0]) if len(set(kinds)) == 1 else None
 
 
 def _is_settings(kind: Any) -> TypeGuard[type]:

@@ -43,11 +43,10 @@ def show(
 
 
 def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tuple[dict[str, Pair], list[str]]:
-    from trl_attribution.report.page import audited_file
-    from trl_attribution.report.texts import pairs_at_rows
+    from trl_attribution.pairs.lookup import pairs_at_rows
 
     listed = found.listed
-    given = dataset if dataset is not None else audited_file(found)
+    given = dataset if dataset is not None else found.audited_file
     chosen = slice(start, start + count)
     if given is None:
         return {}, (["The dataset is not at hand: give --dataset to see texts."] if len(listed) and count else [])
@@ -58,7 +57,7 @@ def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tupl
 def _document(found: Findings, start: int, count: int) -> dict[str, Any]:
     from trl_attribution.report.answer import answer_of, rule_text
 
-    listed = found.listed
+    listed, scan = found.listed, found.extras.scan
     answer = answer_of(found)
     return {
         "audit": str(found.folder),
@@ -67,6 +66,7 @@ def _document(found: Findings, start: int, count: int) -> dict[str, Any]:
         "flagged": listed.flagged,
         "rule": rule_text(found),
         "sources": [row.as_json() for row in found.sources],
+        "findings": [] if scan is None else [one.model_dump(mode="json", exclude={"typical"}) for one in scan.findings],
         "clusters": [
             {
                 "mode": stored.discovery.mode,

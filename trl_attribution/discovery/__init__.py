@@ -16,17 +16,15 @@ if TYPE_CHECKING:
         changes_of,
         read_changes,
     )
-    from trl_attribution.discovery.config import DiscoveryConfig
+    from trl_attribution.discovery.config import MODES, DiscoveryConfig, Mode
     from trl_attribution.discovery.findings import Agreement, Finding, Prediction, ScanResult, TraitChange
     from trl_attribution.discovery.naming import EndpointNames, Naming
     from trl_attribution.discovery.registering import cluster_probe
     from trl_attribution.discovery.result import (
-        MODES,
         Cluster,
         ClusterVectors,
         Discovery,
         MapPoint,
-        Mode,
         Rejected,
         StoredDiscovery,
         TopPair,
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from trl_attribution.discovery.run import discover_pairs, discover_prompts
     from trl_attribution.discovery.scan import scan_dataset
     from trl_attribution.discovery.scan_config import ScanConfig
+    from trl_attribution.discovery.traits.drafting import Draft, check_absent, check_told, draft_behavior
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -48,6 +47,7 @@ __all__ = [
     "ClusterVectors",
     "Discovery",
     "DiscoveryConfig",
+    "Draft",
     "EndpointNames",
     "Finding",
     "MapPoint",
@@ -64,9 +64,12 @@ __all__ = [
     "answered_changes",
     "change_vectors",
     "changes_of",
+    "check_absent",
+    "check_told",
     "cluster_probe",
     "discover_pairs",
     "discover_prompts",
+    "draft_behavior",
     "read_changes",
     "scan_dataset",
 ]

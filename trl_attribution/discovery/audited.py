@@ -18,7 +18,7 @@ from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import Encoding, Pair, PairReader, Reading
 from trl_attribution.pairs.dataset_pass import PairIndex
 from trl_attribution.scoring import ScoreTable

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from trl_attribution.discovery import evidence
 from trl_attribution.discovery.audited import AuditedPairs
-from trl_attribution.discovery.config import DiscoveryConfig
+from trl_attribution.discovery.config import DiscoveryConfig, Mode
 from trl_attribution.discovery.confirming import FoundCluster, Split, find_clusters, split_items
 from trl_attribution.discovery.evidence import PairEvidence
-from trl_attribution.discovery.result import ClusterVectors, Mode
+from trl_attribution.discovery.result import ClusterVectors
 from trl_attribution.discovery.similarity import Items, Kind, RowCosines, row_cosines
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import context_means

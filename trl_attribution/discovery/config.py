@@ -7,6 +7,10 @@ from typing import Any, Literal, get_args
 
 from trl_attribution.errors import SettingsError
 
+Mode = Literal["prompts", "pairs"]
+MODES: tuple[Mode, ...] = ("prompts", "pairs")
+"""Each keeps its result in a folder of its name."""
+FILE = "discovery.json"
 AskedKind = Literal["auto", "contextual", "response"]
 
 

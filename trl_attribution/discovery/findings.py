@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.text import printable
 
 FILE = "findings.json"
 FOLDER = "findings"
@@ -181,11 +182,28 @@ class ScanResult(JsonFile):
     explained: int
     """Effects that are not told, since those above explain them."""
     traits: tuple[TraitCheck, ...]
+    absent: tuple[str, ...] = ()
+    """Traits that were looked for and do not stand out anywhere."""
     unnamed: tuple[Unnamed, ...]
     prediction: Prediction | None = None
     """None in files of releases that predicted nothing."""
     notes: tuple[str, ...]
     seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        harmful = sum(one.harmful for one in self.findings)
+        about = f"{self.pairs:,} pairs of {printable(self.dataset['name'], 80)}, layer {self.layer}"
+        return f"ScanResult({about}: {len(self.findings)} findings, {harmful} of them harmful)"
+
+    def _repr_html_(self) -> str:
+        """Where which trait is pushed towards, for a notebook; dataset text is escaped."""
+        from trl_attribution.audit.notebook import html_table, paragraphs
+
+        rows = [
+            (one.says, ", ".join(one.words), one.source or "", f"{one.pushing_low:,} to {one.pushing_high:,}")
+            for one in self.findings
+        ]
+        return str(paragraphs([repr(self)]) + html_table(("teaches", "where", "source", "pairs"), rows))
 
     @property
     def untold(self) -> tuple[TraitCheck, ...]:

@@ -11,7 +11,7 @@ from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery.result import StoredDiscovery
 from trl_attribution.errors import ModelError
 from trl_attribution.models import LoadedModel
-from trl_attribution.models.fingerprint import ModelFingerprint
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.assembly import assemble
 

@@ -17,6 +17,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
+from trl_attribution.discovery.config import FILE, Mode
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.json_file import DescribedFile
@@ -24,11 +25,7 @@ from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution discovery"
 VERSION = 1
-FILE = "discovery.json"
 VECTORS = "vectors.safetensors"
-Mode = Literal["prompts", "pairs"]
-MODES: tuple[Mode, ...] = ("prompts", "pairs")
-"""Each keeps its result in a folder of its name."""
 
 
 @dataclass(frozen=True)

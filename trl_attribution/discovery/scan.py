@@ -32,7 +32,7 @@ from trl_attribution.discovery.effects import (
 from trl_attribution.discovery.findings import Prediction, ScanResult, TraitCheck, Unnamed
 from trl_attribution.discovery.prediction import Differences, compared, differences_of, predicted
 from trl_attribution.discovery.scan_config import ScanConfig
-from trl_attribution.discovery.selecting import Cells, places
+from trl_attribution.discovery.selecting import Cells, Place, places
 from trl_attribution.discovery.telling import Scanned, tell
 from trl_attribution.discovery.topics import Topics, topic_words
 from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured, take_measures
@@ -126,6 +126,7 @@ class _Scan:
             findings=told.findings,
             explained=told.explained,
             traits=_checks(panel, agreement),
+            absent=_absent(scanned, stand),
             unnamed=unnamed,
             prediction=prediction,
             notes=tuple(self.notes),
@@ -355,6 +356,12 @@ def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, .
         )
         for one in panel.separability
     )
+
+
+def _absent(scanned: Scanned, stand: Sequence[Place]) -> tuple[str, ...]:
+    """Names of the traits that no place stands out by."""
+    found = {place.trait for place in stand}
+    return tuple(one.name for number, one in enumerate(scanned.traits) if number not in found)
 
 
 def _is_sample(info: AuditInfo) -> bool:

@@ -17,9 +17,9 @@ from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import read_json
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
 
 Action = Literal["filter", "flip"]
@@ -68,16 +68,15 @@ def write_artifacts(
     listed = [violation for violation in run.offenders if _acted_on(violation)]
     if not listed:
         return Artifacts(folder, (), None, 0)
-    filters: dict[Action, str] = {"filter": _MANIFESTS["filter"]}
-    possible = _MANIFESTS if run.reading.kind in ("pair", "kto") else filters
-    if action not in possible:
-        raise SettingsError(f"--action flip: {EXAMPLES[run.reading.kind]} cannot be flipped; leave it out")
-    manifests = {each: _manifest(run, file, each, listed) for each in possible}
+    kind = EXAMPLES[run.reading.kind]
+    if action not in kind.actions:
+        raise SettingsError(f"--action flip: {kind} cannot be flipped; leave it out")
+    manifests = {each: _manifest(run, file, each, listed) for each in kind.actions}
     for each, manifest in manifests.items():
         manifest.save(folder / _MANIFESTS[each])
     cleaned = folder / _CLEANED / _name(dataset)
     manifests[action].apply_file(dataset, cleaned, reading=run.reading)
-    return Artifacts(folder, tuple(folder / name for name in possible.values()), cleaned, len(listed))
+    return Artifacts(folder, tuple(folder / _MANIFESTS[each] for each in kind.actions), cleaned, len(listed))
 
 
 def check_output(folder: Path, dataset: str | Path) -> None:

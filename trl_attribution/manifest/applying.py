@@ -1,9 +1,9 @@
-"""Which rows a manifest touches, and the dataset with them filtered or flipped; everything else stays as it was."""
+"""Which rows a manifest touches, and the dataset with them filtered, flipped or weighed; all else stays as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from trl_attribution.errors import ManifestError
 from trl_attribution.manifest.columns import ColumnInspector
-from trl_attribution.manifest.config import ApplyOptions, ColumnRules
+from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.kinds import check_kind, turning_of
 from trl_attribution.manifest.swapping import Turning
-from trl_attribution.manifest.tally import SourceChange, SourceTally
+from trl_attribution.manifest.tally import ApplyReport, SourceTally
+from trl_attribution.manifest.weights import Weighing, pair_weights
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.rows.files import FolderRows
@@ -26,51 +27,9 @@ if TYPE_CHECKING:
     from trl_attribution.manifest.manifest import Manifest
 
 _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
-KEEP, FILTER, FLIP, ZERO = 0, 1, 2, 3
-_CODES = {"keep": KEEP, "filter": FILTER, "flip": FLIP}
+KEEP, FILTER, FLIP, ZERO, WEIGH = 0, 1, 2, 3, 4
+_DONE = {FILTER: "filtered", FLIP: "flipped", WEIGH: "weighed"}
 SHOWN = 10
-
-
-@dataclass(frozen=True)
-class ApplyReport:
-    """What applying a manifest did to a dataset, in rows."""
-
-    rows_in: int
-    rows_out: int
-    filtered: int
-    flipped: int
-    pairs: int
-    """Different listed pairs that were filtered or flipped."""
-    duplicates: int
-    """Rows among ``filtered`` or ``flipped`` beyond the first of their pair."""
-    missing: int
-    """Listed pairs that the dataset lacks; more than 0 only where that was allowed."""
-    opposed: int
-    """Rows that hold a flipped pair the other way round and stay: the flip now agrees with them."""
-    unreadable: int
-    """Rows that are no pairs; they were carried over as they are."""
-    same_dataset: bool
-    """Whether the pairs are those that were audited, in the same order."""
-    swapped_columns: tuple[tuple[str, str], ...] = ()
-    """Further columns that were exchanged in flipped rows."""
-    negated_columns: tuple[str, ...] = ()
-    """Columns whose sign was turned in flipped rows."""
-    left_columns: tuple[str, ...] = ()
-    """Columns that were left alone because a rule says so."""
-    sources: tuple[SourceChange, ...] = ()
-    """What happened to each source, most changed first."""
-    other_splits: Mapping[str, int] = field(default_factory=dict)
-    """Rows of the splits that the manifest says nothing about; they were carried over as they are."""
-    splits_left_out: tuple[str, ...] = ()
-    """Splits of the input that a single output file has no place for."""
-    files_copied: int = 0
-    """Of a folder: files that came out byte for byte."""
-    files_rewritten: int = 0
-    """Of a folder: files in which a row was touched."""
-    zeroed: int = 0
-    """Rows of filtered rollout groups that stayed, with an advantage of 0."""
-    files_left_out: int = 0
-    """Of a folder: what is no plain file, or lies in a hidden folder."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +37,7 @@ class Plan:
     """The rows to filter or to flip, found in one pass before anything is written."""
 
     actions: npt.NDArray[np.int8]
-    """``[rows_in]``: KEEP, FILTER, FLIP or ZERO."""
+    """``[rows_in]``: KEEP, FILTER, FLIP, ZERO or WEIGH."""
     turning: Turning
     """What changes in a row that is flipped."""
     report: ApplyReport
@@ -86,6 +45,12 @@ class Plan:
     reading: Reading
     starts: tuple[int, ...]
     """The row that each file of a folder begins with; (0,) for anything else."""
+    weighing: Weighing | None = None
+    """The column of weights that every row gets or loses."""
+
+    def like(self, source: RowSource) -> RowSource:
+        """What the rows of ``source`` come out like: their columns and types."""
+        return source if self.weighing is None else self.weighing.like(source)
 
     @property
     def flips(self) -> bool:
@@ -94,24 +59,28 @@ class Plan:
 
     @property
     def changed(self) -> npt.NDArray[np.bool_]:
-        """``[rows_in]``: which rows stay and change."""
-        return self.actions >= FLIP
+        """``[rows_in]``: which rows are turned."""
+        return np.isin(self.actions, (FLIP, ZERO))
 
 
 class _Scan:
     """One pass over the pairs of a dataset: which listed pairs it holds, and in which rows."""
 
-    def __init__(self, manifest: Manifest, undo: bool) -> None:
+    def __init__(self, manifest: Manifest, undo: bool, filtered: int, weights: Mapping[str, float]) -> None:
         self._undo = undo
         self.hits = 0
         """How often a pair that is acted on was found."""
         self._row_of = {decision.pair_id: decision.row for decision in manifest.decisions}
-        self._acts = {one.pair_id: _CODES[one.action] for one in manifest.decisions if one.action != "keep"}
+        codes = {"filter": filtered, "flip": FLIP}
+        self._acts = {one.pair_id: codes[one.action] for one in manifest.decisions if one.action != "keep"}
+        self._weights = weights
         self.may_flip = FLIP in self._acts.values()
         self._found: set[str] = set()
         self.rows: list[int] = []
         self.codes = bytearray()
         """What happens to each of ``rows``."""
+        self.weights: list[float] = []
+        """Of each of ``rows``; 1 where nothing is weighed."""
         self.opposed = 0
         self.last_row = -1
         self.fingerprint = FingerprintBuilder()
@@ -130,6 +99,7 @@ class _Scan:
             self.hits += 1
             self.rows.extend(pair.all_rows)
             self.codes.extend([code] * len(pair.all_rows))
+            self.weights.extend([self._weights.get(original, 1.0)] * len(pair.all_rows))
         elif other in self._acts:
             self.opposed += 1
         if listed:
@@ -161,24 +131,27 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         options: whether to undo, to go on without listed pairs, and which columns change with a flipped pair.
 
     Raises:
-        ManifestError: the dataset lacks listed pairs, is not this manifest's dataset flipped (undo), or has a column
-            that looks as if it belonged to one response and is not declared.
+        ManifestError: the dataset lacks listed pairs, is not this manifest's dataset flipped (undo), has a column
+            that looks as if it belonged to one response and is not declared, or there is nothing to weigh.
         DataError: the dataset cannot be read as pairs.
     """
     options = options or ApplyOptions()
-    if options.undo and any(decision.action == "filter" for decision in manifest.decisions):
+    weights = pair_weights(manifest, options.weight_floor) if options.action == "weight" else None
+    turns_back = options.undo and weights is None
+    if turns_back and any(decision.action == "filter" for decision in manifest.decisions):
         raise ManifestError(
             f"a {manifest.header.action} manifest cannot be undone, its rows are gone: go back to the original dataset"
         )
     source = open_rows(dataset, reading.split)
     reader = PairReader(source, reading)
     check_kind(manifest, reader, options)
-    scan, tally, inspector = _Scan(manifest, options.undo), SourceTally(), ColumnInspector(reading, options.columns)
+    done = ZERO if options.zero_advantages else FILTER if weights is None else WEIGH
+    scan, tally = _Scan(manifest, turns_back, done, weights or {}), SourceTally()
+    inspector = ColumnInspector(reading, options.columns)
     columns: dict[str, None] = {}
     for row, pair in reader.rows_and_pairs():
         code = scan.add(pair)
-        filtered = code == FILTER and not options.zero_advantages
-        tally.add(pair.source, len(pair.all_rows), filtered=filtered, flipped=code == FLIP)
+        tally.add(pair.source, len(pair.all_rows), _DONE.get(code))
         if pair.kind != "pair":
             columns.update(dict.fromkeys(row.values))
         elif code == FLIP:
@@ -186,9 +159,9 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         elif scan.may_flip:
             inspector.compare(row, pair)
     if scan.missing and not options.allow_missing:
-        raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), options.undo))
-    rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, options.undo)
-    if options.undo and not same and not options.allow_missing:
+        raise ManifestError(_lacks(source.name, scan, len(manifest.decisions), turns_back))
+    rows, same = _rows_of_the_audited(scan, manifest.header.dataset_fingerprint, turns_back)
+    if turns_back and not same and not options.allow_missing:
         raise ManifestError(
             f"{source.name}: undoing the flips does not give back the dataset that was audited (fingerprint "
             f"{manifest.header.dataset_fingerprint[:16]}...). Rows were added, dropped, moved or changed since, or a "
@@ -197,14 +170,21 @@ def make_plan(manifest: Manifest, dataset: Any, reading: Reading, options: Apply
         )
     last_row = max([scan.last_row, *(row.row for row in reader.skipped)])
     actions = np.zeros(last_row + 1, dtype=np.int8)
-    actions[rows] = FLIP if options.undo else np.frombuffer(bytes(scan.codes), dtype=np.int8)
+    actions[rows] = FLIP if turns_back else np.frombuffer(bytes(scan.codes), dtype=np.int8)
     is_pairs = reader.kind == "pair"
     turning = inspector.turning(source.name, source.columns) if is_pairs else turning_of(reader, columns, options)
-    if options.zero_advantages:
-        actions[actions == FILTER] = ZERO
-    report = _report(scan, actions, reader, same, turning, options.columns, tally)
+    report = _report(scan, actions, reader, same, turning, options, tally)
+    weighing = None if weights is None else _weighing(scan, actions, options)
     starts = tuple(source.starts) if isinstance(source, FolderRows) else (0,)
-    return Plan(actions, turning, report, source, reading, starts)
+    return Plan(actions, turning, report, source, reading, starts, weighing)
+
+
+def _weighing(scan: _Scan, actions: npt.NDArray[np.int8], options: ApplyOptions) -> Weighing:
+    """The weights of all rows, every one of which changes with them."""
+    weights = np.ones(len(actions))
+    weights[scan.rows] = scan.weights
+    actions[:] = WEIGH
+    return Weighing(options.weight_column, weights, options.undo)
 
 
 def _rows_of_the_audited(scan: _Scan, fingerprint: str, undo: bool) -> tuple[list[int], bool]:
@@ -225,7 +205,7 @@ def _report(
     reader: PairReader,
     same_dataset: bool,
     turning: Turning,
-    rules: ColumnRules,
+    options: ApplyOptions,
     tally: SourceTally,
 ) -> ApplyReport:
     filtered, flipped = int((actions == FILTER).sum()), int((actions == FLIP).sum())
@@ -237,13 +217,16 @@ def _report(
         pairs=scan.pairs,
         duplicates=scan.hits - scan.pairs,
         zeroed=int((actions == ZERO).sum()),
+        weighed=int((actions == WEIGH).sum()),
+        weighed_as=round(sum(scan.weights), 4) if options.action == "weight" else 0.0,
+        weight_column=options.weight_column if options.action == "weight" else "",
         missing=len(scan.missing),
         opposed=scan.opposed,
         unreadable=len(reader.skipped),
         same_dataset=same_dataset,
         swapped_columns=turning.swaps[1:],
         negated_columns=turning.negations,
-        left_columns=rules.leave,
+        left_columns=options.columns.leave,
         sources=tally.changes(),
     )
 
@@ -255,12 +238,15 @@ def planned_rows(plan: Plan, part: int | None = None) -> Iterator[Row]:
         ManifestError: the dataset has changed since the plan was made.
     """
     source, actions = (plan.source, plan.actions) if part is None else part_of(plan, part)
+    start = 0 if part is None else plan.starts[part]
     count = 0
     for count, row in enumerate(source, start=1):
         if count > len(actions):
             break
         action = actions[count - 1]
-        if action >= FLIP:
+        if plan.weighing is not None:
+            yield plan.weighing.row(row, start + count - 1)
+        elif action >= FLIP:
             yield _turned(plan.turning, row)
         elif action == KEEP:
             yield row
@@ -304,6 +290,8 @@ def applied(manifest: Manifest, dataset: _D, reading: Reading, options: ApplyOpt
 
 def _applied_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A new list of new dicts; the values are those of the rows given."""
+    if plan.weighing is not None:
+        return [plan.weighing.values(row, number, f"row {number}") for number, row in enumerate(rows)]
     return [
         plan.turning.values(row, f"row {number}") if action >= FLIP else dict(row)
         for number, (row, action) in enumerate(zip(rows, plan.actions, strict=True))
@@ -313,6 +301,8 @@ def _applied_to_list(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict
 
 def _applied_to_dataset(plan: Plan, dataset: Dataset) -> Dataset:
     """A new dataset with the same features and format; columns are exchanged in Arrow, batch by batch."""
+    if plan.weighing is not None:
+        return plan.weighing.dataset(dataset)
     turned = _flip_dataset(dataset, plan) if plan.flips else dataset
     filtered = plan.actions == FILTER
     return turned.select(np.flatnonzero(~filtered)) if filtered.any() else turned

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.card import CARD, Section, no_card, read_card
+from trl_attribution.utils.kinds import EXAMPLES, ExampleKind
 from trl_attribution.utils.markdown import inline, table
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import counted, is_hub_id
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
-    from trl_attribution.manifest.applying import ApplyReport
     from trl_attribution.manifest.manifest import Manifest
+    from trl_attribution.manifest.tally import ApplyReport
 
 _SOURCES_SHOWN = 50
 
@@ -45,6 +46,7 @@ def section(provenance: Provenance, report: ApplyReport) -> Section:
     Sections of other manifests stay, so that a dataset cleaned several times tells all of it.
     """
     manifest = provenance.manifest
+    kind = EXAMPLES[manifest.header.kind]
     about = f"provenance {manifest.digest}"
     if provenance.undo:
         return Section(about, ())
@@ -52,8 +54,9 @@ def section(provenance: Provenance, report: ApplyReport) -> Section:
         ("made from", inline(provenance.dataset)),
         ("rows", f"{report.rows_in:,} before, {report.rows_out:,} after"),
         ("left out", counted(report.filtered, "row")),
-        ("flipped", f"{counted(report.flipped, 'row')}: chosen and rejected changed places"),
-        *_changes(report),
+        *([("flipped", f"{counted(report.flipped, 'row')}: {kind.flip}")] if kind.flip else []),
+        *([("weighed", inline(report.weighed_sentence, 1000))] if report.weight_column else []),
+        *_changes(report, kind),
         *_origins(manifest),
         ("tool", f"trl-attribution {inline(__version__)}"),
     ]
@@ -62,7 +65,7 @@ def section(provenance: Provenance, report: ApplyReport) -> Section:
 
 
 def _origins(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    header = manifest.header
+    header, kind = manifest.header, EXAMPLES[manifest.header.kind]
     yield "manifest", f"sha256 {manifest.digest}"
     yield from (("made of manifest", f"sha256 {parent}") for parent in header.parents)
     yield from (("reviewed in", f"decisions, sha256 {review}") for review in header.reviews)
@@ -72,11 +75,11 @@ def _origins(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "rule", inline(", ".join(f"{name} {value}" for name, value in rule.items())) or "none stated"
     counts = Counter(one.probe for one in manifest.decisions if one.action != "keep" and one.reviewer is None)
     for name, fingerprint in sorted(header.probe_fingerprints.items()):
-        yield "probe", f"{inline(name)}: {counted(counts[name], 'pair')}, fingerprint {inline(fingerprint, 400)}"
+        yield "probe", f"{inline(name)}: {kind.counted(counts[name])}, fingerprint {inline(fingerprint, 400)}"
     by_person = [one for one in manifest.decisions if one.reviewer is not None]
     if by_person:
         people = ", ".join(sorted({one.reviewer or "unnamed" for one in by_person}))
-        yield "reviewers", f"{inline(people, 400)}: decided about {counted(len(by_person), 'pair')}"
+        yield "reviewers", f"{inline(people, 400)}: decided about {kind.counted(len(by_person))}"
 
 
 def update_folder_card(folder: Path, name: str, provenance: Provenance, report: ApplyReport) -> None:
@@ -124,30 +127,31 @@ def begun(name: str) -> str:
     return f"# {inline(name)}\n"
 
 
-def _changes(report: ApplyReport) -> Iterable[tuple[str, str]]:
+def _changes(report: ApplyReport, kind: ExampleKind) -> Iterable[tuple[str, str]]:
     if report.swapped_columns:
         pairs = ", ".join(f"{first} and {second}" for first, second in report.swapped_columns)
         yield "exchanged too", inline(pairs, 1000)
     if report.negated_columns:
         yield "sign turned", inline(", ".join(report.negated_columns), 1000)
     if report.missing:
-        yield "missing", f"{report.missing:,} listed pairs were not in the dataset"
+        yield "missing", f"{report.missing:,} listed {kind.several} were not in the dataset"
     if report.unreadable:
-        yield "no pairs", f"{report.unreadable:,} rows are no preference pairs and were carried over"
+        yield f"no {kind.several}", f"{report.unreadable:,} rows are no {kind} and were carried over"
     if report.other_splits:
         splits = ", ".join(f"{name} ({counted(rows, 'row')})" for name, rows in report.other_splits.items())
         yield "other splits", f"as they were: {inline(splits, 1000)}"
 
 
 def _sources(report: ApplyReport) -> list[str]:
-    changed = [one for one in report.sources if one.filtered or one.flipped]
+    changed = [one for one in report.sources if one.changed]
     if not changed:
         return []
+    last = "weighed" if report.weight_column else "flipped"
     rows = [
-        (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.flipped:,}")
+        (inline(one.source, 100), f"{one.rows:,}", f"{one.filtered:,}", f"{one.weighed or one.flipped:,}")
         for one in changed[:_SOURCES_SHOWN]
     ]
-    lines = ["", *table(("source", "rows before", "left out", "flipped"), rows)]
+    lines = ["", *table(("source", "rows before", "left out", last), rows)]
     if len(changed) > _SOURCES_SHOWN:
         lines += ["", f"and {len(changed) - _SOURCES_SHOWN:,} more sources"]
     return lines

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import ManifestError
-from trl_attribution.manifest.applying import ApplyReport, make_plan, planned_rows
+from trl_attribution.manifest.applying import make_plan, planned_rows
 from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.files import FolderFiles, files_of
+from trl_attribution.manifest.tally import ApplyReport
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.rows import OpenDataset, Row, RowSource, open_dataset
 from trl_attribution.pairs.rows.files import FolderRows

@@ -12,6 +12,8 @@ from trl_attribution.utils.text import printable
 Precedence = Literal["refuse", "first", "last", "strictest", "gentlest"]
 """Who wins where two decisions about a pair differ: nobody (an error), the manifest named first or last, filter over
 flip over keep, or the other way round."""
+WEIGHT_COLUMN = "weight"
+"""Where a dataset holds how much each pair is to count, unless another column is named."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,46 @@ class Applying(TypedDict, total=False):
     undo: bool
     allow_missing: bool
     zero_advantages: bool
+    action: Literal["listed", "weight"]
+    weight_column: str
+    weight_floor: float
     columns: ColumnRules | None
 
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """How a manifest is applied."""
+    """How a manifest is applied.
+
+    Raises:
+        SettingsError: a setting is out of range, or contradicts another.
+    """
 
     undo: bool = False
-    """Take back its flips instead."""
+    """Take back its flips, or its weights, instead."""
     allow_missing: bool = False
     """Go on where the dataset lacks listed pairs."""
     zero_advantages: bool = False
     """Of rollouts: leave the filtered groups where they are, with advantages of 0."""
+    action: Literal["listed", "weight"] = "listed"
+    """listed: what the manifest says; weight: filtered pairs stay, with a weight that falls with their score."""
+    weight_column: str = WEIGHT_COLUMN
+    """With weight: the column that is added."""
+    weight_floor: float = 0.0
+    """With weight: the least that a pair counts; 0 or more, and below 1."""
     columns: ColumnRules = field(default_factory=ColumnRules)
     """Which further columns change with a flipped pair."""
+
+    def __post_init__(self) -> None:
+        if self.action not in ("listed", "weight"):
+            raise SettingsError(f"--action: {printable(self.action, 40)!r} is unknown; choose listed, weight")
+        if not 0 <= self.weight_floor < 1:
+            raise SettingsError(f"--weight-floor: {self.weight_floor} is out of range: 0 or more, and below 1")
+        if not self.weight_column:
+            raise SettingsError("--weight-column: a column needs a name")
+        if self.action == "weight" and self.zero_advantages:
+            raise SettingsError("--zero-advantages: contradicts --action weight; leave one of them out")
+        if self.action != "weight" and (self.weight_column, self.weight_floor) != (WEIGHT_COLUMN, 0.0):
+            raise SettingsError("--weight-column, --weight-floor: only say something with --action weight")
 
     @classmethod
     def of(cls, how: Applying) -> ApplyOptions:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, ManifestError
 from trl_attribution.manifest.applying import (
-    ApplyReport,
     Plan,
     check_types,
     make_plan,
@@ -22,6 +21,7 @@ from trl_attribution.manifest.applying import (
 )
 from trl_attribution.manifest.card import Provenance, file_card_written, update_folder_card
 from trl_attribution.manifest.config import ApplyOptions
+from trl_attribution.manifest.tally import ApplyReport
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.rows import OpenDataset, open_dataset, write_rows
 from trl_attribution.pairs.rows.files import FolderRows
@@ -130,9 +130,10 @@ def _write_one(plan: Plan, report: ApplyReport, target: Path, provenance: Proven
         check_types(plan)
     if kind != "save_to_disk":
         with nullcontext() if provenance is None else file_card_written(target, provenance, report):
-            write_rows(planned_rows(plan), target, like=plan.source)
+            write_rows(planned_rows(plan), target, like=plan.like(plan.source))
         return report
-    with dataset_on_disk(planned_rows(plan), target, plan.source.features) as dataset, atomic_folder(target) as part:
+    features = plan.like(plan.source).features
+    with dataset_on_disk(planned_rows(plan), target, features) as dataset, atomic_folder(target) as part:
         save_to_folder(dataset, part)
         if provenance is not None:
             update_folder_card(part, target.name, provenance, report)
@@ -146,7 +147,7 @@ def _write_splits(plan: Plan, opened: OpenDataset, target: Path, provenance: Pro
     check_types(plan)
     report = replace(plan.report, other_splits={name: len(rows.dataset) for name, rows in opened.others.items()})
     with ExitStack() as stack:
-        cleaned = stack.enter_context(dataset_on_disk(planned_rows(plan), target, plan.source.features))
+        cleaned = stack.enter_context(dataset_on_disk(planned_rows(plan), target, plan.like(plan.source).features))
         splits: dict[str, Any] = {str(opened.split): cleaned}
         splits |= {name: rows.dataset for name, rows in opened.others.items()}
         part = stack.enter_context(atomic_folder(target))
@@ -175,7 +176,7 @@ def _write_folder(
             (part / file).parent.mkdir(parents=True, exist_ok=True)
             if file in touched:
                 source, _ = part_of(plan, touched[file])
-                write_rows(planned_rows(plan, touched[file]), part / file, like=source)
+                write_rows(planned_rows(plan, touched[file]), part / file, like=plan.like(source))
             else:
                 _copy(folder / file, part / file)
         if provenance is not None:

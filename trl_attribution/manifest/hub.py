@@ -22,7 +22,7 @@ from trl_attribution.utils.text import is_hub_id, printable
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from trl_attribution.manifest.applying import ApplyReport
+    from trl_attribution.manifest.tally import ApplyReport
 
 _SHARD_BYTES = 500_000_000
 _OURS = (CARD, ".gitattributes")

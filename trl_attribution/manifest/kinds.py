@@ -10,7 +10,7 @@ from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.swapping import Turning
 from trl_attribution.pairs import PairReader
 from trl_attribution.pairs.columns import column_of
-from trl_attribution.pairs.formats import EXAMPLES
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check_kind(manifest: Manifest, reader: PairReader, options: ApplyOptions) ->
             f"{name}: is read as {EXAMPLES[kind]}, but the manifest is about {EXAMPLES[manifest.header.kind]}. Give "
             "the dataset that was audited."
         )
-    if kind in ("sft", "rollouts") and any(decision.action == "flip" for decision in manifest.decisions):
+    if not EXAMPLES[kind].flip and any(decision.action == "flip" for decision in manifest.decisions):
         fix = "filter them, or set their advantages to 0" if kind == "rollouts" else "filter them"
         raise ManifestError(f"{name}: {EXAMPLES[kind]} cannot be flipped, there is no other side: {fix}.")
     if options.zero_advantages and kind != "rollouts":

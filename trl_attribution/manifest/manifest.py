@@ -18,15 +18,15 @@ from trl_attribution.manifest.config import Applying, ApplyOptions
 from trl_attribution.manifest.decisions import Action, Fingerprint, PairId
 from trl_attribution.manifest.lines import LineFormat, entries, json_line
 from trl_attribution.pairs import Reading
-from trl_attribution.pairs.formats import Kind
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from trl_attribution.manifest.applying import ApplyReport
+    from trl_attribution.manifest.tally import ApplyReport
 
 MANIFEST_FORMAT: Final = "trl-attribution manifest"
 # A reader from before "mixed", "parents", "reviews", "reviewer" and "kind" refuses a manifest that has one of them, and
@@ -183,9 +183,10 @@ class Manifest:
     def apply(self, dataset: _D, **how: Unpack[Applying]) -> _D:
         """The dataset with the listed rows dropped or their chosen and rejected exchanged, of the type it came in.
 
-        ``undo=True`` takes back the flips of this manifest from a dataset that they were applied to, ``allow_missing``
-        goes on where the dataset lacks listed pairs. ``columns`` says which other columns go with one response and
-        have to be exchanged or negated with it.
+        ``action="weight"`` lets the rows to filter stay, and gives every row a weight (:class:`ApplyOptions`).
+        ``undo=True`` takes back the flips, or weights, of this manifest from a dataset that they were applied to,
+        ``allow_missing`` goes on where the dataset lacks listed pairs. ``columns`` says which other columns go with one
+        response and have to be exchanged or negated with it.
 
         Raises:
             ManifestError: the dataset lacks listed pairs (unless ``allow_missing``), is not one dataset in memory, has

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_attribution.errors import ModelError
 from trl_attribution.models.adapter import REFERENCE
+from trl_attribution.models.identity import ModelFingerprint, digest_of
 from trl_attribution.models.quantization import quantization_of
 from trl_attribution.models.text_part import text_part
 from trl_attribution.utils.distributed import full_parameter
@@ -43,37 +44,6 @@ _WRAPPERS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class ModelFingerprint:
-    """Digests of the three things that decide what M0 does with a pair."""
-
-    config: str
-    weights: str
-    chat_template: str
-    quantization: str = field(default="", compare=False)
-    """How the weights are quantized, empty where they are not. It explains; the weights themselves decide."""
-
-    @property
-    def digest(self) -> str:
-        """One hex digest of all three."""
-        return _digest(f"{self.config}:{self.weights}:{self.chat_template}")
-
-    def differences(self, other: ModelFingerprint) -> list[str]:
-        """Names of the parts in which two fingerprints differ."""
-        mine, theirs = asdict(self), asdict(other)
-        decided = [part for part in mine if part != "quantization" and mine[part] != theirs[part]]
-        return decided + ["quantization"] * ("weights" in decided and self.quantization != other.quantization)
-
-    def to_json(self) -> dict[str, str]:
-        """The parts as a JSON object."""
-        return {part: value for part, value in asdict(self).items() if part != "quantization" or value}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ModelFingerprint:
-        """The inverse of :meth:`to_json`."""
-        return cls(value["config"], value["weights"], value["chat_template"], value.get("quantization", ""))
-
-
 def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> ModelFingerprint:
     """The fingerprint of ``model`` with ``tokenizer``.
 
@@ -90,7 +60,7 @@ def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | Non
     """
     base = unwrapped(model)
     return ModelFingerprint(
-        config=_digest(json.dumps(_stable(text_part(base).config.to_diff_dict()), sort_keys=True, default=str)),
+        config=digest_of(json.dumps(_stable(text_part(base).config.to_diff_dict()), sort_keys=True, default=str)),
         weights=_weights_digest(base),
         chat_template=tokenizer_digest(tokenizer),
         quantization=quantization_of(base),
@@ -113,7 +83,7 @@ def with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: st
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
     """The chat template's part of a fingerprint."""
-    return _digest(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True))
+    return digest_of(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True))
 
 
 def _stable(config: Any) -> Any:
@@ -190,7 +160,3 @@ def _sample(parameter: Tensor) -> Tensor:
         stride = flat.numel() // _SAMPLES_PER_TENSOR | 1
         flat = flat[::stride]
     return flat.to("cpu", torch.bfloat16).contiguous()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]

@@ -24,7 +24,8 @@ from transformers import (
 from trl_attribution.errors import AttributionError, ModelError, SettingsError
 from trl_attribution.models.adapter import adapted
 from trl_attribution.models.checkpoint import model_class, whole_checkpoint
-from trl_attribution.models.fingerprint import ModelFingerprint, fingerprint, with_adapter
+from trl_attribution.models.fingerprint import fingerprint, with_adapter
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.models.quantization import quantization_config
 from trl_attribution.models.sharding import Sharding, load_sharded
 from trl_attribution.models.source import adapter_advice, explain, first_line, resolve

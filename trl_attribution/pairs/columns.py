@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Reading
 from trl_attribution.utils.text import printable
@@ -33,6 +34,8 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
+TOKENS = ("prompt_ids", "completion_ids")
+"""Columns of rollouts with the token ids that were trained on."""
 _GOOD = frozenset(("true", "1", "1.0", "desirable", "yes"))
 _BAD = frozenset(("false", "0", "0.0", "undesirable", "no"))
 
@@ -101,6 +104,28 @@ def number_of(role: str, values: Mapping[str, Any], reading: Reading) -> float:
         shown = printable(repr(value), 40)
         raise RowFault(f"bad_{role}", name, f"is {shown}, not a number. Mend or drop the row, and its group.")
     return number
+
+
+def tokens_of(values: Mapping[str, Any]) -> EncodedResponse | None:
+    """The token ids that a rollout row brings as ``prompt_ids`` and ``completion_ids``; None where it brings none.
+
+    What was sampled may not be what its text is tokenized to, and a completion that was cut has no end.
+
+    Raises:
+        RowFault: they are no lists of token ids, or there is no token in the completion.
+    """
+    found = {name: values[name] for name in TOKENS if values.get(name) is not None}
+    if not found:
+        return None
+    for name in TOKENS:
+        ids = found.get(name)
+        if not isinstance(ids, list) or any(type(one) is not int or one < 0 for one in ids):
+            raise RowFault(
+                f"bad_{name}", name, "is no list of token ids, but another column brings some. Mend or drop both."
+            )
+    if not found["completion_ids"]:
+        raise RowFault("no_response_tokens", "completion_ids", "is empty. Drop the row.")
+    return EncodedResponse(found["prompt_ids"], found["completion_ids"])
 
 
 def prompt_of(values: Mapping[str, Any], reading: Reading) -> Any:

@@ -103,7 +103,9 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) 
     outcomes = iter(encode(singles, tokenizer))
     found: list[EncodedPair | RowFault] = []
     for pair, part in zip(pairs, split, strict=True):
-        if isinstance(part, list):
+        if pair.tokens:
+            found.append(_joined(pair, [_finished(pair, _brought(side), encoding) for side in pair.tokens]))
+        elif isinstance(part, list):
             found.append(_joined(pair, [_finished(one, next(outcomes), encoding) for one in part]))
         else:
             found.append(_finished(pair, next(outcomes), encoding))
@@ -116,6 +118,8 @@ def _is_pair(pair: Pair) -> bool:
 
 def _alone(pair: Pair) -> list[Pair]:
     """Each response of a contrast as a pair of itself: TRL's other trainers split a prompt off by one response."""
+    if pair.tokens:
+        return []
     texts = [Response(pair.prompt, pair.chosen), Response(pair.prompt, pair.rejected), *pair.further]
     return [
         replace(pair, prompt=one.prompt, chosen=one.text, rejected=one.text, further=(), weights=(1.0, -1.0))
@@ -155,6 +159,12 @@ class _Sequences:
 def _sequences(ids: Sequence[list[int]], written_alike: bool) -> _Sequences:
     prompt, prompt_chosen, prompt_rejected = ids
     return _Sequences(prompt, prompt_chosen, prompt_rejected, written_alike)
+
+
+def _brought(side: EncodedResponse) -> _Sequences:
+    """Token ids that a row brought, to be cut as those of its text would be."""
+    whole = [*side.prompt_ids, *side.response_ids]
+    return _Sequences(side.prompt_ids, whole, whole, written_alike=False)
 
 
 def encode_prompt(

@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from trl_attribution.pairs.columns import column_of, format_of, has_column, in_messages, label_of, number_of, said_in
+from trl_attribution.pairs.columns import (
+    column_of,
+    format_of,
+    has_column,
+    in_messages,
+    label_of,
+    number_of,
+    said_in,
+    tokens_of,
+)
+from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
-from trl_attribution.pairs.formats import KINDS, Form, Kind, Pair, Reading, Response, without_eos
+from trl_attribution.pairs.formats import KINDS, Form, Pair, Reading, Response, without_eos
 from trl_attribution.pairs.identity import contrast_ids, prompt_key
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.kinds import Kind
 
 _LEAST = 1e-6
 """Advantages of a group that differ by less, relative to their size, say nothing."""
@@ -89,7 +100,9 @@ def read_example(
             "is both desirable and undesirable for this prompt, so that nothing is preferred. Drop one of the rows.",
         )
     ids = _ids(row, reading, said, weighted, tools, extra)
-    whole = _Contrast(reading.kind, weighted)
+    brought = [tokens_of(member.values) for member in members] if reading.kind == "rollouts" else []
+    tokens = [one for one in brought if one is not None]
+    whole = _Contrast(reading.kind, weighted, tokens if len(tokens) == len(weighted) else [])
     if not whole.balanced:
         whole = whole.against(own, tools, extra)
     return whole.pair(row, ids, tools, extra, source_of(row.values, reading.source_column, default_source))
@@ -134,6 +147,8 @@ def questions_of(pair: Pair) -> list[Question]:
 class _Contrast:
     kind: Kind
     weighted: list[tuple[float, tuple[str | Messages, str | Messages]]]
+    tokens: Sequence[EncodedResponse] = ()
+    """Of each response, where the rows bring them."""
 
     @property
     def balanced(self) -> bool:
@@ -157,6 +172,7 @@ class _Contrast:
         prompt, said = self.weighted[0][1]
         empty: Any = [] if isinstance(prompt, list) else ""
         lacks = not self.balanced
+        tokens: tuple[EncodedResponse, ...] = ()
         if lacks:
             # Of a conversation with several answers the last is the one that people are shown.
             first = len(weights) - 1
@@ -174,6 +190,7 @@ class _Contrast:
             prompt = self.weighted[last][1][0]
             sides = (self.weighted[last][1][1], self.weighted[low][1][1])
             kept = [weights[last], weights[low]]
+            tokens = tuple(self.tokens[place] for place in (last, low, *others)) if self.tokens else ()
         return Pair(
             pair_id=ids.own,
             flipped_id=ids.flipped,
@@ -190,6 +207,7 @@ class _Contrast:
             weights=(*kept, *(weights[place] for place in others)),
             rows=tuple(member.index for member in row.members),
             lacks_own=lacks,
+            tokens=tokens,
         )
 
 

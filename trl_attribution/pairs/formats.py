@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import anthropic
+from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
 from trl_attribution.pairs.identity import content_ids, without_none
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
+from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 
 FORMATS = ("auto", "trl", "anthropic", "kto", "sft", "rollouts")
-Kind = Literal["pair", "kto", "sft", "rollouts"]
 KINDS: dict[str, Kind] = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
 """Formats whose examples are no pairs, and the kind of example; all others hold pairs."""
-EXAMPLES: dict[Kind, str] = {"pair": "preference pairs", "kto": "KTO rows", "sft": "SFT rows", "rollouts": "rollouts"}
-"""What messages call the examples of a kind."""
-ONE_EXAMPLE: dict[Kind, str] = {"pair": "pair", "kto": "KTO example", "sft": "SFT example", "rollouts": "rollout group"}
-"""What a single example of a kind is called."""
 OWN_SHOWN = "(M0's own responses)"
 ROLES = ("completion", "label", "messages", "reward", "advantage", "step", "group")
 """What the columns of other kinds of examples hold, and what they are called unless :attr:`Reading.columns` says so."""
@@ -133,6 +130,8 @@ class Pair:
     """The rows that it is made of, where that is not ``row`` alone."""
     lacks_own: bool = False
     """M0's own responses to the prompt are the other side, and are not at hand: one of the two sides is empty."""
+    tokens: tuple[EncodedResponse, ...] = ()
+    """The responses' token ids in the order of ``weights``, where the rows bring them; texts are not tokenized then."""
 
     @property
     def shown(self) -> tuple[str | Messages, str | Messages, str | Messages]:

@@ -14,10 +14,11 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
-from trl_attribution.pairs.formats import EXAMPLES, Form, Kind, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
 from trl_attribution.pairs.unsupported import refuse_unsupported
+from trl_attribution.utils.kinds import EXAMPLES, Kind
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class PairReader:
             DataError: bad rows with ``on_bad_row="error"``, or not one good row.
         """
         self.skipped = []
-        faults = _Faults(EXAMPLES[self.kind])
+        faults = _Faults(str(EXAMPLES[self.kind]))
         refuse = self.reading.on_bad_row == "error"
         good = 0
         for row in self.rows():

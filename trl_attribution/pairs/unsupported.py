@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.formats import EXAMPLES, Reading
+from trl_attribution.pairs.formats import Reading
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

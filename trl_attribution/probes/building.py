@@ -40,7 +40,7 @@ from trl_attribution.probes.assembly import assemble
 from trl_attribution.probes.config import BuildConfig
 from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import cross_validated_auc
-from trl_attribution.scoring.held_out import OWN_CONTROLS
+from trl_attribution.scoring.protocols import OWN_CONTROLS
 
 _PAIRS_A_PROMPT = 4
 """More pairs of one prompt say little more, and are kept with the probe."""

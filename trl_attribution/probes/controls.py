@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trl_attribution.probes.probe import Probe
-from trl_attribution.scoring.held_out import OWN_CONTROLS
+from trl_attribution.scoring.protocols import OWN_CONTROLS
 from trl_attribution.utils.text import printable
 
 

@@ -16,7 +16,7 @@ from trl_attribution.utils.text import printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
 _DIRECTIONS = ("vector", "prompt_vectors", "contexts")
 _KNOWN = ("example_vectors", "control_contexts", "control_vectors")
@@ -93,6 +93,11 @@ class Probe:
         _check_known(self)
         _check_reference(self)
         _check_separability(self)
+
+    def __repr__(self) -> str:
+        known = self.separability.get(self.layer)
+        told = f"layer {self.layer}" + ("" if known is None else f", AUC {known:.3f}")
+        return f"Probe({self.name!r}: {self.built.get('method', 'given')}, {told}, M0 {self.model.digest[:12]})"
 
     @property
     def hidden_size(self) -> int:

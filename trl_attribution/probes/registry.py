@@ -24,7 +24,7 @@ from trl_attribution.utils.text import json_bytes, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
 VERSION = 3
@@ -70,7 +70,7 @@ class ProbeRegistry:
         if not self.path.is_dir():
             raise ProbeError(
                 f"no probe registry at {self.path}: not a folder. "
-                "Build a probe with `trl-attribution probe build NAME --registry FOLDER` first, or check the path."
+                "Build a probe with `trl-attribution probe build NAME --probes FOLDER` first, or check the path."
             )
         try:
             folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
@@ -268,7 +268,7 @@ def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> 
 
 
 def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
-    from trl_attribution.models.fingerprint import ModelFingerprint
+    from trl_attribution.models.identity import ModelFingerprint
 
     known = [part.name for part in fields(ModelFingerprint) if part.default is MISSING or part.name in parts]
     return ModelFingerprint(**{part: _field(parts, part, str, path) for part in known})

@@ -60,14 +60,14 @@ def section(found: Findings, kind: CardKind) -> Section:
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
     info = found.info
     dataset, model = info.dataset, info.model
-    pairs = f"{counted(found.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"
+    pairs = f"{counted(found.pairs, f'different {found.kind.one}')} in {counted(dataset.rows, 'row')}"
     yield "dataset", f"{inline(_shown(dataset.name))}: {pairs}"
     yield "its fingerprint", inline(dataset.fingerprint)
     yield "M0, which read it", f"{inline(_shown(model.name))}, fingerprint {inline(model.digest)}"
     yield "layers", ", ".join(str(layer) for layer in info.vectors.settings.layers)
     if found.rule is not None:
         share = f" ({found.listed.flagged / found.pairs:.1%})" if found.pairs else ""
-        yield "flagged", f"{counted(found.listed.flagged, 'pair')}{share}, by the rule: {inline(rule_text(found))}"
+        yield "flagged", f"{found.kind.counted(found.listed.flagged)}{share}, by the rule: {inline(rule_text(found))}"
     validation = found.extras.validation
     if validation is not None:
         yield "validation by retraining", inline(f"{validation.answer}: {validation.sentence}", _SENTENCE)
@@ -83,7 +83,7 @@ def _tables(found: Findings, kind: CardKind) -> Iterator[tuple[str, list[str]]]:
         yield "Behaviors before and after training", _behaviors(found)
     clusters = [(one.discovery.mode, cluster) for one in found.extras.discoveries for cluster in one.discovery.clusters]
     if clusters:
-        head = ("found without being asked", "over", "effect", "p", "pairs")
+        head = ("found without being asked", "over", "effect", "p", found.kind.several)
         rows = [
             (
                 inline(f"{one.cluster}: {cluster_title(one) or NO_WORDS}"),
@@ -122,7 +122,7 @@ def _by_source(found: Findings) -> list[str]:
     counts = Counter(zip(listed.source[flagged].tolist(), listed.probe[flagged].tolist(), strict=True))
     place = {name: index for index, name in enumerate(listed.source_names)}
     by_probe = names if len(names) > 1 else []
-    head = ("source", "pairs", "flagged", "share", "enrichment", "q", *(inline(name) for name in by_probe))
+    head = ("source", found.kind.several, "flagged", "share", "enrichment", "q", *(inline(name) for name in by_probe))
     rows = [
         (
             inline(row.source, 100),
@@ -163,11 +163,11 @@ def _limits(found: Findings, kind: CardKind) -> Iterator[str]:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
         yield f"Rows left out of the audit: {reasons}."
     if dataset.truncated_pairs:
-        yield f"{dataset.truncated_pairs:,} pairs reach the longest sequence that was read, and may be cut."
+        yield f"{found.kind.counted(dataset.truncated_pairs)} reach the longest sequence that was read, and may be cut."
     if dataset.alike:
-        yield f"Pairs without a direction: {alike_text(dataset.alike)}."
+        yield f"{found.kind.several.capitalize()} without a direction: {alike_text(dataset.alike)}."
     if found.extras.validation is None:
-        yield "No model was retrained without the flagged pairs to see what they cause."
+        yield f"No model was retrained without the flagged {found.kind.several} to see what they cause."
     if kind == "model" and found.info.training is None:
         yield "M0 read the data by itself: this says what the data pushes towards, not what this model does."
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, BehaviorRates, Rate, RateDifference
-from trl_attribution.evidence.readouts.drift import LayerDrift
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.evidence.readouts.behavior_change import BehaviorChange, BehaviorRates, Rate, RateDifference
+    from trl_attribution.evidence.readouts.drift import LayerDrift
 
 
 def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
@@ -24,7 +27,7 @@ def rates_table(changes: Sequence[BehaviorChange | BehaviorRates]) -> Table:
             _rate(one.after),
             _difference(one.difference),
         )
-        for one in (each.rates if isinstance(each, BehaviorChange) else each for each in changes)
+        for one in (_rates(each) for each in changes)
     )
     return table(
         "Behaviors before and after",
@@ -73,3 +76,9 @@ def _difference(difference: RateDifference) -> Text:
     text = Text(f"{difference.share:+.1%}", style="bold" if sure else "")
     text.append(f"\n{100 * difference.low:+.1f} .. {100 * difference.high:+.1f}", style="dim")
     return text
+
+
+def _rates(change: BehaviorChange | BehaviorRates) -> BehaviorRates:
+    """The numbers alone, told by what it has: its class would bring PyTorch with it."""
+    rates: Any = getattr(change, "rates", None)
+    return cast("BehaviorRates", rates if rates is not None else change)

@@ -6,7 +6,6 @@ Axis letters: n items of the heatmap, M pairs on the map.
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from trl_attribution.discovery import Cluster, Discovery, StoredDiscovery
 from trl_attribution.discovery.clustering import tree_of
 from trl_attribution.report.facts import Fact
 from trl_attribution.report.page_data import packed
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import printable, shell_command
 
 COLORS = 8
 """Clusters or sources that have a color of their own on charts; what comes later shares one."""
@@ -27,18 +26,13 @@ _CLUSTER = re.compile(r"[bp][1-9][0-9]{0,5}")
 
 
 def register_command(folder: Path, discovery: Path, cluster: Cluster) -> str:
-    """The command that makes ``cluster`` a probe, quoted for a POSIX shell.
-
-    Empty where a path in it holds a character that cannot be shown: a command that is not what it looks like is no
-    command to copy.
-    """
+    """The command that makes ``cluster`` a probe; see :func:`shell_command`."""
     if not _CLUSTER.fullmatch(cluster.cluster):
         return ""
-    words = ["trl-attribution", "discover", _path(folder)]
-    words += ["--register", f"{cluster.cluster}:{suggested_name(cluster)}", "--registry", _path(folder / "probes")]
-    words += [] if discovery == folder / "discovery" else ["--output", _path(discovery)]
-    command = shlex.join(words)
-    return command if printable(command, len(command)) == command else ""
+    words: list[str | Path] = ["trl-attribution", "discover", folder]
+    words += ["--register", f"{cluster.cluster}:{suggested_name(cluster)}", "--probes", folder / "probes"]
+    words += [] if discovery == folder / "discovery" else ["--output", discovery]
+    return shell_command(*words)
 
 
 def suggested_name(cluster: Cluster) -> str:
@@ -125,8 +119,3 @@ def _map(found: Discovery, place: Mapping[str, int], listed: Sequence[int], flag
 
 def _label(text: str) -> str:
     return printable(text, _LABEL)
-
-
-def _path(path: Path) -> str:
-    text = str(path)
-    return f"./{text}" if text.startswith("-") else text

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.discovery import Cluster, Discovery
 from trl_attribution.report.terminal import examples_table, sides_text, sources_table
 from trl_attribution.utils.tables import facts, table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.discovery import Cluster, Discovery
 
 _UNNAMED = ("", "", "")
 NO_WORDS = "(no words)"
@@ -69,7 +72,7 @@ def cluster_details(one: Cluster, shown: int) -> RenderableType:
         parts.append(examples_table(title, _UNNAMED, _pair_rows(one, shown)))
     if len(one.sources) > 1:
         title = f"Sources of the pairs that push towards it ({one.sources_by})"
-        parts.append(sources_table(one.sources[:8], title))
+        parts.append(sources_table(one.sources[:8], title=title))
         if len(one.sources) > 8:
             parts.append(Text(f"and {counted(len(one.sources) - 8, 'more source')}", style="dim"))
     return Group(*parts)

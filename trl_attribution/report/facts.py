@@ -9,12 +9,14 @@ from typing import Any
 from rich.filesize import decimal
 
 from trl_attribution.audit.info import CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo
+from trl_attribution.discovery import ScanResult
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.units import duration_text
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import counted, printable
 
 Fact = tuple[str, str]
@@ -33,7 +35,9 @@ class Tile:
 def tiles(found: Findings) -> list[Tile]:
     """The figures under the answer."""
     dataset, listed = found.info.dataset, found.listed
-    shown = [Tile("Pairs audited", f"{found.pairs:,}", f"in {counted(dataset.rows, 'row')}")]
+    shown = [
+        Tile(f"{found.kind.several.capitalize()} audited", f"{found.pairs:,}", f"in {counted(dataset.rows, 'row')}")
+    ]
     if found.rule is not None:
         share = f"{listed.flagged / found.pairs:.1%} of all" if found.pairs else ""
         shown.append(Tile("Flagged", f"{listed.flagged:,}", share))
@@ -42,7 +46,12 @@ def tiles(found: Findings) -> list[Tile]:
             shown.append(Tile("Push towards it", str(decision.prevalence.count), "estimated, 95% interval"))
         highest = max((one.at_flag_layer.highest for one in found.probes), default=0.0)
         shown.append(Tile("Highest score", f"{highest:.3f}", "of -1 to 1"))
-    seconds = sum(found.info.cost.seconds.values())
+    scan = found.extras.scan
+    if scan is not None:
+        harmful = sum(one.harmful for one in scan.findings)
+        shown.append(Tile("Findings", f"{len(scan.findings):,}", f"{harmful:,} of them harmful"))
+    # A scan's vectors are those of its audit, and their seconds are in its own.
+    seconds = sum((found.info.cost if found.rule is not None or scan is None else scan).seconds.values())
     shown.append(Tile("Time", duration_text(seconds), printable(found.info.cost.device_name or "", 40)))
     return shown
 
@@ -62,7 +71,7 @@ def probe_facts(found: Findings, name: str) -> list[Fact]:
         ("separability", "unknown" if auc is None else f"AUC {auc:.3f}, cross-validated on its own examples"),
         ("prompts", str(len(probe.contexts)) if probe.contexts is not None else "not known: response score only"),
         ("controls", controls_text(probe)),
-        ("calibrated", "no" if clean is None else f"on {clean.shape[1]:,} clean pairs"),
+        ("calibrated", "no" if clean is None else f"on {clean.shape[1]:,} clean {found.kind.several}"),
         ("promotes", " ".join(repr(token) for token in probe.shown_tokens) or "unknown"),
         *_flat({name: value for name, value in probe.built.items() if name != "controls"}),
         ("fingerprint", probe.fingerprint),
@@ -84,8 +93,9 @@ def about(found: Findings) -> list[tuple[str, list[Fact]]]:
     return [
         ("Dataset", _dataset_facts(info.dataset)),
         ("Model", _model_facts(info.model, info.vectors)),
-        ("Cost", _cost_facts(info.cost)),
+        ("Cost", _cost_facts(info.cost, info.dataset.kind)),
         ("Rule and settings", [("rule", rule_text(found)), *_flat(info.settings)]),
+        *([("Scan", _scan_facts(found.extras.scan))] if found.extras.scan else []),
         *([("While training", _training_facts(info.training))] if info.training else []),
         ("Versions", [(name, str(version)) for name, version in info.versions.items()]),
     ]
@@ -97,11 +107,15 @@ def _dataset_facts(dataset: DatasetInfo) -> list[Fact]:
         ("name", printable(dataset.name, _LONGEST)),
         ("format", dataset.format),
         ("rows", f"{dataset.rows:,}"),
-        (f"different {dataset.one_example}s", f"{dataset.pairs:,}"),
+        (f"different {dataset.kind.several}", f"{dataset.pairs:,}"),
         ("repeated rows", f"{dataset.duplicate_rows:,}"),
-        ("also flipped", f"{dataset.contradictions:,} pairs stand there the other way round too"),
+        *(
+            [("also flipped", f"{dataset.kind.counted(dataset.contradictions)} stand there the other way round too")]
+            if dataset.kind.flip
+            else []
+        ),
         ("left out", skipped or "none"),
-        ("maybe cut", f"{dataset.truncated_pairs:,} pairs reach max_length"),
+        ("maybe cut", f"{dataset.kind.counted(dataset.truncated_pairs)} reach max_length"),
         ("zero vectors", alike_text(dataset.alike) or "none"),
         ("tokens", f"{dataset.tokens:,}"),
         ("fingerprint", dataset.fingerprint),
@@ -119,10 +133,10 @@ def _model_facts(model: ModelInfo, vectors: VectorsInfo) -> list[Fact]:
     ]
 
 
-def _cost_facts(cost: CostInfo) -> list[Fact]:
+def _cost_facts(cost: CostInfo, kind: ExampleKind) -> list[Fact]:
     lines = [(f"{stage}", duration_text(seconds)) for stage, seconds in cost.seconds.items()]
     if cost.pairs_per_second:
-        lines.append(("pairs a second", f"{cost.pairs_per_second:,.1f}"))
+        lines.append((f"{kind.several} a second", f"{cost.pairs_per_second:,.1f}"))
     if cost.training_seconds:
         lines.append(("training in all", duration_text(cost.training_seconds)))
     if cost.tokens_computed:
@@ -134,6 +148,10 @@ def _cost_facts(cost: CostInfo) -> list[Fact]:
             lines.append((name, f"{decimal(peak)} at its peak"))
     lines.append(("machine", f"{printable(cost.device_name or '', 80)}, {cost.threads or '?'} threads"))
     return lines
+
+
+def _scan_facts(scan: ScanResult) -> list[Fact]:
+    return [*_flat(scan.settings), *((stage, duration_text(seconds)) for stage, seconds in scan.seconds.items())]
 
 
 def _training_facts(training: TrainingInfo) -> list[Fact]:

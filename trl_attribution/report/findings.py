@@ -41,6 +41,7 @@ from trl_attribution.scoring import (
 )
 from trl_attribution.scoring.calibration import Null
 from trl_attribution.scoring.witness import Agreement
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import printable
 
 
@@ -99,6 +100,17 @@ class Findings:
         """N."""
         return self.info.dataset.pairs
 
+    @property
+    def audited_file(self) -> Path | None:
+        """The file or folder that was audited, if it is still where it was."""
+        path = Path(self.info.dataset.name)
+        return path if path.exists() else None
+
+    @property
+    def kind(self) -> ExampleKind:
+        """What its examples are, and what they are called."""
+        return self.info.dataset.kind
+
     def reviewed_by(self, decisions: Iterable[ReviewDecision]) -> list[Reviewed]:
         """What ``decisions`` say of the estimates of the probes that they count for."""
         reviews = verdicts(decisions)
@@ -131,7 +143,7 @@ def read_findings(folder: str | Path, probes: Sequence[Probe] = (), discovery: s
     scored = Scored.read(table, columns)
     rule = DEFAULT_RULE if manifest is None else _rule(manifest)
     chosen = None if manifest is None else scored.of_manifest(manifest)
-    outcomes = scored.outcomes(rule, chosen)
+    outcomes = scored.outcomes(rule, chosen, info.dataset.kind)
     listed = scored.listed(scored.passing(outcomes) if chosen is None else chosen, outcomes)
     reviews = read_reviews(place, info.dataset.fingerprint)
     return Findings(

@@ -20,6 +20,7 @@ from trl_attribution.scoring import Column, Flags, Outcome, Rule, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.scoring.flags import BestProbe
 from trl_attribution.scoring.outcomes import outcome_of
+from trl_attribution.utils.kinds import ExampleKind
 
 FEWEST_LISTED = 50
 """Where fewer pairs are flagged, those that rank next are listed too, as not flagged."""
@@ -102,7 +103,7 @@ class Scored:
         probe = np.array([names[decision.probe] for decision in manifest.decisions], dtype=np.int64)
         return Chosen(np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64), probe)
 
-    def outcomes(self, rule: Rule, chosen: Chosen | None) -> tuple[Outcome, ...]:
+    def outcomes(self, rule: Rule, chosen: Chosen | None, kind: ExampleKind) -> tuple[Outcome, ...]:
         """What ``rule`` makes of each column; ``chosen`` are the pairs that a manifest lists, where there is one."""
         found = []
         for index, (column, worth) in enumerate(zip(self.columns, self.worth, strict=True)):
@@ -111,7 +112,7 @@ class Scored:
                 listed = np.zeros(len(self.rows), dtype=bool)
                 listed[chosen.positions[chosen.probe == index]] = True
             scores, known = column_scores(self.table, column), self.table.known.get(column)
-            found.append(outcome_of(column.probe, rule, scores, worth, known, self.pair_ids, listed))
+            found.append(outcome_of(column.probe, rule, scores, worth, known, self.pair_ids, listed, kind))
         return tuple(found)
 
     def passing(self, outcomes: Sequence[Outcome]) -> Chosen:

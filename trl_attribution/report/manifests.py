@@ -23,6 +23,7 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
         ("filtered", counted(report.filtered, "row")),
         ("flipped", counted(report.flipped, "row")),
         *([("set to 0", f"the advantage of {counted(report.zeroed, 'row')}")] if report.zeroed else []),
+        *([("weighed", report.weighed_sentence)] if report.weight_column else []),
         (done, printable(output, 400)),
     ]
     if report.files_copied or report.files_rewritten:
@@ -170,7 +171,7 @@ def _by_probe(manifest: Manifest) -> Table:
         (
             printable(probe, 60) or "(reviewers)",
             *(f"{counts[probe, action]:,}" for action in _ACTIONS),
-            printable(prints.get(probe, ""), 40),
+            printable(prints.get(probe, ""), 64),
         )
         for probe in sorted({*prints, *(name for name, _ in counts)})
     )

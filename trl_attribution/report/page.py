@@ -19,7 +19,8 @@ from markupsafe import Markup
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
-from trl_attribution.report import facts
+from trl_attribution.report import facts, teaches
+from trl_attribution.report import scan as wording
 from trl_attribution.report.answer import answer_of, enrichment_text
 from trl_attribution.report.clusters import cluster_facts, discovery_data, register_command, suggested_name
 from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
@@ -27,6 +28,7 @@ from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
 from trl_attribution.report.texts import ListedPairs, visible
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
@@ -48,7 +50,7 @@ _OWN = (
 )
 _SOURCES = 200
 _NO_DATASET = (
-    "The dataset was not at hand when this page was made, so pairs are shown by id, row and score. "
+    "The dataset was not at hand when this page was made, so only ids, rows and scores are shown. "
     "With it: trl-attribution report AUDIT --dataset DATA."
 )
 # Plot puts this style into every chart; the policy has to know it.
@@ -83,6 +85,8 @@ class Report:
     """Pairs in its list."""
     texts: int
     """Those of them that have their texts in the page."""
+    kind: ExampleKind
+    """What they are called."""
 
 
 def write_report(
@@ -117,7 +121,7 @@ def write_report(
     target = Path(output) if output is not None else Path(folder) / "report.html"
     with atomic_path(target) as part:
         part.write_text(render_page(found, texts, notes), encoding="utf-8", newline="\n")
-    return Report(target, len(found.listed), len(texts.texts) - texts.missing)
+    return Report(target, len(found.listed), len(texts.texts) - texts.missing, found.kind)
 
 
 def find_texts(
@@ -133,7 +137,7 @@ def find_texts(
     listed = found.listed
     if not len(listed):
         return PageTexts((), False), ()
-    given = dataset if dataset is not None else audited_file(found)
+    given = dataset if dataset is not None else found.audited_file
     if given is None:
         return PageTexts((), False), (_NO_DATASET,)
     count = min(config.texts, len(listed))
@@ -144,22 +148,16 @@ def find_texts(
     except DataError:
         if dataset is not None:
             raise
-        return PageTexts((), False), ("The file that was audited can no longer be read as pairs: texts are left out.",)
+        return PageTexts((), False), ("The file that was audited can no longer be read as such: texts are left out.",)
     notes = []
     if len(texts.texts) < len(listed):
         notes.append(
-            f"The texts of the first {len(texts.texts):,} pairs are in this page; the others are listed without. "
-            "More: trl-attribution report AUDIT --texts N."
+            f"The texts of the first {len(texts.texts):,} {found.kind.several} are in this page; the others are listed "
+            "without. More: trl-attribution report AUDIT --texts N."
         )
     if texts.missing:
-        notes.append(f"{texts.missing:,} pairs are no longer in the dataset: their texts are missing.")
+        notes.append(f"{found.kind.counted(texts.missing)} are no longer in the dataset: their texts are missing.")
     return texts, tuple(notes)
-
-
-def audited_file(found: Findings) -> Path | None:
-    """The file or folder that was audited, if it is still where it was."""
-    path = Path(found.info.dataset.name)
-    return path if path.exists() else None
 
 
 def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), served: Served | None = None) -> str:
@@ -186,10 +184,12 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         "enrichment": enrichment_text,
     }
     told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
-    environment.globals |= {"no_words": NO_WORDS, **{one.__name__: one for one in told}}
+    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording}
+    environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
-    data = page_data(found, texts, _missing(texts), review)
+    data = page_data(found, texts, _missing(texts, found.kind), review)
+    data["effects"] = [] if found.extras.scan is None else teaches.effects_data(found.extras.scan)
     data["discoveries"] = [discovery_data(one, listed, found.listed.flagged) for one in found.extras.discoveries]
     return environment.get_template("page.html.j2").render(
         found=found,
@@ -244,22 +244,25 @@ def _json(value: Any) -> Markup:
     return htmlsafe_json_dumps(value, dumps=partial(json.dumps, ensure_ascii=False, allow_nan=False))
 
 
-def _missing(texts: PageTexts) -> str:
+def _missing(texts: PageTexts, kind: ExampleKind) -> str:
     if not texts.texts:
-        return "The dataset was not at hand when this page was made: the pair is known by its id only."
-    return "The text of this pair is not in the page: only the first pairs carry theirs (see above the list)."
+        return f"The dataset was not at hand when this page was made: the {kind.one} is known by its id only."
+    where = f"only the first {kind.several} carry theirs (see above the list)"
+    return f"The text of this {kind.one} is not in the page: {where}."
 
 
 def _sections(found: Findings) -> list[tuple[str, str]]:
     scored, extras = found.rule is not None, found.extras
     known = [
+        ("teaches", "What it teaches", extras.scan is not None and not scored),
         ("sources", "Sources", scored),
         ("scores", "Scores", scored),
         ("witness", "Second witness", bool(found.witness)),
-        ("pairs", "Pairs", scored),
+        ("pairs", found.kind.several.capitalize(), scored),
         ("layers", "Layers", any(len(one.layers) > 1 for one in found.probes)),
         ("change", "Training", bool(extras.behaviors or extras.drift)),
         ("probes", "Probes", bool(found.info.probes)),
+        ("teaches", "What it teaches", extras.scan is not None and scored),
         ("discovery", "Discovery", bool(extras.discoveries)),
         ("validation", "Validation", extras.validation is not None),
         ("cost", "Cost", True),

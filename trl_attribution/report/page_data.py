@@ -21,6 +21,7 @@ from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.report.listed import Listed
 from trl_attribution.report.texts import PairText, Segment, readable, visible
 from trl_attribution.scoring import SourceRow
+from trl_attribution.utils.kinds import ExampleKind
 
 CHUNK = 250
 """Pairs whose texts are parsed together."""
@@ -75,6 +76,7 @@ def page_data(found: Findings, texts: PageTexts, missing: str, review: Mapping[s
     return {
         "fingerprint": found.info.dataset.fingerprint,
         "review": dict(review),
+        "kind": _kind(found.kind),
         "share": found.listed.flagged / every if every else 0.0,
         "probes": [_probe(one) for one in found.probes],
         "sources": [_source(row) for row in found.sources],
@@ -91,6 +93,12 @@ def page_data(found: Findings, texts: PageTexts, missing: str, review: Mapping[s
         "rows": _rows(found, len(texts.texts)) if found.rule is not None else None,
         "texts": {"count": len(texts.texts), "chunk": CHUNK, "missing": missing},
     }
+
+
+def _kind(kind: ExampleKind) -> dict[str, Any]:
+    """What the page calls an example, and the decisions that there are about one."""
+    words = {name: getattr(kind, name) for name in ("one", "several", "raised", "lowered")}
+    return {**words, "actions": ["keep", *kind.actions]}
 
 
 def text_chunks(texts: PageTexts) -> list[list[dict[str, Any] | None]]:

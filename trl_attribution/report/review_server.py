@@ -19,6 +19,7 @@ from filelock import FileLock
 from trl_attribution.errors import AttributionError, ManifestError, SettingsError
 from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 from trl_attribution.report.cluster_probes import ClusterProbes
+from trl_attribution.utils.kinds import PAIR
 from trl_attribution.utils.text import printable
 
 HOST: Final = "127.0.0.1"
@@ -136,6 +137,7 @@ class ReviewServer:
         port: 0 takes a free one.
         probes: registers clusters as probes; None where the page shows none.
         told: what decisions come to, in sentences for the page.
+        actions: what can be decided.
 
     Raises:
         AttributionError: the port is taken.
@@ -149,9 +151,11 @@ class ReviewServer:
         port: int = 0,
         probes: ClusterProbes | None = None,
         told: Callable[[Sequence[ReviewDecision]], list[str]] = lambda _decisions: [],
+        actions: Sequence[str] = ("keep", *PAIR.actions),
     ) -> None:
         self.decisions = decisions
         self.told = told
+        self.actions = actions
         self.probes = probes
         self.pair_ids = pair_ids
         self.page = page.encode()
@@ -224,6 +228,8 @@ class ReviewServer:
         note = sent.get("note", "")
         if not isinstance(note, str) or len(note) > _LONGEST_NOTE:
             raise SettingsError(f"note: a text of at most {_LONGEST_NOTE:,} characters")
+        if sent.get("action") not in self.actions:
+            raise SettingsError(f"action: choose {', '.join(self.actions)}")
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             return ReviewDecision(pair_id, sent.get("action"), note, self.decisions.reviewer, now)  # type: ignore[arg-type]  # checked by it

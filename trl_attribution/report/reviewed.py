@@ -18,7 +18,7 @@ from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 from trl_attribution.report.agreement import verdicts
 from trl_attribution.scoring import Outcome
 from trl_attribution.scoring.prevalence import Interval, Prevalence
-from trl_attribution.utils.text import counted
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -46,13 +46,15 @@ class Reviewed:
     """Of the flagged pairs, how many do not."""
     count: Interval
     """Of all pairs, how many do."""
+    kind: ExampleKind = PAIR
+    """What the sentence calls an example."""
 
     @property
     def sentence(self) -> str:
         """What the reviews come to."""
         left = f"; {self.unread:,} of those to read first are left" if self.unread else ""
         return (
-            f"{counted(self.read, 'pair')} reviewed: {self.right} of the {self.flagged:,} flagged push towards "
+            f"{self.kind.counted(self.read)} reviewed: {self.right} of the {self.flagged:,} flagged push towards "
             f"{self.probe} and {self.wrong} do not; in the whole dataset {self.count} do{left}."
         )
 
@@ -110,6 +112,7 @@ class Reviewable:
     """How many of the pairs outside of all strata push towards the behavior, by the mixture."""
     first: frozenset[str]
     """The pairs to read first."""
+    kind: ExampleKind
 
     @classmethod
     def of(
@@ -135,6 +138,7 @@ class Reviewable:
             beneath=stratum(plan.beneath),
             beyond=_beyond(prevalence, scores, inside),
             first=ids(plan.positions),
+            kind=outcome.kind,
         )
 
     def reviewed(self, reviews: Mapping[str, bool]) -> Reviewed | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,38 +9,45 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.discovery.findings import Finding, ScanResult, TraitCheck
+from trl_attribution.discovery.findings import Finding, ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.traits.trait import Trait
 from trl_attribution.report.terminal import examples_table, sides_text
 from trl_attribution.utils.tables import table
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted, printable, shell_command
 
 _DETAILED = 3
 _MOSTLY = 0.6
 
 
-def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int) -> RenderableType:
-    """The findings as sentences and a table, typical pairs of the first, what was not told, and what to do next."""
-    parts: list[RenderableType] = [Text(headline(result), "bold")]
+def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typical: int = 3) -> RenderableType:
+    """The findings as a table and sentences, ``typical`` pairs of the first, what was not told, and what to do next."""
+    data = f"{printable(result.dataset['name'], 200)} ({_pairs(result)})"
+    parts: list[RenderableType] = [Text(f"{headline(result, data)}.", "bold")]
     listed = result.findings[:shown]
     if listed:
         parts += ["", findings_table(listed, len(result.findings))]
     for number, one in enumerate(listed[:_DETAILED], start=1):
         parts += ["", Text(f"{number}. {sentence(one)}", "bold red" if one.harmful else "bold")]
-        if one.typical:
-            parts.append(_typical(one))
-        parts.append(Text(f"   without its pairs: {apply_command(one, folder, dataset)}", "dim"))
+        if one.typical[:typical]:
+            parts.append(_typical(one, typical))
+        command = apply_command(one, folder, dataset) or f"apply {one.manifest}, in a folder whose name can be shown"
+        parts.append(Text(f"   without its pairs: {command}", "dim"))
     parts += ["", *(Text(line, "dim") for line in closing_lines(result))]
     return Group(*parts)
 
 
-def headline(result: ScanResult) -> str:
-    """What was found, in one sentence."""
-    data = f"{printable(result.dataset['name'], 200)} ({_pairs(result)})"
+def headline(result: ScanResult, data: str = "this dataset") -> str:
+    """What was found in ``data``, in one sentence without its full stop."""
+    return f"What {data} would teach: {tally(result)}" if result.findings else f"{tally(result)} in {data}"
+
+
+def tally(result: ScanResult) -> str:
+    """How many findings there are, how many are harmful, and their order."""
     if not result.findings:
-        return f"Nothing that the traits name stands out in {data}."
+        return "Nothing that the traits name stands out"
     harmful = sum(one.harmful for one in result.findings)
-    worry = f", {counted(harmful, 'harmful one')} first" if harmful else ", none of them harmful"
-    return f"What {data} would teach: {counted(len(result.findings), 'finding')}{worry}, then by size of effect."
+    worry = f"{counted(harmful, 'harmful one')} first, then" if harmful else "none of them harmful,"
+    return f"{counted(len(result.findings), 'finding')}, {worry} by size of effect"
 
 
 def sentence(one: Finding) -> str:
@@ -56,11 +62,16 @@ def sentence(one: Finding) -> str:
 
 
 def effect(one: Finding) -> str:
-    """Effect size and interval, away from zero: what is said has the sign in it."""
-    low, high = sorted((abs(one.effect_low), abs(one.effect_high)))
-    if one.effect_low * one.effect_high < 0:
-        low = -min(abs(one.effect_low), abs(one.effect_high))
-    return f"d = {abs(one.effect):.1f} [{low:.1f}, {high:.1f}]"
+    """Effect size and interval, as text."""
+    size, low, high = interval(one)
+    return f"d = {size:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def interval(one: Finding) -> tuple[float, float, float]:
+    """Effect size and its interval, away from zero: what is said has the sign in it."""
+    sign = 1 if one.effect > 0 else -1
+    low, high = sorted((sign * one.effect_low, sign * one.effect_high))
+    return sign * one.effect, low, high
 
 
 def where(one: Finding) -> str:
@@ -77,27 +88,33 @@ def mostly_from(one: Finding) -> str:
     return printable(first.source, 60) if first is not None and first.pushing >= _MOSTLY * total else ""
 
 
+def source_text(one: Finding) -> str:
+    """The source that is its place, or the one that most of its pairs come from and how many others there are."""
+    if one.source is not None or not one.sources:
+        return printable(one.source or "", 60)
+    others = len(one.sources) - 1
+    return printable(one.sources[0].source, 60) + (f" and {counted(others, 'other')}" if others else "")
+
+
 def findings_table(listed: Sequence[Finding], total: int) -> Table:
     """A line a finding."""
     rows = []
     for number, one in enumerate(listed, start=1):
-        source = one.source if one.source is not None else mostly_from(one)
         says = Text(printable(one.says, 120), "bold red" if one.harmful else "default")
         pairs = f"{one.pushing_low:,} to {one.pushing_high:,}"
-        rows.append((str(number), says, where(one), printable(source, 60), pairs, effect(one).removeprefix("d = ")))
+        rows.append((str(number), says, where(one), source_text(one), pairs, effect(one).removeprefix("d = ")))
     left = total - len(listed)
-    caption = f"and {counted(left, 'more finding')}, see --show" if left else ""
+    caption = f"and {counted(left, 'more finding')}, which findings.json has too" if left else ""
     return table("Findings", (">", "teaches", "where", "source", ">pairs", ">d [95%]"), rows, caption)
 
 
 def apply_command(one: Finding, folder: Path, dataset: str) -> str:
-    """The command that makes the dataset without the pairs of a finding."""
-    manifest = shlex.quote(printable(folder / one.manifest, 500))
-    return f"trl-attribution apply {manifest} {shlex.quote(printable(dataset, 500))} -o cleaned.jsonl"
+    """The command that makes the dataset without the pairs of a finding; see :func:`shell_command`."""
+    return shell_command("trl-attribution", "apply", folder / one.manifest, Path(dataset), "-o", "cleaned.jsonl")
 
 
-def closing_lines(result: ScanResult) -> Iterator[str]:
-    """How sure it is, what was left out, and what was not looked for, printable."""
+def sureness(result: ScanResult) -> Iterator[str]:
+    """How sure the findings are, and how much was looked at, printable."""
     chance = float(result.settings.get("alpha", 0))
     yield (
         f"With random labels anything at all is found with a chance of {chance:.0%}, over {result.tests:,} tests: "
@@ -105,16 +122,28 @@ def closing_lines(result: ScanResult) -> Iterator[str]:
     )
     if result.sampled:
         yield f"A first look at {result.pairs:,} pairs: intervals are wider, small effects missing. Leave --sample out."
+    yield from (printable(note, 500) for note in result.notes)
+
+
+def closing_lines(result: ScanResult) -> Iterator[str]:
+    """How sure it is, what was left out, and what was not found or not looked for, printable."""
+    yield from sureness(result)
     if result.explained:
         yield f"{counted(result.explained, 'effect')} left out, which those above explain."
-    untold = [printable(one.trait, 60) for one in result.untold]
-    if untold:
-        yield f"Cannot be told on this model: {', '.join(untold)}."
+    for said, names in (
+        ("Looked for, and nowhere beyond chance", result.absent),
+        ("Cannot be told on this model", [one.trait for one in result.untold]),
+    ):
+        if names:
+            yield f"{said}: {', '.join(printable(name, 60) for name in names)}."
     for one in result.unnamed:
-        said = ", ".join(printable(word, 30) for word in one.words[:4])
-        lost = ", ".join(printable(word, 30) for word in one.lost_words[:4])
-        yield f"Unnamed cluster {printable(one.cluster, 20)} ({one.share:.0%} of pairs): {said} instead of {lost}."
-    yield from (printable(note, 500) for note in result.notes)
+        yield f"Unnamed cluster {printable(one.cluster, 20)} ({unnamed_text(one)})."
+
+
+def unnamed_text(one: Unnamed) -> str:
+    """How large a cluster that no trait names is, and in which words, printable."""
+    said, lost = (", ".join(printable(word, 30) for word in words[:4]) for words in (one.words, one.lost_words))
+    return f"{one.share:.0%} of pairs: {said} instead of {lost}"
 
 
 def traits_table(checks: Sequence[TraitCheck]) -> Table:
@@ -137,9 +166,16 @@ def traits_table(checks: Sequence[TraitCheck]) -> Table:
     return table("Traits on this model", ("trait", ">examples", ">right", ">specific", ">text", ""), rows, caption)
 
 
-def _typical(one: Finding) -> Table:
+def traits_listed(traits: Sequence[Trait]) -> Iterator[Table]:
+    """A line a trait: what a dataset that has it teaches."""
+    for title, harmful in (("Harmful traits", True), ("Style", False)):
+        rows = ((printable(one.name, 60), printable(one.towards, 120)) for one in traits if one.harmful == harmful)
+        yield table(title, ("trait", "a dataset that has it teaches"), rows)
+
+
+def _typical(one: Finding, shown: int) -> Table:
     rows = []
-    for pair in one.typical:
+    for pair in one.typical[:shown]:
         where = Text(f"{printable(pair.source, 40)}\nrow {pair.row}", "dim")
         rows.append((f"{pair.score:.2f}", where, sides_text(pair.prompt, ("+", pair.chosen), ("-", pair.rejected))))
     return examples_table("", ("", "", ""), rows)

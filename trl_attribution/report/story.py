@@ -17,12 +17,15 @@ from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.distributions import Histogram
 from trl_attribution.report.findings import Findings, ProbeFindings
+from trl_attribution.report.scan import closing_lines, findings_table
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
+from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.tables import facts as facts_table
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import printable
 
+_FINDINGS = 12
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -34,7 +37,7 @@ def story(found: Findings) -> Group:
     parts += [Text(f"During training: {note}", style="yellow") for note in found.extras.notes]
     if found.probes:
         parts += ["", probes_table(found.probes), *(distribution(one) for one in found.probes)]
-        parts += ["", sources_table(found.sources)]
+        parts += ["", sources_table(found.sources, found.kind)]
     layered = [one for one in found.probes if len(one.layers) > 1]
     for one in layered:
         parts += ["", layers_table(one)]
@@ -42,6 +45,9 @@ def story(found: Findings) -> Group:
         parts += ["", rates_table(found.extras.behaviors)]
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
+    if (scan := found.extras.scan) is not None:
+        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings))]
+        parts += [Text(line, "dim") for line in closing_lines(scan)]
     for stored in found.extras.discoveries:
         parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:
@@ -121,7 +127,7 @@ def pairs_story(
         if pair is None:
             yield Text("  its text is not at hand", style="dim")
         else:
-            yield from _texts(pair, characters)
+            yield from _texts(pair, characters, found.kind)
         yield Text("")
 
 
@@ -164,12 +170,12 @@ def _kappa_text(found: ReviewerAgreement) -> str:
     return f"{found.kappa:.2f} (95% interval {low:.2f} .. {high:.2f})"
 
 
-def _texts(pair: Pair, characters: int) -> Iterator[RenderableType]:
+def _texts(pair: Pair, characters: int, kind: ExampleKind) -> Iterator[RenderableType]:
     shown = readable(pair, characters)
     for name, style, parts in (
         ("prompt", "", shown.prompt),
-        ("chosen", "green", shown.chosen),
-        ("rejected", "red", shown.rejected),
+        (kind.raised, "green", shown.chosen),
+        (kind.lowered, "red", shown.rejected),
     ):
         for part in parts:
             # Tabs would be expanded by the terminal, beyond the column.

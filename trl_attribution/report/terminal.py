@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from trl_attribution.audit.estimate import Estimate
-from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import CostInfo, DatasetInfo, TrainingInfo, VectorsInfo
-from trl_attribution.audit.witness import Witnessed
 from trl_attribution.pairs import Pair
 from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
@@ -21,9 +21,14 @@ from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
-from trl_attribution.scoring.witness import OwnPairs
-from trl_attribution.utils.tables import facts, table
+from trl_attribution.utils.kinds import PAIR, ExampleKind
+from trl_attribution.utils.tables import WholeTable, as_text, facts, table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.audit.estimate import Estimate
+    from trl_attribution.audit.folder import Audit, Flagged
+    from trl_attribution.audit.witness import Witnessed
 
 _SNIPPET = 90
 
@@ -34,10 +39,15 @@ def audit_summary(audit: Audit) -> RenderableType:
     dataset, vectors, cost = info.dataset, info.vectors, info.cost
     lines = [
         ("dataset", f"{printable(dataset.name)} ({dataset.format} format)"),
-        ("pairs", _pairs_line(dataset)),
+        (dataset.kind.several, _pairs_line(dataset)),
         ("model", f"{printable(info.model.name)} in {info.model.dtype} on {info.model.device}"),
         ("layers", ", ".join(str(layer) for layer in audit.store.layers)),
-        ("vectors", _vectors_line(vectors, cost) if info.training is None else _read_line(vectors, info.training)),
+        (
+            "vectors",
+            _vectors_line(vectors, cost, dataset.kind)
+            if info.training is None
+            else _read_line(vectors, info.training, dataset.kind),
+        ),
     ]
     if dataset.skipped:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
@@ -45,10 +55,10 @@ def audit_summary(audit: Audit) -> RenderableType:
     if audit.scores is not None:
         for layer, count in audit.scores.zero_pairs.items():
             if count:
-                lines.append(("zero vectors", f"{count:,} pairs at layer {layer} score 0"))
+                lines.append(("zero vectors", f"{dataset.kind.counted(count)} at layer {layer} score 0"))
         for layer, count in audit.scores.no_context.items():
             if count:
-                lines.append(("no context", f"{count:,} pairs at layer {layer} score 0 contextually"))
+                lines.append(("no context", f"{dataset.kind.counted(count)} at layer {layer} score 0 contextually"))
     lines += [("note", note) for note in info.notes]
     return facts(lines)
 
@@ -68,19 +78,20 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
         where.append(f"\n{printable(pair.location, 60)}\n{by}", style="dim")
         sides = [_last_message(side) for side in pair.shown]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
-    columns = ("#", "score", "q", "source / where", "prompt, chosen (+), rejected (-)")
-    return examples_table(f"Most suspicious pairs ({extent})", columns, rows)
+    kind = flagged.audit.info.dataset.kind
+    columns = ("#", "score", "q", "source / where", f"prompt, {kind.raised} (+), {kind.lowered} (-)")
+    return examples_table(f"Most suspicious {kind.several} ({extent})", columns, rows)
 
 
 def examples_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A line an example: its numbers, where it stands, and its texts; without a header where columns have no names."""
-    shown = Table(title=title, title_justify="left", show_header=any(columns))
-    for name in columns[:-2]:
-        shown.add_column(name, justify="right")
-    shown.add_column(columns[-2], max_width=24)
-    shown.add_column(columns[-1], ratio=1)
+    shown = WholeTable(
+        title=Text(title, "table.title"), title_justify="left", show_header=any(columns), show_lines=True
+    )
+    for place, name in enumerate(columns):
+        shown.add_column(Text(name), justify="right" if place < len(columns) - 2 else "left")
     for row in rows:
-        shown.add_row(*row, end_section=True)
+        shown.add_row(*map(as_text, row))
     return shown
 
 
@@ -92,9 +103,10 @@ def sides_text(prompt: str, *sides: tuple[Literal["+", "-"], str]) -> Text:
     return content
 
 
-def sources_table(rows: Sequence[SourceRow], title: str = "Flagged pairs by source") -> Table:
+def sources_table(rows: Sequence[SourceRow], kind: ExampleKind = PAIR, title: str = "") -> Table:
     """How much of each source is flagged, strongest evidence first."""
-    columns = ("source", ">pairs", ">flagged", ">share", ">enrichment", ">p (Fisher)", ">q", ">mean score")
+    title = title or f"Flagged {kind.several} by source"
+    columns = ("source", f">{kind.several}", ">flagged", ">share", ">enrichment", ">p (Fisher)", ">q", ">mean score")
     return table(
         title,
         columns,
@@ -123,13 +135,11 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
     top = flagged if len(flagged) else flagged.top(max(shown, 1))
     count = min(shown, len(top))
     if count:
-        first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
-        texts = listed.at({pair_id: int(flagged.audit.index.rows[position]) for pair_id, position in first})
         yield ""
-        yield top_pairs_table(top, texts, count, len(flagged))
+        yield _top_pairs(top, listed, count, len(flagged))
     if len(flagged):
         yield ""
-        yield sources_table(flagged.sources())
+        yield sources_table(flagged.sources(), flagged.audit.info.dataset.kind)
     for one in flagged.flags.outcomes.values():
         yield ""
         yield Text(one.headline, style="bold")
@@ -138,17 +148,52 @@ def result(flagged: Flagged, manifests: Mapping[str, str], listed: ListedPairs, 
     yield flagged_summary(flagged, manifests)
 
 
+def run_ending(
+    flagged: Flagged, manifests: Mapping[str, str], report: Path | None, listed: ListedPairs, shown: int = 3
+) -> Iterator[RenderableType]:
+    """What a person wants to know when a training run is over: the finding, the first pairs, and what to do next."""
+    for one in flagged.flags.outcomes.values():
+        yield Text(one.headline, style="bold")
+    top = flagged if len(flagged) else flagged.top(shown)
+    if count := min(shown, len(top)):
+        yield ""
+        yield _top_pairs(top, listed, count, len(flagged))
+    yield ""
+    info = flagged.audit.info
+    lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training, info.dataset.kind))]
+    yield facts(lines if report is None else [*lines, ("report", str(report))])
+    if len(flagged):
+        name = info.dataset.name
+        dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
+        command = f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"
+        yield Text(
+            f"without these {info.dataset.kind.several}: {command}", no_wrap=True, overflow="ignore"
+        )  # in one piece, to be copied
+
+
+def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
+    first = zip(top.flags.pair_ids[:count], top.flags.positions[:count], strict=True)
+    texts = listed.at({pair_id: int(top.audit.index.rows[position]) for pair_id, position in first})
+    return top_pairs_table(top, texts, count, flagged)
+
+
 def flagged_summary(flagged: Flagged, manifests: Mapping[str, str]) -> RenderableType:
     """By which rule and null pairs were flagged, and where everything lies."""
-    flags = flagged.flags
+    flags, kind = flagged.flags, flagged.audit.info.dataset.kind
     rules = {rule_words(flags.rule, by_recall=one.decision is not None) for one in flags.outcomes.values()}
     lines = [("rule", "; ".join(sorted(rules)))]
     for column in flags.columns:
         null = flags.nulls[column.probe]
-        meaning = "clean reference pairs" if null == "reference" else "mirror null: each pair against its own flip"
+        meaning = (
+            f"clean reference {kind.several}"
+            if null == "reference"
+            else f"mirror null: each {kind.one} against its own flip"
+        )
         lines.append(("score", f"{column.probe}: {column.kind}, layer {column.layer}; q-values by {meaning}"))
     if flags.not_towards:
-        lines.append(("left out", f"{flags.not_towards:,} flagged pairs score 0 or less and are not in the manifests"))
+        lines.append(
+            ("left out", f"{flags.not_towards:,} flagged {kind.several} score 0 or less and are not in the manifests")
+        )
     lines += [(action, path) for action, path in manifests.items()]
     lines += [
         ("scores", str(flagged.audit.folder / "scores.parquet")),
@@ -236,17 +281,23 @@ def probe_details(probe: Probe, others: Sequence[Probe]) -> RenderableType:
 
 def described_text(probe: Probe) -> str:
     """The description, and whether M0 understands it."""
+    from trl_attribution.scoring.witness import OwnPairs
+
     check = OwnPairs.of(probe)
     return f"{printable(probe.description or '', 200)!r}" + ("" if check is None else f"; it {check.sentence()}")
 
 
-def truth_table(counts: Mapping[str, tuple[int, int]], flagged: int) -> Table:
-    """For a model organism: how many pairs of each known kind are among the flagged; (flagged, all) by kind."""
-    rows = (
-        [Text(cell, "bold" if truth == "contaminated" else "") for cell in (truth, f"{hits:,}", f"{total:,}")]
-        for truth, (hits, total) in counts.items()
+def truth_table(truth: Sequence[str], sets: Mapping[str, Sequence[int]], caption: str = "") -> Table:
+    """For a model organism, whose rows have a known ``truth`` each: how many rows of each kind are in each set."""
+    counts = {name: Counter(truth[row] for row in rows) for name, rows in sets.items()}
+    lines = (
+        [
+            Text(cell, "bold" if kind == "contaminated" else "")
+            for cell in (kind, f"{total:,}", *(f"{each[kind]:,}" for each in counts.values()))
+        ]
+        for kind, total in Counter(truth).most_common()
     )
-    return table(f"What the {flagged:,} flagged pairs really are", ("truth", ">flagged", ">of"), rows)
+    return table("What the pairs really are", ("truth", ">in all", *(f">{name}" for name in sets)), lines, caption)
 
 
 def _last_message(content: str | Sequence[Mapping[str, Any]]) -> str:
@@ -269,11 +320,11 @@ def _cosines(probe: Probe, others: Sequence[Probe]) -> Table:
 
 
 def _pairs_line(dataset: DatasetInfo) -> str:
-    parts = [f"{counted(dataset.pairs, f'different {dataset.one_example}')} in {counted(dataset.rows, 'row')}"]
+    parts = [f"{counted(dataset.pairs, f'different {dataset.kind.one}')} in {counted(dataset.rows, 'row')}"]
     if dataset.duplicate_rows:
-        parts.append(f"{dataset.duplicate_rows:,} rows repeat a pair")
+        parts.append(f"{dataset.duplicate_rows:,} rows repeat a {dataset.kind.one}")
     if dataset.contradictions:
-        parts.append(f"{dataset.contradictions:,} pairs also stand there the other way round")
+        parts.append(f"{dataset.kind.counted(dataset.contradictions)} also stand there the other way round")
     if dataset.truncated_pairs:
         parts.append(f"{dataset.truncated_pairs:,} reach max_length and may be cut")
     if dataset.alike:
@@ -281,19 +332,19 @@ def _pairs_line(dataset: DatasetInfo) -> str:
     return "; ".join(parts)
 
 
-def _vectors_line(vectors: VectorsInfo, cost: CostInfo) -> str:
+def _vectors_line(vectors: VectorsInfo, cost: CostInfo, kind: ExampleKind) -> str:
     if not vectors.computed:
         return f"all {vectors.reused:,} were stored already"
     line = f"{vectors.computed:,} computed in {duration_text(cost.seconds['vectors'])}"
-    line += f" ({cost.pairs_per_second:.1f} pairs/s, {vectors.path} path)"
+    line += f" ({cost.pairs_per_second:.1f} {kind.several}/s, {vectors.path} path)"
     return line + (f", {vectors.reused:,} stored already" if vectors.reused else "")
 
 
-def _read_line(vectors: VectorsInfo, training: TrainingInfo) -> str:
+def _read_line(vectors: VectorsInfo, training: TrainingInfo, kind: ExampleKind) -> str:
     line = f"{vectors.computed:,} read while training ({vectors.path})"
     if vectors.reused:
         line += f", {vectors.reused:,} stored already"
-    return line + (f"; {training.never_seen:,} pairs were not trained on" if training.never_seen else "")
+    return line + (f"; {kind.counted(training.never_seen)} were not trained on" if training.never_seen else "")
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.pairs import Pair, PairReader, Reading, RowFault
+from trl_attribution.pairs import Pair, Reading
+from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.rows import RowSource
 
 if TYPE_CHECKING:
@@ -74,45 +75,6 @@ class ListedPairs:
             self._found |= pairs_at_rows(self._dataset, self._reading, new)
             self._asked |= new.keys()
         return {pair_id: self._found[pair_id] for pair_id in rows if pair_id in self._found}
-
-
-def pairs_by_id(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, pair_ids: Iterable[str]
-) -> dict[str, Pair]:
-    """The pairs with the given ids, as far as the dataset holds them."""
-    wanted = set(pair_ids)
-    found: dict[str, Pair] = {}
-    for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
-        if pair.pair_id in wanted:
-            found.setdefault(pair.pair_id, pair)
-            if len(found) == len(wanted):
-                break
-    return found
-
-
-def pairs_at_rows(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, rows: Mapping[str, int]
-) -> dict[str, Pair]:
-    """The pairs with the given ids, looked for at the ``rows`` where they were audited, then everywhere.
-
-    Only the rows asked for are made into pairs, so that a large dataset takes as long as it takes to read.
-    """
-    reader = PairReader(dataset, replace(reading, on_bad_row="skip"))
-    wanted = {row: pair_id for pair_id, row in rows.items()}
-    found: dict[str, Pair] = {}
-    last = max(wanted, default=-1)
-    for row in reader.rows():
-        if row.index > last:
-            break
-        if row.index in wanted:
-            try:
-                pair = reader.read(row)
-            except RowFault:
-                continue  # the dataset is not what it was: the pair may stand elsewhere
-            if pair.pair_id == wanted[row.index]:
-                found[pair.pair_id] = pair
-    missing = rows.keys() - found.keys()
-    return found | pairs_by_id(dataset, reading, missing) if missing else found
 
 
 def readable(pair: Pair, characters: int) -> PairText:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trl_attribution.audit.config import WITNESS_FILE
 from trl_attribution.audit.info import AuditInfo
-from trl_attribution.audit.witness import FILE, agreement_of, read_witness
 from trl_attribution.errors import StoreError
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Column
@@ -27,12 +27,16 @@ def agreements(
     Raises:
         StoreError: it is broken, or about another dataset or model than the audit.
     """
+    if not (folder / WITNESS_FILE).exists():
+        return ()
+    from trl_attribution.audit.witness import agreement_of, read_witness
+
     table = read_witness(folder)
     if table is None:
         return ()
     about = (table.binding.dataset_fingerprint, table.binding.model_digest)
     if about != (info.dataset.fingerprint, info.model.digest):
-        raise StoreError(f"{folder / FILE} is about another dataset or model than this audit. Remove it.")
+        raise StoreError(f"{folder / WITNESS_FILE} is about another dataset or model than this audit. Remove it.")
     own = {probe.name: OwnPairs.of(probe) for probe in known}
     found = []
     for index, column in enumerate(columns):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.scoring.protocols import ProbeLike, VectorViewLike
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["contextual", "response", "controlled"]
 AskedKind = Literal["auto", "contextual", "response", "controlled"]

@@ -93,11 +93,10 @@ def p_values(scores: Floats, reference: Floats | None = None) -> Doubles:
 
 def q_values(p_value: Doubles) -> Doubles:
     """Benjamini-Hochberg q-values [N] of p-values [N]."""
-    from scipy.stats import false_discovery_control
-
-    if len(p_value) == 0:
-        return np.empty(0)
-    values: Doubles = false_discovery_control(p_value, method="bh")
+    order = np.argsort(p_value, kind="stable")
+    scaled = p_value[order] * (len(p_value) / np.arange(1, len(p_value) + 1))
+    values = np.empty(len(p_value))
+    values[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
     return values
 
 

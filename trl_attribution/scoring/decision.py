@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from trl_attribution.scoring.prevalence import Interval, Prevalence, estimate
 from trl_attribution.scoring.recall import CONFIDENCE, KnownScores, Rate, RecallThreshold, share_above, threshold_for
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 
 _MEANT = {
     "opposites": "the examples turned round",
     "controls": "the controls",
-    "neutral": "neutral pairs (by the fit)",
+    "neutral": "neutral {several} (by the fit)",
 }
 
 
@@ -51,50 +52,51 @@ class Decision:
             return np.zeros(len(scores), dtype=bool)
         return np.asarray(scores.astype(np.float64) >= self.threshold.threshold)
 
-    @property
-    def estimated(self) -> str:
-        """How many pairs there are."""
-        return f"{self.prevalence.count} of {self.prevalence.pairs:,} pairs"
+    def estimated(self, kind: ExampleKind = PAIR) -> str:
+        """How many examples push towards the behavior, of how many."""
+        return f"{self.prevalence.count} of {kind.counted(self.prevalence.pairs)}"
 
     @property
     def promise(self) -> str:
         """How many of those that are there would be caught."""
         return f"{self.threshold.recall.value:.0%}"
 
-    def sentence(self, behavior: str, read_first: int | None = None) -> str:
-        """What a person has to know at this moment; ``read_first`` is how many pairs to read first, where known."""
+    def sentence(self, behavior: str, read_first: int | None = None, kind: ExampleKind = PAIR) -> str:
+        """What a person has to know at this moment; ``read_first`` is how many to read first, where known."""
         found = self.prevalence
         if not found.is_evidence:
             return (
-                f"no evidence of {behavior}: {found.count} of {found.pairs:,} pairs push towards it; would have caught "
-                f"{self.promise} of pairs like your examples; read the top {read_first or 10} all the same"
+                f"no evidence of {behavior}: {self.estimated(kind)} push towards it; would have caught "
+                f"{self.promise} of {kind.several} like your examples; read the top {read_first or 10} all the same"
             )
         return (
-            f"about {self.estimated} push towards {behavior}; flagged {found.above:,} (catches about {self.promise}), "
-            f"of which about {found.wrong.value:.0f} ({found.wrong}) are expected to be wrong{reading(read_first)}"
+            f"about {self.estimated(kind)} push towards {behavior}; flagged {found.above:,} (catches about "
+            f"{self.promise}), of which about {found.wrong.value:.0f} ({found.wrong}) are expected to be wrong"
+            f"{reading(read_first)}"
         )
 
-    def details(self) -> tuple[str, ...]:
+    def details(self, kind: ExampleKind = PAIR) -> tuple[str, ...]:
         """What the sentence stands on, a sentence each."""
         shares = {name: rate.value for name, rate in self.false_positives.items()}
         shares["neutral"] = self.prevalence.neutral_above
-        rates = ", ".join(f"{share:.1%} of {_MEANT[name]}" for name, share in shares.items())
-        lines = [f"{self._catching()} It is reached by {rates}."]
+        several = kind.several
+        rates = ", ".join(f"{share:.1%} of {_MEANT[name].format(several=several)}" for name, share in shares.items())
+        lines = [f"{self._catching(kind)} It is reached by {rates}."]
         if not self.flags_anything and self.prevalence.above:
             lines.append(
-                f"{self.prevalence.above:,} pairs reach it here and are not flagged: all of them may be chance."
+                f"{self.prevalence.above:,} {several} reach it here and are not flagged: all of them may be chance."
             )
         if "controls" not in self.false_positives:
-            lines.append("No controls are known: pairs that only look alike are counted as pushing towards it.")
+            lines.append(f"No controls are known: {several} that only look alike are counted as pushing towards it.")
         elif self.are_controls_own:
             lines.append(
-                "The controls are harmless requests of the project's own: pairs more alike than those are counted."
+                f"The controls are harmless requests of the project's own: {several} more alike than those are counted."
             )
         return tuple(lines)
 
-    def _catching(self) -> str:
+    def _catching(self, kind: ExampleKind) -> str:
         found, recall = self.threshold.threshold, self.threshold.recall
-        share = f"{recall.low:.0%} to {recall.high:.0%} of pairs like the examples"
+        share = f"{recall.low:.0%} to {recall.high:.0%} of {kind.several} like the examples"
         return f"The threshold {found:.3f} catches {share}, by cross-validation over prompts."
 
     def as_json(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trl_attribution.scoring.asked import AskedKind, Column, kind_for, reference_for
 from trl_attribution.scoring.protocols import ProbeLike
-from trl_attribution.utils.text import counted
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 
 FEW_PAIRS = 16
 """With fewer, the mean of their contexts alone is no center (docs/benchmarks/control-sources.md)."""
@@ -14,7 +14,7 @@ _FORMS = {"messages": ("messages", "chat"), "text": ("plain text", "text")}
 
 
 def fit_notes(
-    pairs: int, probes: Sequence[ProbeLike], kind: AskedKind, *, conversational: bool | None
+    pairs: int, probes: Sequence[ProbeLike], kind: AskedKind, *, conversational: bool | None, of: ExampleKind = PAIR
 ) -> tuple[str, ...]:
     """A sentence for each probe whose prompts were written in another form than the dataset's, or N ``pairs`` too few.
 
@@ -22,7 +22,7 @@ def fit_notes(
     text does not. M0 reads the two so differently that scores of one by a probe of the other may be upside down.
     """
     form = {True: "messages", False: "text", None: ""}[conversational]
-    found = [_form_note(probe, form) or _size_note(probe, pairs, kind) for probe in probes]
+    found = [_form_note(probe, form) or _size_note(probe, pairs, kind, of) for probe in probes]
     return tuple(note for note in found if note)
 
 
@@ -39,16 +39,16 @@ def _form_note(probe: ProbeLike, form: str) -> str:
     )
 
 
-def _size_note(probe: ProbeLike, pairs: int, kind: AskedKind) -> str:
+def _size_note(probe: ProbeLike, pairs: int, kind: AskedKind, of: ExampleKind) -> str:
     column = Column(probe.name, probe.layer, kind_for(probe, kind))
     if pairs >= FEW_PAIRS or not column.uses_contexts or reference_for(probe, column) is not None:
         return ""
     if probe.neutral_center is None:
         return (
-            f"{probe.name}: contexts are centered by {counted(pairs, 'pair')} alone, and with fewer than {FEW_PAIRS} "
+            f"{probe.name}: contexts are centered by {of.counted(pairs)} alone, and with fewer than {FEW_PAIRS} "
             "scores may be upside down: build the probe again, which then keeps the center of everyday prompts"
         )
     return (
-        f"{probe.name}: {counted(pairs, 'pair')} say little of what is usual, so that everyday prompts of the "
+        f"{probe.name}: {of.counted(pairs)} say little of what is usual, so that everyday prompts of the "
         f"project's own weigh in; with fewer than {FEW_PAIRS} read the scores as an order, not as rates"
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
 from trl_attribution.scoring.decision import Decision, KnownPairs
-from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
-from trl_attribution.scoring.scores import Scores
+from trl_attribution.utils.kinds import ExampleKind
+
+if TYPE_CHECKING:
+    from trl_attribution.scoring.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Flags:
     def decisions(self) -> Mapping[str, Decision]:
         """By probe, a threshold with a stated recall and the estimate; without probes that keep no pairs."""
         return {name: one.decision for name, one in self.outcomes.items() if one.decision is not None}
+
+    def told_of(self, kind: ExampleKind) -> Flags:
+        """The same, with sentences in the words of ``kind``."""
+        return replace(self, outcomes={name: replace(one, kind=kind) for name, one in self.outcomes.items()})
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -240,6 +246,8 @@ def _known(scores: Scores, column: Column, rule: Rule) -> KnownPairs | None:
     """What a recall is taken from; None where the probe keeps no pairs and the rule can do without."""
     found = scores.known.get(column)
     if found is None and rule.recall is not None and rule.fdr is None:
+        from trl_attribution.scoring.held_out import why_no_pairs
+
         raise SettingsError(f"recall: {why_no_pairs(column.probe)}")
     return found
 
@@ -273,10 +281,17 @@ def _encode(sources: Sequence[str] | pa.Array) -> tuple[list[str], Integers]:
 
 def _fisher(pairs: npt.NDArray[np.intp], flagged: npt.NDArray[np.intp]) -> Doubles:
     """P(at least so many flagged) for every source, given the margins: the hypergeometric tail."""
-    from scipy.stats import hypergeom
+    from scipy.special import gammaln  # scipy.stats takes a second to import
 
-    values: Doubles = hypergeom.sf(flagged - 1, pairs.sum(), flagged.sum(), pairs)
-    return np.clip(values, 0.0, 1.0)
+    def ways(of: int, taken: npt.NDArray[np.intp]) -> Doubles:
+        return np.asarray(gammaln(of + 1) - gammaln(taken + 1) - gammaln(of - taken + 1))
+
+    total, drawn = int(pairs.sum()), int(flagged.sum())
+    tails = []
+    for mine, least in zip(pairs.tolist(), flagged.tolist(), strict=True):
+        hits = np.arange(least, min(mine, drawn) + 1)
+        tails.append(np.exp(ways(mine, hits) + ways(total - mine, drawn - hits) - ways(total, np.array(drawn))).sum())
+    return np.minimum(1.0, np.array(tails, dtype=np.float64))
 
 
 def _enrichment(flagged: int, pairs: int, all_flagged: int, all_pairs: int) -> float | None:

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from trl_attribution.errors import ProbeError
 from trl_attribution.scoring.decision import KnownPairs
-from trl_attribution.scoring.protocols import ProbeLike
+from trl_attribution.scoring.protocols import OWN_CONTROLS, ProbeLike
 from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.scoring.targets import LayerTargets, unit_rows
 
 FEWEST_PROMPTS = 8
 """With fewer, folds leave too little to make a probe of."""
 FOLDS = 5
-OWN_CONTROLS = "harmless requests of the project's own"
-"""What ``built["controls"]["from"]`` of a probe says of controls that nobody gave."""
 _SEED = 0
 
 Kind = Literal["contextual", "response", "controlled"]

@@ -14,6 +14,7 @@ from trl_attribution.scoring.decision import Decision, KnownPairs, decide, readi
 from trl_attribution.scoring.read_first import MARGIN, ReadFirst, read_first
 from trl_attribution.scoring.recall import CONFIDENCE
 from trl_attribution.scoring.rule import DEFAULT_RECALL, Rule
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Outcome:
     wrong: float | None
     """Of the flagged pairs, how many are expected to be wrong; None where that is not known."""
     read_first: ReadFirst = field(repr=False)
+    kind: ExampleKind = PAIR
+    """What sentences call an example."""
 
     @property
     def flagged(self) -> int:
@@ -44,14 +47,14 @@ class Outcome:
     def sentence(self) -> str:
         """What a person has to know at this moment: never a bare number of flagged pairs."""
         if self.decision is not None and self.goes_by_recall:
-            return self.decision.sentence(self.probe, len(self.read_first))
-        pairs = f"{len(self.passing):,} pairs"
+            return self.decision.sentence(self.probe, len(self.read_first), self.kind)
+        pairs, several = self.kind.counted(len(self.passing)), self.kind.several
         if self.decision is None:
-            known = f"how many pairs push towards {self.probe} is not known: none of the probe's own are at hand"
+            known = f"how many {several} push towards {self.probe} is not known: none of the probe's own are at hand"
         elif self.decision.flags_anything:
-            known = f"about {self.decision.estimated} push towards {self.probe}"
+            known = f"about {self.decision.estimated(self.kind)} push towards {self.probe}"
         else:
-            known = f"no evidence of {self.probe}: {self.decision.estimated} push towards it"
+            known = f"no evidence of {self.probe}: {self.decision.estimated(self.kind)} push towards it"
         by = rule_words(self.rule, by_recall=False)
         if not self.flagged:
             return f"{known}; none of {pairs} is flagged ({by}); read the top {len(self.read_first)} all the same"
@@ -70,13 +73,13 @@ class Outcome:
     @property
     def details(self) -> tuple[str, ...]:
         """What the sentence stands on, a sentence each."""
-        told = () if self.decision is None else self.decision.details()
+        told = () if self.decision is None else self.decision.details(self.kind)
         if not self.read_first.strata:
             return told
         within = max(1, round(MARGIN * self.flagged))
         reading_them = (
-            f"Reading the {len(self.read_first):,} tells how many of the flagged pairs are wrong to within {within:,}, "
-            f"with {CONFIDENCE:.0%} confidence: most of them lie near the threshold."
+            f"Reading the {len(self.read_first):,} tells how many of the flagged {self.kind.several} are wrong to "
+            f"within {within:,}, with {CONFIDENCE:.0%} confidence: most of them lie near the threshold."
         )
         return (*told, reading_them)
 
@@ -99,6 +102,7 @@ def outcome_of(
     known: KnownPairs | None,
     pair_ids: pa.Array | pa.ChunkedArray,
     passing: npt.NDArray[np.bool_] | None = None,
+    kind: ExampleKind = PAIR,
 ) -> Outcome:
     """What ``rule`` makes of ``scores`` [N].
 
@@ -110,6 +114,7 @@ def outcome_of(
         known: scores of the pairs that the probe keeps, by which the number of pairs is estimated whatever the rule.
         pair_ids: the N ids.
         passing: [N], the flagged pairs where they are chosen already: a ``top_k`` counts pairs over all probes.
+        kind: what sentences call an example.
 
     Raises:
         SettingsError: a recall is out of range.
@@ -123,7 +128,7 @@ def outcome_of(
         passing = _passes(rule, scores, worth) if passing is None else passing
         wrong = _expected_wrong(rule, scores, passing, decision)
     prevalence = None if decision is None else decision.prevalence
-    return Outcome(probe, rule, passing, decision, wrong, read_first(scores, passing, pair_ids, prevalence))
+    return Outcome(probe, rule, passing, decision, wrong, read_first(scores, passing, pair_ids, prevalence), kind)
 
 
 def rule_words(rule: Rule, *, by_recall: bool) -> str:

@@ -13,6 +13,7 @@ from trl_attribution.scoring.decision import KnownPairs, decide
 from trl_attribution.scoring.held_out import known_pairs, knows_pairs, why_no_pairs
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.scoring.rule import Rule
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.text import counted
 
 _FEW_PAIRS = 200
@@ -23,7 +24,9 @@ _NEUTRAL = 0.1
 """How wide neutral pairs lie about 0, in typical scores of the examples."""
 
 
-def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind) -> tuple[str, ...]:
+def power_notes(
+    rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind, of: ExampleKind = PAIR
+) -> tuple[str, ...]:
     """A sentence for each probe with which ``rule`` can flag nothing among N ``pairs``, or only very many at once.
 
     The smallest p-value is 1 / (1 + R), with R clean pairs of the probe, else (the mirror null) with R = N: a rate
@@ -31,11 +34,13 @@ def power_notes(rule: Rule, pairs: int, probes: Sequence[ProbeLike], kind: Asked
     its rate is for the probes that keep no pairs of their own, and a sentence says which those are. For the others, it
     is tried how many pairs like the examples, among so many that score about 0, are evidence enough.
     """
-    notes = [] if rule.recall is None else _recall_notes(rule.recall, pairs, probes, kind)
+    notes = [] if rule.recall is None else _recall_notes(rule.recall, pairs, probes, kind, of)
     return (*notes, *_rate_notes(rule, pairs, probes, kind))
 
 
-def _recall_notes(recall: float, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind) -> list[str]:
+def _recall_notes(
+    recall: float, pairs: int, probes: Sequence[ProbeLike], kind: AskedKind, of: ExampleKind
+) -> list[str]:
     notes = []
     for probe in probes if 0 < pairs <= _FEW_PAIRS else ():
         known = _known_beforehand(probe, kind)
@@ -44,8 +49,8 @@ def _recall_notes(recall: float, pairs: int, probes: Sequence[ProbeLike], kind: 
             continue
         takes = "nothing" if fewest is None else f"something only where about {fewest:,} or more are like the examples"
         notes.append(
-            f"{probe.name}: with so few pairs ({pairs:,}), recall {recall:g} can flag {takes}. Read the top of the "
-            "list all the same, or audit more pairs together."
+            f"{probe.name}: with so few {of.several} ({pairs:,}), recall {recall:g} can flag {takes}. Read the top of "
+            f"the list all the same, or audit more {of.several} together."
         )
     return notes
 

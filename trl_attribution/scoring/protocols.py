@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OWN_CONTROLS = "harmless requests of the project's own"
+"""What ``built["controls"]["from"]`` of a probe says of controls that nobody gave."""
 
 
 class VectorBlockLike(Protocol):

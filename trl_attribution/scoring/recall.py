@@ -92,18 +92,18 @@ def threshold_for(recall: float, examples: KnownScores) -> RecallThreshold:
 
 def share_above(threshold: float, known: KnownScores) -> Rate:
     """The share of further pairs like ``known`` that reaches ``threshold``, with Clopper and Pearson's interval."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # scipy.stats takes a second to import
 
     prompts = known.number_of_prompts
     share = float(known.weights[known.scores >= threshold].sum())
     hits, tail = share * prompts, (1 - CONFIDENCE) / 2
-    low = float(beta.ppf(tail, hits, prompts - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, prompts - hits)) if hits < prompts else 1.0
+    low = float(betaincinv(hits, prompts - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, prompts - hits, 1 - tail)) if hits < prompts else 1.0
     return Rate(share, low, high)
 
 
 def _rate(value: float, caught: float, missed: float) -> Rate:
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # scipy.stats takes a second to import
 
     tail = (1 - CONFIDENCE) / 2
-    return Rate(value, float(beta.ppf(tail, caught, missed)), float(beta.ppf(1 - tail, caught, missed)))
+    return Rate(value, float(betaincinv(caught, missed, tail)), float(betaincinv(caught, missed, 1 - tail)))

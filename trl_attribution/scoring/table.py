@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,11 @@ from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.recall import KnownScores
-from trl_attribution.scoring.scores import Scores
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
+
+if TYPE_CHECKING:
+    from trl_attribution.scoring.scores import Scores
 
 TABLE_FORMAT = "trl-attribution scores"
 TABLE_VERSION = 1

@@ -2,13 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
+_UNLIMITED = 10_000
+"""Columns of what is no terminal: there, lines are searched."""
+_PROSE = 12
+"""Columns that a text of several words needs at least."""
+
+
+def people_console() -> Console:
+    """Standard output for people: as wide as the terminal, or without limit where there is none."""
+    console = Console(markup=False, emoji=False)  # a path may hold what looks like markup
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNLIMITED
+    return console
+
+
+def tell(console: Console, *renderables: RenderableType) -> None:
+    """Print; outside of a terminal without the spaces that pad lines to its width."""
+    for renderable in renderables:
+        if console.is_terminal:
+            console.print(renderable)
+            continue
+        with console.capture() as captured:
+            console.print(renderable)
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+@dataclass(frozen=True)
+class _Width:
+    """What a column needs."""
+
+    least: int
+    """Below it, a name or a number would be broken over lines."""
+    natural: int
+    """Nothing is broken but the header, at its spaces."""
+
+    @classmethod
+    def of(cls, header: Text, cells: Sequence[Text]) -> _Width:
+        """Of a column with these cells."""
+        lines = [line for cell in cells for line in cell.split("\n")]
+        longest = max((line.cell_len for line in lines), default=0)
+        word = max((word.cell_len for text in (header, *lines) for word in text.split(" ")), default=0)
+        is_prose = any(line.plain.count(" ") > 1 for line in lines)
+        return cls(max(word, min(longest, _PROSE) if is_prose else longest), max(word, longest))
+
+
+class WholeTable(Table):
+    """A table that breaks no name and no number over lines.
+
+    Where it is too wide, its headers are broken at spaces, then its columns of prose; where that does not do, or there
+    is no terminal to draw lines between rows of several lines, each row is told in lines of its own.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What is drawn on ``console``."""
+        columns = [[as_text(cell) for cell in column._cells] for column in self.columns]  # type: ignore[arg-type]  # noqa: SLF001
+        rows = list(zip(*columns, strict=True))
+        shown = copy.copy(self)
+        shown.columns = [copy.copy(column) for column in self.columns]
+        if not console.is_terminal:
+            shown.box, shown.padding = None, (0, 3, 0, 0)
+        is_stacked = not console.is_terminal and any("\n" in cell.plain for row in rows for cell in row)
+        if is_stacked or not shown._narrow(columns, console, options):  # noqa: SLF001
+            yield from self._lines(rows)
+        else:
+            yield from Table.__rich_console__(shown, console, options)
+
+    def _narrow(self, columns: Sequence[Sequence[Text]], console: Console, options: ConsoleOptions) -> bool:
+        """Give each column what it needs; False where there is too little."""
+        unlimited = options.update(width=_UNLIMITED)
+        if Measurement.get(console, unlimited, self).maximum <= options.max_width:
+            return True
+        headers = [as_text(column.header) if self.show_header else Text() for column in self.columns]  # type: ignore[arg-type]
+        needs = [_Width.of(header, cells) for header, cells in zip(headers, columns, strict=True)]
+        if self.box is SIMPLE_HEAD:
+            self.padding = (0, 0)  # its columns are a space apart by themselves
+        for column in self.columns:
+            column.width = 0
+        left = options.max_width - Measurement.get(console, unlimited, self).maximum - sum(one.least for one in needs)
+        wanting = sum(one.natural - one.least for one in needs)
+        for column, one in zip(self.columns, needs, strict=True):
+            more = one.natural - one.least
+            column.width = one.least + (min(more, left * more // wanting) if more else 0)
+        return left >= 0
+
+    def _lines(self, rows: Iterable[Sequence[Text]]) -> Iterator[RenderableType]:
+        """What is short side by side with the names of the columns; beneath it the last, where that has lines."""
+        if self.title:
+            yield self.title
+        headers = [as_text(column.header).plain for column in self.columns]  # type: ignore[arg-type]
+        for row in rows:
+            *short, last = row if "\n" in row[-1].plain else (*row, Text())
+            yield Text("  ").join(_with_name(*one) for one in zip(headers, short, strict=False) if one[1].plain)
+            yield from (Text("  ").append_text(line) for line in last.split("\n") if last.plain)
+        if self.caption:
+            yield self.caption
+
+
+def _with_name(name: str, cell: Text) -> Text:
+    """A cell by itself: a number says what it counts, a name speaks for itself."""
+    text = Text(", ").join(cell.split("\n"))
+    is_number = cell.plain[:1] in "+-.0123456789"
+    return Text(f"{name} ").append_text(text) if name and is_number else text
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]] = (), caption: str = "") -> Table:
@@ -16,7 +124,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]] = (
 
     A column whose name begins with ``>`` is set to the right.
     """
-    shown = Table(
+    shown = WholeTable(
         title=Text(title, "table.title"),
         title_justify="left",
         caption=Text(caption, "table.caption") if caption else None,
@@ -24,8 +132,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]] = (
         box=SIMPLE_HEAD,
     )
     for name in columns:
-        side = "right" if name.startswith(">") else "left"
-        shown.add_column(Text(name.removeprefix(">")), justify=side, overflow="fold")  # type: ignore[arg-type]
+        side: Any = "right" if name.startswith(">") else "left"
+        shown.add_column(Text(name.removeprefix(">")), justify=side, overflow="fold")
     for row in rows:
         shown.add_row(*map(as_text, row))
     return shown

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import unicodedata
+from pathlib import Path
 
 _MOST_DIGITS = 18
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -60,6 +62,20 @@ def _escape(character: str) -> str:
 def counted(number: int, one: str, several: str | None = None) -> str:
     """``1 probe``, ``2 probes``, ``1,000 probes``; ``several`` where an s is not enough."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def shell_command(*words: str | Path) -> str:
+    """``words`` as a command for a POSIX shell, quoted; a path that begins with a hyphen is no option.
+
+    Empty where it holds a character that cannot be shown: a command that is not what it looks like is no command to
+    copy.
+
+    >>> shell_command("cat", Path("-my file"))
+    "cat './-my file'"
+    """
+    texts = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    command = shlex.join(texts)
+    return command if printable(command, len(command)) == command else ""
 
 
 def whole_number(text: str) -> int | None:

@@ -106,11 +106,14 @@ def cells(plan: ValidationPlan) -> list[Cell]:
 def _changed(plan: ValidationPlan) -> Iterator[Condition]:
     for intervention in plan.interventions:
         sizes = plan.source_sizes if intervention == "drop_sources" else plan.sizes
+        # No pair goes, so there are no fewer steps.
+        steps = sorted(plan.steps)[:1] if intervention == "weight" else plan.steps
         for size in (0 if size == "rule" else size for size in sizes):
             for selection in plan.selections:
                 # Sources have no length to be matched by.
                 if intervention == "drop_sources" and selection == "length_matched_random":
                     continue
-                rankings = [""] if selection == "random" and size else list(plan.rankings)
-                for ranking in rankings:
-                    yield from (Condition(intervention, selection, size, ranking, steps) for steps in plan.steps)
+                # Weights are those of a ranking's top pairs, whichever pairs get them.
+                alike = selection == "random" and size and intervention != "weight"
+                for ranking in [""] if alike else list(plan.rankings):
+                    yield from (Condition(intervention, selection, size, ranking, one) for one in steps)

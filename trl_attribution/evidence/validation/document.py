@@ -34,6 +34,7 @@ class ConditionSummary:
     steps: int
     filtered: float
     flipped: float
+    weighed: float
     cost: RunCost
     """Of all its seeds."""
 
@@ -116,6 +117,7 @@ def _summary(validation: Validation, condition: Condition) -> ConditionSummary:
         steps=results[0].steps,
         filtered=_mean([result.changes.get("filtered", 0) for result in results]) or 0.0,
         flipped=_mean([result.changes.get("flipped", 0) for result in results]) or 0.0,
+        weighed=_mean([result.changes.get("weighed", 0) for result in results]) or 0.0,
         cost=total(cost for result in results for cost in (result.training, result.measuring)),
     )
 

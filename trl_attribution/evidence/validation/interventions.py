@@ -1,4 +1,4 @@
-"""The dataset that a cell trains on: rows filtered, flipped or dropped, and topped up again."""
+"""The dataset that a cell trains on: rows filtered, flipped, weighed or dropped, and topped up again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import Cell
 from trl_attribution.evidence.validation.plan import MixedPlan
 from trl_attribution.evidence.validation.selections import Chosen
+from trl_attribution.manifest.config import WEIGHT_COLUMN
 from trl_attribution.pairs import Pair, whole_text
 
 
@@ -28,6 +29,10 @@ class Changes:
     rows_out: int = 0
     sources: tuple[str, ...] = ()
     """Sources that were dropped."""
+    weighed: int = 0
+    """Rows that got a weight."""
+    weighed_as: float = 0.0
+    """The sum of those weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,6 +72,8 @@ class Intervener:
                 kept.append(pair)
         if not kept:
             raise SettingsError(f"cell {cell.name}: no pair is left to train on; choose a smaller size")
+        weights = [chosen.weights.get(pair.pair_id) for pair in kept]
+        given = [weight for weight in weights if weight is not None]
         filled = self._filled(kept, cell) if cell.condition.steps == "fixed" else kept
         changes = Changes(
             rows_in=len(self._pairs),
@@ -75,12 +82,22 @@ class Intervener:
             repeated=len(filled) - len(kept),
             rows_out=len(filled),
             sources=chosen.sources,
+            weighed=len(given),
+            weighed_as=round(sum(given), 4),
         )
-        return Dataset([_row(pair) for pair in filled], changes)
+        rows = [_row(pair) for pair in filled]
+        if given:  # no pair goes, so ``filled`` is ``kept``
+            rows = [
+                {**row, WEIGHT_COLUMN: 1.0 if weight is None else weight}
+                for row, weight in zip(rows, weights, strict=True)
+            ]
+        return Dataset(rows, changes)
 
     def _action(self, intervention: str, pair: Pair) -> str:
         if intervention == "flip":
             return "flip"
+        if intervention == "weight":
+            return "keep"
         if intervention == "mixed":
             good = self._flip_if(pair.prompt, whole_text(pair.rejected))
             kept_apart = self._unless is not None and self._unless(pair.prompt, whole_text(pair.chosen))

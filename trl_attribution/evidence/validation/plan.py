@@ -25,7 +25,7 @@ def _size(value: Any) -> Any:
 
 
 Size = Annotated[int | Literal["rule"], PlainValidator(_size)]
-Intervention = Literal["filter", "flip", "mixed", "drop_sources"]
+Intervention = Literal["filter", "flip", "mixed", "weight", "drop_sources"]
 Selection = Literal["top", "random", "bottom", "length_matched_random"]
 Steps = Literal["fixed", "short"]
 OWNED = ("output_dir", "seed", "data_seed", "max_steps", "save_strategy", "eval_strategy", "resume_from_checkpoint")
@@ -182,7 +182,7 @@ class ValidationPlan(_Part):
     interventions: Annotated[list[Intervention], Field(min_length=1)]
     selections: Annotated[list[Selection], Field(min_length=1)] = ["top", "random"]
     sizes: list[Size] = []
-    """How many pairs are changed; of filter, flip and mixed. ``rule``: those that the default rule flags, for which
+    """How many pairs are changed; of all but drop_sources. ``rule``: those that the default rule flags, for which
     nobody has to know how many there are."""
     source_sizes: list[Positive] = []
     """How many sources are dropped; of drop_sources."""
@@ -219,6 +219,8 @@ class ValidationPlan(_Part):
         foreign = [name for name, one in self.rankings.items() if one.scores is not None]
         if "rule" in self.sizes and foreign:
             raise ValueError(f"sizes: rule needs the scores of an audit, which rankings.{foreign[0]} is not of")
+        if "weight" in self.interventions and self.training.dpo is None:
+            raise ValueError("interventions: weight needs training.dpo; of a command nobody knows whether it weighs")
         if "drop_sources" in self.interventions and not self.source_sizes:
             raise ValueError("source_sizes: say how many sources to drop, such as [1]")
         if "top" not in self.selections:

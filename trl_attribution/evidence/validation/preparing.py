@@ -13,7 +13,7 @@ import filelock
 
 from trl_attribution.audit.claim import check_folder
 from trl_attribution.errors import SettingsError
-from trl_attribution.evidence.validation.cells import cells, left_out
+from trl_attribution.evidence.validation.cells import Cell, cells, conditions, left_out
 from trl_attribution.evidence.validation.interventions import Intervener
 from trl_attribution.evidence.validation.measuring import Gauge, judge_config, read_gauge
 from trl_attribution.evidence.validation.plan import ValidationPlan
@@ -65,6 +65,9 @@ def prepare_validation(
                 name, plan, loaded, encoding, data.fingerprint, folder / "audits", on_progress
             )
         selector = Selector(data.pairs, rankings, plan)
+        for condition in conditions(plan):
+            if (condition.intervention, condition.selection) == ("weight", "top"):
+                selector.choose(Cell(condition, plan.seeds[0]))  # so that one that cannot be is refused now
         settings = _settings(plan, loaded, data, gauge, rankings)
         records.bind(settings)
     return Validator(
@@ -136,6 +139,7 @@ def _settings(
 ) -> dict[str, Any]:
     """All that decides a cell's numbers, and is not in its name."""
     with_sources = "drop_sources" in plan.interventions
+    weighed = rankings.items() if "weight" in plan.interventions else ()
     return {
         "model": loaded.fingerprint.digest,
         "dtype": loaded.dtype,
@@ -150,6 +154,7 @@ def _settings(
         "held_out": gauge.held_out.digest,
         **{f"{RANKING}{name}": _digest(one.pair_ids) for name, one in rankings.items()},
         **({f"{RANKING}{name} flags": one.flagged for name, one in rankings.items()} if "rule" in plan.sizes else {}),
+        **{f"{RANKING}{name} scores": _digest(map(repr, one.scores)) for name, one in weighed},
         **({SOURCES: _digest(f"{pair.source}\0" for pair in data.pairs)} if with_sources else {}),
     }
 

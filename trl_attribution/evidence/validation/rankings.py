@@ -96,7 +96,7 @@ def find_ranking(
     auditor = DataAuditor(loaded, probes=[probe], config=config)
     # Rankings at the same layer share their vectors.
     vectors = folder / f"vectors-layer-{auditor.layers[0]}"
-    audit = auditor.audit(plan.dataset, target, vectors=vectors, on_progress=on_progress)
+    audit = auditor.audit(plan.dataset, target, vectors=vectors, results=False, on_progress=on_progress)
     found = _audited(name, target, wanted.model_copy(update={"probe": probe.name, "layer": None}), loaded, fingerprint)
     return _with_earlier_cost(found, folder / f"{name}.cost.json", bool(audit.info.vectors.computed))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.validation.cells import BASELINE, Cell
 from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.rankings import Ranking
+from trl_attribution.manifest.weights import score_weights
 from trl_attribution.pairs import Pair, whole_text
 
 NEIGHBORS = 5
@@ -27,6 +28,8 @@ class Chosen:
     pair_ids: frozenset[str]
     sources: tuple[str, ...] = ()
     """The sources that are dropped, for ``drop_sources``."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By pair, for ``weight``."""
 
 
 class Selector:
@@ -42,6 +45,7 @@ class Selector:
         self._rankings = {name: self._checked(ranking) for name, ranking in rankings.items()}
         self._sources = sorted({pair.source for pair in self._pairs})
         self._flagged = {name: one.flagged for name, one in rankings.items()}
+        self._scores = {name: dict(zip(one.pair_ids, one.scores, strict=True)) for name, one in rankings.items()}
         sizes = [*plan.counts, *(self._by_rule(name) for name in rankings if "rule" in plan.sizes)]
         if sizes and max(sizes) >= len(self._ids):
             raise SettingsError(f"sizes: {max(sizes)} of {len(self._ids)} different pairs leave nothing to compare")
@@ -59,13 +63,33 @@ class Selector:
             sources = self._choose_sources(cell)
             return Chosen(frozenset(pair.pair_id for pair in self._pairs if pair.source in sources), tuple(sources))
         size = condition.size or self._by_rule(condition.ranking)
+        found = self._choose_pairs(cell, size)
+        weights = self._top_weights(condition.ranking, size) if condition.intervention == "weight" else []
+        return Chosen(frozenset(found), weights=dict(zip(found, weights, strict=bool(weights))))
+
+    def _choose_pairs(self, cell: Cell, size: int) -> list[str]:
+        condition = cell.condition
         if condition.selection == "random":
-            return Chosen(frozenset(_drawn(self._ids, size, cell)))
+            return _drawn(self._ids, size, cell)
         ranked = self._rankings[condition.ranking]
         if condition.selection == "bottom":
-            return Chosen(frozenset(ranked[-size:]))
+            return ranked[-size:]
         top = ranked[:size]
-        return Chosen(frozenset(self._matched(top, cell) if condition.selection != "top" else top))
+        return top if condition.selection == "top" else self._matched(top, cell)
+
+    def _top_weights(self, ranking: str, size: int) -> list[float]:
+        """The weights of the top pairs, by score. Controls get the same ones, so that as much is taken away.
+
+        Raises:
+            SettingsError: they are all 1.
+        """
+        weights = score_weights([self._scores[ranking][pair_id] for pair_id in self._rankings[ranking][:size]])
+        if all(weight == 1 for weight in weights):
+            raise SettingsError(
+                f"interventions: the top {size} pairs of rankings.{ranking} have one score, or none above 0, so that "
+                "weight would change nothing. Take another size, or leave weight out (leave_out: ['weight-*'])."
+            )
+        return weights
 
     def _by_rule(self, ranking: str) -> int:
         """How many pairs the default rule flags."""

@@ -19,6 +19,8 @@ from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.evidence.validation.interventions import Dataset
 from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.reference_pass import ReferencePass
+from trl_attribution.manifest.config import WEIGHT_COLUMN
+from trl_attribution.manifest.weighted_loss import check_loss_types, weigh_by_column
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.utils.atomic import write_lines
 from trl_attribution.utils.text import printable
@@ -70,13 +72,16 @@ def step_count(plan: ValidationPlan, folder: Path) -> StepCount:
     """The plan's.
 
     Raises:
-        SettingsError: DPOConfig or LoraConfig refuses the plan's fields; checked here, before anything is trained.
+        SettingsError: DPOConfig or LoraConfig refuses the plan's fields, or pairs cannot be weighed as the plan asks;
+            checked here, before anything is trained.
     """
     if plan.training.dpo is None:
         assert plan.training.batch_size is not None  # the plan has checked
         return StepCount(plan.training.batch_size, plan.training.epochs)
     lora_config(plan)
     config = dpo_config(plan, folder, seed=0, steps=1)
+    if "weight" in plan.interventions:
+        check_loss_types(config.loss_type)
     return StepCount(config.train_batch_size, config.num_train_epochs, config.gradient_accumulation_steps)
 
 
@@ -165,6 +170,8 @@ class _Dpo:
                     processing_class=base.tokenizer,
                     peft_config=lora_config(plan),
                 )
+                if WEIGHT_COLUMN in rows.column_names:
+                    weigh_by_column(trainer)
                 _quieten(trainer)
                 if once:
                     self.reference.attach(trainer)

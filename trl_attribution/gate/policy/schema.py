@@ -81,7 +81,7 @@ _COMPUTING = Taken(
         "device": Name,
         "vector_dtype": one_of(*DTYPES),
         "token_budget": PositiveInt | None,
-        "path": Literal["auto", "packed", "plain"],
+        "path": Literal["auto", "fused", "packed", "plain"],
         "blocks_path": Name | None,
         "max_pairs": PositiveInt | None,
     },

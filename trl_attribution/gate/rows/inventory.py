@@ -17,9 +17,9 @@ from trl_attribution.errors import DataError
 from trl_attribution.gate.rows.changes import Content, content_of
 from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
 from trl_attribution.pairs.faults import UNTAUGHT
-from trl_attribution.pairs.formats import EXAMPLES
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.text import printable
 
 Integers = npt.NDArray[np.int64]

@@ -2,7 +2,7 @@
 // The list of pairs, the pair that is looked at, and the keys.
 const browser = (() => {
   if (!rows) return null;
-  const { find, make, count, plural } = page;
+  const { find, make, count, plural, kind } = page;
   const controls = Object.fromEntries(
     ["query", "by-source", "by-probe", "by-score", "by-review", "sort", "page-size"].map((id) => [id, find(id)]),
   );
@@ -79,10 +79,10 @@ const browser = (() => {
     find("previous-page").disabled = first === 0;
     find("next-page").disabled = first + size() >= shown.length;
     const unflagged = rows.length - rows.flagged;
-    const listed = unflagged ? `${plural(rows.flagged, "flagged pair")} and the ${count(unflagged)} that rank next` : plural(rows.length, "flagged pair");
+    const listed = unflagged ? `${plural(rows.flagged, `flagged ${kind.one}`)} and the ${count(unflagged)} that rank next` : plural(rows.length, `flagged ${kind.one}`);
     find("count").textContent = shown.length === rows.length ? listed : `${count(shown.length)} of ${listed}`;
     find("bulk-open").disabled = shown.length === 0;
-    find("bulk-open").firstChild.textContent = shown.length === 1 ? "Decide about this pair … " : `Decide about these ${count(shown.length)} … `;
+    find("bulk-open").firstChild.textContent = shown.length === 1 ? `Decide about this ${kind.one} … ` : `Decide about these ${count(shown.length)} … `;
   };
 
   const select = (i, scroll = true) => {
@@ -103,13 +103,13 @@ const browser = (() => {
   };
 
   const decide = (action) => {
-    if (selected < 0) return;
+    if (selected < 0 || (action !== null && !kind.actions.includes(action))) return;
     decisions.decide([selected], action, find("note")?.value ?? "");
     if (action !== null && find("advance").checked) step(1);
   };
   const undo = () => {
     const { place, changed } = decisions.undo();
-    if (changed > 1) decisions.note(`Undone: ${count(changed)} pairs are as they were.`);
+    if (changed > 1) decisions.note(`Undone: ${count(changed)} ${kind.several} are as they were.`);
     if (place >= 0 && shown.includes(place)) select(place);
   };
 
@@ -120,7 +120,7 @@ const browser = (() => {
     if (wanted === undefined) return;
     const place = rows.indexOf(wanted);
     if (place < 0) {
-      decisions.tell(`This page lists no pair ${wanted}.`, true);
+      decisions.tell(`This page lists no ${kind.one} ${wanted}.`, true);
       find("message").scrollIntoView({ block: "center" });
       return;
     }

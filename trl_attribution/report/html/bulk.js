@@ -2,8 +2,8 @@
 // One decision about many pairs: all that are shown, or the first of them, as one step that undo takes back.
 const bulk = (() => {
   if (!rows) return null;
-  const { find, make, count, plural } = page;
-  const actions = ["keep", "filter", "flip", null];
+  const { find, make, count, plural, kind, capital } = page;
+  const actions = [...kind.actions, null];
 
   const chosen = () => {
     const shown = Array.from(browser.shown());
@@ -15,12 +15,12 @@ const bulk = (() => {
 
   const draw = () => {
     const { shown, upTo, decided, places } = chosen();
-    find("bulk-all-label").textContent = `All ${plural(shown.length, "pair")} of the list as it is filtered and sorted`;
+    find("bulk-all-label").textContent = `All ${plural(shown.length, kind.one)} of the list as it is filtered and sorted`;
     find("bulk-first-label").textContent = upTo === 1 ? "The first one, which is open" : `The first ${count(upTo)}, up to the one that is open`;
     find("bulk-skip-label").textContent = decided.length
-      ? `Leave the ${plural(decided.length, "pair")} as they are that have a decision`
-      : "Leave pairs as they are that have a decision (none of these has)";
-    find("bulk-count").textContent = `${plural(places.length, "pair")} will be marked.`;
+      ? `Leave the ${plural(decided.length, kind.one)} as they are that have a decision`
+      : `Leave ${kind.several} as they are that have a decision (none of these has)`;
+    find("bulk-count").textContent = `${plural(places.length, kind.one)} will be marked.`;
     for (const button of find("bulk-actions").children) {
       const clears = button.dataset.bulk === "";
       button.disabled = clears ? find("bulk-skip").checked || !decided.length : !places.length;
@@ -33,7 +33,7 @@ const bulk = (() => {
     find("bulk").close();
     decisions.decide(changing, action, find("bulk-note").value);
     const done = action === null ? "Cleared" : `Marked ${action}`;
-    decisions.note(`${done}: ${plural(changing.length, "pair")}. U, or Undo, takes all of it back.`);
+    decisions.note(`${done}: ${plural(changing.length, kind.one)}. U, or Undo, takes all of it back.`);
   };
 
   const open = () => {
@@ -47,7 +47,7 @@ const bulk = (() => {
   const start = () => {
     find("bulk-actions").replaceChildren(
       ...actions.map((action) => {
-        const button = make("button", { type: "button", class: action ?? "clear", "data-bulk": action ?? "" }, action === null ? "Clear" : action[0].toUpperCase() + action.slice(1));
+        const button = make("button", { type: "button", class: action ?? "clear", "data-bulk": action ?? "" }, action === null ? "Clear" : capital(action));
         button.addEventListener("click", () => act(action));
         return button;
       }),

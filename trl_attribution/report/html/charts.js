@@ -23,7 +23,7 @@ const charts = (() => {
       marginLeft: 48,
       marginBottom: 38,
       x: { label: "score", nice: false },
-      y: { label: root ? "pairs (square-root scale)" : "pairs", grid: true, type: root ? "sqrt" : "linear", tickFormat: "~s" },
+      y: { label: root ? `${page.kind.several} (square-root scale)` : page.kind.several, grid: true, type: root ? "sqrt" : "linear", tickFormat: "~s" },
       marks: [
         Plot.rectY(parts, { x1: "x1", x2: "x2", y: "n", fill: (d) => (d.hot ? "var(--hot)" : "var(--accent)"), fillOpacity: (d) => (d.hot ? 0.9 : 0.55), inset: 0.4 }),
         steps ? Plot.lineY(steps, { x: "x", y: "n", curve: "step-after", stroke: "var(--null)", strokeWidth: 1.6, strokeDasharray: "4 3" }) : null,
@@ -107,6 +107,28 @@ const charts = (() => {
     };
   };
 
+  const effects = (width) => {
+    const found = data.effects;
+    const color = (d) => (d.harmful ? "var(--hot)" : "var(--accent)");
+    const names = new Map(found.map((d) => [d.number, `${d.number}  ${d.label}`]));
+    const longest = Math.max(...Array.from(names.values(), (name) => name.length));
+    const room = Math.min(24 + 7.2 * longest, 320, 0.5 * width);
+    return {
+      height: 44 + 24 * found.length,
+      marginLeft: room,
+      marginRight: 24,
+      marginBottom: 40,
+      x: { label: "d", grid: true, zero: true, ticks: width < 500 ? 4 : 8 },
+      y: { label: null, type: "point", domain: found.map((d) => d.number), padding: 0.6 },
+      marks: [
+        Plot.axisY({ tickFormat: (number) => names.get(number), tickSize: 0, lineWidth: (room - 24) / 13.5, textOverflow: "ellipsis-end" }),
+        Plot.ruleX([0], { stroke: "var(--soft)" }),
+        Plot.ruleY(found, { y: "number", x1: "low", x2: "high", stroke: color, strokeWidth: 2, strokeOpacity: 0.6 }),
+        Plot.dot(found, { y: "number", x: "size", fill: color, r: 5 }),
+      ],
+    };
+  };
+
   const drift = () => ({
     height: 230,
     marginLeft: 52,
@@ -148,6 +170,7 @@ const charts = (() => {
     document.querySelectorAll("[data-hist]").forEach((place) => add(place, () => histogram(Number(place.dataset.hist))));
     document.querySelectorAll("[data-layers]").forEach((place) => add(place, () => layers(Number(place.dataset.layers))));
     if (data.behaviors.length) add(find("chart-behaviors"), behaviors);
+    if (data.effects.length) add(find("chart-effects"), effects);
     if (data.drift.length) add(find("chart-drift"), drift);
     const watcher = new ResizeObserver(() => drawn.forEach(([place, options]) => put(place, options)));
     drawn.forEach(([place]) => watcher.observe(place));

@@ -44,6 +44,9 @@ const page = (() => {
 
   const count = (value) => value.toLocaleString("en-US");
   const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
+  // What an example is called, and what can be done to it.
+  const { kind } = data;
+  const capital = (word) => word[0].toUpperCase() + word.slice(1);
 
   const themes = ["auto", "light", "dark"];
   const darkSystem = matchMedia("(prefers-color-scheme: dark)");
@@ -64,5 +67,5 @@ const page = (() => {
   darkSystem.addEventListener("change", applyTheme);
   applyTheme();
 
-  return { find, data, bytes, floats, integers, make, stored, count, plural, onTheme: (listener) => themed.push(listener) };
+  return { find, data, bytes, floats, integers, make, stored, count, plural, kind, capital, onTheme: (listener) => themed.push(listener) };
 })();

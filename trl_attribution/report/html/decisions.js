@@ -164,7 +164,7 @@ const decisions = (() => {
     if (!(header.version <= 1)) throw new Error(`its version is ${header.version}; this page reads up to 1`);
     if (header.dataset_fingerprint !== fingerprint) throw new Error("it is about another dataset");
     for (const { pair_id: id, action } of lines) {
-      if (!/^[0-9a-f]{32}$/.test(id) || !["keep", "filter", "flip"].includes(action)) throw new Error("a line is broken");
+      if (!/^[0-9a-f]{32}$/.test(id) || !page.kind.actions.includes(action)) throw new Error("a line is broken");
     }
     // A server takes decisions about the audit's own pairs only.
     const taken = lines.filter(({ pair_id: id }) => keeper === browser || rows.indexOf(id) >= 0);

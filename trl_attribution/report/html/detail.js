@@ -2,10 +2,11 @@
 // One pair: its prompt, both responses side by side with the differing words marked, and what was decided.
 const detail = (() => {
   if (!rows) return null;
-  const { find, make, count } = page;
+  const { find, make, count, kind, capital } = page;
   // Beyond this, comparing takes longer than a person waits.
   const patience = { timeout: 150, maxEditLength: 4000 };
 
+  const spoken = { prompt: "prompt", chosen: kind.raised, rejected: kind.lowered };
   const joined = (parts) => parts.map((part) => part[1]).join("\n\n");
 
   const compared = (found) => {
@@ -43,7 +44,7 @@ const detail = (() => {
       if (at > 0) take(2); // the line break between two messages
       return make(
         "div",
-        { class: `text ${name}`, dir: "auto", tabindex: "0", role: "region", "aria-label": `${name} ${role}`.trim() },
+        { class: `text ${name}`, dir: "auto", tabindex: "0", role: "region", "aria-label": `${spoken[name]} ${role}`.trim() },
         parts.length > 1 || role === "system" ? make("span", { class: "role" }, role) : null,
         ...take(text.length),
         dropped ? make("span", { class: "role" }, `… ${count(dropped)} more characters are not in this page`) : null,
@@ -66,7 +67,7 @@ const detail = (() => {
       fact("row", count(rows.row[i])),
       rows.text(i) ? fact("at", rows.text(i).where) : null,
       make("span", {}, "id ", make("code", {}, rows.id(i))),
-      make("a", { href: `#pair=${rows.id(i)}` }, "Link to this pair"),
+      make("a", { href: `#pair=${rows.id(i)}` }, `Link to this ${kind.one}`),
     );
 
   const byLayer = (i) => {
@@ -76,7 +77,7 @@ const detail = (() => {
       make("tr", {}, make("th", { scope: "row" }, column.probe), make("td", { class: "n" }, String(column.layer)), make("td", { class: "n" }, column.score[i].toFixed(3))),
     );
     const head = make("tr", {}, make("th", { scope: "col" }, "Probe"), make("th", { scope: "col", class: "n" }, "Layer"), make("th", { scope: "col", class: "n" }, "Score"));
-    return make("details", {}, make("summary", {}, "Scores of this pair by probe and layer"), make("table", {}, make("thead", {}, head), make("tbody", {}, ...cells)));
+    return make("details", {}, make("summary", {}, `Scores of this ${kind.one} by probe and layer`), make("table", {}, make("thead", {}, head), make("tbody", {}, ...cells)));
   };
 
   const texts = (i) => {
@@ -91,8 +92,8 @@ const detail = (() => {
       make(
         "div",
         { class: "sides" },
-        make("div", {}, make("h3", {}, "Chosen: training pushes towards this"), ...blocks(found.c, side(found.c, "removed"), "chosen")),
-        make("div", {}, make("h3", {}, "Rejected: and away from this"), ...blocks(found.r, side(found.r, "added"), "rejected")),
+        make("div", {}, make("h3", {}, `${capital(kind.raised)}: training pushes towards this`), ...blocks(found.c, side(found.c, "removed"), "chosen")),
+        make("div", {}, make("h3", {}, `${capital(kind.lowered)}: and away from this`), ...blocks(found.r, side(found.r, "added"), "rejected")),
       ),
       pieces ? null : make("p", { class: "hint" }, "The responses differ too much for differing words to be marked."),
     ];
@@ -116,9 +117,7 @@ const detail = (() => {
     return make(
       "div",
       { class: "decide", role: "group", "aria-label": "Decision" },
-      button("keep", "Keep", "K"),
-      button("filter", "Filter", "F"),
-      button("flip", "Flip", "X"),
+      ...kind.actions.map((action) => button(action, capital(action), { keep: "K", filter: "F", flip: "X" }[action])),
       button(null, "Clear", "C"),
       undo,
       make("label", { class: "note" }, "Note", note),
@@ -143,7 +142,7 @@ const detail = (() => {
     if (document.activeElement === find("note")) find("note").blur();
     current = i;
     if (i < 0) {
-      find("detail").replaceChildren(make("p", { class: "hint" }, rows.length ? "No pair fits these filters." : "No pair is listed."));
+      find("detail").replaceChildren(make("p", { class: "hint" }, rows.length ? `No ${kind.one} fits these filters.` : `No ${kind.one} is listed.`));
       return;
     }
     find("detail").replaceChildren(...[about(i), ...texts(i), byLayer(i), decide()].filter((node) => node !== null));

@@ -2,7 +2,7 @@
 // Progress, precision at k, export and import.
 const review = (() => {
   if (!rows) return null;
-  const { find, make, count } = page;
+  const { find, make, count, kind } = page;
   const z = 1.959963984540054;
 
   // The Wilson score interval: `confirmed` of `reviewed`.
@@ -23,18 +23,18 @@ const review = (() => {
   const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
   const draw = () => {
-    const counts = { keep: 0, filter: 0, flip: 0 };
+    const counts = Object.fromEntries(kind.actions.map((action) => [action, 0]));
     const at = [];
     for (const [i, { action }] of decisions.listed()) {
       if (i >= rows.flagged) continue;
-      counts[action] += 1;
+      counts[action] = (counts[action] ?? 0) + 1;
       at.push([i, action !== "keep"]);
     }
     const parts = Object.entries(counts).map(([action, number]) => `${count(number)} ${action}`);
     const read = decisions.listed().filter(([i]) => rows.first.has(i)).length;
     const outside = decisions.size - at.length;
-    const others = outside ? `; ${count(outside)} on pairs that are not flagged here` : "";
-    find("progress").textContent = `${count(at.length)} of ${count(rows.flagged)} flagged pairs reviewed (${parts.join(", ")}${others}); ${count(read)} of the ${count(rows.first.size)} to read first`;
+    const others = outside ? `; ${count(outside)} on ${kind.several} that are not flagged here` : "";
+    find("progress").textContent = `${count(at.length)} of ${count(rows.flagged)} flagged ${kind.several} reviewed (${parts.join(", ")}${others}); ${count(read)} of the ${count(rows.first.size)} to read first`;
     const lines = cuts().map((k) => {
       const within = at.filter(([i]) => i < k);
       const confirmed = within.filter(([, yes]) => yes).length;
@@ -73,7 +73,7 @@ const review = (() => {
       if (!file) return;
       try {
         const { taken, left } = decisions.imported(await file.text());
-        const rest = left ? ` ${count(left)} are about pairs that this page does not list, and were left out.` : "";
+        const rest = left ? ` ${count(left)} are about ${kind.several} that this page does not list, and were left out.` : "";
         decisions.note(`${page.plural(taken, "decision")} taken from ${file.name}.${rest}`);
       } catch (error) {
         decisions.tell(`${file.name}: ${error.message}`, true);

@@ -1,0 +1,259 @@
+"""A GRPO or RLOO run under audit: M0 reads the groups as they are generated, each a contrast by its advantages."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trl_attribution.activations import ActivationEngine
+from trl_attribution.audit.claim import check_folder
+from trl_attribution.audit.finish import Stopwatch
+from trl_attribution.behaviors import Judge
+from trl_attribution.callbacks.before_after import compare_before_after
+from trl_attribution.callbacks.capture import CaptureError
+from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.opening import claim, layers_of, online_scores, store_settings
+from trl_attribution.callbacks.pair_lookup import PairLookup
+from trl_attribution.callbacks.passes import ReferencePasses
+from trl_attribution.callbacks.recorder import Recorder
+from trl_attribution.callbacks.reference_model import reloaded
+from trl_attribution.callbacks.reference_pass import ReferenceModel, loaded_copy
+from trl_attribution.callbacks.rollouts import RolloutFiles, RolloutHook, Rows
+from trl_attribution.callbacks.session import Finished, TrainingAudit
+from trl_attribution.errors import AttributionError, SettingsError
+from trl_attribution.models import LoadedModel
+from trl_attribution.models.fingerprint import fingerprint
+from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, Survey, encode_pairs
+from trl_attribution.pairs.dataset_pass import DatasetPass, pass_over
+from trl_attribution.pairs.identity import prompt_key
+from trl_attribution.pairs.rows import Row
+from trl_attribution.probes import Probe
+from trl_attribution.scoring import fit_notes, power_notes
+from trl_attribution.store import VectorStore
+from trl_attribution.store.merging import part_folder
+from trl_attribution.utils.distributed import ALONE, Ranks, random_state_kept
+
+logger = logging.getLogger(__name__)
+
+_READING = Reading(format="rollouts", on_bad_row="skip")
+_STAGE = "rollouts"
+
+
+@dataclass(kw_only=True)
+class RolloutAudit(TrainingAudit):
+    """Reads, keeps and finally scores the groups that one run generates; every rank has one.
+
+    Its dataset is known at the end only. Each group is computed on one rank, whichever generated it, by M0 itself: with
+    the prompt once, up to the last layer asked for, without the LM head.
+
+    Made by :func:`open_rollout_audit`.
+    """
+
+    trainer: Any
+    files: RolloutFiles
+    reader: PairReader = field(init=False)
+    data: DatasetPass = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hook = RolloutHook(self.trainer, self.ranks, self._take)
+        self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers))
+
+    def begin(self, *, is_resumed: bool) -> None:
+        """Look at M0, and start to read what is generated."""
+        self._hook.detach()  # of an attempt that ran out of memory (auto_find_batch_size)
+        if self.ranks.is_main:
+            self.files.begin(int(self.trainer.state.global_step))
+        self.look_before(is_resumed=is_resumed)
+        self._hook.attach()
+
+    def micro_batch_done(self) -> None:
+        """Nothing: groups are read where they are generated, however often they are trained on."""
+
+    def resolve(self) -> None:
+        """Nothing waits."""
+
+    def step_done(self) -> None:
+        """Nothing is due."""
+
+    def save(self, *, at_end: bool = False) -> None:  # noqa: ARG002  # the same at any time
+        """Bring all vectors to disk, once M0 is seen to be what it was.
+
+        Raises:
+            CaptureError: it is not.
+        """
+        with self.reference.as_m0():
+            found = fingerprint(self.reference.model, None).weights
+        if self.reference.adapter is None and found != self.m0.fingerprint.weights:
+            self.release()
+            shutil.rmtree(part_folder(self.folder, self.ranks.rank), ignore_errors=True)
+            raise CaptureError(
+                f"M0 ({self.reference.source}) has changed while training, so the vectors read from it are another "
+                "model's, and are dropped. What was generated is kept: audit it by itself, "
+                f"trl-attribution audit {self.m0.name} {self.folder / 'parts' / 'rollouts'}"
+            )
+        self.recorder.write()
+
+    def keep_what_was_read(self) -> None:
+        """Bring the vectors to disk as the run ends with an error, which must stay the one that is raised."""
+        try:
+            self.save()
+        except (AttributionError, RuntimeError, OSError) as error:
+            logger.error("the vectors read since the last save are not kept: %s", error)
+
+    def release(self) -> None:
+        """Take the hook off and let go of the files."""
+        self._hook.detach()
+        self.recorder.close()
+
+    def finish(self, policy: Any = None) -> Finished | None:
+        """Read the rollouts as the dataset that they have become, and end as any audit of a run.
+
+        Raises:
+            AttributionError: no group teaches anything, or the audit cannot be written; the parts stay.
+        """
+        self.save()
+        with self.ranks.together():
+            if self.ranks.is_main:
+                self.files.finish()
+        self.reader = PairReader(self.files.path, _READING)
+        self.data = pass_over(self.reader, self.m0.encoder, self.encoding)
+        groups = len(self.data.index)
+        self.notes = fit_notes(groups, self.probes, self.config.score, conversational=self.reader.conversational)
+        self.notes += power_notes(self.config.rule, groups, self.probes, self.config.score) + self.reader.notes
+        if self.before_after is not None:
+            self.before_after.measure_on(self.data.sample)
+        self._complete(is_resumed=False)  # of a generation that an earlier attempt was killed in
+        return super().finish(policy)
+
+    def _take(self, rows: Rows) -> None:
+        start = time.perf_counter()
+        with self.ranks.together(), random_state_kept():
+            if self.ranks.is_main:
+                self.files.add(rows)
+            self._read(rows)
+        seconds = self.stopwatch.seconds
+        seconds[_STAGE] = seconds.get(_STAGE, 0.0) + time.perf_counter() - start
+
+    def _read(self, rows: Rows) -> None:
+        """Compute and score this rank's share of the groups in ``rows``."""
+        reader = PairReader(rows, _READING).ending_with(self.m0.tokenizer.eos_token)
+        mine = list(reader.rows())[self.ranks.rank :: self.ranks.world]
+        pairs = [pair for row in mine if (pair := _pair(reader, row)) is not None]
+        encoded = zip(pairs, encode_pairs(pairs, self.m0.encoder, self.encoding), strict=True)
+        groups = [(pair, one) for pair, one in encoded if not isinstance(one, RowFault)]
+        self.recorder.counts.rows += len(mine)
+        self.recorder.counts.unaudited += len(mine) - len(groups)
+        with self.reference.as_m0(), self._autocast(self._engine):
+            found = self._engine.pair_vectors([one for _, one in groups])
+        self.recorder.keep([one.pair_id for _, one in groups], found.pair, found.context)
+        self.online.score(found.pair, found.context)
+        weights = [_weight([rows[place]["advantage"] for place in pair.all_rows]) for pair, _ in groups]
+        self.online.push(found.pair, torch.tensor(weights), sum(len(row.members or (row,)) for row in mine))
+
+
+def open_rollout_audit(
+    config: CallbackConfig,
+    probes: Sequence[Probe],
+    trainer: Any,
+    m0: LoadedModel,
+    reference: ReferenceModel,
+    compute_dtype: str,
+    ranks: Ranks,
+    judge: Judge | None = None,
+) -> RolloutAudit:
+    """Have M0 at hand, claim the audit folder, and be ready to read what ``trainer`` generates. A collective.
+
+    Args:
+        config: the settings.
+        probes: the behaviors to score for.
+        trainer: a GRPO or RLOO trainer.
+        m0: M0 with the trainer's tokenizer.
+        reference: where M0 is; it is loaded once more where that does not stay.
+        compute_dtype: what M0 computes in while training.
+        ranks: this run's processes.
+        judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
+
+    Raises:
+        AttributionError: a probe or the audit folder does not fit, or M0 cannot be had; nothing was written then.
+    """
+    start, encoding = time.perf_counter(), Encoding(None)
+    layers = layers_of(config, probes, m0)
+    online = online_scores(config, probes, layers)
+    config.rule.check_probes(probes)
+    folder = Path(config.output_dir)
+    check_folder(folder)
+    files = RolloutFiles(folder)
+    if not trainer.state.global_step and not files.is_empty:
+        raise SettingsError(
+            f"output_dir: {folder} holds the rollouts of another run. Choose another folder, remove this one, or "
+            "resume that run (resume_from_checkpoint)."
+        )
+    if not reference.stays:
+        need = f"M0 reads what is generated, beside the policy ({reference.reason})"
+        copy = reloaded(m0, m0.device, need, "set beta above 0, so that the trainer keeps it")
+        m0, reference = replace(m0, model=copy.model), loaded_copy(reference, copy.model)
+    settings = store_settings(config, layers, m0, encoding, compute_dtype)
+    names = [probe.name for probe in probes]
+    compare = partial(compare_before_after, config, judge, m0, layers, encoding, (), names)
+    with ranks.together():
+        before_after = compare(reference, ALONE) if ranks.is_main else None
+    prompts = trainer.train_dataset
+    claim(folder, settings, _survey(prompts), "the trainer's prompts", m0, reference, ranks)
+    part = VectorStore.create(part_folder(folder, ranks.rank), settings)
+    recorder = Recorder(PairLookup(), part, part.writer(), 0, config.shard_size)
+    return RolloutAudit(
+        config=config,
+        probes=tuple(probes),
+        encoding=encoding,
+        m0=m0,
+        reference=reference,
+        ranks=ranks,
+        layers=layers,
+        settings=settings,
+        notes=(),
+        online=online,
+        recorder=recorder,
+        passes=ReferencePasses(config, layers, recorder, online),
+        compare=compare,
+        before_after=before_after,
+        stopwatch=Stopwatch(),
+        start=start,
+        trainer=trainer,
+        files=files,
+    )
+
+
+def _survey(dataset: Any) -> Survey:
+    """What stands for the prompts of a run, so that it is resumed with the same ones; of a stream nothing is known."""
+    from datasets import Dataset
+
+    digest, count = hashlib.sha256(), 0
+    if isinstance(dataset, Dataset):
+        for prompt in dataset["prompt"]:
+            digest.update(prompt_key(prompt))
+            count += 1
+    return Survey(count, count, count, [], 0, {}, [], digest.hexdigest())
+
+
+def _pair(reader: PairReader, row: Row) -> Pair | None:
+    """The group as a contrast; None where it is none, as one whose rewards are all alike."""
+    try:
+        return reader.read(row)
+    except RowFault:
+        return None
+
+
+def _weight(advantages: Sequence[float]) -> float:
+    """Half the sum of a group's absolute advantages, as far as they differ from its mean."""
+    mean = sum(advantages) / len(advantages)
+    return sum(abs(advantage - mean) for advantage in advantages) / 2
