@@ -118,14 +118,23 @@ class RolloutAudit(TrainingAudit):
     def finish(self, policy: Any = None) -> Finished | None:
         """Read the rollouts as the dataset that they have become, and end as any audit of a run.
 
+        Nothing where no group teaches anything, which is said: training has not failed for it.
+
         Raises:
-            AttributionError: no group teaches anything, or the audit cannot be written; the parts stay.
+            AttributionError: the audit cannot be written; the parts stay.
         """
         self.save()
         with self.ranks.together():
             if self.ranks.is_main:
                 self.files.finish()
         self.reader = PairReader(self.files.path, _READING)
+        if all(_pair(self.reader, row) is None for row in self.reader.rows()):
+            logger.warning(
+                "no audit: in every group all rewards were alike, so that none teaches anything. What was generated is in "
+                "%s",
+                self.files.path,
+            )
+            return None
         self.data = pass_over(self.reader, self.m0.encoder, self.encoding)
         groups = len(self.data.index)
         self.notes = fit_notes(groups, self.probes, self.config.score, conversational=self.reader.conversational)

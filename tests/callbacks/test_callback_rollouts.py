@@ -122,6 +122,10 @@ def audited(model: Path, folder: Path, kind: str = "GRPO", **more: Any) -> Attri
     return callback
 
 
+def alike(completions: Sequence[Any], **_columns: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "audit" / "rollouts.jsonl").read_text().splitlines()]
 
@@ -382,3 +386,11 @@ def test_a_stream_of_prompts_is_audited_and_decisions_change_the_rollouts(model:
     zeroed = [json.loads(line)["advantage"] for line in (tmp_path / "zeroed.jsonl").read_text().splitlines()]
     assert len(zeroed) == len(rows_of(tmp_path)) and zeroed.count(0.0) >= 4 * len(manifest.decisions)
     assert 0 < len(manifest.decisions) <= 2
+
+
+def test_a_run_in_which_no_group_teaches_anything_ends_well_and_says_so(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = audited(model, tmp_path, trainer={"reward_funcs": alike}, max_steps=1)
+    assert callback.finished is None and "in every group all rewards were alike" in caplog.text
+    assert {row["advantage"] for row in rows_of(tmp_path)} == {0.0}
