@@ -130,8 +130,8 @@ class RolloutAudit(TrainingAudit):
         self.reader = PairReader(self.files.path, _READING)
         if all(_pair(self.reader, row) is None for row in self.reader.rows()):
             logger.warning(
-                "no audit: in every group all rewards were alike, so that none teaches anything. What was generated is in "
-                "%s",
+                "no audit: in every group all rewards were alike, so that none teaches anything. "
+                "What was generated is in %s",
                 self.files.path,
             )
             return None
