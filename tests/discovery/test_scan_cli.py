@@ -102,9 +102,11 @@ def test_a_scan_that_was_cut_short_or_began_with_a_sample_ends_as_an_undisturbed
             raise KeyboardInterrupt
 
     auditor().scan("data.jsonl", tmp_path / "whole", **settings)
+    assert "<h2>What this dataset teaches</h2>" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         auditor().scan("data.jsonl", tmp_path / "cut", on_progress=stop, **settings)
-    auditor().scan("data.jsonl", tmp_path / "cut", **settings)
+    auditor().scan("data.jsonl", tmp_path / "cut", results=False, **settings)
+    assert not (tmp_path / "cut" / "report.html").exists()
     sampled = auditor().scan("data.jsonl", tmp_path / "sampled", sample=80, **settings)
     assert sampled.sampled and 50 < sampled.pairs < 110
     auditor().scan("data.jsonl", tmp_path / "sampled", **settings)

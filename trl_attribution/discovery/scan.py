@@ -171,6 +171,7 @@ class _Scan:
             self.dataset,
             self.folder,
             sample=self.config.sample,
+            results=False,
             on_progress=self.on_progress,
         )
         self.dataset = made.source if made.source is not None else self.dataset

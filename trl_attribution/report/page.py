@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
@@ -122,6 +123,19 @@ def write_report(
     with atomic_path(target) as part:
         part.write_text(render_page(found, texts, notes), encoding="utf-8", newline="\n")
     return Report(target, len(found.listed), len(texts.texts) - texts.missing, found.kind)
+
+
+def write_scan_report(folder: str | Path) -> Report | None:
+    """Write ``report.html`` of the scan in ``folder``.
+
+    None, and nothing is written, where the folder holds an audit with probes or of a training run: its page may have
+    been made with more at hand.
+
+    Raises:
+        StoreError, AttributionError: as for :func:`write_report`.
+    """
+    info = AuditInfo.load(folder)
+    return None if info.probes or info.training is not None else write_report(folder)
 
 
 def find_texts(
