@@ -249,7 +249,7 @@ class DataAuditor:
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
             changes: held-out prompts with responses before and after training, to compare the prediction with; made by
                 :func:`~trl_attribution.discovery.read_changes`.
-            prompt_format: of those prompts: ``chat`` makes a text a user message, so does ``auto`` if there is a template.
+            prompt_format: of those prompts: ``chat`` makes a text a user message, ``auto`` does if there is a template.
             results: write ``report.html``, unless the folder holds an audit with a report of its own.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
