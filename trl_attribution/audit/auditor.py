@@ -246,8 +246,7 @@ class DataAuditor:
         Args:
             dataset: as for :meth:`audit`.
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
-            changes: held-out prompts with responses before and after training, to compare the prediction with; made by
-                :func:`~trl_attribution.discovery.read_changes`.
+            changes: held-out prompts with responses before and after training, which the prediction is compared with.
             prompt_format: of those prompts: ``chat`` makes a text a user message, ``auto`` does if there is a template.
             results: write ``report.html``, unless the folder holds an audit with a report of its own.
             on_progress: see :data:`OnProgress`.
@@ -261,10 +260,8 @@ class DataAuditor:
         from trl_attribution.discovery.scan_config import ScanConfig
         from trl_attribution.report.page import write_scan_report
 
-        if unknown := sorted(settings.keys() - ScanConfig.__dataclass_fields__.keys()):
-            listed = ", ".join(ScanConfig.__dataclass_fields__)
-            raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        found = scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes, prompt_format)
+        config = ScanConfig.of(settings)
+        found = scan_dataset(self, dataset, output_dir, config, on_progress, changes, prompt_format)
         if results:
             write_scan_report(output_dir)
         return found
