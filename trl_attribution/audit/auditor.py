@@ -260,8 +260,7 @@ class DataAuditor:
         from trl_attribution.discovery.scan_config import ScanConfig
         from trl_attribution.report.page import write_scan_report
 
-        config = ScanConfig.of(settings)
-        found = scan_dataset(self, dataset, output_dir, config, on_progress, changes, prompt_format)
+        found = scan_dataset(self, dataset, output_dir, ScanConfig.of(settings), on_progress, changes, prompt_format)
         if results:
             write_scan_report(output_dir)
         return found
