@@ -79,6 +79,8 @@ def scan(
         changes = read_changes(responses) if responses is not None else None
         if prompts is not None:
             same = {one.name: getattr(settings, one.name) for one in fields(LoadConfig)}
+            if after is not None:
+                out.say(f"Loading {after}")
             m1 = None if after is None else load_model(after, **{**same, "adapter": None, "quantization": None})
             kept = output / "prediction"
             changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, how, progress)
