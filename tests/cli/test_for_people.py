@@ -75,6 +75,14 @@ def test_a_registry_is_called_probes_by_every_verb() -> None:
         assert "--probes PATH" in shown and "--registry" not in shown, verb
 
 
+def test_the_earlier_name_of_probes_is_still_taken(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "settings.yaml").write_text(f"registry: {tmp_path}/kept\n")
+    for words in (["--registry", f"{tmp_path}/kept"], ["--config", f"{tmp_path}/settings.yaml"]):
+        done = CliRunner().invoke(app, ["probe", "list", *words])
+        assert (done.exit_code, f"the probe registry {tmp_path}/kept holds no probes" in done.output) == (2, True)
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_no_name_and_no_number_is_broken_over_lines(width: int, terminal: bool) -> None:

@@ -102,9 +102,11 @@ def test_a_scan_that_was_cut_short_or_began_with_a_sample_ends_as_an_undisturbed
             raise KeyboardInterrupt
 
     auditor().scan("data.jsonl", tmp_path / "whole", **settings)
+    assert "<h2>What this dataset teaches</h2>" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         auditor().scan("data.jsonl", tmp_path / "cut", on_progress=stop, **settings)
-    auditor().scan("data.jsonl", tmp_path / "cut", **settings)
+    auditor().scan("data.jsonl", tmp_path / "cut", results=False, **settings)
+    assert not (tmp_path / "cut" / "report.html").exists()
     sampled = auditor().scan("data.jsonl", tmp_path / "sampled", sample=80, **settings)
     assert sampled.sampled and 50 < sampled.pairs < 110
     auditor().scan("data.jsonl", tmp_path / "sampled", **settings)
@@ -199,6 +201,31 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(place: Pat
         assert said in " ".join(refused.stderr.split()) and not (tmp_path / "new").exists()
     with pytest.raises(SettingsError, match="unknown setting depth"):
         DataAuditor("model").scan("data.jsonl", depth=3)
+
+
+def test_samples_are_measured_against_the_models_own_responses(place: Path, tmp_path: Path) -> None:
+    pairs = [pair_of(number) for number in range(120)]
+    write_lines(tmp_path / "sft.jsonl", [{"prompt": one["prompt"], "completion": one["chosen"]} for one in pairs])
+    write_lines(tmp_path / "own.jsonl", [{"prompt": one["prompt"], "responses": [one["chosen"] * 2]} for one in pairs])
+    options = f"--own-responses {tmp_path}/own.jsonl -o {tmp_path}/audit {SETTINGS} --json"
+    found = document(run(place, f"scan model {tmp_path}/sft.jsonl {options}"))
+    assert {(one["says"], one["typical"][0]["rejected"] != "") for one in found["findings"]} == {
+        ("shorter answers", True)
+    }
+
+
+def test_labels_of_both_kinds_are_one_example_and_no_sample_of_the_rows(place: Path, tmp_path: Path) -> None:
+    sides = (("chosen", True), ("rejected", False))
+    write_lines(
+        tmp_path / "kto.jsonl",
+        [
+            {"prompt": pair["prompt"], "completion": pair[side], "label": label}
+            for pair in map(pair_of, range(60))
+            for side, label in sides
+        ],
+    )
+    found = document(run(place, f"scan model {tmp_path}/kto.jsonl -o {tmp_path}/audit {SETTINGS} --no-unnamed --json"))
+    assert (found["pairs"], found["sampled"]) == (60, False)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.audit_cases import auditor_of, pair_rows, tiny_loaded
 from tests.report.test_report import embedded
 from tests.report_cases import HOSTILE, Case, make_case, save_scan
-from trl_attribution.discovery import ScanResult
+from trl_attribution.discovery import Agreement, Prediction, ScanResult, TraitChange
 from trl_attribution.errors import StoreError
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.card import card
@@ -107,6 +107,28 @@ def test_the_terminal_lists_the_findings_and_escapes_what_it_prints(found: Findi
     for words in ("Findings", "shorter answers", "Looked for, and nowhere beyond chance", "Unnamed cluster p1"):
         assert words in shown
     assert not set(shown) & set("\x1b\x00\x07\u202e\u2028")
+
+
+def test_what_was_predicted_stands_beside_what_was_measured_on_the_page_and_the_terminal(
+    made: Case, tmp_path: Path
+) -> None:
+    shutil.copytree(made.folder, tmp_path / "audit")
+    known = TraitChange(trait="rude", topic=None, words=(), pairs=30, predicted=0.25, predicted_error=0.1)
+    changes = (known, known.model_copy(update={"topic": 1, "words": tuple(HOSTILE[:2]), "prompts": 9, "measured": -0.5}))
+    line = Agreement(number=32, r2=0.81, slope=0.7, rank=0.64)
+    told = Prediction(changes=changes, by_trait=line, prompts=64, left_out={"unchanged": 2}, unmeasured=1)
+    scan = scan_of(read_findings(tmp_path / "audit"))
+    assert "Predicted and measured" not in write_report(tmp_path / "audit").path.read_text(encoding="utf-8")
+    scan.model_copy(update={"prediction": told}).save(tmp_path / "audit")
+    page = write_report(tmp_path / "audit").path.read_text(encoding="utf-8")
+    console = Console(file=io.StringIO(), width=120, force_terminal=False)
+    console.print(story(read_findings(tmp_path / "audit")))
+    terminal = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in (page, terminal):
+        for words in ("over traits: R2 0.81", "2 prompts not read: unchanged", "+0.250 ± 0.100", "-0.500 ± 0.000"):
+            assert words in shown
+    assert not set(terminal) & set("\x1b\x00\x07\u202e\u2028")
+    assert "<script>window.__pwned" not in page
 
 
 def test_findings_about_another_dataset_are_named(made: Case, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ class DataAuditor:
         *,
         changes: Sequence[Change] | None = None,
         prompt_format: PromptFormat = "auto",
+        results: bool = True,
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> ScanResult:
@@ -245,10 +246,9 @@ class DataAuditor:
         Args:
             dataset: as for :meth:`audit`.
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
-            changes: held-out prompts with the responses before and after training (see
-                :func:`~trl_attribution.discovery.read_changes`): what was predicted is compared with what they show.
-            prompt_format: of those prompts: ``chat`` makes a text a user message, ``text`` does not, ``auto`` does if
-                the tokenizer has a chat template.
+            changes: held-out prompts with responses before and after training, which the prediction is compared with.
+            prompt_format: of those prompts: ``chat`` makes a text a user message, ``auto`` does if there is a template.
+            results: write ``report.html``, unless the folder holds an audit with a report of its own.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
 
@@ -258,12 +258,12 @@ class DataAuditor:
         """
         from trl_attribution.discovery.scan import scan_dataset
         from trl_attribution.discovery.scan_config import ScanConfig
+        from trl_attribution.report.page import write_scan_report
 
-        unknown = sorted(settings.keys() - ScanConfig.__dataclass_fields__.keys())
-        if unknown:
-            listed = ", ".join(ScanConfig.__dataclass_fields__)
-            raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
-        return scan_dataset(self, dataset, output_dir, ScanConfig(**settings), on_progress, changes, prompt_format)
+        found = scan_dataset(self, dataset, output_dir, ScanConfig.of(settings), on_progress, changes, prompt_format)
+        if results:
+            write_scan_report(output_dir)
+        return found
 
     def estimate(self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]]) -> Estimate:
         """Read the whole dataset, run a sample of it, and say what the audit would take; nothing is written.

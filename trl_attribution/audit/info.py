@@ -20,6 +20,7 @@ from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import version_of
 from trl_attribution.utils.json_file import JsonFile
 from trl_attribution.utils.kinds import EXAMPLES, ExampleKind
+from trl_attribution.utils.text import is_hub_id
 from trl_attribution.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class DatasetInfo(_Part):
     tokens: int
     sources: Mapping[str, int] = {}
     """Rows of each source."""
+
+    @property
+    def argument(self) -> str:
+        """What a command takes for it: its name, or DATASET where it was in memory or is no longer where it was."""
+        return self.name if is_hub_id(self.name) or Path(self.name).exists() else "DATASET"
 
     @property
     def kind(self) -> ExampleKind:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trl_attribution.behaviors.sampling import SamplingConfig, responses_to
-from trl_attribution.errors import DataError, ModelError
+from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.pairs import PairReader, RowFault, encode_prompt
 from trl_attribution.pairs.examples import OwnResponses, Question, questions_of
 from trl_attribution.pairs.own_responses import OwnConfig, OwnFile
@@ -123,6 +123,23 @@ def drawn_file(path: Path, loaded: LoadedModel, config: OwnConfig) -> OwnFile:
         SettingsError: the file was drawn with something else.
     """
     return OwnFile(path, {"model_fingerprint": loaded.fingerprint.digest, **config.how})
+
+
+def kept_own(folder: Path, config: OwnConfig, digest: str) -> OwnFile | None:
+    """The responses that the vectors of the audit in ``folder`` were made with; ``digest`` is the store's, if any.
+
+    Raises:
+        SettingsError: they are neither in the folder nor those that ``config`` gives.
+    """
+    if not digest:
+        return None
+    for path in (folder / FILE_NAME, *([] if config.file is None else [Path(config.file)])):
+        if path.exists() and (own := OwnFile(path)).digest == digest:
+            return own
+    raise SettingsError(
+        f"own_responses: the vectors in {printable(folder)} were made with responses of M0 that are not there. Give "
+        "the same file again (--own-responses)."
+    )
 
 
 def bound_to(settings: StoreSettings, own: OwnFile | None) -> StoreSettings:

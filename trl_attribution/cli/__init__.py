@@ -15,6 +15,7 @@ from trl_attribution.cli.demo import demo
 from trl_attribution.cli.discover import discover
 from trl_attribution.cli.gate import gate_app
 from trl_attribution.cli.manifest import manifest_app
+from trl_attribution.cli.options import current_name
 from trl_attribution.cli.organism import organism_app
 from trl_attribution.cli.output import quieten_what_loads
 from trl_attribution.cli.probe import probe_app
@@ -29,7 +30,7 @@ from trl_attribution.utils.version import __version__
 app = typer.Typer(
     name="trl-attribution",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": current_name},
     rich_markup_mode=None,  # in boxes, 24 of 80 columns are left for what an option means
     pretty_exceptions_enable=False,
 )

@@ -16,6 +16,11 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.utils.paths import local_path
 
 
+def current_name(name: str) -> str:
+    """An option's name of today, so that scripts and files that say ``--registry`` go on to work."""
+    return "probes" if name == "registry" else name
+
+
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's values the defaults of this command's options; what the command line says still wins."""
     if path is None:
@@ -29,7 +34,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path}: expected a mapping of option names to values, such as 'top_k: 500'")
     known = {_written(parameter): parameter for parameter in context.command.params}
-    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
+    settings = {current_name(str(name).replace("-", "_")): value for name, value in values.items()}
     unknown = sorted(settings.keys() - (known.keys() - {"config"}))
     if unknown:
         choices = ", ".join(sorted(known.keys() - {"config"}))

@@ -16,6 +16,7 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.models.config import LoadConfig
+from trl_attribution.utils.text import shell_command
 
 
 @verb
@@ -64,6 +65,7 @@ def scan(
     from trl_attribution.discovery import answered_changes, read_changes
     from trl_attribution.discovery.traits.trait import read_traits
     from trl_attribution.models import load_model
+    from trl_attribution.report.page import write_scan_report
     from trl_attribution.report.prediction import prediction_view
     from trl_attribution.report.scan import scan_view, traits_table
 
@@ -77,29 +79,31 @@ def scan(
         changes = read_changes(responses) if responses is not None else None
         if prompts is not None:
             same = {one.name: getattr(settings, one.name) for one in fields(LoadConfig)}
+            if after is not None:
+                out.say(f"Loading {after}")
             m1 = None if after is None else load_model(after, **{**same, "adapter": None, "quantization": None})
             kept = output / "prediction"
             changes = answered_changes(prompts, output, kept, auditor.model, m1, sampling, how, progress)
-        found = auditor.scan(dataset, output, changes=changes, prompt_format=how, on_progress=progress, **vars(looking))
+        found = auditor.scan(
+            dataset,
+            output,
+            changes=changes,
+            prompt_format=how,
+            results=False,
+            on_progress=progress,
+            **vars(looking),
+        )
     if show_traits:
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))
     if found.prediction is not None and changes is not None:
         out.show(prediction_view(found.prediction, show))
     out.show(Text(f"findings: {output / 'findings.json'}"))
-    report = _report(output)
-    if report is None:
-        out.show(Text(f"report: `trl-attribution report {output}` shows them beside what the audit there flags"))
+    written = write_scan_report(output)
+    if written is None:
+        command = shell_command("trl-attribution", "report", output) or "the verb report"
+        out.show(Text(f"report: `{command}` shows them beside what the audit there flags"))
     else:
-        out.show(Text(f"report: {report}"))
-    told = {"audit": str(output), "report": None if report is None else str(report)}
+        out.show(Text(f"report: {written.path}"))
+    told = {"audit": str(output), "report": None if written is None else str(written.path)}
     out.document({**told, **found.model_dump(mode="json")})
-
-
-def _report(folder: Path) -> Path | None:
-    """Write the page; None where the folder holds somebody's audit, whose page may have been made with more at hand."""
-    from trl_attribution.audit.info import AuditInfo
-    from trl_attribution.report.page import write_report
-
-    info = AuditInfo.load(folder)
-    return None if info.probes or info.training is not None else write_report(folder).path

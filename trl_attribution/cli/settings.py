@@ -97,7 +97,9 @@ class _Group:
                 yield from inner.options()
                 continue
             taken, default = annotation, self.default_of(field)
-            option = copy.copy(field.metadata.get("typer")) or typer.Option(f"--{_named(field).replace('_', '-')}")
+            dashed = _named(field).replace("_", "-")
+            words = f"--{dashed}/--no-{dashed}" if default is True else f"--{dashed}"
+            option = copy.copy(field.metadata.get("typer")) or typer.Option(words)
             option.help = option.help or texts[field.name].replace("``", "")
             if get_origin(taken) is UnionType and get_origin(get_args(taken)[0]) is tuple:
                 taken = list[get_args(get_args(taken)[0])[0]] | None  # type: ignore[misc]  # tuple[int, ...] | None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trl_attribution.audit.info import AuditInfo
+from trl_attribution.audit.own_responses import kept_own
 from trl_attribution.behaviors.encoding import PromptFormat
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.changes import Change, change_vectors
@@ -39,7 +40,9 @@ from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured,
 from trl_attribution.discovery.traits.panel import Panel, build_panel
 from trl_attribution.discovery.traits.trait import read_traits
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.pairs import Pair, PairReader, RowFault, whole_text
+from trl_attribution.pairs import Pair, PairReader, whole_text
+from trl_attribution.pairs.lookup import pairs_at_rows
+from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
 from trl_attribution.utils.text import counted
 
@@ -119,7 +122,7 @@ class _Scan:
             settings=self.config.to_json(),
             layer=layer,
             pairs=len(audited),
-            sampled=_is_sample(info),
+            sampled=_is_sample(info, self.config.sample),
             topics=len({one for one in scanned.cells.topics if one is not None}),
             tests=int(tested.sum()),
             threshold=round(chance.threshold, 4),
@@ -171,6 +174,7 @@ class _Scan:
             self.dataset,
             self.folder,
             sample=self.config.sample,
+            results=False,
             on_progress=self.on_progress,
         )
         self.dataset = made.source if made.source is not None else self.dataset
@@ -201,7 +205,9 @@ class _Scan:
         measures = np.zeros((len(audited), len(MEASURES)), dtype=np.float32)
         prompts: dict[int, str] = {}
         seen = np.zeros(len(audited), dtype=bool)
-        for pair in PairReader(self.dataset, replace(audited.reading, on_bad_row="skip")):
+        reader = PairReader(self.dataset, replace(audited.reading, on_bad_row="skip"))
+        reader.own = self._own(audited)
+        for pair in reader:
             place = place_of.get(pair.pair_id)
             if place is None or seen[place]:
                 continue
@@ -300,20 +306,11 @@ class _Scan:
 
     def _read(self, rows: Mapping[str, int], audited: AuditedPairs) -> dict[str, Pair]:
         """The pairs with the given ids at the given rows."""
-        reader = PairReader(self.dataset, replace(audited.reading, on_bad_row="skip"))
-        wanted = {row: pair_id for pair_id, row in rows.items()}
-        found: dict[str, Pair] = {}
-        for row in reader.rows():
-            if row.index in wanted:
-                try:
-                    pair = reader.read(row)
-                except RowFault:
-                    continue
-                if pair.pair_id == wanted[row.index]:
-                    found[pair.pair_id] = pair
-            if len(found) == len(wanted):
-                break
-        return found
+        return pairs_at_rows(self.dataset, audited.reading, rows, self._own(audited))
+
+    def _own(self, audited: AuditedPairs) -> OwnFile | None:
+        """The other side of examples that have one: their texts are measured against it as their vectors are."""
+        return kept_own(self.folder, self.auditor.config.own, audited.store.settings.own_responses)
 
     def _unnamed(self, audited: AuditedPairs, layer: int) -> tuple[Unnamed, ...]:
         """The largest clusters of pairs that push alike, whatever they are called."""
@@ -364,9 +361,11 @@ def _absent(scanned: Scanned, stand: Sequence[Place]) -> tuple[str, ...]:
     return tuple(one.name for number, one in enumerate(scanned.traits) if number not in found)
 
 
-def _is_sample(info: AuditInfo) -> bool:
+def _is_sample(info: AuditInfo, asked: int | None) -> bool:
     """Whether the audit is of a part of its dataset."""
     data = info.dataset
+    if info.reading.kind in ("kto", "rollouts"):  # an example may be several rows
+        return asked is not None
     return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
 
 

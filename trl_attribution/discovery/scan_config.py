@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from trl_attribution.errors import SettingsError
 
@@ -46,6 +47,18 @@ class ScanConfig:
             value = getattr(self, name)
             if value is not None and value < fewest:
                 raise SettingsError(f"{name}: {value} is too small; give at least {fewest}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """From ``settings`` by name.
+
+        Raises:
+            SettingsError: there is no such setting, or a value is out of range.
+        """
+        if unknown := sorted(settings.keys() - cls.__dataclass_fields__.keys()):
+            listed = ", ".join(cls.__dataclass_fields__)
+            raise SettingsError(f"scan: unknown setting {', '.join(unknown)}; choose from {listed}")
+        return cls(**settings)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError
+from trl_attribution.pairs.examples import OwnResponses
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Reading
 from trl_attribution.pairs.reader import PairReader
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
 
 def pairs_by_id(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, pair_ids: Iterable[str]
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource,
+    reading: Reading,
+    pair_ids: Iterable[str],
+    own: OwnResponses | None = None,
 ) -> dict[str, Pair]:
     """The pairs with the given ids, as far as the dataset holds them."""
     wanted = set(pair_ids)
     found: dict[str, Pair] = {}
-    for pair in PairReader(dataset, replace(reading, on_bad_row="skip")):
+    for pair in _reader(dataset, reading, own):
         if pair.pair_id in wanted:
             found.setdefault(pair.pair_id, pair)
             if len(found) == len(wanted):
@@ -33,17 +37,22 @@ def pairs_by_id(
 
 
 def pairs_at_rows(
-    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading, rows: Mapping[str, int]
+    dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource,
+    reading: Reading,
+    rows: Mapping[str, int],
+    own: OwnResponses | None = None,
 ) -> dict[str, Pair]:
     """The pairs with the given ids, looked for at the ``rows`` where they were audited, then everywhere.
 
+    Examples that have one side only are given M0's ``own`` responses as the other, where these are at hand.
+
     Only the rows asked for are made into pairs, so that a large dataset takes as long as it takes to read.
     """
-    found = _plainly_read(dataset, reading, rows)
+    found = _plainly_read(dataset, reading, rows, own)
     wanted = {row: pair_id for pair_id, row in rows.items() if pair_id not in found}
     if not wanted:
         return found
-    reader = PairReader(dataset, replace(reading, on_bad_row="skip"))
+    reader = _reader(dataset, reading, own)
     last = max(wanted, default=-1)
     for row in reader.rows():
         if row.index > last:
@@ -56,7 +65,13 @@ def pairs_at_rows(
             if pair.pair_id == wanted[row.index]:
                 found[pair.pair_id] = pair
     missing = rows.keys() - found.keys()
-    return found | pairs_by_id(dataset, reading, missing) if missing else found
+    return found | pairs_by_id(dataset, reading, missing, own) if missing else found
+
+
+def _reader(dataset: Any, reading: Reading, own: OwnResponses | None) -> PairReader:
+    reader = PairReader(dataset, replace(reading, on_bad_row="skip"))
+    reader.own = own
+    return reader
 
 
 @dataclass(frozen=True)
@@ -83,14 +98,14 @@ class _PlainLines:
                     yield Row(index, f"{self.path}:{number}", values, file=self.path, line=number)
 
 
-def _plainly_read(dataset: Any, reading: Reading, rows: Mapping[str, int]) -> dict[str, Pair]:
+def _plainly_read(dataset: Any, reading: Reading, rows: Mapping[str, int], own: OwnResponses | None) -> dict[str, Pair]:
     """Those of the pairs that stand in a plain JSONL file as they were audited: their ids tell."""
     if not isinstance(dataset, str | Path) or Path(dataset).suffix != ".jsonl" or not Path(dataset).is_file():
         return {}
     last, found = max(rows.values(), default=-1), {}
     wanted = set(rows.values())
     try:
-        reader = PairReader(_PlainLines(Path(dataset)), replace(reading, on_bad_row="skip"))
+        reader = _reader(_PlainLines(Path(dataset)), reading, own)
         for row in reader.rows():
             if row.index > last:
                 break

@@ -97,7 +97,8 @@ class Probe:
     def __repr__(self) -> str:
         known = self.separability.get(self.layer)
         told = f"layer {self.layer}" + ("" if known is None else f", AUC {known:.3f}")
-        return f"Probe({self.name!r}: {self.built.get('method', 'given')}, {told}, M0 {self.model.digest[:12]})"
+        how = printable(self.built.get("method", "given"), 40)  # a file may be somebody else's
+        return f"Probe({self.name!r}: {how}, {told}, M0 {self.model.digest[:12]})"
 
     @property
     def hidden_size(self) -> int:

@@ -16,10 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts, teaches
+from trl_attribution.report import prediction as predicting
 from trl_attribution.report import scan as wording
 from trl_attribution.report.answer import answer_of, enrichment_text
 from trl_attribution.report.clusters import cluster_facts, discovery_data, register_command, suggested_name
@@ -124,6 +126,19 @@ def write_report(
     return Report(target, len(found.listed), len(texts.texts) - texts.missing, found.kind)
 
 
+def write_scan_report(folder: str | Path) -> Report | None:
+    """Write ``report.html`` of the scan in ``folder``.
+
+    None, and nothing is written, where the folder holds an audit with probes or of a training run: its page may have
+    been made with more at hand.
+
+    Raises:
+        StoreError, AttributionError: as for :func:`write_report`.
+    """
+    info = AuditInfo.load(folder)
+    return None if info.probes or info.training is not None else write_report(folder)
+
+
 def find_texts(
     found: Findings,
     dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource | ListedPairs | None,
@@ -184,7 +199,7 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         "enrichment": enrichment_text,
     }
     told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
-    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording}
+    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording, "predicting": predicting}
     environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.discovery.findings import Agreement, Prediction, TraitChange
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
 
+UNIT = "in units of each trait's spread on M0: what two responses of the traits' examples differ by"
+
 
 def prediction_view(prediction: Prediction, shown: int) -> RenderableType:
     """How well predicted and measured changes agree, and the traits that were predicted, or did, move most."""
-    lines = [
-        f"Predicted against measured, on {counted(prediction.prompts, 'held-out prompt')}, M1's responses minus M0's:",
-        f"  over traits: {agreement_said(prediction.by_trait)}",
-        f"  over topics and traits: {agreement_said(prediction.by_topic)}",
-    ]
-    lines += [f"{counted(number, 'prompt')} not read: {reason}." for reason, number in prediction.left_out.items()]
+    return Group("", *map(Text, agreement_lines(prediction)), changes_table(prediction, shown))
+
+
+def agreement_lines(prediction: Prediction) -> Iterator[str]:
+    """How well predicted and measured changes agree, and what was not measured, printable."""
+    yield f"Predicted against measured, on {counted(prediction.prompts, 'held-out prompt')}, M1's responses minus M0's:"
+    yield f"  over traits: {agreement_said(prediction.by_trait)}"
+    yield f"  over topics and traits: {agreement_said(prediction.by_topic)}"
+    for reason, number in prediction.left_out.items():
+        yield f"{counted(number, 'prompt')} not read: {printable(reason, 100)}."
     if prediction.unmeasured:
-        lines.append(f"{counted(prediction.unmeasured, 'change')} not measured: too few prompts.")
-    rows = [
-        (
-            printable(one.trait, 60),
-            place(one),
-            f"{one.predicted:+.3f} ± {one.predicted_error:.3f}",
-            "" if one.measured is None else f"{one.measured:+.3f} ± {one.measured_error or 0:.3f}",
-        )
-        for one in largest(prediction, shown)
-    ]
-    caption = "in units of each trait's spread on M0: what two responses of the traits' examples differ by"
-    return Group(
-        "",
-        *(Text(line) for line in lines),
-        table("Predicted and measured changes", ("trait", "where", ">predicted", ">measured"), rows, caption),
-    )
+        yield f"{counted(prediction.unmeasured, 'change')} not measured: too few prompts."
+
+
+def changes_table(prediction: Prediction, shown: int) -> Table:
+    """A line a change, the largest first."""
+    columns = ("trait", "where", ">predicted", ">measured")
+    return table("Predicted and measured changes", columns, map(change_row, largest(prediction, shown)), UNIT)
+
+
+def change_row(one: TraitChange) -> tuple[str, str, str, str]:
+    """Trait, place, predicted and measured change, printable."""
+    measured = "" if one.measured is None else f"{one.measured:+.3f} ± {one.measured_error or 0:.3f}"
+    return printable(one.trait, 60), place(one), f"{one.predicted:+.3f} ± {one.predicted_error:.3f}", measured
 
 
 def agreement_said(one: Agreement | None) -> str:

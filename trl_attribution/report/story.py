@@ -17,6 +17,7 @@ from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.distributions import Histogram
 from trl_attribution.report.findings import Findings, ProbeFindings
+from trl_attribution.report.prediction import prediction_view
 from trl_attribution.report.scan import closing_lines, findings_table
 from trl_attribution.report.terminal import sources_table
 from trl_attribution.report.texts import readable
@@ -48,6 +49,8 @@ def story(found: Findings) -> Group:
     if (scan := found.extras.scan) is not None:
         parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings))]
         parts += [Text(line, "dim") for line in closing_lines(scan)]
+        if scan.prediction is not None and scan.prediction.prompts:
+            parts.append(prediction_view(scan.prediction, _FINDINGS))
     for stored in found.extras.discoveries:
         parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trl_attribution.discovery.findings import Finding, ScanResult
 from trl_attribution.report.facts import Fact
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.scan import apply_command, interval, unnamed_text
-from trl_attribution.utils.text import counted, is_hub_id, printable
+from trl_attribution.utils.text import counted, printable
 
 CARDS = 12
 """Findings whose cards are open; the others' are folded."""
@@ -84,8 +83,7 @@ def looked_for(result: ScanResult) -> list[Fact]:
 
 def finding_command(found: Findings, one: Finding) -> str:
     """The command that makes the dataset without the pairs of a finding; empty where it cannot be shown as it is."""
-    name = found.info.dataset.name
-    return apply_command(one, found.folder, name if is_hub_id(name) or Path(name).exists() else "DATASET")
+    return apply_command(one, found.folder, found.info.dataset.argument)
 
 
 def effects_data(result: ScanResult) -> list[dict[str, Any]]:

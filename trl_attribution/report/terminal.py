@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import WholeTable, as_text, facts, table
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted, printable, shell_command
 
 if TYPE_CHECKING:
     from trl_attribution.audit.estimate import Estimate
@@ -163,12 +162,10 @@ def run_ending(
     lines = [] if info.training is None else [("vectors", _read_line(info.vectors, info.training, info.dataset.kind))]
     yield facts(lines if report is None else [*lines, ("report", str(report))])
     if len(flagged):
-        name = info.dataset.name
-        dataset = shlex.quote(name) if Path(name).exists() else "DATASET"
-        command = f"trl-attribution apply {shlex.quote(manifests['filter'])} {dataset} -o cleaned.jsonl"
-        yield Text(
-            f"without these {info.dataset.kind.several}: {command}", no_wrap=True, overflow="ignore"
-        )  # in one piece, to be copied
+        several, paths = info.dataset.kind.several, (Path(manifests["filter"]), Path(info.dataset.argument))
+        command = shell_command("trl-attribution", "apply", *paths, "-o", "cleaned.jsonl")
+        if command:  # in one piece, to be copied
+            yield Text(f"without these {several}: {command}", no_wrap=True, overflow="ignore")
 
 
 def _top_pairs(top: Flagged, listed: ListedPairs, count: int, flagged: int) -> RenderableType:
