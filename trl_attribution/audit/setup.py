@@ -9,7 +9,7 @@ from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
-from trl_attribution.scoring import Rule, fit_notes, power_notes
+from trl_attribution.scoring.rule import Rule
 from trl_attribution.utils.kinds import EXAMPLES
 
 
@@ -107,6 +107,8 @@ def notes_on(
     reader: PairReader, pairs: int, probes: Sequence[Probe], score: AskedScore, rule: Rule | None
 ) -> tuple[str, ...]:
     """What to know before N ``pairs`` are scored: of the dataset, of probes that do not fit, of a ``rule`` in vain."""
+    from trl_attribution.scoring import fit_notes, power_notes  # torch comes with them
+
     kind = EXAMPLES[reader.kind]
     fit = fit_notes(pairs, probes, score, conversational=reader.conversational, of=kind)
     return (*reader.notes, *fit, *(() if rule is None else power_notes(rule, pairs, probes, score, kind)))
