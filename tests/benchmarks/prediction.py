@@ -27,6 +27,7 @@ from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.pairs import Reading
 from trl_attribution.report.prediction import largest
 from trl_attribution.utils.atomic import write_json, write_lines
+from trl_attribution.utils.text import counted
 
 LAYER = 20
 NULL = "mix, labels shuffled"
@@ -93,7 +94,7 @@ def run(output: Path, command: str, cache: Path, data: Path, console: Console) -
         respond(place, build, model)
         found.append(checked(name, place, model()))
         # What is there so far: the whole takes long on a small machine.
-        write_page(output / "prediction.md", "Prediction", lead(), command, tables_of(found))
+        write_page(output / "prediction.md", "Prediction", lead(len(cases) - len(found)), command, tables_of(found))
     for table in tables_of(found):
         table.show(console)
 
@@ -226,7 +227,8 @@ def reachable(changes: Sequence[TraitChange]) -> float | None:
     return float(max(0.0, 1 - (errors**2).mean() / values.var(ddof=1))) if len(values) > 1 else None
 
 
-def lead() -> str:
+def lead(left: int) -> str:
+    unfinished = f" **{counted(left, 'dataset')} not trained on yet**: the same command goes on with them."
     return (
         f"SmolLM2-135M-Instruct (bfloat16, layer {LAYER} of 30) is scanned, then trained by DPO on each dataset, once: "
         f"one epoch at {DPO['learning_rate']:g}, beta {DPO['beta']}, batches of 4, LoRA of rank "
@@ -238,7 +240,7 @@ def lead() -> str:
         "more lists for questions, warmer and less formal for messages), the organisms of templates, `hh-rlhf` of "
         "short pairs of people. What was aimed at: R2 0.8 over traits, 0.5 over topic x trait, at most 0.1 where "
         "labels are shuffled."
-    )
+    ) + (unfinished if left else "")
 
 
 def _agreement(changes: Sequence[TraitChange]) -> tuple[str, str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from trl_attribution.activations.config import PassConfig
 from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.audit.setup import decided, known_layers, load_probes
 from trl_attribution.audit.shares import Share
-from trl_attribution.errors import ModelError, SettingsError, describe_difference
+from trl_attribution.errors import DataError, ModelError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import check_versions, keeps_whole_prompts
@@ -136,8 +137,6 @@ class DataAuditor:
     ) -> Audit:
         """Compute, store and score the vectors of ``dataset``; a killed audit goes on where it was.
 
-        The folder holds what the command leaves there: vectors, scores, manifests and ``report.html``.
-
         Args:
             dataset: a Hub id, a local file or folder, a ``Dataset``, or a list of rows.
             output_dir: the audit folder. One that holds an audit of another dataset or model is refused.
@@ -145,7 +144,7 @@ class DataAuditor:
                 already, from whatever dataset, are not computed again.
             rule: how pairs will be flagged; one that cannot work on this dataset is refused before the work starts.
             sample: audit about so many pairs, drawn by their ids; a later audit of all of them goes on from there.
-            results: write the manifests of what ``rule``, or the default one, flags, and the report.
+            results: write manifests of what ``rule``, or the default one, flags, and the report, as the command does.
             on_progress: see :data:`OnProgress`.
 
         Raises:
@@ -419,5 +418,8 @@ def _with_results(found: Audit, rule: Rule | None) -> Audit:
         if found.scores is not None:
             (found.flag() if rule is None else found.flag_by(rule)).save_manifests()
         assert found.source is not None  # it was just read
-        write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
+        try:
+            write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
+        except DataError as error:  # the audit is whole without its texts
+            logging.getLogger(__name__).error("no report: %s", error)
     return found
