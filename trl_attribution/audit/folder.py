@@ -62,7 +62,9 @@ class Flagged:
         return pa.table({one.name: [getattr(row, one.name) for row in rows] for one in fields(FlaggedRow)}).to_pandas()
 
     def select(self, dataset: Dataset) -> Dataset:
-        """The flagged rows of ``dataset``, best rank first; of rows that repeat a pair, the first.
+        """The flagged rows of ``dataset``, best rank first; of rows that repeat or make up an example, the first.
+
+        That they are the audited ones is checked for preference pairs, for other kinds only their number.
 
         Raises:
             DataError: it is not the dataset that was audited.

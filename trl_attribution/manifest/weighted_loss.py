@@ -4,7 +4,8 @@ TRL's ``DPOTrainer`` has no weight for a pair, and takes the mean over the batch
 from a pair's loss goes through that pair's rows of the policy's outputs, so there the gradient is multiplied by the
 weight. That is the gradient of ``sum(w * loss) / B`` over the B pairs of a batch, for every loss in which pairs do not
 mix: a weight of 0 leaves nothing of a pair, 1 changes no bit, and as B does not depend on the weights, the mean over
-accumulated batches and processes is that of one large batch. The loss that a trainer logs stays the unweighted one.
+accumulated batches and processes is that of one large batch. (TRL's ``sft`` loss is a mean over tokens: there a pair of
+weight 0 still counts in the number of tokens.) The loss that a trainer logs stays the unweighted one.
 """
 
 from __future__ import annotations
