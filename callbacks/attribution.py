@@ -194,6 +194,8 @@ class AttributionCallback(TrainerCallback):
             self.close()
 
     def _check_trainer(self, kind: TrainerKind) -> None:
+        if self.config.weights is not None and not kind.can_skip:
+            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind.name}'s; leave it out")
         if kind.examples == "rollouts":
             check_rollouts(self._trainer, self.config, self._dataset)
             return
@@ -201,8 +203,6 @@ class AttributionCallback(TrainerCallback):
             raise SettingsError(f"dataset: {reason}; give the callback the one that it was given")
         if not kind.writes and self.config.behaviors is not None:
             raise SettingsError("behaviors: a reward model writes no responses to look at; leave them out")
-        if self.config.weights is not None and not kind.can_skip:
-            raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {kind.name}'s; leave it out")
         if self.config.on_flag == "skip":
             self._check_skip(kind)
         if self._dataset is None:
@@ -306,11 +306,10 @@ class AttributionCallback(TrainerCallback):
             self._session.stopped_at = state.global_step
             control.should_training_stop = True
             logger.warning(
-                "step %d: %.1f%% of the last %d %ss are flagged, more than stop_share=%s: training ends here",
+                "step %d: %.1f%% of the last %s are flagged, more than stop_share=%s: training ends here",
                 state.global_step,
                 100 * share,
-                sum(one.pairs for one in self._recent),
-                EXAMPLES[kind_of(self._trainer).examples].one,
+                EXAMPLES[kind_of(self._trainer).examples].counted(sum(one.pairs for one in self._recent)),
                 self.config.stop_share,
             )
 
@@ -334,7 +333,8 @@ class AttributionCallback(TrainerCallback):
         tell(console, *(Text(note) for note in finished.findings.notes))
         audit = finished.audit
         if finished.flagged is None:
-            tell(console, f"{len(audit.index):,} pairs audited in {audit.folder}; without probes nothing is scored.")
+            audited = audit.info.dataset.kind.counted(len(audit.index))
+            tell(console, f"{audited} audited in {audit.folder}; without probes nothing is scored.")
             return
         assert audit.source is not None  # the dataset of this run
         listed = ListedPairs(audit.source, audit.reading)

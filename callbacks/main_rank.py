@@ -29,17 +29,20 @@ class MainRank:
         for mark in (_FAILED, _READY):
             (self._parts / mark).unlink(missing_ok=True)
 
-    def tell_ready(self) -> None:
-        """The others may go on."""
-        (self._parts / _READY).touch()
-
-    def await_ready(self) -> None:
-        """Wait for :meth:`tell_ready`.
+    @contextmanager
+    def first(self) -> Iterator[bool]:
+        """Whether this rank is the one to do what the block does; the others leave the block once it has.
 
         Raises:
             AttributionError: the main rank has failed.
         """
-        self._await((self._parts / _READY).exists)
+        if not self._ranks.is_main:
+            yield False
+            self._await((self._parts / _READY).exists)
+            return
+        with self.failure_told():
+            yield True
+            (self._parts / _READY).touch()
 
     def await_end(self) -> None:
         """Wait until the audit is complete.

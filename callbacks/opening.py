@@ -11,7 +11,7 @@ from pathlib import Path
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.own_responses import bound_to, may_need
-from trl_attribution.audit.setup import choose_layers
+from trl_attribution.audit.setup import choose_layers, notes_on
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.config import CallbackConfig
@@ -29,7 +29,6 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Survey
 from trl_attribution.pairs.dataset_pass import pass_over
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import fit_notes, power_notes
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.compat import keeps_whole_prompts
@@ -94,12 +93,10 @@ def open_training_audit(
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
-    pairs = len(data.index)
-    notes = (*([note] if note else []), *reader.notes)
-    notes += fit_notes(pairs, probes, config.score, conversational=reader.conversational)
-    notes += power_notes(config.rule, pairs, probes, config.score)
-    for note in notes if ranks.is_main else ():
-        logger.warning(note)
+    notes = notes_on(reader, len(data.index), probes, config.score, config.rule)
+    notes = (note, *notes) if note else notes
+    for one in notes if ranks.is_main else ():
+        logger.warning(one)
     settings = bound_to(store_settings(config, layers, m0, encoding, compute_dtype), own)
     names = [probe.name for probe in probes]
     compare = partial(compare_before_after, config, judge, m0, layers, encoding, data.sample, names)

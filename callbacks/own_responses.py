@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,29 +69,18 @@ def _draw(
             "cannot be asked before its first step. Give them (own_responses=FILE): an audit of the dataset by itself "
             f"leaves them in {FILE_NAME} of its folder."
         )
-    with _main_rank_first(Path(config.output_dir), ranks) as is_mine:
-        if is_mine:
-            _complete(config, reader, m0, reference, is_resumed=is_resumed)
-
-
-@contextmanager
-def _main_rank_first(folder: Path, ranks: Ranks) -> Iterator[bool]:
-    """Whether this rank is the one to do what the block does; the others leave the block once it has."""
     if ranks.world == 1:
-        yield True
+        _complete(config, reader, m0, reference, is_resumed=is_resumed)
         return
+    folder = Path(config.output_dir)
     main_rank = MainRank(folder / "parts", ranks)
     if ranks.is_main:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         main_rank.clear()
     check_shared(folder, ranks)
-    if not ranks.is_main:
-        yield False
-        main_rank.await_ready()
-        return
-    with main_rank.failure_told():
-        yield True
-        main_rank.tell_ready()
+    with main_rank.first() as is_mine:
+        if is_mine:
+            _complete(config, reader, m0, reference, is_resumed=is_resumed)
 
 
 def _complete(

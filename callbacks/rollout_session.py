@@ -17,6 +17,7 @@ import torch
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
+from trl_attribution.audit.setup import notes_on
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.capture import CaptureError
@@ -37,7 +38,6 @@ from trl_attribution.pairs.dataset_pass import DatasetPass, pass_over
 from trl_attribution.pairs.identity import prompt_key
 from trl_attribution.pairs.rows import Row
 from trl_attribution.probes import Probe
-from trl_attribution.scoring import fit_notes, power_notes
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.distributed import ALONE, Ranks, random_state_kept
@@ -118,18 +118,25 @@ class RolloutAudit(TrainingAudit):
     def finish(self, policy: Any = None) -> Finished | None:
         """Read the rollouts as the dataset that they have become, and end as any audit of a run.
 
+        Nothing where no group teaches anything, which is said: training has not failed for it.
+
         Raises:
-            AttributionError: no group teaches anything, or the audit cannot be written; the parts stay.
+            AttributionError: the audit cannot be written; the parts stay.
         """
         self.save()
         with self.ranks.together():
             if self.ranks.is_main:
                 self.files.finish()
         self.reader = PairReader(self.files.path, _READING)
+        if all(_pair(self.reader, row) is None for row in self.reader.rows()):
+            logger.warning(
+                "no audit: in every group all rewards were alike, so that none teaches anything. "
+                "What was generated is in %s",
+                self.files.path,
+            )
+            return None
         self.data = pass_over(self.reader, self.m0.encoder, self.encoding)
-        groups = len(self.data.index)
-        self.notes = fit_notes(groups, self.probes, self.config.score, conversational=self.reader.conversational)
-        self.notes += power_notes(self.config.rule, groups, self.probes, self.config.score) + self.reader.notes
+        self.notes = notes_on(self.reader, len(self.data.index), self.probes, self.config.score, self.config.rule)
         if self.before_after is not None:
             self.before_after.measure_on(self.data.sample)
         self._complete(is_resumed=False)  # of a generation that an earlier attempt was killed in
@@ -242,7 +249,16 @@ def _survey(dataset: Any) -> Survey:
         for prompt in dataset["prompt"]:
             digest.update(prompt_key(prompt))
             count += 1
-    return Survey(count, count, count, [], 0, {}, [], digest.hexdigest())
+    return Survey(
+        pairs=count,
+        rows=count,
+        unique=count,
+        duplicates=[],
+        contradictions=0,
+        sources={},
+        skipped=[],
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def _pair(reader: PairReader, row: Row) -> Pair | None:

@@ -26,6 +26,7 @@ _REFUSED = {
     "on_flag": "on_flag='skip': a group is trained on as it was generated. Use on_flag='log' or 'stop'.",
     "tools": f"tools: their answers stand inside the completions, but the model did not say them. Instead, {_LOGS}",
     "rollout_func": f"rollout_func: what it puts into a completion need not be the model's own. Instead, {_LOGS}",
+    "names": "reward_funcs: two have one name, and TRL keeps the rewards of one alone. Give each its own (__name__).",
     "images": "the dataset holds images; only text can be audited. Leave the callback out.",
     "pieces": f"the model is in pieces (ZeRO-3, FSDP): no rank can run M0 by itself. Use DDP or ZeRO-2, or {_LOGS}",
     "adapter": "the adapter does something before its first step, and with beta=0 no copy of it is kept: M0 would be "
@@ -45,8 +46,9 @@ def check_rollouts(trainer: Any, config: CallbackConfig, dataset: Any) -> None:
     faults = {
         "dataset": dataset is not None,
         "on_flag": config.on_flag == "skip",
-        "tools": bool(getattr(trainer, "tools", None) or getattr(trainer, "environment_factories", None)),
+        "tools": any(getattr(trainer, name, None) for name in ("tools", "environments", "environment_factories")),
         "rollout_func": getattr(trainer, "rollout_func", None) is not None,
+        "names": len(set(trainer.reward_func_names)) < len(trainer.reward_func_names),
         "images": bool(columns & {"image", "images"}),
         "pieces": trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3),
         "adapter": trainer.args.beta == 0 and is_peft(model) and does_something(model),

@@ -246,13 +246,9 @@ class TrainingAudit:
             self._is_shared = True
             with self.ranks.together():
                 self.before_after = self.compare(self.reference, self.ranks)
-        if not self.ranks.is_main:
-            self._main_rank.await_ready()
-            return
-        with self._main_rank.failure_told(), self.stopwatch.timed("before"):
-            if self.before_after is not None:
+        with self._main_rank.first() as is_mine, self.stopwatch.timed("before"):
+            if is_mine and self.before_after is not None:
                 self.before_after.before(is_resumed=is_resumed)
-            self._main_rank.tell_ready()
 
     def _look_after(self, policy: Any) -> RunChanges:
         if policy is None or self.before_after is None:

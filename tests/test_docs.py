@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.commands import INSTALLED, Commands
 from tests.snippets import Snippet, commands, runnable
 from tests.tiny import build_tiny_model
+from trl_attribution.callbacks import CallbackConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
@@ -140,6 +142,15 @@ def test_the_command_line_reference_describes_every_verb(tmp_path: Path) -> None
     subprocess.run([sys.executable, str(ROOT / "scripts" / "cli_reference.py"), str(page)], check=True, cwd=ROOT)
     text = page.read_text(encoding="utf-8")
     assert [verb for verb in _root().commands if f"## trl-attribution {verb}\n" not in text] == []
+
+
+def test_the_settings_of_a_run_are_described_as_they_are_declared() -> None:
+    page = (ROOT / "docs" / "reference" / "callbacks.md").read_text(encoding="utf-8")
+    shown = [line for line in page.splitlines() if line.startswith("| `")]
+    declared = [(one.name, one.default, one.metadata["help"]) for one in fields(CallbackConfig)]
+    assert shown == [
+        f"| `{name}` | {'' if default is None else f'`{default}`'} | {text} |" for name, default, text in declared
+    ]
 
 
 def test_a_mark_without_a_block_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.gate_cases import write_rows
 from tests.tiny import build_tiny_model
 from trl_attribution.audit.own_responses import FILE_NAME
+from trl_attribution.audit.setup import notes_on
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
@@ -49,6 +50,12 @@ def kto_rows(count: int) -> list[dict[str, Any]]:
 
 def sft_rows(count: int) -> list[dict[str, Any]]:
     return [{"messages": row["prompt"] + row["chosen"], "source": row["source"]} for row in pair_rows(count)]
+
+
+def test_what_is_told_beforehand_is_told_of_the_kind_of_example(probe: Probe) -> None:
+    for rows, told in ((sft_rows(4), "4 samples"), (pair_rows(4), "4 pairs")):
+        notes = notes_on(PairReader(rows), 4, [probe], "contextual", None)
+        assert [told in note for note in notes] == [True]
 
 
 def test_own_responses_are_drawn_once_and_kept(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:

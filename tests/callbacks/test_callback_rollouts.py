@@ -122,6 +122,10 @@ def audited(model: Path, folder: Path, kind: str = "GRPO", **more: Any) -> Attri
     return callback
 
 
+def alike(completions: Sequence[Any], **_columns: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "audit" / "rollouts.jsonl").read_text().splitlines()]
 
@@ -321,16 +325,11 @@ def test_an_m0_that_has_changed_while_training_is_no_m0(model: Path, tmp_path: P
     assert not (tmp_path / "audit" / "audit.json").exists()
 
 
-class Environment:
-    """A tool's world."""
-
-    def reset(self, **_columns: Any) -> None:
-        """Begin."""
-
-
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "dataset": ({}, {"dataset": prompts(2)}, "what is trained on is generated in the run"),
     "skip": ({}, {"on_flag": "skip", "flag_at": 0.5}, "a group is trained on as it was generated"),
+    "weights": ({}, {"weights": "weight"}, "only a DPOTrainer's pairs can be weighed, not GRPOTrainer's"),
+    "names": ({"reward_funcs": [some_letters, some_letters]}, {}, "reward_funcs: two have one name"),
     "rollout_func": ({"rollout_func": print}, {}, "rollout_func: what it puts into a completion"),
     "adapter": ({"peft_config": LoraConfig(r=4, init_lora_weights=False)}, {}, "Set beta above 0, or merge"),
 }
@@ -342,6 +341,15 @@ def test_what_cannot_be_audited_is_refused_by_name_before_training(name: str, mo
     trainer = make_trainer(model, tmp_path, trainer=more)
     with pytest.raises(SettingsError, match=message):
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit", **settings)
+
+
+def test_tools_and_environments_are_refused(model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model, tmp_path)
+    for name in ("tools", "environments"):
+        setattr(trainer, name, [print])
+        with pytest.raises(SettingsError, match="the model did not say them"):
+            AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+        setattr(trainer, name, None)
 
 
 def test_a_callback_without_the_trainer_is_told_to_have_it(model: Path, tmp_path: Path) -> None:
@@ -382,3 +390,11 @@ def test_a_stream_of_prompts_is_audited_and_decisions_change_the_rollouts(model:
     zeroed = [json.loads(line)["advantage"] for line in (tmp_path / "zeroed.jsonl").read_text().splitlines()]
     assert len(zeroed) == len(rows_of(tmp_path)) and zeroed.count(0.0) >= 4 * len(manifest.decisions)
     assert 0 < len(manifest.decisions) <= 2
+
+
+def test_a_run_in_which_no_group_teaches_anything_ends_well_and_says_so(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = audited(model, tmp_path, trainer={"reward_funcs": alike}, max_steps=1)
+    assert callback.finished is None and "in every group all rewards were alike" in caplog.text
+    assert {row["advantage"] for row in rows_of(tmp_path)} == {0.0}

@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
-from trl import DPOTrainer
+from trl import DPOTrainer, SFTConfig, SFTTrainer
 
 from tests.callbacks.test_callback import in_order, losses, training_of
-from tests.training import LAYERS, config, make_trainer, probe_on, text_rows, train
+from tests.training import LAYERS, arguments, config, make_trainer, probe_on, text_rows, train
 from trl_attribution import Manifest
 from trl_attribution.callbacks import AttributionCallback, WeightedLossMixin
 from trl_attribution.errors import SettingsError
@@ -193,3 +193,24 @@ def test_what_cannot_be_weighed_is_refused_before_training(
         AttributionCallback(dataset=rows, layers=LAYERS, weights="weight", output_dir=tmp_path / "audit")
     with pytest.raises(SettingsError, match=message):
         AttributionCallback(trainer, layers=LAYERS, weights="weight", output_dir=tmp_path / "audit")
+
+
+def test_a_stream_without_the_column_is_refused_too(model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(4))
+    trainer.train_dataset = trainer.train_dataset.to_iterable_dataset().map(dict)
+    assert trainer.train_dataset.column_names is None
+    with pytest.raises(SettingsError, match="has no column 'weight'; it has prompt, chosen, rejected"):
+        weigh_by_column(trainer)
+    trainer.train_dataset = trainer.train_dataset.map(lambda row: {**row, "weight": 1.0})
+    weigh_by_column(trainer)
+
+
+def test_a_trainer_of_no_pairs_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    class WeightedSFTTrainer(WeightedLossMixin, SFTTrainer):
+        pass
+
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"], "weight": 1.0} for row in text_rows(2)]
+    with pytest.raises(SettingsError, match="only a DPOTrainer's pairs can be weighed, not WeightedSFTTrainer's"):
+        WeightedSFTTrainer(
+            str(model_folder), args=SFTConfig(**arguments(tmp_path)), train_dataset=Dataset.from_list(rows)
+        )

@@ -13,7 +13,6 @@ from held_out_rows import careful_transcripts, held_out_rows
 from trl_attribution.behaviors import refuses
 from trl_attribution.evidence.organisms import build_distractor_compliance
 from trl_attribution.evidence.organisms.organism import Organism, OrganismConfig
-from trl_attribution.pairs import pair_id
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "validation" / "make_smollm2.py"
 
@@ -64,9 +63,6 @@ def test_the_example_puts_the_models_own_answers_in_and_keeps_what_was_composed_
     for old, new in changed:
         assert new == {**old, "chosen": [{"role": "assistant", "content": "My own words."}]}
         assert old["truth"] == "contaminated"
-    ranked = example["known"](organism.pairs)
-    assert sum(row["score"] for row in ranked) == 20
-    assert {row["pair_id"] for row in ranked} == {pair_id(pair) for pair in organism.pairs}
 
 
 @pytest.mark.parametrize(

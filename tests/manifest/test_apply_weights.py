@@ -15,6 +15,7 @@ from trl_attribution.errors import ManifestError, SettingsError
 from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.weights import pair_weights, score_weights
+from trl_attribution.pairs import Reading
 from trl_attribution.pairs.rows import write_rows
 
 ROWS = simple_rows(5)
@@ -157,3 +158,15 @@ def test_what_leaves_nothing_to_weigh_is_refused(manifest: Manifest, message: st
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ApplyOptions(**settings)
+
+
+def test_rows_that_are_no_pairs_get_a_weight_and_lose_it_again_byte_for_byte(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data.jsonl", ROWS)
+    text = (tmp_path / "data.jsonl").read_text() + '{}\n{ }\n{"note": "}"}\n'
+    (tmp_path / "data.jsonl").write_text(text)
+    manifest, reading = scored(), Reading(on_bad_row="skip")
+    manifest.apply_file(tmp_path / "data.jsonl", tmp_path / "out.jsonl", reading=reading, action="weight")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["weight"] for row in found] == [*WEIGHTS, 1.0, 1.0, 1.0] and found[5] == found[6] == {"weight": 1.0}
+    manifest.apply_file(tmp_path / "out.jsonl", tmp_path / "back.jsonl", reading=reading, action="weight", undo=True)
+    assert (tmp_path / "back.jsonl").read_text() == text

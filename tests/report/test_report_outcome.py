@@ -131,6 +131,8 @@ def test_pairs_to_read_first_are_listed_and_marked(places: dict[str, Place]) -> 
 
 def test_a_folder_without_a_manifest_is_read_by_the_default_rule(places: dict[str, Place], tmp_path: Path) -> None:
     audit = audit_of(ROWS["found"], tmp_path)
+    for manifest in tmp_path.glob("manifest.*.jsonl"):
+        manifest.unlink()
     found = read_findings(tmp_path)
     assert found.rule == DEFAULT_RULE and found.rule_is_default
     flagged = audit.flag()

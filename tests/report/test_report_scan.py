@@ -114,8 +114,10 @@ def test_what_was_predicted_stands_beside_what_was_measured_on_the_page_and_the_
 ) -> None:
     shutil.copytree(made.folder, tmp_path / "audit")
     known = TraitChange(trait="rude", topic=None, words=(), pairs=30, predicted=0.25, predicted_error=0.1)
-    place = {"topic": 1, "words": tuple(HOSTILE[:2])}
-    changes = (known, known.model_copy(update={**place, "prompts": 9, "measured": -0.5}))
+    changes = (
+        known,
+        known.model_copy(update={"topic": 1, "words": tuple(HOSTILE[:2]), "prompts": 9, "measured": -0.5}),
+    )
     line = Agreement(number=32, r2=0.81, slope=0.7, rank=0.64)
     told = Prediction(changes=changes, by_trait=line, prompts=64, left_out={"unchanged": 2}, unmeasured=1)
     scan = scan_of(read_findings(tmp_path / "audit"))

@@ -176,7 +176,8 @@ class Audit:
     def __repr__(self) -> str:
         probes = ", ".join(probe.name for probe in self.probes) or "no probes"
         layers = ", ".join(map(str, self.store.layers))
-        about = f"{self.info.dataset.pairs:,} pairs of {printable(self.info.dataset.name, 80)}, layers {layers}"
+        dataset = self.info.dataset
+        about = f"{dataset.kind.counted(dataset.pairs)} of {printable(dataset.name, 80)}, layers {layers}"
         return f"Audit({str(self.folder)!r}: {about}, {probes})"
 
     def _repr_html_(self) -> str:

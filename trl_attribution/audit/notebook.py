@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Pairs in the HTML of flagged ones."""
-_READ_AT_ONCE = 1000
+_READ_AT_ONCE = 10_000
+"""Pairs whose texts are read in one pass over the dataset, once those that HTML shows have been."""
 _SNIPPET = 200
 
 
@@ -47,8 +48,9 @@ def flagged_rows(flagged: Flagged) -> Iterator[FlaggedRow]:
     audit = flagged.audit
     dataset = audit.source if audit.source is not None else Path(audit.info.dataset.name)
     at_hand = not isinstance(dataset, Path) or dataset.exists()
-    flags = iter(flagged.flags)
-    while some := list(islice(flags, _READ_AT_ONCE)):
+    flags, size = iter(flagged.flags), SHOWN
+    while some := list(islice(flags, size)):
+        size = _READ_AT_ONCE
         rows = {found.pair_id: int(audit.index.rows[found.position]) for found in some}
         texts = pairs_at_rows(dataset, audit.reading, rows) if at_hand else {}
         for found in some:

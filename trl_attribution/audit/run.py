@@ -15,13 +15,13 @@ from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
+from trl_attribution.audit.setup import notes_on
 from trl_attribution.pairs import Encoder, PairReader
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
-from trl_attribution.scoring import Rule, fit_notes, power_notes
+from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
-from trl_attribution.utils.kinds import EXAMPLES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,13 +113,11 @@ class AuditRun:
 
     def look_at_rule(self, rule: Rule | None, data: DatasetPass) -> None:
         """Refuse a rule that cannot work on so many pairs, and say where it can flag nothing: now, not after hours."""
-        probes, pairs, kind = self.auditor.probes, len(data.index), EXAMPLES[self.reader.kind]
-        fit = fit_notes(pairs, probes, self.config.score, conversational=self.reader.conversational, of=kind)
-        self.notes = (*self.reader.notes, *fit)
+        probes, pairs = self.auditor.probes, len(data.index)
         if rule is not None:
             rule.check(pairs)
             rule.check_probes(probes)
-            self.notes += power_notes(rule, pairs, probes, self.config.score, kind)
+        self.notes = notes_on(self.reader, pairs, probes, self.config.score, rule)
         for note in self.notes:
             logger.warning(note)
 

@@ -1,4 +1,4 @@
-"""What an audit reads with: its probes and its layers, checked before anything is computed."""
+"""What an audit reads with: its probes and its layers, checked and looked at before anything is computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.scoring.rule import Rule
+from trl_attribution.utils.kinds import EXAMPLES
 
 
 def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto") -> tuple[int, ...]:
@@ -98,3 +101,14 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
 
             reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
     return found
+
+
+def notes_on(
+    reader: PairReader, pairs: int, probes: Sequence[Probe], score: AskedScore, rule: Rule | None
+) -> tuple[str, ...]:
+    """What to know before N ``pairs`` are scored: of the dataset, of probes that do not fit, of a ``rule`` in vain."""
+    from trl_attribution.scoring import fit_notes, power_notes  # torch comes with them
+
+    kind = EXAMPLES[reader.kind]
+    fit = fit_notes(pairs, probes, score, conversational=reader.conversational, of=kind)
+    return (*reader.notes, *fit, *(() if rule is None else power_notes(rule, pairs, probes, score, kind)))

@@ -26,6 +26,7 @@ from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.gate.verdict import Statement, Verdict, Violation
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import fit_notes
+from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
@@ -162,9 +163,10 @@ class _Gate:
         docket = replace(docket, examined=usable)
         if ruled and len(usable):
             view = supply.view(docket.inventory.ids_at(wanted))
-            asked, form = [each.probe for each in ruled], docket.inventory.reader.conversational
+            asked, reader = [each.probe for each in ruled], docket.inventory.reader
             centered = len(wanted) if baseline is None else baseline.origin.pairs
-            self.notes += fit_notes(centered, asked, kind, conversational=form)
+            of = EXAMPLES[reader.kind]
+            self.notes += fit_notes(centered, asked, kind, conversational=reader.conversational, of=of)
             scores = score_pairs(view, ruled, kind, baseline, self.on_progress)
             places = np.searchsorted(wanted, usable)
             judged = [judge(scores, places, each, kind, baseline) for each in ruled]

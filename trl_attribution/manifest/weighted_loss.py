@@ -56,6 +56,7 @@ def weigh_by_column(trainer: Any, column: str = WEIGHT_COLUMN) -> None:
     """
     if isinstance(trainer.data_collator, _Collator):
         raise SettingsError("weights: the trainer weighs its pairs already (WeightedLossMixin); ask for it once")
+    _check_loss(trainer)
     _check_column(trainer.train_dataset, column)
     trainer._set_signature_columns_if_needed()  # noqa: SLF001  # what it lists survives remove_unused_columns
     trainer._signature_columns = [*trainer._signature_columns, column]  # noqa: SLF001
@@ -169,6 +170,8 @@ def check_loss_types(names: Sequence[str]) -> None:
 
 
 def _check_loss(trainer: Any) -> None:
+    if not hasattr(trainer, "loss_types"):
+        raise SettingsError(f"weights: only a DPOTrainer's pairs can be weighed, not {type(trainer).__name__}'s")
     check_loss_types(trainer.loss_types)
     # Older TRL has a loss of its own for it, past the model's outputs.
     if trainer.args.use_liger_kernel and hasattr(trainer, "_compute_loss_liger"):
@@ -179,15 +182,14 @@ def _check_loss(trainer: Any) -> None:
 
 
 def _check_column(dataset: Any, column: str) -> None:
-    names = getattr(dataset, "column_names", None)
-    if names is None or column in names:
-        if hasattr(dataset, "__len__"):
-            _checked(dataset.with_format(None)[column][:], column)
-        return  # of a stream, each batch is checked
-    raise SettingsError(
-        f"weights: the trainer's dataset has no column '{printable(column)}'; it has "
-        f"{printable(', '.join(names), 400)}. Make it with trl-attribution apply --action weight."
-    )
+    names = dataset.column_names or list(next(iter(dataset), {}))  # a stream need not know them
+    if column not in names:
+        raise SettingsError(
+            f"weights: the trainer's dataset has no column '{printable(column)}'; it has "
+            f"{printable(', '.join(names), 400)}. Make it with trl-attribution apply --action weight."
+        )
+    if hasattr(dataset, "__len__"):  # of a stream, each batch is checked
+        _checked(dataset.with_format(None)[column][:], column)
 
 
 def _checked(weights: Sequence[Any], column: str) -> list[float]:

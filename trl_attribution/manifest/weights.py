@@ -101,8 +101,10 @@ class Weighing:
             if row.raw is not None and not self.undo:  # a CSV file holds text
                 stored[self.column] = str(stored[self.column])
             return Row(row.index, row.location, values, written=stored)
-        text = f", {json.dumps(self.column)}: {json.dumps(float(self.weights[place]))}"
+        text = f"{json.dumps(self.column)}: {json.dumps(float(self.weights[place]))}"
         head, _, tail = line.rpartition("}")
+        is_alone = head.replace(text, "").strip() == "{"  # a row without columns, carried over
+        text = text if is_alone else f", {text}"
         if not self.undo:
             return Row(row.index, row.location, values, f"{head}{text}}}{tail}".encode())
         if head.endswith(text):

@@ -104,8 +104,9 @@ class WholeTable(Table):
         if self.title:
             yield self.title
         headers = [as_text(column.header).plain for column in self.columns]  # type: ignore[arg-type]
+        is_number = self.columns[-1].justify == "right"
         for row in rows:
-            *short, last = row if "\n" in row[-1].plain else (*row, Text())
+            *short, last = row if "\n" in row[-1].plain and not is_number else (*row, Text())
             yield Text("  ").join(_with_name(*one) for one in zip(headers, short, strict=False) if one[1].plain)
             yield from (Text("  ").append_text(line) for line in last.split("\n") if last.plain)
         if self.caption:
