@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,8 @@ try:
 except SystemExit:
     print(sorted({HEAVY - {"scipy", "pyarrow"}!r} & set(sys.modules)), "scipy.stats" in sys.modules)
 """
-MOST_SECONDS = 2.5
-"""Of CPU, for an audit's answer on a terminal: less than 2 on an idle machine."""
+MOST_SECONDS = 5.0
+"""Of CPU, for an audit's answer on a terminal: about 2 on an idle machine, 8 with the heavy libraries."""
 
 
 def asked(*words: str) -> str:
@@ -146,6 +145,6 @@ def test_an_audit_is_shown_without_the_heavy_libraries(tmp_path: Path, model_fol
         assert done.returncode == 0, done.stderr
     before = user_seconds()
     done = python(SHOW, folder=tmp_path)
-    assert user_seconds() - before < MOST_SECONDS * (2 if os.getloadavg()[0] > 4 else 1)
+    assert user_seconds() - before < MOST_SECONDS
     assert done.stdout.endswith("[] False\n"), done.stdout + done.stderr
     assert PAIRS[0]["prompt"] in done.stdout or PAIRS[2]["prompt"] in done.stdout
