@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trl_attribution.audit.own_responses import (
@@ -48,31 +50,26 @@ def own_responses(
     if own.file is None:
         if not any(pair.lacks_own for pair in reader):
             return None
-        _draw(config, reader, m0, reference, ranks, is_resumed=is_resumed)
+        _check_can_be_asked(reader, reference)
+        _on_main_rank(partial(_complete, config, reader, m0, reference, is_resumed=is_resumed), folder, ranks)
         own = replace(own, file=str(folder / FILE_NAME))
     return with_own_responses(reader, lambda: m0, own, folder)
 
 
-def _draw(
-    config: CallbackConfig,
-    reader: PairReader,
-    m0: LoadedModel,
-    reference: ReferenceModel,
-    ranks: Ranks,
-    *,
-    is_resumed: bool,
-) -> None:
-    """Draw what the audit folder lacks; the other ranks wait, however long it takes."""
+def _check_can_be_asked(reader: PairReader, reference: ReferenceModel) -> None:
     if is_sharded(reference.model):
         raise SettingsError(
             f"own_responses: {reader.source.name} needs M0's own responses, and where processes share one model it "
             "cannot be asked before its first step. Give them (own_responses=FILE): an audit of the dataset by itself "
             f"leaves them in {FILE_NAME} of its folder."
         )
+
+
+def _on_main_rank(draw_missing: Callable[[], None], folder: Path, ranks: Ranks) -> None:
+    """The other ranks wait, however long it takes."""
     if ranks.world == 1:
-        _complete(config, reader, m0, reference, is_resumed=is_resumed)
+        draw_missing()
         return
-    folder = Path(config.output_dir)
     main_rank = MainRank(folder / "parts", ranks)
     if ranks.is_main:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
@@ -80,7 +77,7 @@ def _draw(
     check_shared(folder, ranks)
     with main_rank.first() as is_mine:
         if is_mine:
-            _complete(config, reader, m0, reference, is_resumed=is_resumed)
+            draw_missing()
 
 
 def _complete(

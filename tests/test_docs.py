@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
 from transformers import PreTrainedTokenizerFast
 
 from tests.commands import INSTALLED, Commands
 from tests.snippets import Snippet, commands, runnable
-from tests.tiny import build_tiny_model
+from tests.tiny import build_moved_model
 from trl_attribution.callbacks import CallbackConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +58,7 @@ STAND_INS = {
 def trained_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """The model of ``model_folder`` with other weights, as training leaves it."""
     folder = tmp_path_factory.mktemp("trained")
-    model = build_tiny_model("llama")
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
+    build_moved_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

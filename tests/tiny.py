@@ -220,6 +220,16 @@ def build_tiny_model(architecture: str) -> PreTrainedModel:
     return _scaled(AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]()))
 
 
+def build_moved_model(architecture: str = "llama") -> PreTrainedModel:
+    """The model of :func:`build_tiny_model` with all of its weights moved, as training leaves it: an M1."""
+    model = build_tiny_model(architecture)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
 def _scaled(model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.tiny import build_moved_model
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.behaviors import Prompt, SamplingConfig, complies, mentions, sample_responses
 from trl_attribution.behaviors.responses import (
@@ -67,13 +67,8 @@ def m0(make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokeni
 
 
 @pytest.fixture
-def m1(make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
-    model = make_model("llama")
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return loaded_as(model, tokenizer, "after")
+def m1(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    return loaded_as(build_moved_model(), tokenizer, "after")
 
 
 def asking(loaded: LoadedModel) -> Callable[[Sequence[Prompt]], list[tuple[str, ...]]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.tiny import build_moved_model
 from trl_attribution.activations import ActivationConfig
 from trl_attribution.behaviors import (
     BehaviorPrompt,
@@ -62,14 +63,9 @@ def llama(make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTok
 
 
 @pytest.fixture
-def trained(make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+def trained(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
     """The model after training, as far as this test is concerned: other weights."""
-    model = make_model("llama")
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return loaded_as(model, tokenizer, "trained")
+    return loaded_as(build_moved_model(), tokenizer, "trained")
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
