@@ -80,7 +80,7 @@ class PathChoice:
                     self.path, self.reason = layout, "; ".join((accepted, *self._refused))
                     return
                 self._refused.append(f"self-check: the {layout} path is {verdict.how_far} the plain one")
-                logger.warning("%s: not taken (slower without, same numbers)", self._refused[-1])
+            logger.warning("%s; it is not taken: the numbers are right without it, and take longer", self._refused[-1])
             self._left.pop(0)
         self.path, self.reason, self.settled = "plain", "; ".join(self._refused), True
 
