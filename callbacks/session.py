@@ -30,7 +30,7 @@ from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
 from trl_attribution.probes import Probe
-from trl_attribution.report.page import write_report
+from trl_attribution.report.ending import write_results
 from trl_attribution.scoring import DEFAULT_FDR, Rule
 from trl_attribution.store import StoreSettings
 from trl_attribution.store.merging import merge_parts, parts_of
@@ -195,10 +195,9 @@ class TrainingAudit:
         vectors = Vectors(store, index, counts.captured, self.reference.source, self.reference.reason)
         cost = {"training_seconds": round(time.perf_counter() - self.start, 3), **machine()}
         audit = finish(self._ending(vectors, counts, probes, findings), self.stopwatch, cost)
-        flagged = None if audit.scores is None else audit.flag_by(_rule_for(self.config.rule, len(index)))
-        manifests = {} if flagged is None else flagged.save_manifests()
+        results = write_results(audit, _rule_for(self.config.rule, len(index)))
         shutil.rmtree(self.folder / "parts")
-        return Finished(audit, flagged, manifests, counts, findings, self._write_report(probes))
+        return Finished(audit, results.flagged, results.manifests, counts, findings, results.report)
 
     def _ending(self, vectors: Vectors, counts: CaptureCounts, probes: Sequence[Probe], findings: RunChanges) -> Ending:
         pairs = len(self.data.index)
@@ -228,13 +227,6 @@ class TrainingAudit:
                 notes=tuple(findings.notes),
             ),
         )
-
-    def _write_report(self, probes: Sequence[Probe]) -> Path | None:
-        try:
-            return write_report(self.folder, self.reader.source, probes=probes).path
-        except AttributionError as error:  # the audit is whole without it
-            logger.error("no report: %s. Make it with: trl-attribution report %s", error, self.folder)
-            return None
 
     def look_before(self, *, is_resumed: bool) -> None:
         """The main rank samples from M0, which may take long; the others wait.

@@ -101,7 +101,7 @@ def test_the_dashed_line_of_the_scores_is_the_estimate_too(places: dict[str, Pla
 
 def test_json_holds_the_sentence_and_the_pairs_to_read(places: dict[str, Place], capsys: Any) -> None:
     place = places["found"]
-    finish_audit(place.audit, place.folder, DEFAULT_RULE, 3, Output(as_json=True))
+    finish_audit(place.audit, DEFAULT_RULE, 3, Output(as_json=True))
     document = json.loads(capsys.readouterr().out)
     assert document["answer"] == [place.headline]
     assert document["rule"] == {"recall": 0.9, "fdr": 0.05}

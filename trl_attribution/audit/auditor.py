@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from trl_attribution.activations.config import PassConfig
 from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.audit.setup import decided, known_layers, load_probes
 from trl_attribution.audit.shares import Share
-from trl_attribution.errors import DataError, ModelError, SettingsError, describe_difference
+from trl_attribution.errors import ModelError, SettingsError, describe_difference
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import check_versions, keeps_whole_prompts
@@ -411,15 +410,9 @@ class DataAuditor:
 
 def _with_results(found: Audit, rule: Rule | None) -> Audit:
     """``found``, with the manifests of what is flagged and the report in its folder."""
-    from trl_attribution.report.page import write_report
-    from trl_attribution.report.texts import ListedPairs
+    from trl_attribution.report.ending import write_results
+    from trl_attribution.scoring import DEFAULT_RULE
 
     if found.is_main:
-        if found.scores is not None:
-            (found.flag() if rule is None else found.flag_by(rule)).save_manifests()
-        assert found.source is not None  # it was just read
-        try:
-            write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
-        except DataError as error:  # the audit is whole without its texts
-            logging.getLogger(__name__).error("no report: %s", error)
+        write_results(found, rule or DEFAULT_RULE)
     return found

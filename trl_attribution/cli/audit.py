@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,58 +103,52 @@ def audit(
         found = finish(dataset, output, vectors=vectors, rule=rule, results=False, on_progress=progress)
     if found.is_main:
         asks = None if merge or ranks.world > 1 else auditor
-        finish_audit(found, dataset, rule, show, out, asks, witness)
+        finish_audit(found, rule, show, out, asks, witness)
 
 
 def finish_audit(
     found: Audit,
-    dataset: str | Path,
     rule: Rule,
     show: int,
     out: Output,
     auditor: DataAuditor | None = None,
     witness: WitnessConfig | None = None,
 ) -> Flagged | None:
-    """Flag, hear the second witness, write both manifests and the report, and show the result.
+    """Write what :func:`write_results` writes, and show it: what is flagged, or None for an audit without probes.
 
-    None for an audit without probes. Without an ``auditor`` at hand the witness cannot be heard, and that is said.
+    Without an ``auditor`` at hand the second witness cannot be heard, and that is said.
     """
     from trl_attribution.report import terminal
-    from trl_attribution.report.page import write_report
-    from trl_attribution.report.texts import ListedPairs
+    from trl_attribution.report.ending import write_results
 
-    listed = ListedPairs(found.source if found.source is not None else dataset, found.reading)
     out.show(terminal.audit_summary(found))
-    if found.scores is None:
-        report = write_report(found.folder, listed)
+    results = write_results(found, rule, partial(_heard, auditor=auditor, witness=witness, out=out))
+    report = None if results.report is None else str(results.report)
+    document = {"audit": str(found.folder), "info": found.info.to_json(), "report": report}
+    if results.flagged is None:
         out.show("No probes were given: vectors are stored, nothing is scored.")
-        out.document({"audit": str(found.folder), "info": found.info.to_json(), "report": str(report.path)})
+        out.document(document)
         return None
-    flagged = found.flag_by(rule)
-    heard = _heard(flagged, auditor, witness, out)
-    manifests = flagged.save_manifests()
-    report = write_report(found.folder, listed, probes=found.probes)
-    out.show(*terminal.result(flagged, manifests, listed, show))
+    heard = results.witnessed
+    out.show(*terminal.result(results.flagged, results.manifests, results.listed, show))
     if heard is not None:
         out.show(terminal.witness_summary(heard))
-    out.show(Text(f"report: {report.path}"))
+    if report is not None:
+        out.show(Text(f"report: {report}"))
     told = None if heard is None else heard.as_json()
-    out.document({**_document(flagged, manifests, report.path, show), "witness": told})
-    return flagged
+    out.document({**document, **_document(results.flagged, results.manifests, show), "witness": told})
+    return results.flagged
 
 
-def _document(flagged: Flagged, manifests: Mapping[str, str], report: Path, show: int) -> dict[str, Any]:
-    found, outcomes = flagged.audit, flagged.flags.outcomes
+def _document(flagged: Flagged, manifests: Mapping[str, str], show: int) -> dict[str, Any]:
+    outcomes = flagged.flags.outcomes
     top = flagged if len(flagged) else flagged.top(max(show, 1))
     return {
-        "audit": str(found.folder),
-        "info": found.info.to_json(),
         "rule": flagged.flags.rule.as_dict(),
         "answer": [one.headline for one in outcomes.values()],
         "flagged": len(flagged),
         "decisions": {name: one.as_json(flagged.pair_ids) for name, one in outcomes.items()},
         "manifests": dict(manifests),
-        "report": str(report),
         "sources": [row.as_json() for row in flagged.sources()],
         "top": [asdict(pair) for pair, _ in zip(top.flags, range(show), strict=False)],
     }

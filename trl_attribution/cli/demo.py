@@ -69,7 +69,7 @@ def demo(
     with out.progress() as progress:
         auditor = DataAuditor(model, probes=[probe])
         found = auditor.audit(data, folder, rule=DEFAULT_RULE, results=False, on_progress=progress)
-    flagged = finish_audit(found, data, DEFAULT_RULE, 3, out)
+    flagged = finish_audit(found, DEFAULT_RULE, 3, out)
     if flagged is not None:
         _tell_truth([str(row["truth"]) for row in organism.pairs], flagged, scanned, out)
 
