@@ -9,11 +9,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+# Compiling all that is installed takes as long as installing it, and most of it is never imported.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --constraint constraints.txt
+# So what is imported must be kept compiled, or hundreds of processes would compile it again.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv browser demo test test-fast test-versions bench lint format format-check typecheck docs clean distclean
+.PHONY: help venv browser demo test test-fast versions test-versions bench lint format format-check typecheck docs clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -42,6 +45,9 @@ test: $(READY) ## run all tests
 
 test-fast: $(READY) ## run the tests that take less than 10 s each
 	@$(PYTEST) -m 'not slow' $(ARGS)
+
+versions: ## make the environment of test-versions (.versions)
+	@$(PYTHON) scripts/try_versions.py oldest --prepare
 
 test-versions: ## run the core tests with the oldest versions, in an environment of their own (.versions)
 	@$(PYTHON) scripts/try_versions.py oldest -n $(WORKERS) --maxprocesses 4 $(ARGS)

@@ -2,7 +2,8 @@
 
 `python scripts/try_versions.py oldest newest` is what `make test-versions` does. With `--write` the row of each set is
 put into the table of docs/reference/versions.md. Other interpreters: `--python python3.13`; other builds of torch:
-`--torch 2.6.0`. The environments stay in the folder that `--folder` names, so that a second run installs nothing anew.
+`--torch 2.6.0`. The environments stay in the folder that `--folder` names, so that a second run installs nothing anew;
+`--prepare` makes them and runs nothing.
 """
 
 from __future__ import annotations
@@ -109,11 +110,14 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--torch", default=pins(ROOT / "constraints.txt")["torch"])
     parser.add_argument("--folder", type=Path, default=ROOT / ".versions")
+    parser.add_argument("--prepare", action="store_true", help="make the environments, run nothing")
     parser.add_argument("--write", action="store_true", help="note the results in docs/reference/versions.md")
     asked, further = parser.parse_known_args()
     failed = 0
     for name in asked.sets:
         interpreter = environment(name, asked.python, asked.torch, asked.folder)
+        if asked.prepare:
+            continue
         versions = versions_in(interpreter)
         print(f"== {name}: " + ", ".join(f"{package} {version}" for package, version in versions.items()), flush=True)
         code, result = run_core(interpreter, further)
