@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from tests.commands import Commands
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -20,15 +21,9 @@ Watched = Callable[[FrameType], bool]
 """Whether the lines of a frame count."""
 
 
-def report_of(module: str, folder: Path, kills: int) -> dict[str, Any]:
+def report_of(programs: Commands, module: str, folder: Path, kills: int) -> dict[str, Any]:
     """What ``python -m module folder kills`` prints, in a process of its own with one thread."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(folder), str(kills)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = programs.run(REPOSITORY, "python", "-m", module, folder, str(kills))
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report

@@ -24,7 +24,7 @@ from trl_attribution.callbacks import CallbackConfig
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
-# With the installed programs, which import PyTorch and its company anew for each command.
+# Scans, audits, gates and trains.
 SLOW = {"quickstart"}
 ELSEWHERE = {"gate-guide"}
 """Run by a test of its own, with what the page itself names."""
@@ -92,8 +92,8 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("snippets", RUNNABLE)
 def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, commands: Commands) -> None:
-    # What a newcomer types first is typed into the installed programs.
-    programs = Commands(INSTALLED, workplace / ".cache") if snippets[0].page.name == "README.md" else commands
+    # What a newcomer puts into a script of their own meets no module that is imported already.
+    python = Commands(INSTALLED, workplace / ".cache") if snippets[0].page.name == "README.md" else commands
     for snippet in snippets:
         if snippet.file is not None:
             (workplace / snippet.file).write_text(snippet.body, encoding="utf-8")
@@ -101,10 +101,10 @@ def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, com
         body = snippet.body
         for shown, here in STAND_INS.items():
             body = body.replace(shown, here)
-        command = ["bash", "-euo", "pipefail", "-c", body]
         if snippet.language == "python":
-            command = ["python", "-c", body]
-        result = programs.run(workplace, *command)
+            result = python.run(workplace, "python", "-c", body)
+        else:
+            result = commands.run(workplace, "bash", "-euo", "pipefail", "-c", body)
         where = f"{snippet.page.relative_to(ROOT)}:{snippet.line}"
         assert result.returncode in (0, snippet.may_exit), f"{where}\n{body}\n{result.stdout}\n{result.stderr}"
 

@@ -31,6 +31,7 @@ from tests.audit_cases import (
     tiny_loaded,
     tiny_probe,
 )
+from tests.commands import Commands
 from tests.kill_audit import PAIRS, SHARD_SIZE
 from tests.killing import report_of
 from tests.manifest_cases import ids_of, write_jsonl
@@ -109,10 +110,10 @@ def test_a_pair_without_a_prompt_scores_zero_contextually(loaded: LoadedModel, p
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def killed(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> tuple[Path, dict[str, Any]]:
     """Audits that were killed and run again (see tests/kill_audit.py)."""
     folder = tmp_path_factory.mktemp("killed")
-    return folder, report_of("tests.kill_audit", folder, KILLS)
+    return folder, report_of(commands, "tests.kill_audit", folder, KILLS)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.audit_cases import pair_rows, score_rows, tiny_loaded, tiny_probe
-from tests.commands import INSTALLED, Commands
+from tests.commands import Commands
 from tests.manifest_cases import write_jsonl
 from tests.store_cases import contents
 from tests.tiny import build_tiny_model
@@ -131,13 +131,14 @@ def test_every_launch_config_is_one_that_accelerate_reads() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_on_one_rank_ends_all_of_them_and_is_told_once(place: Path, tmp_path: Path) -> None:
+def test_an_error_on_one_rank_ends_all_of_them_and_is_told_once(
+    place: Path, tmp_path: Path, commands: Commands
+) -> None:
     part = tmp_path / "audit" / "parts" / "00001"
     part.mkdir(parents=True)
     (part / "shards").write_text("a file where rank 1 wants a folder")
     begun = time.monotonic()
-    installed = Commands(INSTALLED, tmp_path / "datasets")
-    done = run([*accelerate("fsdp2"), *audit_command(place, tmp_path / "audit")], installed, timeout=60)
+    done = run([*accelerate("fsdp2", commands.python), *audit_command(place, tmp_path / "audit")], commands, timeout=60)
     assert time.monotonic() - begun < 60
     assert done.returncode != 0
     assert json.loads(done.stdout)["error"].startswith("1 of 2 ranks failed. Rank 1: cannot write")

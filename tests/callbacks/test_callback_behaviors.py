@@ -16,6 +16,7 @@ from tests.training import LAYERS, make_trainer, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.behaviors import Examples, SamplingConfig, changed_prompts, matches, sample_responses
+from trl_attribution.behaviors.chat_completions import EndpointConfig
 from trl_attribution.behaviors.responses import Responses, read_behaviors
 from trl_attribution.behaviors.sampling import SampledPrompt
 from trl_attribution.callbacks import AttributionCallback
@@ -154,8 +155,9 @@ def test_a_model_that_cannot_be_loaded_again_is_refused_before_the_first_step(
 
 
 def test_a_dead_judge_costs_neither_the_model_nor_the_responses_nor_the_vectors(
-    model_folder: Path, tmp_path: Path, behaviors: Path
+    model_folder: Path, tmp_path: Path, behaviors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(EndpointConfig, "patience", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from tests import run_dpo
-from tests.commands import INSTALLED, Commands
+from tests.commands import Commands
 from tests.tiny import build_tiny_model
 from tests.training import ROWS, least_cosine, make_trainer, offline, probe_on, text_rows, train
 from trl_attribution import ProbeRegistry, VectorStore
@@ -144,10 +144,8 @@ def test_vectors_of_a_distributed_run_equal_those_of_the_offline_audit(
     (tmp_path / "taken" / "settings.json").write_text("{}")
     (tmp_path / BEHAVIORS).write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
     callback = {**ONLINE, **(SAMPLING if "behaviors" in RUNS[name] else {})}
-    # The launcher and its ranks are forked from a process that has imported all; in one case they are not.
-    programs = Commands(INSTALLED, tmp_path / "datasets") if name == "ddp, uneven" else commands
     config = name.partition(",")[0]
-    refused = run(programs, model, tmp_path, config, probes=str(model / "probes"), callback=callback, **RUNS[name])
+    refused = run(commands, model, tmp_path, config, probes=str(model / "probes"), callback=callback, **RUNS[name])
     rows = RUNS[name].get("rows", 24)
     found = training_of(tmp_path)
     assert (found["ranks"], found["captured"], found["never_seen"]) == (2, rows, 0)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tests.answering import answering
 from tests.tiny import build_tiny_model
+from trl_attribution.behaviors.chat_completions import EndpointConfig
 from trl_attribution.behaviors.responses import BehaviorResponses, Responses, read_behaviors
 from trl_attribution.cli import app
 from trl_attribution.discovery import StoredDiscovery
@@ -201,7 +202,7 @@ def test_a_service_that_cannot_be_reached_costs_the_name_only(place: Path, tmp_p
     port = server.server_port
     server.server_close()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("time.sleep", lambda _: None)
+        patch.setattr(EndpointConfig, "patience", 0.5)
         result = run(place, f"discover audit -o {tmp_path} --name-endpoint http://127.0.0.1:{port}#m --json")
     assert [one["name"] for one in document(result)["clusters"]] == [""]
     assert "p1 has no name: http://127.0.0.1" in document(result)["notes"][0]

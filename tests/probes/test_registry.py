@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands import Commands
 from tests.probes.test_probes import M0, make_probe
 from trl_attribution.errors import ProbeError
 from trl_attribution.probes import Probe, ProbeRegistry, read_probe
@@ -209,13 +208,15 @@ for step in range(1, {steps} + 1):
 """
 
 
-def test_a_writer_killed_at_any_step_of_overwriting_leaves_the_old_probe_or_the_new_one(tmp_path: Path) -> None:
+def test_a_writer_killed_at_any_step_of_overwriting_leaves_the_old_probe_or_the_new_one(
+    tmp_path: Path, commands: Commands
+) -> None:
     steps = 20
     for step in range(1, steps + 1):
         ProbeRegistry(tmp_path / f"probes{step}").save(make_probe())
     root = str(Path(__file__).resolve().parents[2])
     script = DYING_WRITERS.format(root=root, steps=steps, path=str(tmp_path / "probes"))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    ended = commands.run(tmp_path, "python", "-c", script)
     outcomes = ended.stdout.split()
     assert outcomes[0] == "killed", ended.stderr
     assert outcomes[-1] == "finished", "there are more steps to die at than were tried"

@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
+from tests.commands import Commands
 from tests.kill_child import PAIRS, SHARD_SIZE
 from tests.killing import report_of
 from tests.store_cases import contents, ids
 from trl_attribution.store import VectorStore
 
 KILLS = 24
-REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the child that kills its children forks them")
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def killed(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> tuple[Path, dict[str, Any]]:
     """The folder with all stores, and how many kills each kind took (see tests/kill_child.py)."""
     folder = tmp_path_factory.mktemp("killed")
-    return folder, report_of("tests.kill_child", folder, KILLS)
+    return folder, report_of(commands, "tests.kill_child", folder, KILLS)
 
 
 @pytest.mark.parametrize("kind", ["moments", "lines"])
