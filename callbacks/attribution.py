@@ -29,6 +29,7 @@ from trl_attribution.callbacks.reference_pass import (
 )
 from trl_attribution.callbacks.rollout_session import open_rollout_audit
 from trl_attribution.callbacks.rollouts import check_rollouts
+from trl_attribution.callbacks.run_setup import RunSetup
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
@@ -241,26 +242,24 @@ class AttributionCallback(TrainerCallback):
         if not identity.is_in_memory:
             reason = "the adapter's initialization changed the model below it, so the checkpoint alone is M0"
             reference = replace(dedicated(reference, reason), is_m0=False, stays=False)
-        rows, dtype, ranks = self._dataset, _compute_dtype(args, m0), current_ranks()
         trainer = self._trainer or _calling_trainer(self)
         kind = kind_of(trainer)
+        setup = RunSetup(
+            config=self.config,
+            probes=self._probes,
+            m0=m0,
+            reference=reference,
+            compute_dtype=_compute_dtype(args, m0),
+            ranks=current_ranks(),
+            judge=self._judge,
+        )
         if kind.examples == "rollouts":
-            return open_rollout_audit(self.config, self._probes, trainer, m0, reference, dtype, ranks, self._judge)
+            return open_rollout_audit(setup, trainer)
+        rows = self._dataset
         if rows is None:
             rows = prepared_rows(trainer.train_dataset, kind.examples)
-        return open_training_audit(
-            self.config,
-            self._probes,
-            PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip")),
-            encoding_of(args),
-            m0,
-            reference,
-            dtype,
-            ranks,
-            self._judge,
-            note=kind.note(trainer),
-            is_resumed=is_resumed,
-        )
+        reader = PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip"))
+        return open_training_audit(setup, reader, encoding_of(args), note=kind.note(trainer), is_resumed=is_resumed)
 
     def _reference(self) -> ReferenceModel:
         trainer = self._trainer or _calling_trainer(self)

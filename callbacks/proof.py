@@ -136,9 +136,14 @@ def noise(model: Any) -> list[str]:
     return found if alpha is None else [*found, f"neftune_noise_alpha={alpha}"]
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """The distance up to which two readings in ``dtype`` count as the same."""
+    return _TOLERANCE.get(dtype, _EXACT)
+
+
 def _tolerance(seen: SeenPass) -> float:
     _, is_enabled, dtype = seen.autocast
-    return _TOLERANCE.get(dtype if is_enabled else seen.dtype, _EXACT)
+    return tolerance(dtype if is_enabled else seen.dtype)
 
 
 def _norm(stream: Tensor) -> Tensor:

@@ -8,44 +8,46 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from trl_attribution.activations import ActivationEngine
+from trl_attribution.activations import ActivationEngine, PairVectors
 from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.setup import notes_on
-from trl_attribution.behaviors import Judge
-from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.capture import CaptureError
-from trl_attribution.callbacks.config import CallbackConfig
-from trl_attribution.callbacks.opening import claim, layers_of, online_scores, store_settings
 from trl_attribution.callbacks.pair_lookup import PairLookup
-from trl_attribution.callbacks.passes import ReferencePasses
-from trl_attribution.callbacks.recorder import Recorder
+from trl_attribution.callbacks.proof import tolerance
 from trl_attribution.callbacks.reference_model import reloaded
-from trl_attribution.callbacks.reference_pass import ReferenceModel, loaded_copy
+from trl_attribution.callbacks.reference_pass import loaded_copy
 from trl_attribution.callbacks.rollouts import RolloutFiles, RolloutHook, Rows
+from trl_attribution.callbacks.run_setup import RunSetup
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.models import LoadedModel
 from trl_attribution.models.fingerprint import fingerprint
-from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, Survey, encode_pairs
+from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, Reading, RowFault, Survey, encode_pairs
 from trl_attribution.pairs.dataset_pass import DatasetPass, pass_over
+from trl_attribution.pairs.examples import centered
 from trl_attribution.pairs.identity import prompt_key
 from trl_attribution.pairs.rows import Row
-from trl_attribution.probes import Probe
-from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import part_folder
-from trl_attribution.utils.distributed import ALONE, Ranks, random_state_kept
+from trl_attribution.utils.distributed import ALONE, random_state_kept
+from trl_attribution.utils.dtypes import torch_dtype
 
 logger = logging.getLogger(__name__)
 
 _READING = Reading(format="rollouts", on_bad_row="skip")
 _STAGE = "rollouts"
+
+
+@dataclass(frozen=True)
+class _FirstGroup:
+    """What M0 showed of one group by itself, to be compared with what it shows later."""
+
+    encoded: EncodedPair
+    pair: torch.Tensor
+    """[1, L, D]."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,7 @@ class RolloutAudit(TrainingAudit):
         super().__post_init__()
         self._hook = RolloutHook(self.trainer, self.ranks, self._take)
         self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers))
+        self._first: _FirstGroup | None = None
 
     def begin(self, *, is_resumed: bool) -> None:
         """Look at M0, and start to read what is generated."""
@@ -85,15 +88,13 @@ class RolloutAudit(TrainingAudit):
     def step_done(self) -> None:
         """Nothing is due."""
 
-    def save(self, *, at_end: bool = False) -> None:  # noqa: ARG002  # the same at any time
-        """Bring all vectors to disk, once M0 is seen to be what it was.
+    def save(self, *, at_end: bool = False) -> None:
+        """Bring all vectors to disk, once M0 is seen to be what it was: by its first group, at the end by its weights.
 
         Raises:
             CaptureError: it is not.
         """
-        with self.reference.as_m0():
-            found = fingerprint(self.reference.model, None).weights
-        if self.reference.adapter is None and found != self.m0.fingerprint.weights:
+        if self._m0_has_moved(at_end=at_end):
             self.release()
             shutil.rmtree(part_folder(self.folder, self.ranks.rank), ignore_errors=True)
             raise CaptureError(
@@ -102,6 +103,21 @@ class RolloutAudit(TrainingAudit):
                 f"trl-attribution audit {self.m0.name} {self.folder / 'parts' / 'rollouts'}"
             )
         self.recorder.write()
+
+    def _m0_has_moved(self, *, at_end: bool) -> bool:
+        """Reading all weights takes as long as many steps, so it waits for the end; one group tells at any time."""
+        if self._first is not None and self._differs(self._first):
+            return True
+        if not at_end or self.reference.adapter is not None:
+            return False
+        with self.reference.as_m0():
+            return fingerprint(self.reference.model, None).weights != self.m0.fingerprint.weights
+
+    def _differs(self, first: _FirstGroup) -> bool:
+        with random_state_kept():
+            again = self._vectors([first.encoded]).pair
+        allowed = tolerance(torch_dtype(self.settings.compute_dtype))
+        return bool((again - first.pair).norm() > allowed * first.pair.norm())
 
     def keep_what_was_read(self) -> None:
         """Bring the vectors to disk as the run ends with an error, which must stay the one that is raised."""
@@ -160,44 +176,34 @@ class RolloutAudit(TrainingAudit):
         groups = [(pair, one) for pair, one in encoded if not isinstance(one, RowFault)]
         self.recorder.counts.rows += len(mine)
         self.recorder.counts.unaudited += len(mine) - len(groups)
-        with self.reference.as_m0(), self._autocast(self._engine):
-            found = self._engine.pair_vectors([one for _, one in groups])
+        found = self._vectors([one for _, one in groups])
+        if self._first is None and groups:
+            first = groups[0][1]
+            self._first = _FirstGroup(first, self._vectors([first]).pair)
         self.recorder.keep([one.pair_id for _, one in groups], found.pair, found.context)
         self.online.score(found.pair, found.context)
-        weights = [_weight([rows[place]["advantage"] for place in pair.all_rows]) for pair, _ in groups]
+        advantages = ([rows[place]["advantage"] for place in pair.all_rows] for pair, _ in groups)
+        weights = [sum(map(abs, centered(group))) / 2 for group in advantages]
         self.online.push(found.pair, torch.tensor(weights), sum(len(row.members or (row,)) for row in mine))
 
+    def _vectors(self, groups: Sequence[EncodedPair]) -> PairVectors:
+        with self.reference.as_m0(), self._autocast(self._engine):
+            return self._engine.pair_vectors(groups)
 
-def open_rollout_audit(
-    config: CallbackConfig,
-    probes: Sequence[Probe],
-    trainer: Any,
-    m0: LoadedModel,
-    reference: ReferenceModel,
-    compute_dtype: str,
-    ranks: Ranks,
-    judge: Judge | None = None,
-) -> RolloutAudit:
+
+def open_rollout_audit(setup: RunSetup, trainer: Any) -> RolloutAudit:
     """Have M0 at hand, claim the audit folder, and be ready to read what ``trainer`` generates. A collective.
 
     Args:
-        config: the settings.
-        probes: the behaviors to score for.
+        setup: the run; its M0 is loaded once more where that does not stay.
         trainer: a GRPO or RLOO trainer.
-        m0: M0 with the trainer's tokenizer.
-        reference: where M0 is; it is loaded once more where that does not stay.
-        compute_dtype: what M0 computes in while training.
-        ranks: this run's processes.
-        judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
 
     Raises:
         AttributionError: a probe or the audit folder does not fit, or M0 cannot be had; nothing was written then.
     """
-    start, encoding = time.perf_counter(), Encoding(None)
-    layers = layers_of(config, probes, m0)
-    online = online_scores(config, probes, layers)
-    config.rule.check_probes(probes)
-    folder = Path(config.output_dir)
+    encoding, folder, reference = Encoding(None), setup.folder, setup.reference
+    _ = setup.layers, setup.online  # what does not fit is told before a model is loaded
+    setup.config.rule.check_probes(setup.probes)
     check_folder(folder)
     files = RolloutFiles(folder)
     if not trainer.state.global_step and not files.is_empty:
@@ -207,34 +213,20 @@ def open_rollout_audit(
         )
     if not reference.stays:
         need = f"M0 reads what is generated, beside the policy ({reference.reason})"
-        copy = reloaded(m0, m0.device, need, "set beta above 0, so that the trainer keeps it")
-        m0, reference = replace(m0, model=copy.model), loaded_copy(reference, copy.model)
-    settings = store_settings(config, layers, m0, encoding, compute_dtype)
-    names = [probe.name for probe in probes]
-    compare = partial(compare_before_after, config, judge, m0, layers, encoding, (), names)
-    with ranks.together():
-        before_after = compare(reference, ALONE) if ranks.is_main else None
-    prompts = trainer.train_dataset
-    claim(folder, settings, _survey(prompts), "the trainer's prompts", m0, reference, ranks)
-    part = VectorStore.create(part_folder(folder, ranks.rank), settings)
-    recorder = Recorder(PairLookup(), part, part.writer(), 0, config.shard_size)
+        copy = reloaded(setup.m0, setup.m0.device, need, "set beta above 0, so that the trainer keeps it")
+        m0, reference = replace(setup.m0, model=copy.model), loaded_copy(reference, copy.model)
+        setup = replace(setup, m0=m0, reference=reference)
+    settings, compare = setup.store_settings(encoding), setup.compare(encoding, ())
+    with setup.ranks.together():
+        before_after = compare(reference, ALONE) if setup.ranks.is_main else None
+    setup.claim(settings, _survey(trainer.train_dataset), "the trainer's prompts")
     return RolloutAudit(
-        config=config,
-        probes=tuple(probes),
+        **setup.fields(settings, PairLookup(), 0),
         encoding=encoding,
-        m0=m0,
-        reference=reference,
-        ranks=ranks,
-        layers=layers,
-        settings=settings,
         notes=(),
-        online=online,
-        recorder=recorder,
-        passes=ReferencePasses(config, layers, recorder, online),
         compare=compare,
         before_after=before_after,
         stopwatch=Stopwatch(),
-        start=start,
         trainer=trainer,
         files=files,
     )
@@ -267,9 +259,3 @@ def _pair(reader: PairReader, row: Row) -> Pair | None:
         return reader.read(row)
     except RowFault:
         return None
-
-
-def _weight(advantages: Sequence[float]) -> float:
-    """Half the sum of a group's absolute advantages, as far as they differ from its mean."""
-    mean = sum(advantages) / len(advantages)
-    return sum(abs(advantage - mean) for advantage in advantages) / 2

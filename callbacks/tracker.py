@@ -20,6 +20,7 @@ from trl_attribution.callbacks.checkpoint import m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_pass import loop_reference
+from trl_attribution.callbacks.run_setup import RunSetup
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
@@ -128,17 +129,16 @@ class AttributionTracker:
                 "adapter it is not M0. Give a frozen reference model without adapter."
             )
         m0 = LoadedModel(model, self._tokenizer, str(model.config.name_or_path), identity.fingerprint)
-        self._session = open_training_audit(
-            self.config,
-            self._probes,
-            PairReader(self._dataset, self._reading),
-            self._encoding,
-            m0,
-            self._reference,
-            _compute_dtype(m0),
-            current_ranks(),
-            self._judge,
+        setup = RunSetup(
+            config=self.config,
+            probes=self._probes,
+            m0=m0,
+            reference=self._reference,
+            compute_dtype=_compute_dtype(m0),
+            ranks=current_ranks(),
+            judge=self._judge,
         )
+        self._session = open_training_audit(setup, PairReader(self._dataset, self._reading), self._encoding)
         try:
             self._session.look_before(is_resumed=False)
             self._session.passes.attach(self._reference, self._describe, self._seen.append)

@@ -22,7 +22,7 @@ from tests.commands import Commands
 from tests.training import LAYERS, arguments, least_cosine, probe_on, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
 from trl_attribution.audit.folder import Audit
-from trl_attribution.callbacks import AttributionCallback
+from trl_attribution.callbacks import AttributionCallback, rollout_session
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, PairReader, Reading
@@ -318,11 +318,25 @@ def test_an_m0_that_has_changed_while_training_is_no_m0(model: Path, tmp_path: P
             with torch.no_grad():
                 trainer.ref_model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
 
-    trainer = make_trainer(model, tmp_path, "RLOO", max_steps=2)
-    callback = AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
-    with pytest.raises(CaptureError, match="has changed while training"):
-        train(trainer, callback, Moves())
-    assert not (tmp_path / "audit" / "audit.json").exists()
+    for steps in (1, 2):  # seen at the first save: that of a checkpoint, or the one at the end
+        folder = tmp_path / str(steps)
+        trainer = make_trainer(model, folder, "RLOO", max_steps=2, save_strategy="steps", save_steps=steps)
+        callback = AttributionCallback(trainer, layers=LAYERS, output_dir=folder / "audit")
+        with pytest.raises(CaptureError, match="has changed while training"):
+            train(trainer, callback, Moves())
+        assert trainer.state.global_step == steps
+        assert not (folder / "audit" / "audit.json").exists()
+
+
+def test_the_weights_of_m0_are_read_once_in_a_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    really = rollout_session.fingerprint
+    monkeypatch.setattr(
+        rollout_session, "fingerprint", lambda *given: (reads.append(trainer.state.global_step), really(*given))[1]
+    )
+    trainer = make_trainer(model, tmp_path, "RLOO", max_steps=3, save_strategy="steps", save_steps=1)
+    train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+    assert reads == [3]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

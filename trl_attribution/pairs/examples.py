@@ -283,16 +283,21 @@ def _turns(row: Row, reading: Reading, said: _Said) -> list[tuple[str | Messages
 def _group_weights(members: Sequence[Row], reading: Reading) -> list[float]:
     role = "advantage" if has_column("advantage", members[0].values, reading) else "reward"
     values = [number_of(role, member.values, reading) for member in members]
-    mean = sum(values) / len(values)
-    centered = [value - mean for value in values]
-    total = sum(map(abs, centered))
+    differences = centered(values)
+    total = sum(map(abs, differences))
     if total <= _LEAST * max(1.0, *map(abs, values)):
         raise RowFault(
             "zero_variance",
             column_of(role, members[0].values, reading),
             "is the same for the whole group, so that it teaches nothing.",
         )
-    return [2 * value / total for value in centered]
+    return [2 * difference / total for difference in differences]
+
+
+def centered(values: Sequence[float]) -> list[float]:
+    """``values`` of a group, each less their mean: what they tell of its responses."""
+    mean = sum(values) / len(values)
+    return [value - mean for value in values]
 
 
 def _ids(
