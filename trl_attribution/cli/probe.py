@@ -15,6 +15,7 @@ from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.probe_describe import check_draft, write_draft
+from trl_attribution.cli.probe_sources import ProbeSources
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
@@ -23,6 +24,8 @@ from trl_attribution.probes.config import BuildConfig
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
+    from trl_attribution.behaviors import Judge
+    from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
 
 probe_app = typer.Typer(help="Build, list, show, calibrate and import probes.", no_args_is_help=True)
@@ -32,18 +35,6 @@ Layers = Annotated[
     list[str] | None,
     typer.Option("--layer", help="A layer, can be repeated; auto picks by AUC, from half to 0.8 of the depth."),
 ]
-_BELONGING = {
-    "behavior": ("controls", "description"),
-    "describe": ("describe_endpoint", "describe_key_env", "draft"),
-    "prompts": (
-        *("judge", "judge_download", "judge_key_env", "judge_timeout", "judge_calls", "responses", "four_condition"),
-        *("samples", "max_new_tokens", "temperature", "seed"),
-    ),
-    "labels": (
-        *("label_column", "prompt_column", "chosen_column", "rejected_column", "format", "split", "on_bad_row"),
-    ),
-}
-"""Options that belong to one way of building a probe."""
 
 
 @probe_app.command()
@@ -52,83 +43,7 @@ def build(
     context: typer.Context,
     name: Name,
     model: options.Model,
-    behavior: Annotated[
-        Path | None,
-        typer.Option("--behavior", help="JSONL with prompt, undesired and desired responses."),
-        paths.PROMPTS,
-    ] = None,
-    controls: Annotated[
-        Path | None,
-        typer.Option("--controls", help="JSONL with prompts like the behavior's on which its answers are right."),
-    ] = None,
-    no_controls: Annotated[
-        bool,
-        typer.Option("--no-controls", help="Without controls, where the behavior brings none of its own."),
-    ] = False,
-    description: Annotated[
-        str | None,
-        typer.Option("--description", help="What the model does, as a system prompt says it: for a second witness."),
-    ] = None,
-    describe: Annotated[
-        str | None,
-        typer.Option("--describe", help="What the model does, in a sentence: a behavior file is drafted from it."),
-    ] = None,
-    describe_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--describe-endpoint",
-            metavar="URL#MODEL",
-            help="OpenAI-compatible endpoint that writes the draft's questions and controls; default: M0.",
-        ),
-    ] = None,
-    describe_key_env: Annotated[
-        str, typer.Option("--describe-key-env", help="Environment variable with the endpoint's key.")
-    ] = "",
-    draft: Annotated[
-        Path | None,
-        typer.Option("--draft", help="Where the drafted behavior file goes; default: NAME.behavior.jsonl."),
-        paths.A_FILE,
-    ] = None,
-    contrast: Annotated[
-        Path | None,
-        typer.Option("--contrast", help="JSONL with positive and negative texts, prompt optional."),
-        paths.PROMPTS,
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Preference pairs with a label: 1 teaches the behavior, 0 does not."),
-        paths.DATASET,
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option("--prompts", help="JSONL with prompts that M0 and the model --after answer."),
-        paths.PROMPTS,
-    ] = None,
-    after: Annotated[
-        str | None, typer.Option("--after", help="M1, the model after training, with --prompts."), paths.MODEL
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge",
-            help="Which sampled responses show the behavior: complies, refuses, keyword:A,B, regex:PATTERN, "
-            "model:NAME[:LABEL] (a text-classification model) or endpoint:URL#MODEL[#QUESTION] (OpenAI-compatible). "
-            "By default what the prompts' field judge says, else complies.",
-        ),
-    ] = None,
-    responses: Annotated[
-        Path | None,
-        typer.Option("--responses", help="Folder that keeps the sampled responses: judged again, not sampled again."),
-        paths.A_FOLDER,
-    ] = None,
-    four_condition: Annotated[
-        bool,
-        typer.Option("--four-condition", help="Keep prompts where only M1, and only off the plain prompt, shows it."),
-    ] = False,
-    samples: Annotated[
-        int | None, typer.Option("--samples", help="Responses sampled a prompt; default: 4, or 1 at temperature 0.")
-    ] = None,
-    label_column: Annotated[str, typer.Option("--label-column", help="Column of the label, with --labels.")] = "label",
+    sources: ProbeSources,
     layer: Layers = None,
     probes: options.OwnRegistry = Path("probes"),
     overwrite: options.Overwrite = False,
@@ -144,63 +59,76 @@ def build(
 
     The options of columns, format, split and bad rows say how the pairs of --labels are read.
     """
-    from trl_attribution import probes as making
     from trl_attribution.models import load_model
     from trl_attribution.probes.controls import controls_text
 
-    sources = options.chosen(behavior=behavior, describe=describe, contrast=contrast, labels=labels, prompts=prompts)
-    if len(sources) != 1:
-        given = ", ".join(f"--{source}" for source in sources) or "none"
-        raise SettingsError(
-            f"give exactly one of --behavior, --describe, --contrast, --labels and --prompts; given: {given}"
-        )
-    if (prompts is None) != (after is None):
-        raise SettingsError("--prompts and --after belong together: both models answer the prompts")
-    options.refuse_idle(context, _BELONGING, sources)
-    if no_controls and controls is not None:
-        raise SettingsError("--no-controls and --controls exclude each other: give one of them")
-    if no_controls and labels is not None:
-        raise SettingsError("--no-controls: labelled pairs have no prompts to control; leave it out")
+    sources.check(context)
     options.check_free(probes, [name], overwrite)
-    asked = describe_endpoint, describe_key_env
-    drafted = None if describe is None else check_draft(name, describe, draft, *asked)
+    drafted = check_draft(name, sources)
     numbers = _layer_numbers(layer)
     settings = replace(
-        building, activations=replace(building.activations, layers=numbers), propose_controls=not no_controls
+        building, activations=replace(building.activations, layers=numbers), propose_controls=not sources.no_controls
     )
     if len(numbers) == 1:
         settings = replace(settings, layer=numbers[0])
-    sampling = replace(sampling, n=_samples(samples, sampling.temperature))
-    rule = judge or (_own_rule(prompts) if prompts is not None else "") or "complies"
-    shows = parse_rule(rule, judging)
+    sampling = replace(sampling, n=sources.samples_at(sampling.temperature))
+    shows = parse_rule(sources.rule(), judging)
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
-    behavior = write_draft(drafted, name, str(describe), loaded, *asked, out) if drafted is not None else behavior
-    if behavior is not None:
-        built = making.build_from_behavior(name, behavior, loaded, settings, controls, description=description)
-    elif contrast is not None:
-        built = making.build_from_contrast(name, contrast, loaded, settings)
-    elif labels is not None:
-        built = making.build_from_labels(name, labels, loaded, settings, label_column=label_column, reading=reading)
+    if drafted is not None:
+        sources = replace(sources, behavior=write_draft(drafted, name, sources, loaded, out))
+    if sources.prompts is None:
+        built = _from_texts(name, sources, loaded, settings, reading)
     else:
-        out.say(f"Loading {after}")
-        changed = load_model(str(after), **vars(replace(loading, adapter=None)))
-        with out.progress() as progress:
-            built = making.build_from_responses(
-                name,
-                prompts,  # type: ignore[arg-type]  # one of the four was given
-                loaded,
-                changed,
-                shows,
-                sampling,
-                settings,
-                four_condition_filter=four_condition,
-                keep=responses,
-                on_progress=partial(progress, "responses"),
-                on_judged=partial(progress, "Judging responses"),
-            )
+        out.say(f"Loading {sources.after}")
+        changed = load_model(str(sources.after), **vars(replace(loading, adapter=None)))
+        built = _from_responses(name, sources, loaded, changed, shows, sampling, settings, out)
     out.say(f"Controls: {controls_text(built)}")
     _save(built, probes, overwrite, out, drafted)
+
+
+def _from_texts(
+    name: str, sources: ProbeSources, loaded: LoadedModel, settings: BuildConfig, reading: Reading
+) -> Probe:
+    from trl_attribution import probes as making
+
+    if sources.behavior is not None:
+        controls, description = sources.controls, sources.description
+        return making.build_from_behavior(name, sources.behavior, loaded, settings, controls, description=description)
+    if sources.contrast is not None:
+        return making.build_from_contrast(name, sources.contrast, loaded, settings)
+    assert sources.labels is not None  # one of them was given
+    column = sources.label_column
+    return making.build_from_labels(name, sources.labels, loaded, settings, label_column=column, reading=reading)
+
+
+def _from_responses(
+    name: str,
+    sources: ProbeSources,
+    loaded: LoadedModel,
+    changed: LoadedModel,
+    shows: Judge,
+    sampling: SamplingConfig,
+    settings: BuildConfig,
+    out: Output,
+) -> Probe:
+    from trl_attribution.probes import build_from_responses
+
+    assert sources.prompts is not None  # that way was chosen
+    with out.progress() as progress:
+        return build_from_responses(
+            name,
+            sources.prompts,
+            loaded,
+            changed,
+            shows,
+            sampling,
+            settings,
+            four_condition_filter=sources.four_condition,
+            keep=sources.responses,
+            on_progress=partial(progress, "responses"),
+            on_judged=partial(progress, "Judging responses"),
+        )
 
 
 @probe_app.command("import")
@@ -319,23 +247,6 @@ def show(
     out.document(_described(probe))
 
 
-def _own_rule(prompts: Path) -> str:
-    """The rule that the rows of ``prompts`` name; empty where none does."""
-    from trl_attribution.pairs.rows import open_rows
-
-    rules: dict[str, str] = {}
-    for row in open_rows(str(prompts)):
-        rule = row.values.get("judge") or ""
-        if not isinstance(rule, str):
-            raise SettingsError(f"{row.location}: field `judge` is no text; write a rule such as 'refuses'")
-        if rule:
-            rules.setdefault(rule, row.location)
-    if len(rules) > 1:
-        places = "; ".join(f"{where}: {printable(rule, 80)}" for rule, where in rules.items())
-        raise SettingsError(f"--judge: the prompts name several judges ({places}). A probe takes one: give --judge.")
-    return next(iter(rules), "")
-
-
 def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
     """The layers that were asked for by number; none for ``auto``."""
     numbers = {text: whole_number(text) for text in asked or [] if text != "auto"}
@@ -347,13 +258,6 @@ def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
     if "auto" in asked:
         raise SettingsError(f"--layer: give auto alone, or layer numbers only, not {' and '.join(asked)}")
     return tuple(int(text) for text in asked)
-
-
-def _samples(asked: int | None, temperature: float) -> int:
-    """Responses a prompt: as asked for, else 4, or 1 where all of them would be the same."""
-    if asked is not None:
-        return asked
-    return 1 if temperature == 0 else 4
 
 
 def _save(probe: Probe, registry: Path, overwrite: bool, out: Output, drafted: Path | None = None) -> None:

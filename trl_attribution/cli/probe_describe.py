@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trl_attribution.cli.output import Output
+from trl_attribution.cli.probe_sources import ProbeSources
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-def check_draft(name: str, description: str, asked: Path | None, endpoint: str | None, key_env: str) -> Path:
-    """Where the draft goes; whatever can be wrong is, before a model is loaded.
+def check_draft(name: str, sources: ProbeSources) -> Path | None:
+    """Where the draft goes, if one is asked for; whatever can be wrong is, before a model is loaded.
 
     Raises:
         SettingsError: there is a file already, or the endpoint or its key cannot be one.
@@ -27,28 +28,33 @@ def check_draft(name: str, description: str, asked: Path | None, endpoint: str |
     from trl_attribution.behaviors.names import check_name
     from trl_attribution.discovery import check_absent
 
+    if sources.describe is None:
+        return None
     check_name(name)
-    check_description(description, "--describe")
-    if endpoint is not None:
-        AskedModel(endpoint, "--describe-endpoint", EndpointConfig(key_env))
-    path = asked or Path(f"{name}.behavior.jsonl")
+    check_description(sources.describe, "--describe")
+    if sources.describe_endpoint is not None:
+        AskedModel(sources.describe_endpoint, "--describe-endpoint", EndpointConfig(sources.describe_key_env))
+    path = sources.draft or Path(f"{name}.behavior.jsonl")
     check_absent(path)
     return path
 
 
-def write_draft(
-    path: Path, name: str, description: str, loaded: LoadedModel, endpoint: str | None, key_env: str, out: Output
-) -> Path:
+def write_draft(path: Path, name: str, sources: ProbeSources, loaded: LoadedModel, out: Output) -> Path:
     """Draft the behavior file, write it to ``path``, and show what is in it and where it comes from."""
     from trl_attribution.behaviors import EndpointConfig
     from trl_attribution.discovery import draft_behavior
     from trl_attribution.report.terminal import examples_table, sides_text
 
-    config = EndpointConfig(key_env, timeout=120.0)
+    endpoint, config = sources.describe_endpoint, EndpointConfig(sources.describe_key_env, timeout=120.0)
     out.say(f"Drafting questions ({endpoint or 'M0 writes them'})")
     with out.progress() as progress:
         draft = draft_behavior(
-            name, description, loaded, endpoint, config, on_progress=lambda *done: progress("responses", *done)
+            name,
+            str(sources.describe),
+            loaded,
+            endpoint,
+            config,
+            on_progress=lambda *done: progress("responses", *done),
         )
     draft.save(path)
     examples = [row for row in draft.rows if not row.get("control")]
