@@ -337,7 +337,7 @@ class AttributionCallback(TrainerCallback):
             tell(console, f"{audited} audited in {audit.folder}; without probes nothing is scored.")
             return
         assert audit.source is not None  # the dataset of this run
-        listed = ListedPairs(audit.source, audit.reading)
+        listed = ListedPairs(audit.source, audit.reading, audit.own_responses)
         tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from trl_attribution.callbacks.session import TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, PairReader, Survey
-from trl_attribution.pairs.dataset_pass import pass_over
+from trl_attribution.pairs.dataset_pass import pass_over, survey
 from trl_attribution.probes import Probe
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
@@ -73,7 +74,8 @@ def open_training_audit(
         is_resumed: whether the model that is trained is M0 no longer.
 
     Raises:
-        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
+        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then but
+            the claim of the folder, where own responses are drawn.
     """
     layers = layers_of(config, probes, m0)
     online = online_scores(config, probes, layers)
@@ -86,10 +88,15 @@ def open_training_audit(
     check_folder(folder)
     stopwatch, start, lookup = Stopwatch(), time.perf_counter(), PairLookup()
     config.rule.check_probes(probes)
-    own = None
+    unbound, own = store_settings(config, layers, m0, encoding, compute_dtype), None
+
+    def claim_to_ask(digest: str) -> None:
+        found = survey(reader.ending_with(m0.tokenizer.eos_token))  # own responses leave ids alone
+        claim(folder, replace(unbound, own_responses=digest), found, reader.source.name, m0, reference, ranks)
+
     if may_need(reader):
         with stopwatch.timed("responses"):
-            own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
+            own = own_responses(config, reader, m0, reference, ranks, claim_to_ask, is_resumed=is_resumed)
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
@@ -97,7 +104,7 @@ def open_training_audit(
     notes = (note, *notes) if note else notes
     for one in notes if ranks.is_main else ():
         logger.warning(one)
-    settings = bound_to(store_settings(config, layers, m0, encoding, compute_dtype), own)
+    settings = bound_to(unbound, own)
     names = [probe.name for probe in probes]
     compare = partial(compare_before_after, config, judge, m0, layers, encoding, data.sample, names)
     is_shared = is_sharded(reference.model)

@@ -28,10 +28,9 @@ from tests.training import (
     train,
 )
 from trl_attribution import DataAuditor, Manifest
-from trl_attribution.audit.own_responses import FILE_NAME
 from trl_attribution.callbacks import AttributionCallback, trainer_kind
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.utils import compat
 
 KINDS = ["kto", "sft"]

@@ -419,7 +419,9 @@ def _with_results(found: Audit, rule: Rule | None) -> Audit:
             (found.flag() if rule is None else found.flag_by(rule)).save_manifests()
         assert found.source is not None  # it was just read
         try:
-            write_report(found.folder, ListedPairs(found.source, found.reading), probes=found.probes)
+            write_report(
+                found.folder, ListedPairs(found.source, found.reading, found.own_responses), probes=found.probes
+            )
         except DataError as error:  # the audit is whole without its texts
             logging.getLogger(__name__).error("no report: %s", error)
     return found

@@ -122,7 +122,8 @@ def finish_audit(
     from trl_attribution.report.page import write_report
     from trl_attribution.report.texts import ListedPairs
 
-    listed = ListedPairs(found.source if found.source is not None else dataset, found.reading)
+    source = found.source if found.source is not None else dataset
+    listed = ListedPairs(source, found.reading, found.own_responses)
     out.show(terminal.audit_summary(found))
     if found.scores is None:
         report = write_report(found.folder, listed)

@@ -14,7 +14,23 @@ if TYPE_CHECKING:
     from trl_attribution.pairs.reader import PairReader
 
 _BESIDE = frozenset(("source", "id", "answer", "solution", "ground_truth", "meta"))
+_CHOICE = "Which two are a pair is your choice: write prompt, chosen and rejected, such as the best and the worst by"
 _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset(("instruction", "completions")),
+        "several scored completions a prompt, as UltraFeedback has them",
+        f"{_CHOICE} overall_score",
+    ),
+    (
+        frozenset(("instruction", "generations")),
+        "several rated generations a prompt, as distilabel writes them",
+        f"{_CHOICE} ratings (distilabel's FormatTextGenerationDPO does)",
+    ),
+    (
+        frozenset(("prompt", "answers")),
+        "several ranked answers a prompt, as Nectar has them",
+        f"{_CHOICE} rank",
+    ),
     (
         frozenset(("input_ids",)),
         "a tokenized dataset",
