@@ -18,7 +18,7 @@ from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
+from trl_attribution.callbacks.dataset import encoding_of, prepared_rows, rows_trained_on
 from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+_STREAMED = (
+    "the dataset is a stream: its first {:,} rows at most are read, before the first step, for that many are trained "
+    "on in max_steps; what may follow is not audited"
+)
 
 
 class AttributionCallback(TrainerCallback):
@@ -52,7 +56,7 @@ class AttributionCallback(TrainerCallback):
 
     ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
     cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
-    ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions as it is generated. When training ends, the
+    ``GRPOTrainer``, ``RLOOTrainer`` and ``OnlineDPOTrainer`` it reads each group of completions as it is generated. When training ends, the
     audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
@@ -246,8 +250,11 @@ class AttributionCallback(TrainerCallback):
         kind = kind_of(trainer)
         if kind.examples == "rollouts":
             return open_rollout_audit(self.config, self._probes, trainer, m0, reference, dtype, ranks, self._judge)
+        notes = [kind.note(trainer)]
         if rows is None:
-            rows = prepared_rows(trainer.train_dataset, kind.examples)
+            most = rows_trained_on(trainer.train_dataset, args)
+            rows = prepared_rows(trainer.train_dataset, kind.examples, most)
+            notes += [] if most is None else [_STREAMED.format(most)]
         return open_training_audit(
             self.config,
             self._probes,
@@ -258,7 +265,7 @@ class AttributionCallback(TrainerCallback):
             dtype,
             ranks,
             self._judge,
-            note=kind.note(trainer),
+            notes=[one for one in notes if one],
             is_resumed=is_resumed,
         )
 

@@ -55,7 +55,7 @@ def open_training_audit(
     ranks: Ranks,
     judge: Judge | None = None,
     *,
-    note: str | None = None,
+    notes: Sequence[str] = (),
     is_resumed: bool = False,
 ) -> TrainingAudit:
     """Read the dataset, claim the audit folder, and be ready to read what M0 shows. A collective.
@@ -70,7 +70,7 @@ def open_training_audit(
         compute_dtype: what M0 computes in while training.
         ranks: this run's processes.
         judge: which responses show a behavior, where neither its file nor ``config.judge`` says so by a rule.
-        note: what a person should know of what the trainer learns.
+        notes: what a person should know of what the trainer learns.
         is_resumed: whether the model that is trained is M0 no longer.
 
     Raises:
@@ -100,9 +100,8 @@ def open_training_audit(
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
-    notes = notes_on(reader, len(data.index), probes, config.score, config.rule)
-    notes = (note, *notes) if note else notes
-    for one in notes if ranks.is_main else ():
+    told = (*notes, *notes_on(reader, len(data.index), probes, config.score, config.rule))
+    for one in told if ranks.is_main else ():
         logger.warning(one)
     settings = bound_to(unbound, own)
     names = [probe.name for probe in probes]
@@ -126,7 +125,7 @@ def open_training_audit(
         layers=layers,
         settings=settings,
         data=data,
-        notes=notes,
+        notes=told,
         online=online,
         recorder=recorder,
         passes=ReferencePasses(config, layers, recorder, online),

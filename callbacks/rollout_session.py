@@ -1,4 +1,4 @@
-"""A GRPO or RLOO run under audit: M0 reads the groups as they are generated, each a contrast by its advantages."""
+"""A run that generates what it trains on under audit: M0 reads the groups as they are generated, each a contrast by its advantages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import compare_before_after
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.config import CallbackConfig
+from trl_attribution.callbacks.online_dpo import OnlinePairHook
 from trl_attribution.callbacks.opening import claim, layers_of, online_scores, store_settings
 from trl_attribution.callbacks.pair_lookup import PairLookup
 from trl_attribution.callbacks.passes import ReferencePasses
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import ReferenceModel, loaded_copy
-from trl_attribution.callbacks.rollouts import RolloutFiles, RolloutHook, Rows
+from trl_attribution.callbacks.rollouts import GENERATES, RolloutFiles, RolloutHook, Rows
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.models import LoadedModel
@@ -65,7 +66,8 @@ class RolloutAudit(TrainingAudit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hook = RolloutHook(self.trainer, self.ranks, self._take)
+        is_online = not hasattr(self.trainer, GENERATES)
+        self._hook = (OnlinePairHook if is_online else RolloutHook)(self.trainer, self.ranks, self._take)
         self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers))
 
     def begin(self, *, is_resumed: bool) -> None:
@@ -183,7 +185,7 @@ def open_rollout_audit(
     Args:
         config: the settings.
         probes: the behaviors to score for.
-        trainer: a GRPO or RLOO trainer.
+        trainer: a GRPO, RLOO or online DPO trainer.
         m0: M0 with the trainer's tokenizer.
         reference: where M0 is; it is loaded once more where that does not stay.
         compute_dtype: what M0 computes in while training.

@@ -198,7 +198,7 @@ def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
 
     reading = recognized(reading or Reading(), example.keys(), example, "the row")
     other = read_single(example, reading)
-    return read_pair(in_trl_form(example, reading), reading).pair_id if other is None else other.pair_id
+    return read_pair(in_trl_form(dict(example), reading), reading).pair_id if other is None else other.pair_id
 
 
 def read_pair(

@@ -10,7 +10,6 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.columns import asked_in, in_messages, with_system
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import LAYOUTS, Reading
-from trl_attribution.pairs.messages import text_of
 from trl_attribution.utils.text import printable
 
 
@@ -98,7 +97,7 @@ def recognized(reading: Reading, columns: Collection[str], first: Mapping[str, A
     ).naming("preference", found.preference)
 
 
-def in_trl_form(values: Mapping[str, Any], reading: Reading) -> Mapping[str, Any]:
+def in_trl_form(values: dict[str, Any], reading: Reading) -> dict[str, Any]:
     """A row of a layout as TRL would have it: prompt, chosen and rejected all text, or all messages.
 
     Raises:
@@ -172,4 +171,4 @@ def _repeats_its_prompt(first: Mapping[str, Any], reading: Reading) -> bool:
     if not isinstance(prompt, str) or not isinstance(chosen, list) or not isinstance(first.get("rejected"), list):
         return False
     asked = [message for message in chosen[:-1] if isinstance(message, Mapping) and message.get("role") == "user"]
-    return any(isinstance(one.get("content"), str) and text_of(one).strip() == prompt.strip() for one in asked)
+    return any(isinstance(one.get("content"), str) and str(one["content"]).strip() == prompt.strip() for one in asked)
