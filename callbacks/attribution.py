@@ -19,6 +19,7 @@ from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
 from trl_attribution.callbacks.dataset import encoding_of, prepared_rows, rows_trained_on
+from trl_attribution.callbacks.online_dpo import add_to_stats, clear_stats
 from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
@@ -56,8 +57,8 @@ class AttributionCallback(TrainerCallback):
 
     ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
     cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
-    ``GRPOTrainer``, ``RLOOTrainer`` and ``OnlineDPOTrainer`` it reads each group of completions as it is generated. When training ends, the
-    audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    ``GRPOTrainer``, ``RLOOTrainer`` and ``OnlineDPOTrainer`` it reads each group of completions as it is generated.
+    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -301,6 +302,7 @@ class AttributionCallback(TrainerCallback):
         return m0_identity(reference, tokenizer, current_ranks(), noted)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
+        clear_stats(self._trainer)
         if not control.should_log or self._session is None:
             return
         window = self._session.close_window()
@@ -325,6 +327,7 @@ class AttributionCallback(TrainerCallback):
         kept: Any = getattr(self._trainer, "_metrics", None)
         kept = getattr(self._trainer, "_stored_metrics", None) if kept is None else kept
         if kept is None:
+            add_to_stats(self._trainer, metrics)
             return
         for name, value in metrics.items():
             kept["train"][name].append(value)

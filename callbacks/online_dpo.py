@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,3 +93,17 @@ def _tokens(noted: tuple[torch.Tensor, ...], limit: int) -> Iterator[tuple[list[
     for row in range(len(prompts)):
         kept = prompts[row, cut:][prompt_mask[row, cut:] != 0]
         yield kept.tolist(), completions[row][completion_mask[row] != 0].tolist()
+
+
+def add_to_stats(trainer: Any, metrics: Mapping[str, float]) -> None:
+    """Where an online DPO trainer keeps what goes into its next log; nothing for a trainer that has no such place."""
+    stats = getattr(trainer, "stats", None)
+    if isinstance(stats, dict):
+        stats.update({name: [value] for name, value in metrics.items()})
+
+
+def clear_stats(trainer: Any) -> None:
+    """Take out again what was logged: the trainer takes the mean of every list that it keeps, of an empty one too."""
+    stats = getattr(trainer, "stats", None)
+    for name in [one for one in stats if one.startswith("attribution/")] if isinstance(stats, dict) else []:
+        del stats[name]

@@ -1,4 +1,4 @@
-"""A run that generates what it trains on under audit: M0 reads the groups as they are generated, each a contrast by its advantages."""
+"""A run that generates what it trains on: M0 reads the groups as they come, each a contrast by its advantages."""
 
 from __future__ import annotations
 

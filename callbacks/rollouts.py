@@ -28,7 +28,7 @@ _REFUSED = {
     "tools": f"tools: their answers stand inside the completions, but the model did not say them. Instead, {_LOGS}",
     "rollout_func": f"rollout_func: what it puts into a completion need not be the model's own. Instead, {_LOGS}",
     "names": "reward_funcs: two have one name, and TRL keeps the rewards of one alone. Give each its own (__name__).",
-    "images": "the dataset holds images; only text can be audited. Leave the callback out.",
+    "images": "the prompts hold images, and only text can be audited. Leave the callback out.",
     "pieces": f"the model is in pieces (ZeRO-3, FSDP): no rank can run M0 by itself. Use DDP or ZeRO-2, or {_LOGS}",
     "adapter": "the adapter does something before its first step, and with beta=0 no copy of it is kept: M0 would be "
     "taken for the model below it. Set beta above 0, or merge the adapter into the model first.",

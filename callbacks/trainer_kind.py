@@ -83,6 +83,10 @@ KINDS = (
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
+NO_IMAGES = (
+    "the dataset holds images, and only text can be audited. Leave the callback out, and audit the examples without "
+    "images by themselves: trl-attribution audit MODEL DATASET"
+)
 _UNSUPPORTED = (
     f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
     "AttributionTracker; any dataset can be audited with trl-attribution audit."
@@ -100,7 +104,7 @@ def kind_of(trainer: Any) -> TrainerKind:
     if kind is None:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
     if getattr(trainer, "_is_vision_dataset", False):
-        raise SettingsError("the dataset holds images; only text can be audited. Leave the callback out.")
+        raise SettingsError(NO_IMAGES)
     if is_before("trl", kind.since):
         raise SettingsError(
             f"{kind.name} is audited from TRL {kind.since} on; {version_of('trl')} is installed. Upgrade it, or audit "

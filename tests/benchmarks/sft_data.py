@@ -18,10 +18,18 @@ from torch import Tensor
 from trl_attribution.activations import ActivationConfig, ActivationEngine, PromptGroup
 from trl_attribution.audit.own_responses import draw, questions
 from trl_attribution.behaviors.likelihood_score import PairLikelihood, Witness
-from trl_attribution.evidence.organisms import ORGANISMS, Mixture, OrganismConfig, build_distractor_compliance, prepare
+from trl_attribution.evidence.organisms import (
+    ORGANISMS,
+    Mixture,
+    OrganismConfig,
+    build_distractor_compliance,
+    build_organism,
+    prepare,
+)
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, encode_pairs
 from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior
 from trl_attribution.utils.atomic import atomic_path
 
 LAYERS = (10, 15, 20)
@@ -71,6 +79,16 @@ def datasets(samples: int) -> dict[str, list[dict[str, Any]]]:
     pairs = pairs[:: max(1, 2 * len(pairs) // samples)]
     found["demo"] = [{"prompt": row["prompt"], "completion": row["chosen"], "truth": row["truth"]} for row in pairs]
     return found
+
+
+def probe_of(name: str, samples: int, loaded: LoadedModel, folder: Path) -> Probe:
+    """The probe of an organism's held-out prompts; made before, it lies in ``folder``."""
+    registry = ProbeRegistry(folder / "probes")
+    if name not in registry.names():
+        mixture, config = Mixture(samples, behavior_prompts=24), OrganismConfig(behavior_prompts=24)
+        made = build_distractor_compliance(config) if name == "demo" else build_organism(name, mixture)
+        registry.save(build_from_behavior(name, made.behavior, loaded, BuildConfig(ActivationConfig(LAYERS))))
+    return registry.load(name)
 
 
 def samples_of(name: str, rows: list[dict[str, Any]], loaded: LoadedModel, folder: Path) -> Samples:

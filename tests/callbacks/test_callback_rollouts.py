@@ -434,6 +434,7 @@ def test_the_pairs_of_an_online_run_are_audited_once_they_are_rewarded(
     trainer.add_callback(callback)
     trainer.train()
     assert losses(trainer) == losses(alone) and len(losses(alone)) == 3
+    assert sum("attribution/numbers/push" in log for log in trainer.state.log_history) == 3
     for (name, mine), theirs in zip(trainer.model.named_parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
     assert not {"_forward", "_calculate_rewards_from_functions", "training_step"} & (vars(trainer).keys() - methods)

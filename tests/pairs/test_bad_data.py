@@ -298,7 +298,7 @@ def test_hostile_text_in_broken_json_is_made_safe(tmp_path: Path) -> None:
         ("context chosen rejected", "'context' looks like one and is not inside the"),
         ("input chosen rejected", "Add --prompt-column input"),
         ("problem chosen rejected", "'problem' looks like one"),
-        ("prompt chosen rejected images", "column 'images' makes this a vision dataset"),
+        ("prompt chosen rejected images", "column 'images' makes this a dataset of more than text"),
     ],
 )
 def test_missing_and_renamed_columns_are_named_with_what_was_meant(columns: str, says: str, tmp_path: Path) -> None:
@@ -533,8 +533,8 @@ def test_streams_that_are_gone_and_objects_that_are_no_dataset_are_refused() -> 
     ("make", "says"),
     [
         (
-            lambda: Reading(format="sharegpt"),
-            "unknown format 'sharegpt'. Choose one of: auto, trl, anthropic, kto, sft, rollouts.",
+            lambda: Reading(format="chatml"),
+            "unknown format 'chatml'. Choose one of: auto, trl, anthropic, sharegpt, alpaca, rated, kto, sft,",
         ),
         (lambda: Reading(on_bad_row="ignore"), "unknown on_bad_row 'ignore'. Choose one of: error, skip."),
         (lambda: Encoding(truncation_mode="middle"), "unknown truncation_mode 'middle'. Choose one of: keep_start"),

@@ -66,13 +66,13 @@ def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> N
     """Refuse what is known and cannot be read.
 
     Raises:
-        DataError: the columns are those of such a kind of data, or hold images.
+        DataError: the columns are those of such a kind of data, or hold images, videos or sounds.
     """
-    for vision in ("image", "images"):
-        if vision in columns:
+    for media in ("image", "images", "video", "videos", "audio", "audios"):
+        if media in columns:
             raise DataError(
-                f"{name}: column '{vision}' makes this a vision dataset to TRL; only text can be audited. Drop the "
-                "column if the examples do not need it."
+                f"{name}: column '{media}' makes this a dataset of more than text, and only text can be audited. Drop "
+                "the column where the examples do not need it, and audit the others apart: the rows without any."
             )
     if reading.format != "auto" or {reading.chosen_column, reading.rejected_column} & set(columns):
         return
