@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tests.benchmarks.organisms import Vectors, ranked
 from tests.benchmarks.pages import Results, write_page
@@ -108,6 +109,8 @@ def scores(data: Samples, probe: Probe) -> Iterator[tuple[str, str, Doubles]]:
                 score = np.asarray(table.of(table.column(probe.name, layer)), np.float64)
                 ranks[f"{kind}: {name} {layer}"] = score
                 yield f"{kind}: {name}", str(layer), score
+        for layer in LAYERS:
+            yield f"soft contextual: {name}", str(layer), soft(made, data.context, probe, layer)
     likely = np.nan_to_num(data.likelihood, nan=-np.inf)
     yield "likelihood under the description", "", likely
     for kind in kinds:
@@ -118,6 +121,17 @@ def scores(data: Samples, probe: Probe) -> Iterator[tuple[str, str, Doubles]]:
                     str(layer),
                     _rank(likely) + _rank(ranks[f"{kind}: {name} {layer}"]),
                 )
+
+
+def soft(made: Tensor, context: Tensor, probe: Probe, layer: int) -> Doubles:
+    """The contextual score with a likeness of the response in 0..2 in the place of one in -1..1; no flip negates it."""
+    assert probe.contexts is not None  # each was built from prompts
+    place, own = LAYERS.index(layer), probe.layers.index(layer)
+    mean = context[:, place].mean(dim=0)
+    here, theirs = (normalize(one - mean, dim=-1) for one in (context[:, place], probe.contexts[:, own].float()))
+    alike = (here @ theirs.T).clamp(min=0).mean(dim=1)
+    towards = normalize(made[:, place], dim=-1) @ normalize(probe.vector[own].float(), dim=-1)
+    return ((1 + towards) * alike).double().numpy()
 
 
 def _rank(score: Doubles) -> Doubles:

@@ -203,8 +203,9 @@ def test_rows_that_prefer_nothing_are_left_out_and_counted() -> None:
     reader = PairReader(rows)
     assert len(list(reader)) == 2
     assert [(row.row, row.reason) for row in reader.skipped] == [(1, "tie")]
-    with pytest.raises(RowFault, match="preference_strength: holds 'maybe'. Write 'response_1' or 'response_2'"):
-        pair_id({**base, "preference_strength": "maybe"})
+    for odd in ("maybe", float("nan"), True):
+        with pytest.raises(RowFault, match=f"preference_strength: holds '{odd}'. Write 'response_1' or 'response_2'"):
+            pair_id({**base, "preference_strength": odd})
 
 
 def test_a_prompt_that_ends_with_an_answer_is_no_prompt() -> None:

@@ -142,12 +142,12 @@ def _is_first_better(values: Mapping[str, Any], reading: Reading) -> bool:
     if column not in values:
         raise RowFault("missing_column", column, "the row has no such column, so that nothing is preferred. Add it.")
     said = values[column]
-    word = str(int(said) if isinstance(said, bool | float) and said == int(said) else said).strip().lower()
+    word = str(int(said) if isinstance(said, bool | float) and said in (0, 1) else said).strip().lower()
     first = _FIRST.get(column, reading.chosen_column).lower()
     second = _SECOND.get(column, reading.rejected_column).lower()
     if word in (first, second):
         return word == first
-    if column not in _FIRST and isinstance(said, int | float) and not isinstance(said, bool) and said:
+    if column not in _FIRST and isinstance(said, int | float) and not isinstance(said, bool) and abs(said) > 0:
         return said < 0
     if word in _TIES or (column not in _FIRST and word == "0"):
         raise RowFault("tie", column, "prefers neither response, so that the row teaches nothing.")
