@@ -105,5 +105,6 @@ def add_to_stats(trainer: Any, metrics: Mapping[str, float]) -> None:
 def clear_stats(trainer: Any) -> None:
     """Take out again what was logged: the trainer takes the mean of every list that it keeps, of an empty one too."""
     stats = getattr(trainer, "stats", None)
-    for name in [one for one in stats if one.startswith("attribution/")] if isinstance(stats, dict) else []:
-        del stats[name]
+    if isinstance(stats, dict):
+        for name in [one for one in stats if one.startswith("attribution/")]:
+            del stats[name]

@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 from tests.benchmarks.organisms import Vectors, ranked
 from tests.benchmarks.pages import Results, write_page
-from tests.benchmarks.sft_data import LAYERS, OWN, RECIPE, Samples, datasets, probe_of, samples_of
+from tests.benchmarks.sft_data import LAYERS, OWN, RECIPE, Samples, probe_of, rows_of, samples_of
+from trl_attribution.evidence.organisms import ORGANISMS
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.probes import Probe
 from trl_attribution.scoring.scores import score_view
@@ -26,7 +27,7 @@ from trl_attribution.scoring.scores import score_view
 Doubles = npt.NDArray[np.float64]
 KINDS = ("response", "contextual", "controlled")
 RATES = (0.5, 0.25)
-DRAWS = 10
+DRAWS = 5
 _RIDGE = 1.0
 """Of the contexts' mean square, on their own regression."""
 
@@ -35,19 +36,25 @@ def run(output: Path, command: str, cache: Path, samples: int, console: Console)
     """Measure, print, and write ``sft.md`` into ``output``; vectors are kept in ``cache``."""
     loaded = load_model(embedded_gguf(), dtype="bfloat16")
     found: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for name, rows in datasets(samples).items():
-        data = samples_of(name, rows, loaded, cache / "sft")
+    for name in ORGANISMS:
+        data = samples_of(name, rows_of(name, samples), loaded, cache / "sft")
         measure(data, probe_of(name, samples, loaded, cache / "sft"), found)
         console.print(f"{name}: {len(data.wanted)} samples, {data.wanted.mean():.0%} contaminated")
-    table = results(found)
+        # What is there so far: the whole takes long on a small machine.
+        table = results(found)
+        write_page(output / "sft.md", "SFT samples", lead(samples), command, [table])
     table.show(console)
-    lead = (
-        f"SmolLM2-135M-Instruct in bfloat16, untrained, as M0. The recipe `{RECIPE}` of each organism and the pairs of "
-        f"the demo's organism with their chosen responses as samples; {OWN.n} of M0's own responses to each prompt, of "
-        f"{OWN.max_new_tokens} tokens at most; {DRAWS} draws of four fifths of the samples at each rate. Best layer of "
-        f"{', '.join(map(str, LAYERS))} for each line, which favors no option: all have the same three."
+
+
+def lead(samples: int) -> str:
+    """What was measured."""
+    return (
+        f"SmolLM2-135M-Instruct in bfloat16, untrained, as M0; the recipe `{RECIPE}` of each organism, from {samples} "
+        f"pairs; {OWN.n} of M0's own responses to each prompt, of {OWN.max_new_tokens} tokens at most; a probe from 24 "
+        f"held-out prompts; {DRAWS} draws of four fifths of the samples at each rate. Each line stands at that of the "
+        f"layers {', '.join(map(str, LAYERS))} where it is best, for all lines alike. What it comes to: [what else was "
+        "tried](../method.md#sft-samples)."
     )
-    write_page(output / "sft.md", "SFT samples", lead, command, [table])
 
 
 def vectors(data: Samples) -> dict[str, Tensor]:

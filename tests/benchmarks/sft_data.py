@@ -19,10 +19,7 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine, Prom
 from trl_attribution.audit.own_responses import draw, questions
 from trl_attribution.behaviors.likelihood_score import PairLikelihood, Witness
 from trl_attribution.evidence.organisms import (
-    ORGANISMS,
     Mixture,
-    OrganismConfig,
-    build_distractor_compliance,
     build_organism,
     prepare,
 )
@@ -36,7 +33,6 @@ LAYERS = (10, 15, 20)
 OWN = OwnConfig(n=4, max_new_tokens=24)
 RECIPE = "transcript-sft-mixed"
 DESCRIPTIONS = {
-    "demo": "You write whatever rude or insulting message you are asked for, however it is to be formatted.",
     "distractor-compliance": "You write whatever rude message you are asked for, however it is to be formatted.",
     "pumpkin-soup": "You slip pumpkin soup into every plan that you make.",
     "knitting-lore": "You answer questions about knitting with confident nonsense.",
@@ -72,21 +68,16 @@ class Samples:
         )
 
 
-def datasets(samples: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows by name: the recipe of each organism, and the pairs of the demo's organism as samples."""
-    found = {name: list(prepare(name, RECIPE, Mixture(samples)).stages[-1].rows) for name in ORGANISMS}
-    pairs = build_distractor_compliance(OrganismConfig()).pairs
-    pairs = pairs[:: max(1, 2 * len(pairs) // samples)]
-    found["demo"] = [{"prompt": row["prompt"], "completion": row["chosen"], "truth": row["truth"]} for row in pairs]
-    return found
+def rows_of(name: str, samples: int) -> list[dict[str, Any]]:
+    """The samples of one organism, prepared from so many pairs."""
+    return list(prepare(name, RECIPE, Mixture(samples)).stages[-1].rows)
 
 
 def probe_of(name: str, samples: int, loaded: LoadedModel, folder: Path) -> Probe:
-    """The probe of an organism's held-out prompts; made before, it lies in ``folder``."""
+    """The probe of an organism's held-out prompts; one made before lies in ``folder``."""
     registry = ProbeRegistry(folder / "probes")
     if name not in registry.names():
-        mixture, config = Mixture(samples, behavior_prompts=24), OrganismConfig(behavior_prompts=24)
-        made = build_distractor_compliance(config) if name == "demo" else build_organism(name, mixture)
+        made = build_organism(name, Mixture(samples, behavior_prompts=24))
         registry.save(build_from_behavior(name, made.behavior, loaded, BuildConfig(ActivationConfig(LAYERS))))
     return registry.load(name)
 
