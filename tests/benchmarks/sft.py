@@ -52,8 +52,8 @@ def lead(samples: int) -> str:
         f"SmolLM2-135M-Instruct in bfloat16, untrained, as M0; the recipe `{RECIPE}` of each organism, from {samples} "
         f"pairs; {OWN.n} of M0's own responses to each prompt, of {OWN.max_new_tokens} tokens at most; a probe from 24 "
         f"held-out prompts; {DRAWS} draws of four fifths of the samples at each rate. Each line stands at that of the "
-        f"layers {', '.join(map(str, LAYERS))} where it is best, for all lines alike. What it comes to: [what else was "
-        "tried](../method.md#sft-samples)."
+        f"layers {', '.join(map(str, LAYERS))} where it is best, for all lines alike. What is compared: [Other kinds "
+        "of examples](../method.md#other-kinds-of-examples)."
     )
 
 
