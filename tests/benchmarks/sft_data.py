@@ -76,7 +76,7 @@ def rows_of(name: str, samples: int) -> list[dict[str, Any]]:
 def probe_of(name: str, samples: int, loaded: LoadedModel, folder: Path) -> Probe:
     """The probe of an organism's held-out prompts; one made before lies in ``folder``."""
     registry = ProbeRegistry(folder / "probes")
-    if name not in registry.names():
+    if name not in registry:
         made = build_organism(name, Mixture(samples, behavior_prompts=24))
         registry.save(build_from_behavior(name, made.behavior, loaded, BuildConfig(ActivationConfig(LAYERS))))
     return registry.load(name)
