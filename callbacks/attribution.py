@@ -18,7 +18,8 @@ from trl_attribution.audit.setup import load_probes
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.checkpoint import Identity, m0_identity
 from trl_attribution.callbacks.config import CallbackConfig, configured
-from trl_attribution.callbacks.dataset import encoding_of, prepared_rows
+from trl_attribution.callbacks.dataset import encoding_of, prepared_rows, rows_trained_on
+from trl_attribution.callbacks.online_dpo import add_to_stats, clear_stats
 from trl_attribution.callbacks.online_scores import Window, flagged_share
 from trl_attribution.callbacks.opening import open_training_audit
 from trl_attribution.callbacks.reference_model import read_m0
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+_STREAMED = (
+    "the dataset is a stream: its first {:,} rows at most are read, before the first step, for that many are trained "
+    "on in max_steps; what may follow is not audited"
+)
 
 
 class AttributionCallback(TrainerCallback):
@@ -53,8 +58,8 @@ class AttributionCallback(TrainerCallback):
 
     ``DPOTrainer`` runs M0 over every batch for its loss; hooks on that forward read the vectors of every pair, at no
     cost worth mentioning. With other trainers, M0 passes over the dataset once before the first step; of
-    ``GRPOTrainer`` and ``RLOOTrainer`` it reads each group of completions as it is generated. When training ends, the
-    audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
+    ``GRPOTrainer``, ``RLOOTrainer`` and ``OnlineDPOTrainer`` it reads each group of completions as it is generated.
+    When training ends, the audit folder holds vectors, scores and manifests, as after ``trl-attribution audit``.
 
     Example:
         >>> trainer = DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -255,11 +260,14 @@ class AttributionCallback(TrainerCallback):
         )
         if kind.examples == "rollouts":
             return open_rollout_audit(setup, trainer)
-        rows = self._dataset
+        rows, notes = self._dataset, [kind.note(trainer)]
         if rows is None:
-            rows = prepared_rows(trainer.train_dataset, kind.examples)
+            most = rows_trained_on(trainer.train_dataset, args)
+            rows = prepared_rows(trainer.train_dataset, kind.examples, most)
+            notes += [] if most is None else [_STREAMED.format(most)]
         reader = PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip"))
-        return open_training_audit(setup, reader, encoding_of(args), note=kind.note(trainer), is_resumed=is_resumed)
+        told = [one for one in notes if one]
+        return open_training_audit(setup, reader, encoding_of(args), notes=told, is_resumed=is_resumed)
 
     def _reference(self) -> ReferenceModel:
         trainer = self._trainer or _calling_trainer(self)
@@ -293,6 +301,7 @@ class AttributionCallback(TrainerCallback):
         return m0_identity(reference, tokenizer, current_ranks(), noted)
 
     def _log_window(self, state: TrainerState, control: TrainerControl) -> None:
+        clear_stats(self._trainer)
         if not control.should_log or self._session is None:
             return
         window = self._session.close_window()
@@ -317,6 +326,7 @@ class AttributionCallback(TrainerCallback):
         kept: Any = getattr(self._trainer, "_metrics", None)
         kept = getattr(self._trainer, "_stored_metrics", None) if kept is None else kept
         if kept is None:
+            add_to_stats(self._trainer, metrics)
             return
         for name, value in metrics.items():
             kept["train"][name].append(value)
@@ -336,7 +346,7 @@ class AttributionCallback(TrainerCallback):
             tell(console, f"{audited} audited in {audit.folder}; without probes nothing is scored.")
             return
         assert audit.source is not None  # the dataset of this run
-        listed = ListedPairs(audit.source, audit.reading)
+        listed = ListedPairs(audit.source, audit.reading, audit.own_responses)
         tell(console, *terminal.run_ending(finished.flagged, finished.manifests, finished.report, listed))
 
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding
-from trl_attribution.pairs.rows.rows import DatasetRows
+from trl_attribution.pairs.rows import RowSource
+from trl_attribution.pairs.rows.rows import DatasetRows, StreamRows
 from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 _MADE_BY_TRAINER = frozenset(
     (
@@ -28,23 +29,30 @@ _TEXTS: dict[Kind, tuple[frozenset[str], ...]] = {
 """Columns that hold the texts of a kind of example, one set or the other."""
 
 
-def prepared_rows(dataset: Dataset, kind: Kind) -> DatasetRows:
+def prepared_rows(dataset: Dataset | IterableDataset, kind: Kind, most: int | None = None) -> RowSource:
     """The rows of a trainer's ``train_dataset``, without what the trainer added.
 
     Plain responses keep the EOS token that TRL has put at their end; it does not count (:class:`Reading`).
 
+    Args:
+        dataset: the trainer's.
+        kind: what it holds.
+        most: rows of a stream that are trained on; None for all.
+
     Raises:
-        SettingsError: it is a stream, or its texts are gone, or are no prompts with responses.
+        SettingsError: its texts are gone, or are no prompts with responses, or it is a stream of another library.
     """
     from datasets import Dataset as MapDataset
+    from datasets import IterableDataset
 
-    if not isinstance(dataset, MapDataset):
+    if not isinstance(dataset, MapDataset | IterableDataset):
         raise SettingsError(
-            f"dataset: the trainer's is a {type(dataset).__name__}, whose rows have no fixed order or end: they cannot "
-            "be read again. Train on it all the same, and give the callback its rows as a list or a datasets.Dataset, "
-            "AttributionCallback(trainer, dataset=rows, ...), or load it without streaming=True."
+            f"dataset: the trainer's is a {type(dataset).__name__}, which is none of `datasets`: its rows cannot be "
+            "read. Give them to the callback as a list or a datasets.Dataset: AttributionCallback(trainer, "
+            "dataset=rows, ...)."
         )
-    kept = [name for name in dataset.column_names if name not in _MADE_BY_TRAINER]
+    names = dataset.column_names or list(next(iter(dataset), {}))
+    kept = [name for name in names if name not in _MADE_BY_TRAINER]
     if not any(texts <= set(kept) for texts in _TEXTS[kind]):
         if kind == "sft" and kept:
             shown = printable(", ".join(kept))
@@ -56,7 +64,18 @@ def prepared_rows(dataset: Dataset, kind: Kind) -> DatasetRows:
             "dataset: the trainer's holds token ids only, so no row can be matched with an example of yours. Give the "
             "callback the texts that they were made from: AttributionCallback(trainer, dataset=texts, ...)"
         )
+    if isinstance(dataset, IterableDataset):
+        return StreamRows("the trainer's stream", dataset, most, _MADE_BY_TRAINER)
     return DatasetRows("the trainer's dataset", "memory", dataset.select_columns(kept))
+
+
+def rows_trained_on(dataset: Any, args: Any) -> int | None:
+    """How many rows of a stream are trained on in ``max_steps``, if it has as many; None for all of a dataset."""
+    from datasets import IterableDataset
+
+    if not isinstance(dataset, IterableDataset) or args.max_steps <= 0:
+        return None
+    return int(args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def encoding_of(args: Any) -> Encoding:

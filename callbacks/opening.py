@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
@@ -14,14 +16,14 @@ from trl_attribution.callbacks.run_setup import RunSetup
 from trl_attribution.callbacks.session import TrainingAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, PairReader
-from trl_attribution.pairs.dataset_pass import pass_over
+from trl_attribution.pairs.dataset_pass import pass_over, survey
 from trl_attribution.utils.distributed import ALONE, is_sharded
 
 logger = logging.getLogger(__name__)
 
 
 def open_training_audit(
-    setup: RunSetup, reader: PairReader, encoding: Encoding, *, note: str | None = None, is_resumed: bool = False
+    setup: RunSetup, reader: PairReader, encoding: Encoding, *, notes: Sequence[str] = (), is_resumed: bool = False
 ) -> TrainingAudit:
     """Read the dataset, claim the audit folder, and be ready to read what M0 shows. A collective.
 
@@ -29,11 +31,12 @@ def open_training_audit(
         setup: the run.
         reader: the dataset's pairs, as the trainer was given them.
         encoding: the trainer's truncation.
-        note: what a person should know of what the trainer learns.
+        notes: what a person should know of what the trainer learns.
         is_resumed: whether the model that is trained is M0 no longer.
 
     Raises:
-        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then.
+        AttributionError: the dataset, a probe or the audit folder does not fit; nothing was written then but
+            the claim of the folder, where own responses are drawn.
     """
     config, m0, reference, ranks = setup.config, setup.m0, setup.reference, setup.ranks
     _ = setup.layers, setup.online  # what does not fit is told before the dataset is read
@@ -45,18 +48,22 @@ def open_training_audit(
     check_folder(setup.folder)
     stopwatch, lookup = Stopwatch(), PairLookup()
     config.rule.check_probes(setup.probes)
-    own = None
+    unbound, own = setup.store_settings(encoding), None
+
+    def claim_to_ask(digest: str) -> None:
+        found = survey(reader.ending_with(m0.tokenizer.eos_token))  # own responses leave ids alone
+        setup.claim(replace(unbound, own_responses=digest), found, reader.source.name)
+
     if may_need(reader):
         with stopwatch.timed("responses"):
-            own = own_responses(config, reader, m0, reference, ranks, is_resumed=is_resumed)
+            own = own_responses(config, reader, m0, reference, ranks, claim_to_ask, is_resumed=is_resumed)
     with stopwatch.timed("read"):
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
-    notes = notes_on(reader, len(data.index), setup.probes, config.score, config.rule)
-    notes = (note, *notes) if note else notes
-    for one in notes if ranks.is_main else ():
+    told = (*notes, *notes_on(reader, len(data.index), setup.probes, config.score, config.rule))
+    for one in told if ranks.is_main else ():
         logger.warning(one)
-    settings = bound_to(setup.store_settings(encoding), own)
+    settings = bound_to(unbound, own)
     compare = setup.compare(encoding, data.sample)
     is_shared = is_sharded(reference.model)
     with ranks.together():
@@ -69,7 +76,7 @@ def open_training_audit(
         reader=reader,
         encoding=encoding,
         data=data,
-        notes=notes,
+        notes=told,
         compare=compare,
         before_after=before_after,
         stopwatch=stopwatch,

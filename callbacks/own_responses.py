@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from trl_attribution.audit.own_responses import (
-    FILE_NAME,
     draw,
     drawn_file,
     questions,
@@ -22,7 +21,7 @@ from trl_attribution.callbacks.reference_pass import ReferenceModel
 from trl_attribution.errors import SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader
-from trl_attribution.pairs.own_responses import OwnFile
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.shared_storage import check_shared
 from trl_attribution.utils.text import counted
@@ -36,12 +35,14 @@ def own_responses(
     m0: LoadedModel,
     reference: ReferenceModel,
     ranks: Ranks,
+    claim: Callable[[str], None],
     *,
     is_resumed: bool,
 ) -> OwnFile | None:
     """Give ``reader`` M0's own responses, where examples need them: those given, or drawn now. A collective.
 
-    A resumed run finds what was drawn in its audit folder.
+    A resumed run finds what was drawn in its audit folder. Before any are drawn, ``claim``, which is a collective too,
+    takes that folder for vectors made with them; it is given their digest.
 
     Raises:
         AttributionError: the file given lacks prompts, or M0 cannot be asked now.
@@ -51,6 +52,7 @@ def own_responses(
         if not any(pair.lacks_own for pair in reader):
             return None
         _check_can_be_asked(reader, reference)
+        claim(made_digest(own.made(m0.fingerprint.digest)))
         _on_main_rank(partial(_complete, config, reader, m0, reference, is_resumed=is_resumed), folder, ranks)
         own = replace(own, file=str(folder / FILE_NAME))
     return with_own_responses(reader, lambda: m0, own, folder)

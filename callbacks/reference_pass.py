@@ -95,7 +95,7 @@ def _own_model(trainer: Any, name: str) -> ReferenceModel:
 
 
 def rollout_reference(trainer: Any, name: str) -> ReferenceModel:
-    """M0 in a GRPO or RLOO trainer, which the callback runs itself over what is generated.
+    """M0 in a trainer that generates what it trains on, which the callback runs itself over what is generated.
 
     Where it does not stay (``beta=0`` keeps no reference model), it is the policy before its first step, and has to be
     loaded once more.

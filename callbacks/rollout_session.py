@@ -1,4 +1,4 @@
-"""A GRPO or RLOO run under audit: M0 reads the groups as they are generated, each a contrast by its advantages."""
+"""A run that generates what it trains on: M0 reads the groups as they come, each a contrast by its advantages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.capture import CaptureError
+from trl_attribution.callbacks.online_dpo import OnlinePairHook
 from trl_attribution.callbacks.pair_lookup import PairLookup
 from trl_attribution.callbacks.proof import tolerance
 from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import loaded_copy
-from trl_attribution.callbacks.rollouts import RolloutFiles, RolloutHook, Rows
+from trl_attribution.callbacks.rollouts import GENERATES, RolloutFiles, RolloutHook, Rows
 from trl_attribution.callbacks.run_setup import RunSetup
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.errors import AttributionError, SettingsError
@@ -67,7 +68,8 @@ class RolloutAudit(TrainingAudit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hook = RolloutHook(self.trainer, self.ranks, self._take)
+        is_online = not hasattr(self.trainer, GENERATES)
+        self._hook = (OnlinePairHook if is_online else RolloutHook)(self.trainer, self.ranks, self._take)
         self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers))
         self._first: _FirstGroup | None = None
 
@@ -196,7 +198,7 @@ def open_rollout_audit(setup: RunSetup, trainer: Any) -> RolloutAudit:
 
     Args:
         setup: the run; its M0 is loaded once more where that does not stay.
-        trainer: a GRPO or RLOO trainer.
+        trainer: a GRPO, RLOO or online DPO trainer.
 
     Raises:
         AttributionError: a probe or the audit folder does not fit, or M0 cannot be had; nothing was written then.

@@ -18,7 +18,8 @@ from trl_attribution.utils.atomic import write_lines
 from trl_attribution.utils.distributed import Ranks
 
 Rows = list[dict[str, Any]]
-_METHOD = "_generate_and_score_completions"
+GENERATES = "_generate_and_score_completions"
+"""The method of a trainer that samples and scores; one without it does so within its step."""
 _SAME = 1e-5
 _LOGS = "audit the logs afterwards (log_completions=True): trl-attribution audit MODEL completions/"
 _REFUSED = {
@@ -27,7 +28,7 @@ _REFUSED = {
     "tools": f"tools: their answers stand inside the completions, but the model did not say them. Instead, {_LOGS}",
     "rollout_func": f"rollout_func: what it puts into a completion need not be the model's own. Instead, {_LOGS}",
     "names": "reward_funcs: two have one name, and TRL keeps the rewards of one alone. Give each its own (__name__).",
-    "images": "the dataset holds images; only text can be audited. Leave the callback out.",
+    "images": "the prompts hold images, and only text can be audited. Leave the callback out.",
     "pieces": f"the model is in pieces (ZeRO-3, FSDP): no rank can run M0 by itself. Use DDP or ZeRO-2, or {_LOGS}",
     "adapter": "the adapter does something before its first step, and with beta=0 no copy of it is kept: M0 would be "
     "taken for the model below it. Set beta above 0, or merge the adapter into the model first.",
@@ -77,7 +78,7 @@ class RolloutHook:
 
     def attach(self) -> None:
         """Put the hook on the trainer; :meth:`detach` takes it off again."""
-        self._generate = generate = getattr(self._trainer, _METHOD)
+        self._generate = generate = getattr(self._trainer, GENERATES)
 
         def generate_and_tell(inputs: Any) -> Any:
             output = generate(inputs)
@@ -85,14 +86,14 @@ class RolloutHook:
                 self._take(self._rows(inputs, output))
             return output
 
-        setattr(self._trainer, _METHOD, generate_and_tell)
+        setattr(self._trainer, GENERATES, generate_and_tell)
 
     def detach(self) -> None:
         """Take the hook off."""
         if self._generate is not None:
-            vars(self._trainer).pop(_METHOD, None)
-            if getattr(self._trainer, _METHOD) != self._generate:  # somebody else's was there before
-                setattr(self._trainer, _METHOD, self._generate)
+            vars(self._trainer).pop(GENERATES, None)
+            if getattr(self._trainer, GENERATES) != self._generate:  # somebody else's was there before
+                setattr(self._trainer, GENERATES, self._generate)
         self._generate = None
 
     def _rows(self, inputs: Sequence[Mapping[str, Any]], output: Mapping[str, Any]) -> Rows:

@@ -66,8 +66,8 @@ def _without_reference(name: str) -> Callable[[Any], ReferenceModel]:
     return lambda trainer: policy_reference(trainer.model, f"{name} runs no reference forward")
 
 
-def _of_rollouts(name: str) -> TrainerKind:
-    return TrainerKind(name, "rollouts", lambda trainer: rollout_reference(trainer, name))
+def _of_rollouts(name: str, since: str = "0") -> TrainerKind:
+    return TrainerKind(name, "rollouts", lambda trainer: rollout_reference(trainer, name), since=since)
 
 
 KINDS = (
@@ -79,9 +79,14 @@ KINDS = (
     _pairs_without_reference("ORPOTrainer"),
     _of_rollouts("GRPOTrainer"),
     _of_rollouts("RLOOTrainer"),
+    _of_rollouts("OnlineDPOTrainer", since="1.16"),
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
+NO_IMAGES = (
+    "the dataset holds images, and only text can be audited. Leave the callback out, and audit the examples without "
+    "images by themselves: trl-attribution audit MODEL DATASET"
+)
 _UNSUPPORTED = (
     f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
     "AttributionTracker; any dataset can be audited with trl-attribution audit."
@@ -99,11 +104,11 @@ def kind_of(trainer: Any) -> TrainerKind:
     if kind is None:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
     if getattr(trainer, "_is_vision_dataset", False):
-        raise SettingsError("the dataset holds images; only text can be audited. Leave the callback out.")
+        raise SettingsError(NO_IMAGES)
     if is_before("trl", kind.since):
         raise SettingsError(
-            f"{kind.name} is audited from TRL {kind.since} on, where it is no experiment any more; TRL "
-            f"{version_of('trl')} is installed. Upgrade it, or audit the dataset by itself: trl-attribution audit"
+            f"{kind.name} is audited from TRL {kind.since} on; {version_of('trl')} is installed. Upgrade it, or audit "
+            "the dataset by itself: trl-attribution audit"
         )
     refuse_encoder_decoder(unwrapped(trainer.model).config)
     if (reason := kind.refusal(trainer)) is not None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser
 
@@ -16,11 +19,14 @@ from tests.commands import INSTALLED, Commands
 from tests.training import LAYERS, least_cosine, offline, probe_on, text_rows
 from trl_attribution import Manifest, ProbeRegistry, VectorStore
 from trl_attribution.audit.info import AuditInfo
-from trl_attribution.callbacks import AuditArguments, CallbackConfig
+from trl_attribution.callbacks import AttributionTracker, AuditArguments, CallbackConfig
 from trl_attribution.errors import SettingsError
+from trl_attribution.models import load_model
+from trl_attribution.pairs import Encoding, PairReader, encode_pairs
 from trl_attribution.scoring import DEFAULT_RULE
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+plain_collate = runpy.run_path(str(EXAMPLES / "plain_accelerate_dpo.py"))["collate"]
 
 
 @pytest.fixture
@@ -34,6 +40,53 @@ def run(programs: Commands, folder: Path, *command: str | Path) -> str:
     result = programs.run(folder, *command, ACCELERATE_USE_CPU="true", PYTHON_EXEC=programs.python)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     return result.stdout
+
+
+def test_the_pass_of_open_instruct_over_its_data_is_audited(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    audited = runpy.run_path(str(EXAMPLES / "open_instruct_dpo.py"))["audited"]
+    loaded = load_model(model_folder, dtype="float32")
+    pairs = encode_pairs(list(PairReader(data)), loaded.tokenizer, Encoding(64))
+
+    def concatenated_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names = ("input_ids", "attention_mask", "labels")
+        return {
+            f"concatenated_{name}": torch.cat([batch[f"chosen_{name}"], batch[f"rejected_{name}"]]) for name in names
+        }
+
+    def forward_fn(model: Any, batch: dict[str, torch.Tensor], **_settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        whole = concatenated_inputs(batch)
+        ids, mask = whole["concatenated_input_ids"], whole["concatenated_attention_mask"]
+        chosen, rejected = model(input_ids=ids, attention_mask=mask).logits.mean((1, 2)).chunk(2)
+        return chosen, rejected
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, len(pairs), 4):
+            some = pairs[start : start + 4]
+            whole = plain_collate(some, pad=0)
+            halves = {"input_ids": whole["input_ids"], "attention_mask": whole["attention_mask"]}
+            halves["labels"] = torch.where(whole["completion_mask"] == 1, whole["input_ids"], -100)
+            yield {
+                f"{side}_{name}": part
+                for name, tensor in halves.items()
+                for side, part in zip(("chosen", "rejected"), tensor.chunk(2), strict=True)
+            }
+
+    tracker = AttributionTracker(
+        loaded.model,
+        loaded.tokenizer,
+        data,
+        max_length=64,
+        layers=LAYERS,
+        vector_dtype="float32",
+        output_dir=tmp_path / "audit",
+    )
+    run = audited(forward_fn, concatenated_inputs, tracker)
+    with tracker, torch.no_grad():
+        found = [run(loaded.model, batch, average_log_prob=False) for batch in batches()]
+    assert len(found) == len(pairs) // 4 and tracker.finished is not None
+    assert tracker.finished.audit.info.vectors.path == "reference model"
+    expected = offline(model_folder, tmp_path, text_rows(), max_length=64)
+    assert least_cosine(tracker.finished.audit.store, expected.store) >= 0.99999
 
 
 @pytest.mark.slow

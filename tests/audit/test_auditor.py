@@ -55,6 +55,20 @@ def other(loaded: LoadedModel) -> Probe:
     return tiny_probe(loaded, "short", layer=1, rows=SHORT)
 
 
+def test_a_stream_is_audited_as_its_rows_are(loaded: LoadedModel, probe: Probe, tmp_path: Path) -> None:
+    rows = pair_rows(12)
+    rows = [*rows, rows[0]]
+    stream = Dataset.from_list(rows).to_iterable_dataset(num_shards=2).map(dict)  # of columns that nobody knows
+    found = auditor_of(loaded, [probe], layers=LAYERS).audit(stream, tmp_path / "stream")
+    expected = auditor_of(loaded, [probe], layers=LAYERS).audit(rows, tmp_path / "rows")
+    torch.testing.assert_close(found.store.layer(LAYERS[0]), expected.store.layer(LAYERS[0]))
+    same = ("rows", "pairs", "duplicate_rows", "fingerprint", "sources")
+    assert all(getattr(found.info.dataset, name) == getattr(expected.info.dataset, name) for name in same)
+    texts = [(row.prompt, row.chosen) for row in found.flag(top_k=3)]
+    assert texts == [(row.prompt, row.chosen) for row in expected.flag(top_k=3)] and None not in texts[0]
+    assert auditor_of(loaded, [probe], layers=LAYERS).audit(stream, tmp_path / "stream").info.vectors.computed == 0
+
+
 def test_vectors_and_contexts_equal_the_naive_computation(loaded: LoadedModel, tmp_path: Path) -> None:
     rows = pair_rows(12)
     audit = auditor_of(loaded, layers=LAYERS, shard_size=5).audit(rows, tmp_path)

@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer, unpair_preference_dataset
 from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
 from tests.gate_cases import write_rows
 from tests.tiny import build_tiny_model
-from trl_attribution.audit.own_responses import FILE_NAME
+from trl_attribution.audit import own_responses
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.errors import DataError, ModelError, SettingsError
@@ -25,7 +25,7 @@ from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, pair_id
-from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.probes import Probe, ProbeRegistry
 
 TODAY = GateOptions(today=datetime.date(2026, 6, 1))
@@ -78,6 +78,29 @@ def test_own_responses_are_drawn_once_and_kept(tmp_path: Path, loaded: LoadedMod
     resumed = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     assert len(kept.read_text().splitlines()) == len(lines)
     assert resumed.info.vectors.computed == 0
+
+
+def test_a_folder_is_claimed_before_m0_is_asked_for_hours(
+    tmp_path: Path, loaded: LoadedModel, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folder = write_rows(tmp_path / "sft.jsonl", sft_rows(4)), tmp_path / "audit"
+    drawn: list[int] = []
+
+    def stopped(*_arguments: Any, **_settings: Any) -> Any:
+        drawn.append(int((folder / "settings.json").exists()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own_responses, "responses_to", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        auditor_of(loaded, [probe], own=OWN).audit(data, folder)
+    assert drawn == [1] and not (folder / "settings.json").exists()  # let go of: the next attempt may be another one
+    monkeypatch.undo()
+    auditor_of(loaded, [probe], own=OWN).audit(data, folder)
+    monkeypatch.setattr(own_responses, "responses_to", stopped)
+    other = write_rows(tmp_path / "other.jsonl", sft_rows(6))
+    with pytest.raises(SettingsError, match="holds an audit made with something else"):
+        auditor_of(loaded, [probe], own=OWN).audit(other, folder)
+    assert drawn == [1]
 
 
 def test_own_responses_that_do_not_fit_are_refused(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:

@@ -26,6 +26,7 @@ from tests.benchmarks import (
     quality,
     reduction,
     scan,
+    sft,
     speed,
     steering,
     validation,
@@ -49,6 +50,7 @@ NAMES = (
     "witness",
     "scan",
     "prediction",
+    "sft",
 )
 """Those that run when none is named."""
 
@@ -63,7 +65,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="quality, organisms, scan: seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
     parser.add_argument("--organism-pairs", type=int, default=400, help="organisms: pairs of each dataset")
-    parser.add_argument("--samples", type=int, default=200, help="organisms: pairs that the recipes are built from")
+    parser.add_argument(
+        "--samples", type=int, default=200, help="organisms, sft: pairs that the recipes are built from"
+    )
     parser.add_argument("--prompts", type=int, default=16, help="steering: prompts that M0 is steered on")
     parser.add_argument("--new-tokens", type=int, default=48, help="organisms, steering: tokens of a sampled response")
     parser.add_argument("--behavior-prompts", type=int, default=48, help="organisms, steering: prompts of a probe")
@@ -74,7 +78,7 @@ def main() -> None:
         "--cache",
         type=Path,
         default=Path(".decisions"),
-        help="decisions, control-sources, witness, scan, prediction: folder of vectors and responses",
+        help="decisions, control-sources, witness, scan, prediction, sft: folder of vectors and responses",
     )
     parser.add_argument(
         "--data",
@@ -135,6 +139,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         witness.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "scan":
         scan.run(options.output, command, options.cache, options.data, options.seeds, console)
+    elif name == "sft":
+        sft.run(options.output, command, options.cache, options.samples, console)
     elif name == "prediction":
         prediction.run(options.output, command, options.cache, options.data, console)
     elif name == "baseline-effects":

@@ -373,16 +373,20 @@ def test_images_are_refused_when_the_callback_is_made(model_folder: Path, tmp_pa
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
 
 
-def test_a_stream_is_audited_with_the_same_rows_as_a_whole(model_folder: Path, tmp_path: Path) -> None:
-    stream = Dataset.from_list(text_rows(8)).to_iterable_dataset()
+def test_a_stream_is_audited_as_far_as_it_is_trained_on(model_folder: Path, tmp_path: Path) -> None:
+    rows = text_rows(12)
+    stream = Dataset.from_list(rows).to_iterable_dataset().map(dict)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = DPOTrainer(str(model_folder), args=config(tmp_path, max_steps=2), train_dataset=stream)
-    with pytest.raises(SettingsError, match=r"dataset: .*IterableDataset.*AttributionCallback\(trainer, dataset="):
-        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
-    callback = AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, output_dir=tmp_path / "audit")
+        args = config(tmp_path, max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=1)
+        trainer = DPOTrainer(str(model_folder), args=args, train_dataset=stream)
+    callback = AttributionCallback(trainer, layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit")
     train(trainer, callback)
-    assert callback.finished is not None and len(callback.finished.audit.store) == 8
+    assert callback.finished is not None
+    found = callback.finished.audit
+    assert (found.info.dataset.rows, found.info.dataset.pairs, found.info.vectors.path) == (8, 8, "reference model")
+    assert any("its first 8 rows at most are read" in note for note in found.info.notes)
+    assert least_cosine(found.store, offline(model_folder, tmp_path, rows[:8]).store) >= 0.99999
 
 
 @pytest.mark.filterwarnings("ignore:.*padding_free")

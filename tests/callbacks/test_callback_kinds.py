@@ -28,10 +28,9 @@ from tests.training import (
     train,
 )
 from trl_attribution import DataAuditor, Manifest
-from trl_attribution.audit.own_responses import FILE_NAME
 from trl_attribution.callbacks import AttributionCallback, trainer_kind
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.utils import compat
 
 KINDS = ["kto", "sft"]
@@ -209,14 +208,14 @@ def test_sft_on_plain_text_is_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_is_refused_with_the_way_out(kind: str, model_folder: Path, tmp_path: Path) -> None:
-    rows = ROWS[kind](text_rows(8))
+def test_a_stream_is_audited_before_the_first_step(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    rows = ROWS[kind](text_rows(4))
     stream: Any = Dataset.from_list(rows).to_iterable_dataset()
-    streamed = make_trainer(model_folder, tmp_path, stream, kind=kind, max_steps=1)
-    with pytest.raises(SettingsError, match="IterableDataset, .*give the callback its rows as a list"):
-        AttributionCallback(streamed, layers=LAYERS, output_dir=tmp_path / "audit")
-    callback = audited(streamed, tmp_path, dataset=rows)
-    assert callback.finished is not None and len(callback.finished.audit.store) == 8
+    streamed = make_trainer(model_folder, tmp_path, stream, kind=kind, max_steps=4)
+    callback = audited(streamed, tmp_path)
+    assert callback.finished is not None
+    expected = offline(model_folder, tmp_path, rows, kind=kind, own=OWN)
+    assert least_cosine(callback.finished.audit.store, expected.store) >= 0.99999
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -412,3 +412,55 @@ def test_a_run_in_which_no_group_teaches_anything_ends_well_and_says_so(
     callback = audited(model, tmp_path, trainer={"reward_funcs": alike}, max_steps=1)
     assert callback.finished is None and "in every group all rewards were alike" in caplog.text
     assert {row["advantage"] for row in rows_of(tmp_path)} == {0.0}
+
+
+# ---- online DPO
+
+
+def online_trainer(model: Path, folder: Path, **more: Any) -> Any:
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    args = dict(per_device_train_batch_size=4, max_new_tokens=8, max_length=24, learning_rate=1e-2, max_steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return OnlineDPOTrainer(
+            AutoModelForCausalLM.from_pretrained(model),
+            reward_funcs=some_letters,
+            args=OnlineDPOConfig(**arguments(folder, **args, logging_steps=1, missing_eos_penalty=0.5)),
+            train_dataset=Dataset.from_list(prompts()),
+            processing_class=AutoTokenizer.from_pretrained(model),
+            **more,
+        )
+
+
+@pytest.mark.parametrize("more", [{}, ADAPTER], ids=["full", "adapter"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_pairs_of_an_online_run_are_audited_once_they_are_rewarded(
+    more: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    alone = online_trainer(model, tmp_path, **more)
+    alone.train()
+    trainer = online_trainer(model, tmp_path, **more)
+    methods = dict(vars(trainer))
+    callback = AttributionCallback(
+        trainer, probes=[probe_on(model)], layers=LAYERS, vector_dtype="float32", output_dir=tmp_path / "audit"
+    )
+    trainer.add_callback(callback)
+    trainer.train()
+    assert losses(trainer) == losses(alone) and len(losses(alone)) == 3
+    assert sum("attribution/numbers/push" in log for log in trainer.state.log_history) == 3
+    for (name, mine), theirs in zip(trainer.model.named_parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert not {"_forward", "_calculate_rewards_from_functions", "training_step"} & (vars(trainer).keys() - methods)
+    assert callback.finished is not None
+    rows = rows_of(tmp_path)
+    assert len(rows) == 24 and {row["step"] for row in rows} == {1, 2, 3}
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["prompt"], first["group"]) == (second["prompt"], second["group"])
+        assert {first["advantage"], second["advantage"]} == {1.0, -1.0}
+        assert (first["advantage"] > 0) == (first["reward"] >= second["reward"])
+        assert len(first["prompt_ids"]) + len(first["completion_ids"]) <= 24
+    assert {round(row["reward"] % 1, 1) for row in rows} == {0.0, 0.5}  # some had their penalty
+    found = callback.finished.audit
+    assert least_cosine(found.store, offline(model, tmp_path).store) >= 0.99999
+    assert found.info.vectors.path == ("disabled adapter" if more else "reference model")

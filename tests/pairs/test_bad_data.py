@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from trl_attribution.errors import DataError, ModelError, SettingsError
@@ -298,7 +298,7 @@ def test_hostile_text_in_broken_json_is_made_safe(tmp_path: Path) -> None:
         ("context chosen rejected", "'context' looks like one and is not inside the"),
         ("input chosen rejected", "Add --prompt-column input"),
         ("problem chosen rejected", "'problem' looks like one"),
-        ("prompt chosen rejected images", "column 'images' makes this a vision dataset"),
+        ("prompt chosen rejected images", "column 'images' makes this a dataset of more than text"),
     ],
 )
 def test_missing_and_renamed_columns_are_named_with_what_was_meant(columns: str, says: str, tmp_path: Path) -> None:
@@ -515,11 +515,12 @@ def test_a_hub_id_while_offline_says_so() -> None:
     assert "give its local path" in message
 
 
-def test_streams_and_objects_that_are_no_dataset_are_refused() -> None:
-    stream = Dataset.from_list([GOOD]).to_iterable_dataset()
-    assert "is a stream (IterableDataset)" in refusal(stream)
-    assert "Load it without streaming=True, or give a copy" in refusal(stream)
-    assert len(list(PairReader(Dataset.from_list(list(stream))))) == 1
+def test_streams_that_are_gone_and_objects_that_are_no_dataset_are_refused() -> None:
+    rows = iter([GOOD, GOOD])
+    once = PairReader(IterableDataset.from_generator(lambda: rows))
+    assert len(list(once)) == 2 and once.source.num_rows == 2
+    with pytest.raises(DataError, match=r"gave other rows when it was read again \(0, and 2 before\).*give a copy"):
+        list(once)
     assert "cannot read a int as a dataset" in refusal(3)
     assert "row 1: a str, not a dict" in refusal([GOOD, "text"])
     assert "holds no rows" in refusal([])
@@ -532,8 +533,8 @@ def test_streams_and_objects_that_are_no_dataset_are_refused() -> None:
     ("make", "says"),
     [
         (
-            lambda: Reading(format="sharegpt"),
-            "unknown format 'sharegpt'. Choose one of: auto, trl, anthropic, kto, sft, rollouts.",
+            lambda: Reading(format="chatml"),
+            "unknown format 'chatml'. Choose one of: auto, trl, anthropic, sharegpt, alpaca, rated, kto, sft,",
         ),
         (lambda: Reading(on_bad_row="ignore"), "unknown on_bad_row 'ignore'. Choose one of: error, skip."),
         (lambda: Encoding(truncation_mode="middle"), "unknown truncation_mode 'middle'. Choose one of: keep_start"),

@@ -16,7 +16,8 @@ from tests.audit_cases import ASKS, THINGS, auditor_of, pair_rows, tiny_loaded, 
 from tests.browser import browser, context, until, visit
 from tests.gate_cases import write_rows
 from tests.report.test_report_review import post
-from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.pairs.formats import OWN_SHOWN
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.report.answer import answer_of
 from trl_attribution.report.card import card
 from trl_attribution.report.findings import Findings, read_findings
@@ -25,7 +26,7 @@ from trl_attribution.report.page_data import ReportConfig
 from trl_attribution.report.review_server import DecisionsFile, ReviewServer
 from trl_attribution.report.story import pairs_story, story
 from trl_attribution.report.terminal import audit_summary, result
-from trl_attribution.report.texts import ListedPairs
+from trl_attribution.report.texts import ListedPairs, visible
 
 PAIRS = re.compile(r"\b(pairs?|chosen|rejected|flip\w*)\b", re.IGNORECASE)
 HEADINGS = {"sft": ("Sample", "M0's own"), "kto": ("Raised", "Lowered"), "rollouts": ("Best of the group", "Worst")}
@@ -60,6 +61,22 @@ def audited(kind: str, place: Path) -> tuple[Path, Any]:
     audit = auditor.audit(data, place / "audit")
     audit.flag(top_k=5).save_manifests()
     return data, audit
+
+
+def test_whoever_shows_texts_shows_m0s_own_responses_beside_those_that_were_compared_with_them(tmp_path: Path) -> None:
+    data, audit = audited("sft", tmp_path)
+    kept = [json.loads(line) for line in (audit.folder / FILE_NAME).read_text().splitlines()[1:]]
+    said = {row["prompt"][-1]["content"]: row["responses"][0] for row in kept}
+    flagged, found = audit.flag(top_k=3), read_findings(audit.folder)
+    texts, _ = find_texts(found, data, ReportConfig())
+    assert all(row.rejected == said[row.prompt] for row in flagged)
+    shown = {text.rejected[-1].text for text in texts.texts if text}
+    assert shown == {visible(text, 1000)[0] for text in said.values()}
+
+    (audit.folder / FILE_NAME).unlink()
+    assert {row.rejected for row in flagged} == {OWN_SHOWN}
+    texts, _ = find_texts(read_findings(audit.folder), data, ReportConfig())
+    assert {text.rejected[-1].text for text in texts.texts if text} == {OWN_SHOWN}
 
 
 @pytest.mark.parametrize("kind", ["sft", "kto", "rollouts"])

@@ -14,6 +14,7 @@ from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import PairReader, Reading, SkippedRow
 from trl_attribution.pairs.dataset_pass import PairIndex
+from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
@@ -181,6 +182,11 @@ class Audit:
         dataset = self.info.dataset
         about = f"{dataset.kind.counted(dataset.pairs)} of {printable(dataset.name, 80)}, layers {layers}"
         return f"Audit({str(self.folder)!r}: {about}, {probes})"
+
+    @property
+    def own_responses(self) -> OwnFile | None:
+        """M0's own responses that its vectors were made with, if there are any and they are still there."""
+        return self.info.own_responses(self.folder)
 
     def _repr_html_(self) -> str:
         """What the default rule flags, for a notebook."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from trl_attribution.errors import StoreError, describe_difference
+from trl_attribution.errors import DataError, StoreError, describe_difference
 from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.pairs import Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
 from trl_attribution.pairs.formats import KINDS
+from trl_attribution.pairs.own_responses import OwnFile, own_at_hand
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.compat import version_of
 from trl_attribution.utils.json_file import JsonFile
@@ -217,6 +218,15 @@ class AuditInfo(JsonFile):
     def save(self, folder: Path) -> None:
         """Write ``audit.json``, atomically."""
         self.write(folder / "audit.json")
+
+    def own_responses(self, folder: Path) -> OwnFile | None:
+        """M0's own responses that the vectors of the audit in ``folder`` were made with, if they are still there."""
+        own = self.settings.get("own")
+        given = own.get("file") if isinstance(own, Mapping) else self.settings.get("own_responses")
+        try:
+            return own_at_hand(folder, given, self.vectors.settings.own_responses)
+        except DataError:  # whoever only shows texts does without
+            return None
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

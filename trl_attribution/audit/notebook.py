@@ -48,11 +48,12 @@ def flagged_rows(flagged: Flagged) -> Iterator[FlaggedRow]:
     audit = flagged.audit
     dataset = audit.source if audit.source is not None else Path(audit.info.dataset.name)
     at_hand = not isinstance(dataset, Path) or dataset.exists()
+    own = audit.own_responses if at_hand else None
     flags, size = iter(flagged.flags), SHOWN
     while some := list(islice(flags, size)):
         size = _READ_AT_ONCE
         rows = {found.pair_id: int(audit.index.rows[found.position]) for found in some}
-        texts = pairs_at_rows(dataset, audit.reading, rows) if at_hand else {}
+        texts = pairs_at_rows(dataset, audit.reading, rows, own) if at_hand else {}
         for found in some:
             pair = texts.get(found.pair_id)
             prompt, chosen, rejected = (None,) * 3 if pair is None else map(whole_text, pair.shown)

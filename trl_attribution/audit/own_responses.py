@@ -12,14 +12,13 @@ from trl_attribution.behaviors.sampling import SamplingConfig, responses_to
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.pairs import PairReader, RowFault, encode_prompt
 from trl_attribution.pairs.examples import OwnResponses, Question, questions_of
-from trl_attribution.pairs.own_responses import OwnConfig, OwnFile
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig, OwnFile, made_digest, own_at_hand
 from trl_attribution.store import StoreSettings
 from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
 
-FILE_NAME = "own-responses.jsonl"
 _CHUNK = 64
 """Prompts drawn for before their responses are written."""
 
@@ -52,6 +51,7 @@ def with_own_responses(
     config: OwnConfig,
     folder: Path,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    claim: Callable[[str], None] = lambda _digest: None,
 ) -> OwnFile | None:
     """Give ``reader`` M0's own responses to all prompts that need them; None where none does.
 
@@ -61,6 +61,7 @@ def with_own_responses(
         config: the file given, or how to draw.
         folder: the audit folder, which keeps what is drawn.
         on_progress: called with the prompts drawn for, and their number.
+        claim: takes the folder for vectors with this digest of the responses, before hours are spent on drawing them.
 
     Raises:
         DataError: the file given lacks prompts; they are counted.
@@ -84,6 +85,8 @@ def with_own_responses(
         return None
     total = len({question.key for question in questions(reader)})
     loaded = load()
+    drawn_file(folder / FILE_NAME, loaded, config)  # refuses one of other settings with both, as no claim can
+    claim(made_digest(config.made(loaded.fingerprint.digest)))
     reader.own = draw(questions(reader), loaded, config, folder / FILE_NAME, lambda done: on_progress(done, total))
     return reader.own
 
@@ -122,7 +125,7 @@ def drawn_file(path: Path, loaded: LoadedModel, config: OwnConfig) -> OwnFile:
     Raises:
         SettingsError: the file was drawn with something else.
     """
-    return OwnFile(path, {"model_fingerprint": loaded.fingerprint.digest, **config.how})
+    return OwnFile(path, config.made(loaded.fingerprint.digest))
 
 
 def kept_own(folder: Path, config: OwnConfig, digest: str) -> OwnFile | None:
@@ -131,11 +134,9 @@ def kept_own(folder: Path, config: OwnConfig, digest: str) -> OwnFile | None:
     Raises:
         SettingsError: they are neither in the folder nor those that ``config`` gives.
     """
-    if not digest:
-        return None
-    for path in (folder / FILE_NAME, *([] if config.file is None else [Path(config.file)])):
-        if path.exists() and (own := OwnFile(path)).digest == digest:
-            return own
+    own = own_at_hand(folder, config.file, digest)
+    if own is not None or not digest:
+        return own
     raise SettingsError(
         f"own_responses: the vectors in {printable(folder)} were made with responses of M0 that are not there. Give "
         "the same file again (--own-responses)."

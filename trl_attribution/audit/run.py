@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,8 @@ from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
 from trl_attribution.audit.setup import notes_on
-from trl_attribution.pairs import Encoder, PairReader
-from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over
+from trl_attribution.pairs import Encoder, PairReader, Survey
+from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over, survey
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule
@@ -60,13 +62,13 @@ class AuditRun:
         check_folder(self.folder)
         model = self.auditor.model
         engine = self.auditor.new_engine()
-        self.find_own_responses()
-        data = self.read(model.encoder, None if sample is None else self.drawn(sample))
-        engine.limits.check(data.highest_token, data.longest)
-        self.look_at_rule(rule, data)
-        settings = self.settings(engine)
-        claim = FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name)
-        with claim.released_on_failure():
+        with ExitStack() as asking:
+            self.find_own_responses(lambda digest: self.claim_to_ask(engine, digest, asking))
+            data = self.read(model.encoder, None if sample is None else self.drawn(sample))
+            engine.limits.check(data.highest_token, data.longest)
+            self.look_at_rule(rule, data)
+            claim = self.claim(self.settings(engine), data.survey)
+            asking.enter_context(claim.released_on_failure())
             store = claim.take()
             missing = store.missing(data.index.pair_ids)
             if len(missing) < len(data.index):
@@ -76,8 +78,20 @@ class AuditRun:
             self.compute(store, engine, blocks, data)
         return self.finish(store, data, self.model_info(), self.cost(engine), len(missing))
 
-    def find_own_responses(self) -> None:
-        """Draw M0's own responses, or read those given, where examples need them."""
+    def claim(self, settings: StoreSettings, found: Survey) -> FolderClaim:
+        """The claim of the folder for this dataset and vectors made with ``settings``."""
+        return FolderClaim(self.folder, self.vectors, settings, found, self.reader.source.name)
+
+    def claim_to_ask(self, engine: ActivationEngine, own_digest: str, claimed: ExitStack) -> None:
+        """Claim the folder before M0 is asked for own responses, as what the audit will claim it for."""
+        settings = replace(self.auditor.store_settings(engine), own_responses=own_digest)
+        self.reader.ending_with(self.auditor.model.tokenizer.eos_token)
+        claim = self.claim(settings, survey(self.reader))  # own responses leave ids alone
+        claimed.enter_context(claim.released_on_failure())
+        claim.take()
+
+    def find_own_responses(self, claim: Callable[[str], None]) -> None:
+        """Draw M0's own responses once ``claim`` has the folder, or read those given, where examples need them."""
 
         def tell(done: int, total: int) -> None:
             self.on_progress("responses", done, total)
@@ -85,7 +99,9 @@ class AuditRun:
         if not may_need(self.reader):
             return
         with self.watch.timed("responses"):
-            self.own = with_own_responses(self.reader, lambda: self.auditor.model, self.config.own, self.folder, tell)
+            self.own = with_own_responses(
+                self.reader, lambda: self.auditor.model, self.config.own, self.folder, tell, claim
+            )
 
     def settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors are bound to."""

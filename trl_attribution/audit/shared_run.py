@@ -15,7 +15,7 @@ import pyarrow as pa
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo, ModelInfo
-from trl_attribution.audit.own_responses import FILE_NAME, with_own_responses
+from trl_attribution.audit.own_responses import with_own_responses
 from trl_attribution.audit.part_records import PartRecord, record_path, records_of, remove_parts, total_cost
 from trl_attribution.audit.run import AuditRun
 from trl_attribution.audit.saved import SavedAudit
@@ -24,6 +24,7 @@ from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
+from trl_attribution.pairs.own_responses import FILE_NAME
 from trl_attribution.scoring import Rule
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
@@ -88,7 +89,7 @@ class SharedRun(AuditRun):
     def merge(self, rule: Rule | None) -> Audit:
         """Merge what all jobs computed, score it and finish the audit; M0's weights are not needed."""
         check_folder(self.folder)
-        self.find_own_responses()
+        self.read_own_responses()
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
         data = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
@@ -108,7 +109,7 @@ class SharedRun(AuditRun):
         with nullcontext() if asked_sharding() else ranks.together():
             model = self.auditor.model
         with ranks.together():
-            self.find_own_responses()
+            self.read_own_responses()
             engine = self.auditor.new_engine()
             blocks = Blocks(self._base(), parts_of(self.folder), own, self.config.shard_size)
             # Whoever merges has to know all pairs; the others tokenize only their own.
@@ -157,7 +158,7 @@ class SharedRun(AuditRun):
         remove_parts(self.folder)
         return audit
 
-    def find_own_responses(self) -> None:
+    def read_own_responses(self) -> None:
         """Read M0's own responses where examples need them; processes side by side do not draw them.
 
         Raises:

@@ -196,7 +196,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
         raise DataError(
             f"{error} The texts of pairs are read from the dataset: give it (--dataset), or do without (--no-texts)."
         ) from error
-    return partial(pairs_at_rows, name, pairs.reading)
+    return partial(pairs_at_rows, name, pairs.reading, own=pairs.info.own_responses(pairs.folder))
 
 
 def _namer(endpoint: str | None, key_env: str) -> Namer | None:

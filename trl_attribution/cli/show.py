@@ -51,7 +51,8 @@ def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tupl
     if given is None:
         return {}, (["The dataset is not at hand: give --dataset to see texts."] if len(listed) and count else [])
     wanted = dict(zip(listed.pair_ids[chosen], listed.rows[chosen].tolist(), strict=True))
-    return pairs_at_rows(given, found.reading, wanted) if wanted else {}, []
+    own = found.info.own_responses(found.folder)
+    return pairs_at_rows(given, found.reading, wanted, own) if wanted else {}, []
 
 
 def _document(found: Findings, start: int, count: int) -> dict[str, Any]:

@@ -126,7 +126,9 @@ class ColumnInspector:
 
     @cached_property
     def _own(self) -> tuple[str, ...]:
-        return (self.reading.prompt_column, self.reading.chosen_column, self.reading.rejected_column)
+        reading = self.reading
+        pair = (reading.prompt_column, reading.chosen_column, reading.rejected_column)
+        return (*pair, reading.column("preference")) if reading.format == "rated" else pair
 
     @cached_property
     def _sides(self) -> tuple[tuple[str, str], ...]:

@@ -21,6 +21,9 @@ _ALSO = {
     "step": ("training_step",),
     "group": ("group_id", "uid", "prompt_id"),
     "prompt": ("input", "instruction", "query"),
+    "system": ("system_prompt",),
+    "input": (),
+    "history": (),
 }
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -148,7 +151,7 @@ def said_in(values: Mapping[str, Any], reading: Reading) -> tuple[Any, Any]:
     messages = column_of("messages", values, reading)
     if completion in values and prompt in values:
         if "instruction" in values and prompt != reading.prompt_column:
-            return _alpaca(values, values[completion])
+            return asked_in(values, reading), [{"role": "assistant", "content": values[completion]}]
         return values[prompt], values[completion]
     if messages not in values:
         lacking = completion if completion not in values else prompt
@@ -157,6 +160,8 @@ def said_in(values: Mapping[str, Any], reading: Reading) -> tuple[Any, Any]:
             "missing_column", lacking, f"the row has no such column (its columns: {columns}). Add it, or name another."
         )
     said = in_messages(values[messages], messages)
+    if _is_sharegpt(values[messages]):
+        said = with_system(said, values, reading)
     last = len(said)
     while last and said[last - 1].get("role") not in ("user", "system"):
         last -= 1
@@ -189,10 +194,25 @@ def in_messages(value: Any, field: str) -> list[dict[str, Any]]:
     return found
 
 
-def _alpaca(values: Mapping[str, Any], output: Any) -> tuple[Any, Any]:
-    """The columns instruction, input, output, and system and history where they are, as chat messages."""
-    asked = "\n".join(str(values[name]) for name in ("instruction", "input") if values.get(name))
-    prompt = [{"role": "system", "content": values["system"]}] if values.get("system") else []
-    for turn in values.get("history") or ():
-        prompt += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=False)]
-    return [*prompt, {"role": "user", "content": asked}], [{"role": "assistant", "content": output}]
+def _is_sharegpt(conversation: Any) -> bool:
+    """Whether TRL could not read it anyway, so that a system prompt beside it is meant for it."""
+    return "from" in conversation[0] and conversation[0].get("role") is None
+
+
+def asked_in(values: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
+    """The columns of the instruction, and of input, system and history where they are, as chat messages."""
+    instruction = reading.prompt_column if reading.prompt_column in values else "instruction"
+    further = column_of("input", values, reading)
+    texts = [str(values[name]) for name in dict.fromkeys((instruction, further)) if values.get(name)]
+    said: list[dict[str, Any]] = []
+    for turn in values.get(column_of("history", values, reading)) or ():
+        said += ({"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=False))
+    return with_system([*said, {"role": "user", "content": "\n".join(texts)}], values, reading)
+
+
+def with_system(messages: list[dict[str, Any]], values: Mapping[str, Any], reading: Reading) -> list[dict[str, Any]]:
+    """The messages after what the column of the system prompt holds, unless they begin with one."""
+    system = values.get(column_of("system", values, reading))
+    if not system or messages[0].get("role") == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]

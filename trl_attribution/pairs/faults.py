@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trl_attribution.errors import DataError
 
-UNTAUGHT = frozenset(("zero_variance",))
+UNTAUGHT = frozenset(("zero_variance", "tie"))
 """Reasons for which an example is left out though nothing is wrong with it: training learns nothing from it."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trl_attribution.errors import SettingsError
@@ -17,12 +17,17 @@ from trl_attribution.pairs.messages import Messages, check_response, checked_mes
 from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 
-FORMATS = ("auto", "trl", "anthropic", "kto", "sft", "rollouts")
+LAYOUTS = ("sharegpt", "alpaca", "rated")
+"""Formats of pairs that other frameworks write (:mod:`trl_attribution.pairs.layouts`)."""
+FORMATS = ("auto", "trl", "anthropic", *LAYOUTS, "kto", "sft", "rollouts")
 KINDS: dict[str, Kind] = {"kto": "kto", "sft": "sft", "rollouts": "rollouts"}
 """Formats whose examples are no pairs, and the kind of example; all others hold pairs."""
 OWN_SHOWN = "(M0's own responses)"
-ROLES = ("completion", "label", "messages", "reward", "advantage", "step", "group")
-"""What the columns of other kinds of examples hold, and what they are called unless :attr:`Reading.columns` says so."""
+ROLES = (
+    *("completion", "label", "messages", "reward", "advantage", "step", "group"),
+    *("preference", "system", "input", "history"),
+)
+"""What columns hold beside those of a pair, and what they are called unless :attr:`Reading.columns` says so."""
 BAD_ROW_RULES = ("error", "skip")
 
 
@@ -39,11 +44,12 @@ class Reading:
     source_column: str = "source"
     """Column that says where a pair comes from; without it every pair's source is "all"."""
     format: str = "auto"
-    """``trl`` as DPOTrainer reads pairs, ``anthropic`` for raw transcripts, ``kto``, ``sft`` or ``rollouts`` for other
-    kinds of examples, ``auto`` to decide on the columns and the first row."""
+    """``trl`` as DPOTrainer reads pairs, ``anthropic`` for raw transcripts, ``sharegpt``, ``alpaca`` or ``rated`` for
+    pairs as other frameworks write them, ``kto``, ``sft`` or ``rollouts`` for other kinds of examples, ``auto`` to
+    decide on the columns and the first row."""
     columns: str = ""
-    """Other columns of KTO, SFT and rollout rows: ROLE=COLUMN, comma-separated; roles: completion, label, messages,
-    reward, advantage, step, group."""
+    """Other columns: ROLE=COLUMN, comma-separated; roles: completion, label, messages, reward, advantage, step, group
+    of KTO, SFT and rollout rows; preference, system, input, history of pairs that other frameworks write."""
     split: str | None = None
     """Which split to read where the dataset has several: SPLIT, or CONFIGURATION/SPLIT."""
     on_bad_row: str = "error"
@@ -70,6 +76,12 @@ class Reading:
     def kind(self) -> Kind:
         """The kind of example: ``pair``, ``kto``, ``sft`` or ``rollouts``; of ``auto`` that is not known yet."""
         return KINDS.get(self.format, "pair")
+
+    def naming(self, role: str, column: str) -> Reading:
+        """The same with ``column`` for ``role``, unless that is how it is called anyway; "" changes nothing."""
+        if not column or self.column(role) == column:
+            return self
+        return replace(self, columns=",".join(filter(None, (self.columns, f"{role}={column}"))))
 
     def _named(self) -> dict[str, str]:
         found = {}
@@ -182,10 +194,11 @@ def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
         RowFault: the row is no preference pair or other example; a ``DataError`` that names the field and the fix.
     """
     from trl_attribution.pairs.examples import read_single
+    from trl_attribution.pairs.layouts import in_trl_form, recognized
 
-    reading = reading or Reading()
+    reading = recognized(reading or Reading(), example.keys(), example, "the row")
     other = read_single(example, reading)
-    return read_pair(example, reading).pair_id if other is None else other.pair_id
+    return read_pair(in_trl_form(dict(example), reading), reading).pair_id if other is None else other.pair_id
 
 
 def read_pair(

@@ -16,6 +16,8 @@ from trl_attribution.utils.text import json_fault, printable
 
 FORMAT: Final = "trl-attribution own responses"
 VERSION: Final = 1
+FILE_NAME: Final = "own-responses.jsonl"
+"""Where an audit folder and a gate's cache keep them."""
 _FIX = 'Each line is an object such as {"prompt": ..., "responses": ["...", "..."]}.'
 
 
@@ -37,10 +39,10 @@ class OwnConfig:
             if getattr(self, name) < 1:
                 raise SettingsError(f"own responses: {name} must be at least 1, not {getattr(self, name)}")
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """What decides on the responses that are drawn."""
-        return {"n": self.n, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
+    def made(self, model_fingerprint: str) -> dict[str, Any]:
+        """What decides on the responses that are drawn from the model with this fingerprint."""
+        how = {"n": self.n, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
+        return {"model_fingerprint": model_fingerprint, **how}
 
 
 class OwnFile:
@@ -156,6 +158,18 @@ class OwnFile:
                 f"Give the same settings, read it as it is (--own-responses {self.path}), or choose another folder."
             )
         self.made = stated
+
+
+def own_at_hand(folder: Path, given: str | None, digest: str) -> OwnFile | None:
+    """The responses with this ``digest``, in the audit folder or the file ``given``; None where they are not there.
+
+    Raises:
+        DataError: a line of such a file is none of responses.
+    """
+    for path in (folder / FILE_NAME, *([] if given is None else [Path(given)])) if digest else ():
+        if path.exists() and (own := OwnFile(path)).digest == digest:
+            return own
+    return None
 
 
 def made_digest(made: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
-from trl_attribution.pairs.formats import Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.formats import LAYOUTS, Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.layouts import in_trl_form, recognized
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
 from trl_attribution.pairs.unsupported import refuse_unsupported
@@ -32,6 +33,7 @@ _OTHER_NAMES = {
     "rejected": ("dispreferred", "refused", "loser", "worse", "negative", "lose", "response_rejected", "output_2"),
 }
 _PROMPT_NAMES = ("prompt", "prompts", "instructions", "user_prompt", *_OTHER_NAMES["prompt"])
+_IN_CHAT = " Where it is asked as a chat message, add --format alpaca too."
 _FEW_WORDS = 3
 _GROUPED: dict[Kind, Callable[[Iterable[Row], Reading], Units]] = {"kto": by_label, "rollouts": by_group}
 """Kinds of examples that may have several rows, and how these are found."""
@@ -66,6 +68,7 @@ class PairReader:
         names = (self.source.features or {}).get(self.reading.source_column)
         self._source_names: list[str] = getattr(names, "names", [])
         self._columns = self.source.columns or list(dict.fromkeys(name for row in head for name in row.values))
+        self.reading = recognized(self.reading, self._columns, head[0].values, self.source.name)
         if self.reading.format == "auto" and (found := format_of(dict.fromkeys(self._columns), self.reading)):
             self.reading = replace(self.reading, format=found)
         self.own: OwnResponses | None = None
@@ -103,7 +106,7 @@ class PairReader:
     @property
     def format(self) -> str:
         """What ``auto`` was resolved to."""
-        if self.kind != "pair":
+        if self.kind != "pair" or self.reading.format in LAYOUTS:
             return self.reading.format
         return "anthropic" if self.form is not None and self.form.anthropic else "trl"
 
@@ -169,6 +172,7 @@ class PairReader:
         values = self._with_its_source_named(row.values) if self._source_names else row.values
         if self.kind != "pair":
             return read_example(replace(row, values=values), self.reading, self.form, default, self.own)
+        values = in_trl_form(values, self.reading)
         return read_pair(values, self.reading, self.form, row.index, row.location, default)
 
     def _with_its_source_named(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +184,9 @@ class PairReader:
     def _first_form(self, head: list[Row]) -> Form | None:
         for row in head:
             try:
-                return (form_of if self.kind == "pair" else form_of_example)(row.values, self.reading)
+                if self.kind != "pair":
+                    return form_of_example(row.values, self.reading)
+                return form_of(in_trl_form(row.values, self.reading), self.reading)
             except RowFault:
                 continue
         return None
@@ -203,7 +209,7 @@ class PairReader:
     def _check_overlooked_prompt(self, head: list[Row]) -> None:
         """Without a prompt column TRL takes what the responses share; a prompt under another name would be lost."""
         reading = self.reading
-        if self.form is None or self.form.anthropic or reading.prompt_column == "":
+        if self.form is None or self.form.anthropic or reading.prompt_column == "" or reading.format in LAYOUTS:
             return
         if self.form.explicit and any(row.values.get(reading.prompt_column) for row in head):
             return
@@ -219,8 +225,11 @@ class PairReader:
                 raise DataError(
                     f"{self.source.name}: {lack}, but '{shown}' looks like one and is not inside the "
                     f"responses. Add --prompt-column {shown} (Reading(prompt_column='{shown}')), or --prompt-column '' "
-                    "if the responses do contain their prompt or have none."
+                    f"if the responses do contain their prompt or have none.{_IN_CHAT if self._is_text(rows) else ''}"
                 )
+
+    def _is_text(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        return all(isinstance(row[self.reading.chosen_column], str) for row in rows)
 
     def _hint(self, role: str, name: str, head: list[Row]) -> str:
         reading = self.reading

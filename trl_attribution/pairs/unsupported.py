@@ -14,7 +14,23 @@ if TYPE_CHECKING:
     from trl_attribution.pairs.reader import PairReader
 
 _BESIDE = frozenset(("source", "id", "answer", "solution", "ground_truth", "meta"))
+_CHOICE = "Which two are a pair is your choice: write prompt, chosen and rejected, such as the best and the worst by"
 _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset(("instruction", "completions")),
+        "several scored completions a prompt, as UltraFeedback has them",
+        f"{_CHOICE} overall_score",
+    ),
+    (
+        frozenset(("instruction", "generations")),
+        "several rated generations a prompt, as distilabel writes them",
+        f"{_CHOICE} ratings (distilabel's FormatTextGenerationDPO does)",
+    ),
+    (
+        frozenset(("prompt", "answers")),
+        "several ranked answers a prompt, as Nectar has them",
+        f"{_CHOICE} rank",
+    ),
     (
         frozenset(("input_ids",)),
         "a tokenized dataset",
@@ -50,13 +66,13 @@ def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> N
     """Refuse what is known and cannot be read.
 
     Raises:
-        DataError: the columns are those of such a kind of data, or hold images.
+        DataError: the columns are those of such a kind of data, or hold images, videos or sounds.
     """
-    for vision in ("image", "images"):
-        if vision in columns:
+    for media in ("image", "images", "video", "videos", "audio", "audios"):
+        if media in columns:
             raise DataError(
-                f"{name}: column '{vision}' makes this a vision dataset to TRL; only text can be audited. Drop the "
-                "column if the examples do not need it."
+                f"{name}: column '{media}' makes this a dataset of more than text, and only text can be audited. Drop "
+                "the column where the examples do not need it, and audit the others apart: the rows without any."
             )
     if reading.format != "auto" or {reading.chosen_column, reading.rejected_column} & set(columns):
         return

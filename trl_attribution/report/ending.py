@@ -48,7 +48,7 @@ def write_results(audit: Audit, rule: Rule, hear: Hearing = lambda _flagged: Non
         AttributionError: a manifest cannot be written.
     """
     assert audit.source is not None  # it was just read
-    listed = ListedPairs(audit.source, audit.reading)
+    listed = ListedPairs(audit.source, audit.reading, audit.own_responses)
     if audit.scores is None:
         return Results(listed, report=_written(audit, listed))
     flagged = audit.flag_by(rule)

@@ -158,7 +158,8 @@ def find_texts(
     count = min(config.texts, len(listed))
     wanted = dict(zip(listed.pair_ids[:count], listed.rows[:count].tolist(), strict=True))
     try:
-        pairs = given if isinstance(given, ListedPairs) else ListedPairs(given, found.reading)
+        own = found.info.own_responses(found.folder)
+        pairs = given if isinstance(given, ListedPairs) else ListedPairs(given, found.reading, own)
         texts = page_texts(listed, pairs.at(wanted), config)
     except DataError:
         if dataset is not None:

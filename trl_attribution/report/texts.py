@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.pairs import Pair, Reading
+from trl_attribution.pairs.examples import OwnResponses
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.rows import RowSource
 
@@ -54,13 +55,16 @@ class ListedPairs:
     Args:
         dataset: what was audited.
         reading: how it was read.
+        own: M0's own responses, which the examples were compared with.
     """
 
     def __init__(
-        self, dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource, reading: Reading
+        self,
+        dataset: str | Path | Dataset | Sequence[Mapping[str, Any]] | RowSource,
+        reading: Reading,
+        own: OwnResponses | None = None,
     ) -> None:
-        self._dataset = dataset
-        self._reading = reading
+        self._dataset, self._reading, self._own = dataset, reading, own
         self._found: dict[str, Pair] = {}
         self._asked: set[str] = set()
 
@@ -72,7 +76,7 @@ class ListedPairs:
         """
         new = {pair_id: row for pair_id, row in rows.items() if pair_id not in self._asked}
         if new:
-            self._found |= pairs_at_rows(self._dataset, self._reading, new)
+            self._found |= pairs_at_rows(self._dataset, self._reading, new, self._own)
             self._asked |= new.keys()
         return {pair_id: self._found[pair_id] for pair_id in rows if pair_id in self._found}
 

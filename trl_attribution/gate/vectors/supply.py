@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.compute import compute_shards, in_shards
-from trl_attribution.audit.own_responses import FILE_NAME, draw
+from trl_attribution.audit.own_responses import draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
 from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
@@ -23,7 +23,7 @@ from trl_attribution.gate.vectors.remote import RemoteCache
 from trl_attribution.pairs import EncodedPair, Pair, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.pairs.examples import questions_of
-from trl_attribution.pairs.own_responses import OwnFile, made_digest
+from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
@@ -157,7 +157,7 @@ class Supplier:
         config = self._policy.own_responses
         if config.file is not None:
             return OwnFile(self._file.path(config.file)).digest
-        return made_digest({"model_fingerprint": self._needed.model_fingerprint, **config.how})
+        return made_digest(config.made(self._needed.model_fingerprint))
 
     def stored(self, pair_ids: Sequence[str]) -> Supply:
         """The vectors of pairs of which only the ids are known.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows.files import file_kind, open_file
 from trl_attribution.pairs.rows.folders import choose_split, open_folder
-from trl_attribution.pairs.rows.rows import DatasetRows, RowSource, SequenceRows
+from trl_attribution.pairs.rows.rows import DatasetRows, RowSource, SequenceRows, StreamRows
 from trl_attribution.utils.paths import check_arrow_path, local_path
 from trl_attribution.utils.text import is_hub_id, printable
 
@@ -56,11 +56,12 @@ def open_rows(
 
     Args:
         dataset: a JSONL or CSV file (gzip too), a Parquet file, a ``save_to_disk`` folder, a folder of such files, a
-            Hub id, a ``datasets.Dataset`` or ``DatasetDict``, a list of dicts, or a source opened before.
+            Hub id, a ``datasets.Dataset`` or ``DatasetDict``, a stream that ends (``IterableDataset``), a list of
+            dicts, or a source opened before.
         split: which split to read where there are several.
 
     Raises:
-        DataError: nothing is there, the format is unknown, a split must be chosen, or the dataset is a stream.
+        DataError: nothing is there, the format is unknown, or a split must be chosen.
     """
     if isinstance(dataset, str | Path):
         return open_dataset(dataset, split).source
@@ -75,11 +76,10 @@ def open_rows(
     if isinstance(dataset, DatasetDict):
         chosen = choose_split(dataset, split, "the DatasetDict")
         return DatasetRows("the dataset in memory", "memory", dataset[chosen])
-    if isinstance(dataset, IterableDataset | IterableDatasetDict):
-        raise DataError(
-            "the dataset is a stream (IterableDataset), which cannot be audited: its rows have no fixed order or end. "
-            "Load it without streaming=True, or give a copy that has both: Dataset.from_list(list(stream))."
-        )
+    if isinstance(dataset, IterableDatasetDict):
+        return StreamRows("the stream", dataset[choose_split(dataset, split, "the IterableDatasetDict")])
+    if isinstance(dataset, IterableDataset):
+        return StreamRows("the stream", dataset)
     raise DataError(
         f"cannot read a {type(dataset).__name__} as a dataset. "
         "Give a path, a Hub id, a datasets.Dataset or a list of dicts."

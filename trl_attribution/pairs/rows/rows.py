@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from trl_attribution.errors import DataError
 from trl_attribution.utils.paths import local_path
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset, Features, IterableDataset
 
 BATCH_ROWS = 1000
 
@@ -61,7 +65,7 @@ class RowSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """``jsonl``, ``parquet``, ``arrow``, ``csv``, ``save_to_disk``, ``hub``, ``memory`` or ``folder``."""
+        """``jsonl``, ``parquet``, ``arrow``, ``csv``, ``save_to_disk``, ``hub``, ``memory``, ``stream``, ``folder``."""
 
     @property
     def columns(self) -> list[str] | None:
@@ -137,6 +141,51 @@ class SequenceRows:
         """Columns of messages and objects in the types that ``datasets`` would give them."""
         nested = {name for row in self.rows for name, value in row.items() if isinstance(value, list | tuple | Mapping)}
         return {name: typed_column([row.get(name) for row in self.rows]) for name in nested}
+
+
+@dataclass
+class StreamRows:
+    """Rows of a stream, which is read from its start each time; that it gives the same rows then is checked."""
+
+    name: str
+    stream: IterableDataset
+    most: int | None = None
+    """Rows to read; None for all, of a stream that ends."""
+    without: frozenset[str] = frozenset()
+    """Columns to leave out."""
+    kind: str = "stream"
+    num_rows: int | None = field(default=None, init=False)
+    """Known once it was read to its end."""
+    _digest: bytes = field(default=b"", init=False)
+
+    @property
+    def columns(self) -> list[str] | None:
+        """Column names, or None where only the rows can tell."""
+        names = self.stream.column_names
+        return None if names is None else [name for name in names if name not in self.without]
+
+    @property
+    def features(self) -> Features | None:
+        """Column types, or None where the stream has none."""
+        return None if self.without else self.stream.features
+
+    def __iter__(self) -> Iterator[Row]:
+        digest, count = hashlib.blake2b(digest_size=16), 0
+        for values in islice(self.stream.with_format(None), self.most):
+            kept = {name: value for name, value in values.items() if name not in self.without}
+            digest.update(json.dumps(kept, default=repr, sort_keys=True).encode())
+            yield Row(count, f"row {count}", kept)
+            count += 1
+        self._check_same(digest.digest(), count)
+
+    def _check_same(self, digest: bytes, count: int) -> None:
+        if self.num_rows is not None and digest != self._digest:
+            raise DataError(
+                f"{self.name}: gave other rows when it was read again ({count:,}, and {self.num_rows:,} before), so "
+                "that none can be found by its place. Give whatever shuffles or draws them a seed, or give a copy: "
+                "Dataset.from_list(list(stream))."
+            )
+        self.num_rows, self._digest = count, digest
 
 
 def typed_column(values: list[Any]) -> list[Any]:
