@@ -16,6 +16,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -272,7 +273,7 @@ class Kills:
     def _attempt(self, work: Work, folder: Path, log: Path, at: str, share: float, usual: _Undisturbed) -> bool:
         """Whether the attempt was killed before it came to its end."""
         if at in AT:
-            line = 1 + int(share * usual.lines[at])
+            line = 1 + int(share * self._lines(work, at))
             return killed_at_line(lambda: _quietly(lambda: work.do(folder), log), _watching(at), line)
         child = start(lambda: _quietly(lambda: work.do(folder), log))
         time.sleep(share * usual.seconds)
@@ -288,14 +289,18 @@ class Kills:
             began = time.monotonic()
             _in_child(lambda: work.do(folder), log)
             seconds = time.monotonic() - began
-            made = self._made(work, folder, log)
-            self._known[work.name] = _Undisturbed(seconds, {at: self._lines(work, folder, log, at) for at in AT}, made)
+            self._known[work.name] = _Undisturbed(seconds, self._made(work, folder, log))
+            shutil.rmtree(folder)
         return self._known[work.name]
 
-    def _lines(self, work: Work, folder: Path, log: Path, at: str) -> int:
-        shutil.rmtree(folder)
-        answer = self.root / "lines"
-        _in_child(lambda: _count_lines(lambda: work.do(folder), _watching(at), answer), log)
+    def _lines(self, work: Work, at: str) -> int:
+        """How many lines a whole run goes through where ``at`` says."""
+        answer = self.root / f"lines-{at}-{work.name.replace(' ', '-')}"
+        if not answer.exists():
+            folder = self.root / "traced"
+            count = lambda: _count_lines(lambda: work.do(folder), _watching(at), answer)  # noqa: E731
+            _in_child(count, self.root / "undisturbed.log")
+            shutil.rmtree(folder)
         return int(answer.read_text())
 
     def _made(self, work: Work, folder: Path, log: Path) -> Any:
@@ -307,15 +312,19 @@ class Kills:
 @dataclass(frozen=True)
 class _Undisturbed:
     seconds: float
-    lines: dict[str, int]
-    """By kind of place, those that a whole run goes through."""
     made: Any
 
 
 def _warm_up(materials: Path) -> None:
-    """Have this process build once what every child would build anew: transformers' patterns of weight names."""
+    """Have this process build once what every child would build anew: transformers' patterns of weight names.
+
+    The lock of progress bars is one for all children of a process: a child that is killed with it stops the others.
+    """
+    from tqdm import tqdm
+
     from trl_attribution.models import load_model
 
+    tqdm.set_lock(threading.RLock())
     load_model(materials / "m0", dtype="float32")
 
 
