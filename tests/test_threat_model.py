@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from tests.gate_cases import rows, write_rows
@@ -17,6 +18,7 @@ from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import pass_over
+from trl_attribution.utils.settings_file import _Loader
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "threat-model.md"
@@ -25,12 +27,10 @@ CODE = "from pathlib import Path\nPath({marker!r}).touch()\n"
 
 
 def test_every_line_of_the_page_names_tests_that_exist() -> None:
+    heads = ("| it cannot |", "| they cannot |", "|---")
     text = PAGE.read_text(encoding="utf-8")
-    lines = [
-        line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| it cannot | shown by")
-    ]
-    claims = [line for line in lines if not line.startswith(("| they cannot | shown", "|---"))]
-    assert len(claims) >= 30
+    claims = [line for line in text.splitlines() if line.startswith("|") and not line.startswith(heads)]
+    assert len(claims) >= 25
     for line in claims:
         named = NAMED.findall(line)
         assert named, line
@@ -38,43 +38,34 @@ def test_every_line_of_the_page_names_tests_that_exist() -> None:
             assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {name}"
 
 
-def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Every call in the package with the name of what is called."""
+def calls() -> Iterator[ast.Call]:
+    """Every call in the package."""
     for folder in (ROOT / "trl_attribution", ROOT / "callbacks"):
         for path in folder.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call):
-                    yield ast.unparse(node.func), node
+            yield from (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call))
 
 
 def test_the_package_unpickles_and_evaluates_nothing() -> None:
-    refused = {
-        "eval",
-        "exec",
-        "pickle.load",
-        "pickle.loads",
-        "yaml.load",
-        "yaml.unsafe_load",
-        "marshal.loads",
-        "os.system",
-    }
-    assert not [name for name, _ in calls() if name in refused]
-    loads = [node for name, node in calls() if name == "torch.load"]
-    assert loads and all(
-        any(one.arg == "weights_only" and ast.unparse(one.value) == "True" for one in node.keywords) for node in loads
-    )
-    trusted = [one for _, node in calls() for one in node.keywords if one.arg == "trust_remote_code"]
-    assert trusted and not [one for one in trusted if ast.unparse(one.value) == "True"]
+    loads = 0
+    for call in calls():
+        name = ast.unparse(call.func) if isinstance(call.func, ast.Attribute | ast.Name) else ""
+        given = {one.arg: ast.unparse(one.value) for one in call.keywords}
+        assert name not in ("eval", "exec", "pickle.load", "pickle.loads", "yaml.unsafe_load", "os.system")
+        assert name != "torch.load" or given["weights_only"] == "True"
+        assert name != "yaml.load" or given["Loader"] == "_Loader"  # of utils/settings_file: a SafeLoader
+        assert given.get("trust_remote_code") != "True" and given.get("shell") != "True"
+        loads += name == "torch.load"
+    assert loads and issubclass(_Loader, yaml.SafeLoader)
 
 
 def test_a_script_beside_a_dataset_is_not_run(tmp_path: Path) -> None:
     folder, marker = tmp_path / "data", tmp_path / "ran"
     write_rows(folder / "train.jsonl", rows(3))
-    for name in ("data.py", "__init__.py", "conftest.py"):
+    for name in ("data.py", "__init__.py"):
         (folder / name).write_text(CODE.format(marker=str(marker)))
-    assert len(list(PairReader(folder))) == 3
-    with pytest.raises(DataError):
-        PairReader(folder / "data.py")
+    for place in (folder, folder / "data.py"):
+        with pytest.raises(DataError):
+            PairReader(place)
     assert not marker.exists()
 
 
@@ -95,7 +86,8 @@ def test_code_that_comes_with_a_model_does_not_run_unasked(model_folder: Path, t
     [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",
-        "{{ 1/0 }}",
+        "{{ 1 / 0 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     ],
 )
 def test_a_chat_template_reaches_no_python(template: str, tokenizer: PreTrainedTokenizerFast) -> None:

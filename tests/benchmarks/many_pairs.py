@@ -21,7 +21,7 @@ from typing import Any
 
 TEXT = "a and at bread by can come could day do find for from garden go have help in is it list made me no of out"
 LAYER, HIDDEN, ROUNDS, SHARD = 20, 576, 3, 512
-READ_PAIRS, LINE_PAIRS = 50_000, 20_000
+READ_PAIRS = 5_000
 
 
 def run(output: Path, command: str, pairs: int, ids: int, against: Path | None, console: Any) -> None:
@@ -30,8 +30,8 @@ def run(output: Path, command: str, pairs: int, ids: int, against: Path | None, 
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        tables = [_reading(folder, against), _line(folder), _scoring(folder, pairs), _index(folder, ids)]
-        tables.append(_resuming(folder, pairs))
+        tables = [_resuming(folder, pairs), _reading(folder, against), _line(folder)]
+        tables += [_scoring(folder, pairs // 10), _index(folder, ids)]
     for table in tables:
         table.show(console)
     lead = (
@@ -58,19 +58,18 @@ def _reading(folder: Path, against: Path | None) -> Any:
         then = f"{_median(one[key] for one in found['then']) / now[key]:.2f}x" if against else "not measured"
         rows.append((title, f"{1e6 * now[key] / READ_PAIRS:.0f}", f"{READ_PAIRS / now[key]:,.0f}", then))
     columns = ("what", "µs a pair", "pairs per processor-second", "cost at the other commit")
-    memory = f"Memory grows by {now['bytes']:.0f} bytes a pair while {READ_PAIRS:,} pairs are read with their tokens."
-    return Results("Reading", columns, tuple(rows), memory)
+    return Results("Reading", columns, tuple(rows), f"{READ_PAIRS:,} pairs.")
 
 
 def _line(folder: Path) -> Any:
     from tests.benchmarks.pages import Results
 
-    found = child("line", folder, LINE_PAIRS)
+    found = child("line", folder, READ_PAIRS)
     total = sum(found.values())
-    rows = [(name, f"{1e6 * seconds / LINE_PAIRS:.0f}") for name, seconds in found.items()]
-    rows.append(("together", f"{1e6 * total / LINE_PAIRS:.0f}"))
+    rows = [(name, f"{1e6 * seconds / READ_PAIRS:.0f}") for name, seconds in found.items()]
+    rows.append(("together", f"{1e6 * total / READ_PAIRS:.0f}"))
     note = (
-        f"{LINE_PAIRS:,} pairs, D = {HIDDEN}, one layer, shards of {SHARD}, no tokens: {LINE_PAIRS / total:,.0f} pairs "
+        f"{READ_PAIRS:,} pairs, D = {HIDDEN}, one layer, shards of {SHARD}, no tokens: {READ_PAIRS / total:,.0f} pairs "
         "per processor-second. Goal: 20,000 a second on two cores, which is 10,000."
     )
     return Results("Read, store, score", ("step", "µs a pair"), tuple(rows), note)
@@ -150,15 +149,12 @@ def read(folder: Path, pairs: int) -> dict[str, float]:
     from trl_attribution.pairs.token_spool import TokenSpool
 
     path, tokenizer = folder / "read.jsonl", AutoTokenizer.from_pretrained(folder / "tokenizer")
-    warm = write_texts(folder / "warm.jsonl", 500)  # what is loaded on first use
+    warm = write_texts(folder / "warm.jsonl", 100)  # what is loaded on first use
     pass_over(PairReader(warm), tokenizer, Encoding())
     found = {"read": spent(lambda: survey(PairReader(path)))}
-    before = _anonymous()
     spool = TokenSpool(folder)
-    kept: list[Any] = []
-    read_all = lambda: kept.append(pass_over(PairReader(path), tokenizer, Encoding(), on_encoded=spool.add))  # noqa: E731
-    found["tokens"] = spent(read_all)
-    return {**found, "bytes": (_anonymous() - before) / pairs}
+    found["tokens"] = spent(lambda: pass_over(PairReader(path), tokenizer, Encoding(), on_encoded=spool.add))
+    return found
 
 
 def line(folder: Path, pairs: int) -> dict[str, float]:
@@ -264,8 +260,18 @@ def stored(folder: Path, pairs: int) -> dict[str, float]:
     reader = PairReader(folder / "many.jsonl")
     key = pass_key(reader, auditor.model.encoder, auditor.config.encoding)
     assert key is not None
-    found = survey(reader)
-    ids = tuple(dict.fromkeys(pair.pair_id for pair in reader))
+    seen: list[str] = []
+
+    class Noting:
+        skipped = ()
+
+        def __iter__(self) -> Any:
+            for pair in reader:
+                seen.append(pair.pair_id)
+                yield pair
+
+    found = survey(Noting())  # type: ignore[arg-type]  # anything that iterates as a PairReader does
+    ids = tuple(seen)
     sources = pa.array(["web"] * len(ids)).dictionary_encode()
     index = PairIndex(ids, np.arange(len(ids)), sources)
     data = DatasetPass(found, index, [], 60 * len(ids), 60, None, 100, 0, {}, ())

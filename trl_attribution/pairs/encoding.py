@@ -15,6 +15,7 @@ from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.messages import Messages
 from trl_attribution.pairs.vanishing import TemplateCheck
 from trl_attribution.utils.compat import drops_empty_keys, keeps_whole_prompts
+from trl_attribution.utils.json_file import WRONG_VALUES
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -317,7 +318,8 @@ def _template_faults() -> Iterator[None]:
 
     try:
         yield
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+    # A template is a program of somebody else's: it may divide by zero, or call itself without end.
+    except (jinja2.TemplateError, *WRONG_VALUES) as error:
         raise RowFault(
             "template_error",
             "messages",

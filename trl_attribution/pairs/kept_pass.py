@@ -23,6 +23,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
 from trl_attribution.pairs.rows.files import FileRows, FolderRows
 from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.json_file import WRONG_VALUES
 from trl_attribution.utils.version import __version__
 
 FILE_NAME = "dataset.pass"
@@ -91,7 +92,7 @@ def kept_pass(folder: Path, key: str) -> DatasetPass | None:
             return None
         about = json.loads(bytes(rest[:size]))
         return _pass_of(about, rest[size:]) if (about.pop("format"), about.pop("key")) == (_FORMAT, key) else None
-    except (OSError, ValueError, struct.error, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, struct.error, *WRONG_VALUES):
         return None  # it saves time, no more
 
 

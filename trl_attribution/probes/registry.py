@@ -246,8 +246,8 @@ def _parse_description(path: Path) -> dict[str, Any]:
         ) from error
     except json.JSONDecodeError as error:
         raise ProbeError(f"{path}:{error.lineno}: broken JSON ({error.msg}); build the probe again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProbeError(f"{path} cannot be read: {printable(error, 120)}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
     check_format_version(description.get("version"), VERSION, path, ProbeError)

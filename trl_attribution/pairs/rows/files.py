@@ -268,7 +268,7 @@ def _typed_refusal(path: Path, name: str, kind: str, error: Exception) -> DataEr
 
     try:
         schema = pq.read_schema(path) if kind == "parquet" else None
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         schema = None
     names = [] if schema is None else schema.names
     for column in schema or ():
