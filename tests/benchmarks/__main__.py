@@ -29,6 +29,7 @@ from tests.benchmarks import (
     scan,
     speed,
     steering,
+    triage,
     validation,
     witness,
 )
@@ -48,6 +49,7 @@ NAMES = (
     "judge",
     "decisions",
     "control-sources",
+    "triage",
     "witness",
     "scan",
     "prediction",
@@ -136,6 +138,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         baselines.run(options.output, command, chosen, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
+    elif name == "triage":
+        triage.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "control-sources":
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "witness":

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from trl_attribution.behaviors.likelihood_score import PairLikelihood
-from trl_attribution.errors import AttributionError, StoreError
+from trl_attribution.errors import WRONG_VALUES, AttributionError, StoreError
 from trl_attribution.scoring.witness import Heard
 from trl_attribution.utils.atomic import atomic_path
-from trl_attribution.utils.json_file import WRONG_VALUES, checked_json
+from trl_attribution.utils.json_file import checked_json
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution witness"

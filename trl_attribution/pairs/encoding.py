@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.errors import WRONG_VALUES, ModelError, SettingsError
 from trl_attribution.pairs.encoded import Alike, EncodedPair, EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Response
@@ -15,7 +15,6 @@ from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.messages import Messages
 from trl_attribution.pairs.vanishing import TemplateCheck
 from trl_attribution.utils.compat import drops_empty_keys, keeps_whole_prompts
-from trl_attribution.utils.json_file import WRONG_VALUES
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trl_attribution.errors import AttributionError
+from trl_attribution.errors import WRONG_VALUES, AttributionError
 from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, Duplicate, PairIndex, Survey, encoded_pairs
 from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
 from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
@@ -23,7 +23,6 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
 from trl_attribution.pairs.rows.files import FileRows, FolderRows
 from trl_attribution.utils.atomic import atomic_path
-from trl_attribution.utils.json_file import WRONG_VALUES
 from trl_attribution.utils.version import __version__
 
 FILE_NAME = "dataset.pass"

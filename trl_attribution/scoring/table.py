@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError
 from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
-from trl_attribution.utils.json_file import WRONG_VALUES
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

@@ -17,8 +17,6 @@ from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable
 
 T = TypeVar("T")
-WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What Python raises where text is no JSON, or JSON holds something else than was expected."""
 
 
 class JsonFile(BaseModel):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.errors import StoreError
+from trl_attribution.errors import WRONG_VALUES, StoreError
 from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost
-from trl_attribution.utils.json_file import WRONG_VALUES, DescribedFile
+from trl_attribution.utils.json_file import DescribedFile
 from trl_attribution.utils.text import printable
 
 FORMAT = "trl-attribution baseline"
