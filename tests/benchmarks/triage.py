@@ -15,7 +15,7 @@ from trl_attribution.scoring import DEFAULT_RULE, flag, score_view
 KEPT = (0.99, 0.95)
 NOTE = (
     "Share: so many of all pairs, the highest first at the shallow layer, have to be read at the full depth so that "
-    "this part of the flags is among them; the mean over the draws, and the worst draw. Speed: of a pass to the shallow "
+    "this part of the flags is among them: the mean of the draws and the worst. Speed: of a pass to the shallow "
     "layer for all pairs and to the layer of the flags for that mean share, against one pass to the layer of the flags "
     "for all, by blocks. Resumed: where the states of all tokens at the shallow layer were kept on disk (150 times the "
     "store at 300 tokens a pair), so that only the blocks between the two run again. Goal: 2x at 99%."

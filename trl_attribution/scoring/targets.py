@@ -85,7 +85,8 @@ class LayerTargets:
         prompts = len(self.contexts)
         without = 0
         special: list[Tensor] = []
-        if self.mean is not None and context is not None:
+        if self.mean is not None:
+            assert context is not None  # which mypy cannot know
             contexts = context.float()
             usable = usable_contexts(contexts, self.mean)
             left = largest(usable)
