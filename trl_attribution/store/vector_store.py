@@ -35,8 +35,7 @@ class VectorBlock:
     """Consecutive rows of a view, L as asked for; vectors are given, or read when first asked for."""
 
     def __init__(self, start: int, pair: Tensor | Callable[[], Tensor], context: Tensor | Callable[[], Tensor]) -> None:
-        self.start = start
-        self._pair, self._context = pair, context
+        self.start, self._pair, self._context = start, pair, context
 
     @cached_property
     def pair(self) -> Tensor:
