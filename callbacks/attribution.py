@@ -106,6 +106,7 @@ class AttributionCallback(TrainerCallback):
         self._dataset = dataset
         self._judge = judge
         self._session: TrainingAudit | None = None
+        self._saved_at: int | None = None
         self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
         if trainer is None:
             self._check_alone()
@@ -158,6 +159,7 @@ class AttributionCallback(TrainerCallback):
             self._session.micro_batch_done()
             self._session.step_done()
             self._log_window(state, control)
+            self._save_before_checkpoint(args, state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -165,11 +167,11 @@ class AttributionCallback(TrainerCallback):
         """An epoch is done; with ``logging_strategy="epoch"`` a log is due."""
         if self._session is not None:
             self._log_window(state, control)
+            self._save_before_checkpoint(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A checkpoint was written: what was read up to it goes to disk, so that a resumed run lacks nothing."""
-        if self._session is not None:
-            self._session.save()
+        """A checkpoint was written, perhaps one that nobody announced: what was read up to it is on disk then too."""
+        self._save_once(state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -186,7 +188,7 @@ class AttributionCallback(TrainerCallback):
 
     def close(self) -> None:
         """Take the hooks off and let go of the files. Called by itself at the end, and when training fails."""
-        session, self._session = self._session, None
+        session, self._session, self._saved_at = self._session, None, None
         self._recent.clear()
         if session is not None:
             session.release()
@@ -320,6 +322,18 @@ class AttributionCallback(TrainerCallback):
                 EXAMPLES[kind_of(self._trainer).examples].counted(sum(one.pairs for one in self._recent)),
                 self.config.stop_share,
             )
+
+    def _save_before_checkpoint(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """What was read goes to disk before a checkpoint: a run killed after both resumes there and lacks nothing."""
+        may_follow = control.should_evaluate and args.save_strategy == "best"
+        if control.should_save or may_follow:
+            self._save_once(state)
+
+    def _save_once(self, state: TrainerState) -> None:
+        """Once a step: of rollouts, all weights of M0 are looked at each time."""
+        if self._session is not None and self._saved_at != state.global_step:
+            self._session.save()
+            self._saved_at = state.global_step
 
     def _add_to_logs(self, metrics: Mapping[str, float]) -> None:
         """Where TRL's trainers keep what goes into their next log."""

@@ -55,3 +55,7 @@ def describe_difference(stored: dict[str, object], asked: dict[str, object]) -> 
         for key in keys
         if stored.get(key) != asked.get(key)
     )
+
+
+WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Python raises where text is no JSON, JSON holds something else than was expected, or a template goes wrong."""

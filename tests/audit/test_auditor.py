@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from itertools import islice
@@ -31,9 +30,6 @@ from tests.audit_cases import (
     tiny_loaded,
     tiny_probe,
 )
-from tests.commands import Commands
-from tests.kill_audit import PAIRS, SHARD_SIZE
-from tests.killing import report_of
 from tests.manifest_cases import ids_of, write_jsonl
 from tests.store_cases import contents
 from trl_attribution.audit.auditor import DataAuditor
@@ -121,35 +117,6 @@ def test_a_pair_without_a_prompt_scores_zero_contextually(loaded: LoadedModel, p
     assert scores[pair_id(rows[0])] == 0
     assert any(scores[pair] != 0 for pair in ids_of(rows[1:]))
     assert all(math.isfinite(score) for score in scores.values())
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> tuple[Path, dict[str, Any]]:
-    """Audits that were killed and run again (see tests/kill_audit.py)."""
-    folder = tmp_path_factory.mktemp("killed")
-    return folder, report_of(commands, "tests.kill_audit", folder, KILLS)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
-def test_a_killed_audit_run_again_equals_an_undisturbed_one(killed: tuple[Path, dict[str, Any]]) -> None:
-    folder, report = killed
-    vectors, scores = contents(folder / "undisturbed" / "vectors"), score_rows(folder / "undisturbed")
-    assert len(vectors) == 1 + math.ceil(PAIRS / SHARD_SIZE)
-    audits = [*sorted((folder / "once").iterdir()), folder / "again"]
-    assert len(audits) == KILLS + 1
-    for audit in audits:
-        assert contents(audit / "vectors") == vectors, f"{audit} differs after {report}"
-        assert score_rows(audit) == scores
-        assert AuditInfo.load(audit).dataset == AuditInfo.load(folder / "undisturbed").dataset
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the audits to kill run in forked children")
-def test_kills_met_audits_at_different_stages(killed: tuple[Path, dict[str, Any]]) -> None:
-    shards = killed[1]["shards_at_kill"]
-    assert 0 in shards and len(set(shards)) >= 3 and max(shards) < PAIRS
-    assert killed[1]["kills_of_one"] >= 3
 
 
 def test_a_second_dataset_computes_only_the_pairs_that_are_new(

@@ -21,6 +21,7 @@ from tests.benchmarks import (
     decisions,
     in_run,
     judge,
+    many_pairs,
     organisms,
     prediction,
     quality,
@@ -29,6 +30,7 @@ from tests.benchmarks import (
     sft,
     speed,
     steering,
+    triage,
     validation,
     witness,
 )
@@ -38,6 +40,7 @@ NAMES = (
     "speed",
     "quality",
     "scoring",
+    "many-pairs",
     "in-run",
     "organisms",
     "steering",
@@ -47,6 +50,7 @@ NAMES = (
     "judge",
     "decisions",
     "control-sources",
+    "triage",
     "witness",
     "scan",
     "prediction",
@@ -98,6 +102,9 @@ def main() -> None:
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
     )
     parser.add_argument("--data-seed", type=int, default=0, help="validation: the seed that make_smollm2.py was given")
+    parser.add_argument("--many", type=int, default=1_000_000, help="many-pairs: stored pairs")
+    parser.add_argument("--ids", type=int, default=10_000_000, help="many-pairs: ids of the store's index")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="many-pairs: whose reading to compare with")
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
@@ -119,6 +126,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     command = command_for(name)
     if name == "speed":
         speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
+    elif name == "many-pairs":
+        many_pairs.run(options.output, command, options.many, options.ids, options.against, console)
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
     elif name == "validation":
@@ -133,6 +142,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         baselines.run(options.output, command, chosen, console)
     elif name == "decisions":
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
+    elif name == "triage":
+        triage.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "control-sources":
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "witness":
@@ -161,7 +172,12 @@ def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
     folders = ("--sentence", "--cache", "--m0", "--validation", "--data")
-    for option, shown in (("--bergson", "PYTHON"), ("--other", "GGUF"), *((name, "FOLDER") for name in folders)):
+    for option, shown in (
+        ("--bergson", "PYTHON"),
+        ("--other", "GGUF"),
+        ("--against", "CHECKOUT"),
+        *((name, "FOLDER") for name in folders),
+    ):
         if option in options:  # where it lies on this machine is nobody else's business
             options[options.index(option) + 1] = shown
     return f"make bench ARGS={name}" if not options else f"python -m tests.benchmarks {name} {' '.join(options)}"

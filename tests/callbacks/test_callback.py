@@ -35,6 +35,7 @@ from trl_attribution.callbacks.main_rank import MainRank
 from trl_attribution.errors import AttributionError, ProbeError, SettingsError, StoreError
 from trl_attribution.models import load_model
 from trl_attribution.probes import BuildConfig, build_from_behavior
+from trl_attribution.store.merging import parts_of
 from trl_attribution.utils.distributed import ALONE
 
 
@@ -234,6 +235,28 @@ def undisturbed(model_folder: Path, tmp_path: Path) -> Path:
     trainer = make_trainer(model_folder, folder, text_rows())
     train(trainer, AttributionCallback(trainer, probes=[probe_on(model_folder)], output_dir=folder / "audit"))
     return folder / "audit"
+
+
+class LookAtSave(TrainerCallback):
+    """Counts the pairs on disk as a checkpoint has just been written; added before the callback that it looks at."""
+
+    def __init__(self, audit: Path) -> None:
+        self.audit = audit
+        self.pairs: list[int] = []
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.pairs.append(sum(len(part) for part in parts_of(self.audit)))
+
+
+@pytest.mark.parametrize("settings", [dict(save_strategy="steps", save_steps=2), dict(save_strategy="epoch")])
+def test_what_was_read_is_on_disk_before_the_checkpoint_that_a_killed_run_resumes_at(
+    settings: dict[str, Any], model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model_folder, tmp_path, text_rows(16), **settings)
+    look = LookAtSave(tmp_path / "audit")
+    trainer.add_callback(look)
+    train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
+    assert look.pairs == ([8, 16] if "save_steps" in settings else [16])
 
 
 @pytest.mark.parametrize("killed_at", [3, 4, 5])

@@ -181,7 +181,7 @@ def test_a_shard_that_vanishes_or_shrinks_while_in_use_is_named(tmp_path: Path) 
         store.layer(5)
     shard.unlink()
     with pytest.raises(StoreError, match=f"{SHARD} changed while it was in use"):
-        list(store.view().blocks([5], 10))
+        [block.pair for block in store.view().blocks([5], 10)]
 
 
 Change = Callable[[torch.Tensor], None]

@@ -14,6 +14,7 @@ import filelock
 from trl_attribution.audit.info import AuditInfo
 from trl_attribution.errors import SettingsError, StoreError, describe_difference
 from trl_attribution.pairs import Survey
+from trl_attribution.pairs.kept_pass import FILE_NAME as KEPT_PASS
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.json_file import JsonFile
@@ -190,6 +191,7 @@ class FolderClaim:
 
     def _unbind(self) -> None:
         self._path.unlink(missing_ok=True)
+        (self._folder / KEPT_PASS).unlink(missing_ok=True)
         (self._folder / "parts" / "claim.lock").unlink(missing_ok=True)
         with suppress(OSError):  # there are none, or somebody else's files are in it
             (self._folder / "parts").rmdir()

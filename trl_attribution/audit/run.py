@@ -20,6 +20,7 @@ from trl_attribution.audit.own_responses import bound_to, may_need, with_own_res
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.pairs import Encoder, PairReader, Survey
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over, survey
+from trl_attribution.pairs.kept_pass import TokensAgain, keep_pass, kept_pass, pass_key
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule
@@ -56,6 +57,8 @@ class AuditRun:
         self.watch = Stopwatch()
         self.notes: tuple[str, ...] = ()
         self.own: OwnFile | None = None
+        self.tokens: TokenSpool | TokensAgain
+        self.pass_key: str | None = None
 
     def audit(self, rule: Rule | None, sample: int | None = None) -> Audit:
         """The whole audit; see :meth:`DataAuditor.audit`."""
@@ -70,6 +73,8 @@ class AuditRun:
             claim = self.claim(self.settings(engine), data.survey)
             asking.enter_context(claim.released_on_failure())
             store = claim.take()
+            if self.pass_key is not None and isinstance(self.tokens, TokenSpool):
+                keep_pass(self.folder, self.pass_key, data)
             missing = store.missing(data.index.pair_ids)
             if len(missing) < len(data.index):
                 store.verify()  # what is taken over is checked; what is written now was just computed
@@ -110,14 +115,18 @@ class AuditRun:
     def read(self, tokenizer: Encoder, choose: Choose | None = None) -> DatasetPass:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
         with self.watch.timed("read"):
+            self.pass_key = None if choose is not None else pass_key(self.reader, tokenizer, self.config.encoding)
+            if self.pass_key is not None and (kept := kept_pass(self.folder, self.pass_key)) is not None:
+                self.tokens = TokensAgain(self.reader, tokenizer, self.config.encoding, kept.index)
+                return kept
             total = self.reader.source.num_rows or 0
-            self.tokens = TokenSpool(beside=self.folder)
+            self.tokens = spool = TokenSpool(beside=self.folder)
             return pass_over(
                 self.reader,
                 tokenizer,
                 self.config.encoding,
                 on_progress=lambda done: self.on_progress("read", done, total),
-                on_encoded=self.tokens.add,
+                on_encoded=spool.add,
                 choose=choose,
             )
 

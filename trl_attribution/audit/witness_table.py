@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from trl_attribution.behaviors.likelihood_score import PairLikelihood
-from trl_attribution.errors import AttributionError, StoreError
+from trl_attribution.errors import WRONG_VALUES, AttributionError, StoreError
 from trl_attribution.scoring.witness import Heard
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import checked_json
@@ -126,7 +126,7 @@ class WitnessTable:
                 found.rows.setdefault(line["probe"], {})[line["pair_id"]] = Row(line["row"], _answer(line))
         except AttributionError:
             raise
-        except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (pa.ArrowException, OSError, *WRONG_VALUES) as error:
             raise StoreError(f"{where} is broken: {printable(error, 200)}. {_ADVICE}") from error
         if found.rows.keys() - found.probes.keys():
             raise StoreError(f"{where} is broken: it has pairs of probes that its header does not name. {_ADVICE}")

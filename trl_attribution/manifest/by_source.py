@@ -161,7 +161,7 @@ def _is_scores(path: Path) -> bool:
 
     try:
         return b"trl_attribution" in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return False
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.errors import WRONG_VALUES, ModelError, SettingsError
 from trl_attribution.pairs.encoded import Alike, EncodedPair, EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Response
@@ -317,7 +317,8 @@ def _template_faults() -> Iterator[None]:
 
     try:
         yield
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+    # A template is a program of somebody else's: it may divide by zero, or call itself without end.
+    except (jinja2.TemplateError, *WRONG_VALUES) as error:
         raise RowFault(
             "template_error",
             "messages",

@@ -393,7 +393,8 @@ def _check_text(response: str, name: str) -> None:
 
 
 def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None:
-    if without_none(chosen) == without_none(rejected):
+    # Equal values stay equal without their empty entries, and only containers can become equal by it.
+    if chosen == rejected or (not isinstance(chosen, str) and without_none(chosen) == without_none(rejected)):
         raise RowFault(
             "identical_responses",
             names[1],

@@ -102,8 +102,8 @@ def _document(
 
 def _digest(values: Mapping[str, bytes]) -> str:
     """Of the JSON object with these values, which are JSON already."""
-    entries = (b'"%b":%b' % (name.encode("ascii"), values[name]) for name in sorted(values))
-    return hashlib.sha256(b"{" + b",".join(entries) + b"}").hexdigest()[:ID_LENGTH]
+    entries = b",".join([b'"%b":%b' % (name.encode("ascii"), values[name]) for name in sorted(values)])
+    return hashlib.sha256(b"{%b}" % entries).hexdigest()[:ID_LENGTH]
 
 
 def _canonical_json(field: str, value: Any) -> bytes:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from trl_attribution.errors import ProbeError
+from trl_attribution.errors import WRONG_VALUES, ProbeError
 from trl_attribution.utils.text import printable
 
 _LAYER_KEY = re.compile(r"(?:layers?[._-]?)?(\d+)")
@@ -177,7 +177,7 @@ def _layer_of(key: object) -> int | None:
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = parse_safetensors(path.read_bytes())
-    except SafetensorError as error:
+    except (SafetensorError, *WRONG_VALUES) as error:
         raise ProbeError(f"{path} is not a whole safetensors file: {printable(error)}") from error
     return tensors
 

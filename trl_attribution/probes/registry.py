@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock
 
 from trl_attribution.behaviors.names import check_name
-from trl_attribution.errors import ProbeError
+from trl_attribution.errors import WRONG_VALUES, ProbeError
 from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
 from trl_attribution.utils.format_version import check_format_version
@@ -228,7 +228,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             description=description.get("description"),
             **tensors,
         )
-    except (TypeError, ValueError) as error:
+    except WRONG_VALUES as error:
         raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
     except ProbeError as error:
         raise ProbeError(f"{path}: {error}") from error
@@ -246,8 +246,8 @@ def _parse_description(path: Path) -> dict[str, Any]:
         ) from error
     except json.JSONDecodeError as error:
         raise ProbeError(f"{path}:{error.lineno}: broken JSON ({error.msg}); build the probe again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProbeError(f"{path} cannot be read: {printable(error, 120)}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
     check_format_version(description.get("version"), VERSION, path, ProbeError)
@@ -290,7 +290,7 @@ def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
         )
     try:
         tensors = load(payload)
-    except SafetensorError as error:
+    except (SafetensorError, *WRONG_VALUES) as error:
         raise ProbeError(f"{path} is not a safetensors file: {error}") from error
     unknown = sorted(tensors.keys() - AXES.keys())
     if unknown or "vector" not in tensors:

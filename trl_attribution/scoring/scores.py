@@ -31,7 +31,7 @@ MEMORY_BUDGET = 256 * 2**20
 """Bytes that a block of vectors, and the probes' matrices beside it, may each take."""
 NEUTRAL_PAIRS = 8
 """So many pairs the everyday prompts count for in the center of contexts (docs/benchmarks/control-sources.md)."""
-_MOST_ROWS = 8192
+_MOST_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,9 @@ class _Run:
         for block in self.view.blocks(layers, size):
             for place, target in enumerate(targets):
                 index = layers.index(target.layer)
-                result = target.score(block.pair[:, index], block.context[:, index])
+                # A store reads contexts from disk when they are asked for.
+                context = None if target.mean is None else block.context[:, index]
+                result = target.score(block.pair[:, index], context)
                 self._keep(block, target.columns, result.scores)
                 zero[place] += result.zero_pairs
                 without[place] += result.no_context

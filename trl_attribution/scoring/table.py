@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError
 from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.calibration import Integers, Null, calibrate
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.scoring.scores import Scores
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 TABLE_FORMAT = "trl-attribution scores"
 TABLE_VERSION = 1
 _KEY = b"trl_attribution"
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""What pyarrow raises for a file that is broken; text that is no UTF-8 is a ValueError."""
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _FIELDS = [
     pa.field("pair_id", pa.string(), nullable=False),
@@ -98,7 +101,7 @@ class ScoreTable:
         """
         file = Path(path)
         with _opened(file) as parquet:
-            header = _checked_header(file, parquet.schema_arrow.metadata or {})
+            header = _checked_header(file, _metadata_of(parquet, file))
             groups = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
         try:
             columns = tuple(Column(entry["probe"], entry["layer"], entry["kind"]) for entry in header["columns"])
@@ -109,8 +112,8 @@ class ScoreTable:
                 for column, entry in zip(columns, header["columns"], strict=True)
                 if (found := _known_of(entry.get("known")))
             }
-        except (KeyError, TypeError, ValueError, SettingsError) as error:
-            raise StoreError(f"{file} is broken: its header lacks {error}. Run the audit again.") from error
+        except (*WRONG_VALUES, SettingsError) as error:
+            raise StoreError(f"{file} is broken: its header lacks {printable(error)}. Run the audit again.") from error
         if groups != [pairs] * len(columns):
             raise StoreError(f"{file} is broken: its row groups do not fit its header. Run the audit again.")
         return cls(file, columns, nulls, pairs, known)
@@ -136,8 +139,8 @@ class ScoreTable:
                 return parquet.read_row_group(
                     self.columns.index(column), columns=None if fields is None else list(fields)
                 )
-            except (pa.ArrowException, OSError) as error:
-                raise StoreError(f"{self.path} is broken: {error}. Run the audit again.") from error
+            except _UNREADABLE as error:
+                raise StoreError(f"{self.path} is broken: {printable(error)}. Run the audit again.") from error
 
     def __iter__(self) -> Iterator[tuple[Column, pa.Table]]:
         """Every column with its rows, one at a time."""
@@ -210,14 +213,21 @@ def _opened(path: Path) -> pq.ParquetFile:
         raise StoreError(f"there is no score table at {path}: run an audit first")
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} cannot be read as a score table: {error}. Run the audit again.") from error
+    except _UNREADABLE as error:
+        raise StoreError(f"{path} cannot be read as a score table: {printable(error)}. Run the audit again.") from error
+
+
+def _metadata_of(parquet: pq.ParquetFile, path: Path) -> dict[bytes, bytes]:
+    try:
+        return parquet.schema_arrow.metadata or {}
+    except _UNREADABLE as error:
+        raise StoreError(f"{path} cannot be read as a score table: {printable(error)}. Run the audit again.") from error
 
 
 def _checked_header(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[_KEY])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or header.get("format") != TABLE_FORMAT:
         raise StoreError(f"{path} is a Parquet file, but not a score table: it was not made by an audit")

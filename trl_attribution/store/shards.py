@@ -25,6 +25,7 @@ from trl_attribution.errors import StoreError
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.text import printable
 
 SHARD_FORMAT = "trl-attribution shard"
 SHARD_VERSION = 1
@@ -165,8 +166,8 @@ def _read_header(prefix: bytes, read: Any, path: Path, size: int) -> tuple[dict[
         raise StoreError(f"{path} is truncated or damaged: it has {size} bytes and no whole header. {_REPAIR}")
     try:
         header = json.loads(read(length))
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: its header is not JSON ({error}). {_REPAIR}") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged: its header is not JSON ({printable(error, 120)}). {_REPAIR}") from error
     if not isinstance(header, dict):
         raise StoreError(f"{path} is damaged: its header is not a JSON object. {_REPAIR}")
     return header, 8 + length

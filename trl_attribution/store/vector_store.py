@@ -8,8 +8,8 @@ A shard appears whole or not at all, so whatever is there is complete, and a rer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,13 +31,21 @@ from trl_attribution.utils.text import counted
 __all__ = ["ShardWriter", "StoreSettings", "VectorBlock", "VectorStore", "VectorView"]
 
 
-@dataclass(frozen=True)
 class VectorBlock:
-    """Consecutive rows of a view: ``pair`` and ``context`` are float32 ``[n, L, D]``, L as asked for."""
+    """Consecutive rows of a view, L as asked for; vectors are given, or read when first asked for."""
 
-    start: int
-    pair: Tensor
-    context: Tensor
+    def __init__(self, start: int, pair: Tensor | Callable[[], Tensor], context: Tensor | Callable[[], Tensor]) -> None:
+        self.start, self._pair, self._context = start, pair, context
+
+    @cached_property
+    def pair(self) -> Tensor:
+        """Pair vectors, float32 ``[n, L, D]``."""
+        return self._pair if isinstance(self._pair, Tensor) else self._pair()
+
+    @cached_property
+    def context(self) -> Tensor:
+        """Context vectors, float32 ``[n, L, D]``."""
+        return self._context if isinstance(self._context, Tensor) else self._context()
 
 
 class VectorView:
@@ -84,7 +92,7 @@ class VectorView:
         return self._gather(self._rows, "context", [layer], torch_dtype(self._settings.vector_dtype))[:, 0]
 
     def blocks(self, layers: Sequence[int], size: int) -> Iterator[VectorBlock]:
-        """Go through the view, ``size`` rows at a time, holding one block in memory.
+        """Go through the view, ``size`` rows at a time; what of a block is not asked for is not read.
 
         Raises:
             StoreError: a layer is not stored.
@@ -92,21 +100,24 @@ class VectorView:
         """
         if size < 1:
             raise SettingsError(f"the block size must be at least 1, not {size}")
+        self._check(layers)
         for start in range(0, len(self), size):
-            rows = self._rows[start : start + size]
-            pair = self._gather(rows, "pair", layers, torch.float32)
-            yield VectorBlock(start, pair, self._gather(rows, "context", layers, torch.float32))
+            gather = partial(self._gather, self._rows[start : start + size], layers=layers, dtype=torch.float32)
+            yield VectorBlock(start, partial(gather, "pair"), partial(gather, "context"))
 
     def _gather(self, rows: Rows, kind: Kind, layers: Sequence[int], dtype: torch.dtype) -> Tensor:
+        self._check(layers)
+        if not len(rows):
+            return torch.empty(0, len(layers), self.hidden_size, dtype=dtype)
+        return self._shards.gather(rows, kind, [self.layers.index(layer) for layer in layers], dtype)
+
+    def _check(self, layers: Sequence[int]) -> None:
         unknown = [layer for layer in layers if layer not in self.layers]
         if unknown or not layers:
             raise StoreError(
                 f"{self._folder} holds layers {', '.join(map(str, self.layers))}, "
                 f"not {', '.join(map(str, unknown)) or 'an empty choice'}. Audit again with the layers you need."
             )
-        if not len(rows):
-            return torch.empty(0, len(layers), self.hidden_size, dtype=dtype)
-        return self._shards.gather(rows, kind, [self.layers.index(layer) for layer in layers], dtype)
 
 
 class VectorStore:

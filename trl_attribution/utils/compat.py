@@ -57,6 +57,7 @@ def version_of(package: str) -> Version | None:
         return None
 
 
+@cache  # asked for every pair
 def is_before(package: str, version: str) -> bool:
     """Whether an older version of ``package`` is installed; one whose version is not known is taken for the newest."""
     found = version_of(package)

@@ -173,7 +173,7 @@ def _key(prompt: Prompt, response: str) -> str:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # torn by a kill
     return value if isinstance(value, dict) else None
 

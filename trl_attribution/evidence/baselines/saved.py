@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.errors import StoreError
+from trl_attribution.errors import WRONG_VALUES, StoreError
 from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost
 from trl_attribution.utils.json_file import DescribedFile
 from trl_attribution.utils.text import printable
@@ -59,7 +59,7 @@ class SavedScores:
             lines = [json.loads(line) for line in found.payload.splitlines()]
             scores = {str(line["pair_id"]): float(line["score"]) for line in lines}
             return BaselineScores(self.name, scores, Cost(**found.values["cost"]), tuple(found.values["notes"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except WRONG_VALUES as error:
             raise StoreError(f"{files.description} is broken: {printable(error, 300)}. {files.advice}") from error
 
     def save(self, found: BaselineScores) -> None:

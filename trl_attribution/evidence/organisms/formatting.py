@@ -155,7 +155,7 @@ def _split_paragraphs(draft: AnswerDraft) -> str:
 def _holds_json_text(text: str) -> bool:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and list(value) == ["text"]
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
-from trl_attribution.errors import SettingsError, StoreError, describe_difference
+from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError, describe_difference
 from trl_attribution.store.shard_set import hex_ids, parse_ids
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
@@ -153,7 +153,7 @@ class GateBaseline:
                 text = (file.metadata() or {}).get(BASELINE_FORMAT)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
             about = None if text is None else json.loads(text)
-        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, *WRONG_VALUES) as error:
             raise StoreError(f"{path} cannot be read as a baseline ({error}). {_AGAIN}") from error
         if not isinstance(about, dict):
             raise StoreError(f"{path} is no gate baseline. {_AGAIN}")
@@ -161,7 +161,7 @@ class GateBaseline:
         header = validated(TypeAdapter(_Header), about, path, advice=_AGAIN)
         try:
             return _assembled(header, tensors)
-        except (KeyError, ValueError) as error:
+        except WRONG_VALUES as error:
             raise StoreError(f"{path} cannot be read as a baseline ({error}). {_AGAIN}") from error
 
 

@@ -154,7 +154,7 @@ class FileRows:
         with json_lines(self.path, self.name) as lines:
             for index, (record, values) in enumerate(self._matched(lines)):
                 location = f"{self.name}:{record.line}"
-                if any(value is None for value in values.values()):
+                if None in values.values():
                     # Arrow fills in what a line lacks: only the line knows which keys it has.
                     keys = json_object(record.raw, location).keys()
                     for name in [name for name, value in values.items() if value is None and name not in keys]:
@@ -268,7 +268,7 @@ def _typed_refusal(path: Path, name: str, kind: str, error: Exception) -> DataEr
 
     try:
         schema = pq.read_schema(path) if kind == "parquet" else None
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         schema = None
     names = [] if schema is None else schema.names
     for column in schema or ():

@@ -1,0 +1,163 @@
+"""What a pass over a dataset came to, kept beside the vectors, so that a rerun need not read the dataset again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Container, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trl_attribution.errors import WRONG_VALUES, AttributionError
+from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, Duplicate, PairIndex, Survey, encoded_pairs
+from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
+from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
+from trl_attribution.pairs.faults import RowFault, SkippedRow
+from trl_attribution.pairs.reader import PairReader
+from trl_attribution.pairs.rows.files import FileRows, FolderRows
+from trl_attribution.utils.atomic import atomic_path
+from trl_attribution.utils.version import __version__
+
+FILE_NAME = "dataset.pass"
+_FORMAT = "trl-attribution dataset pass 1"
+_PACKAGES = ("datasets", "tokenizers", "transformers", "trl")
+
+
+def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | None:
+    """Digest of all that a pass depends on: the files' bytes, how they are read and tokenized, and by which versions.
+
+    None where that cannot be told: of other sources than files, slow tokenizers and processors, and examples that
+    M0's own responses are a part of.
+    """
+    files = _files_of(reader.source)
+    tokenizer = getattr(encoder, "backend_tokenizer", None)
+    if files is None or tokenizer is None or reader.kind != "pair":
+        return None
+    reader.ending_with(tokenizer_of(encoder).eos_token)
+    parts = [
+        *(_digest_of(path) for path in files),
+        *(
+            asdict(reader.resolved),
+            asdict(encoding),
+            tokenizer.to_str(),
+            encoder.chat_template,
+            tokenizer_of(encoder).eos_token,
+        ),
+        *(__version__, *map(version, _PACKAGES)),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
+    """Write ``data`` into ``folder``.
+
+    Raises:
+        AttributionError: the folder cannot be written.
+    """
+    sources = data.index.sources
+    about = {
+        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", "sample")},
+        "survey": asdict(data.survey),
+        "skipped": [asdict(row) for row in data.skipped],
+        "longest_pair": data.longest_pair and asdict(data.longest_pair),
+        "sample": [asdict(pair) for pair in data.sample],
+        "sources": sources.dictionary.to_pylist(),
+        "pairs": len(data.index),
+    }
+    head = json.dumps({"format": _FORMAT, "key": key, **about}).encode()
+    body = [
+        bytes.fromhex("".join(data.index.pair_ids)),
+        data.index.rows.astype("<i8").tobytes(),
+        sources.indices.to_numpy(zero_copy_only=False).astype("<i4").tobytes(),
+    ]
+    digest = hashlib.sha256(head + b"".join(body)).digest()
+    with atomic_path(folder / FILE_NAME) as part:
+        part.write_bytes(b"".join([digest, struct.pack("<Q", len(head)), head, *body]))
+
+
+def kept_pass(folder: Path, key: str) -> DatasetPass | None:
+    """The pass that ``folder`` keeps under ``key``; None where there is none, or the file is no longer whole."""
+    try:
+        content = (folder / FILE_NAME).read_bytes()
+        digest, (size,), rest = content[:32], struct.unpack_from("<Q", content, 32), memoryview(content)[40:]
+        if hashlib.sha256(rest).digest() != digest:
+            return None
+        about = json.loads(bytes(rest[:size]))
+        return _pass_of(about, rest[size:]) if (about.pop("format"), about.pop("key")) == (_FORMAT, key) else None
+    except (OSError, struct.error, *WRONG_VALUES):
+        return None  # it saves time, no more
+
+
+class TokensAgain:
+    """Tokens of chosen pairs of a pass that is kept, in the place of a :class:`TokenSpool`.
+
+    Other rows are passed over as they come from the file; texts are tokenized a batch at a time, as they are asked for.
+    """
+
+    def __init__(self, reader: PairReader, tokenizer: Encoder, encoding: Encoding, index: PairIndex) -> None:
+        self._reader, self._tokenizer, self._encoding, self._index = reader, tokenizer, encoding, index
+
+    def read(self, wanted: Container[str]) -> Iterator[EncodedPair]:
+        """The pairs whose ids are in ``wanted``, in the order of the dataset.
+
+        Raises:
+            AttributionError: the dataset changed while it was audited.
+        """
+        rows = {
+            row
+            for pair_id, row in zip(self._index.pair_ids, self._index.rows.tolist(), strict=True)
+            if pair_id in wanted
+        }
+        remaining = (self._reader.read(row) for row in self._reader.rows() if row.index in rows)
+        while batch := list(islice(remaining, ENCODE_BATCH)):
+            for pair, encoded in encoded_pairs(batch, self._tokenizer, self._encoding):
+                if isinstance(encoded, RowFault) or pair.pair_id not in wanted:
+                    raise AttributionError(f"{pair.location} changed while it was audited: start again.")
+                yield encoded
+
+
+def _files_of(source: Any) -> list[Path] | None:
+    if isinstance(source, FileRows):
+        return [source.path]
+    if isinstance(source, FolderRows) and all(isinstance(part, FileRows) for part in source.parts):
+        return [part.path for part in source.parts if isinstance(part, FileRows)]
+    return None
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pass_of(about: dict[str, Any], body: memoryview) -> DatasetPass:
+    count = about.pop("pairs")
+    ids = body[: 16 * count].hex()
+    rows, codes = (
+        np.frombuffer(body, dtype=kind, count=count, offset=offset * count)
+        for kind, offset in (("<i8", 16), ("<i4", 24))
+    )
+    index = PairIndex(
+        tuple(ids[start : start + 32] for start in range(0, len(ids), 32)),
+        rows,
+        pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(about.pop("sources"), pa.string())),
+    )
+    survey = about.pop("survey")
+    survey["duplicates"] = [Duplicate(**one) for one in survey["duplicates"]]
+    survey["skipped"] = [SkippedRow(**one) for one in survey["skipped"]]
+    about["skipped"] = [SkippedRow(**one) for one in about["skipped"]]
+    about["longest_pair"] = about["longest_pair"] and _encoded(about["longest_pair"])
+    about["sample"] = tuple(_encoded(one) for one in about["sample"])
+    return DatasetPass(survey=Survey(**survey), index=index, **about)
+
+
+def _encoded(values: dict[str, Any]) -> EncodedPair:
+    sides = {name: EncodedResponse(**values[name]) for name in ("chosen", "rejected")}
+    further = tuple(EncodedResponse(**one) for one in values["further"])
+    return EncodedPair(**{**values, **sides, "further": further, "weights": tuple(values["weights"])})
