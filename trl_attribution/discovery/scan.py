@@ -119,6 +119,7 @@ class _Scan:
         result = ScanResult(
             dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
             model=info.model.model_dump(include={"name", "digest"}),
+            kind=info.reading.kind,
             settings=self.config.to_json(),
             layer=layer,
             pairs=len(audited),
@@ -220,7 +221,7 @@ class _Scan:
         self.on_progress("Measuring texts", int(seen.sum()), len(audited))
         if not seen.all():
             raise SettingsError(
-                f"{self.folder} holds an audit of {counted(len(audited), 'pair')}, of which {int((~seen).sum()):,} are "
+                f"{self.folder} holds an audit of {audited.info.dataset.kind.counted(len(audited))}, of which {int((~seen).sum()):,} are "
                 "not in this dataset. Give the dataset that was audited, or another output folder (-o)."
             )
         return measures, prompts

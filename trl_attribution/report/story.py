@@ -47,7 +47,7 @@ def story(found: Findings) -> Group:
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
     if (scan := found.extras.scan) is not None:
-        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings))]
+        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings), found.kind)]
         parts += [Text(line, "dim") for line in closing_lines(scan)]
         if scan.prediction is not None and scan.prediction.prompts:
             parts.append(prediction_view(scan.prediction, _FINDINGS))
