@@ -101,7 +101,7 @@ def test_the_commands_are_quoted_and_none_that_hides_anything_is_shown(
     assert page.count("--action weight") == 2
     for hidden in ("line\nbreak", "turned\u202e", "escape\x1b[31m"):
         assert finding_command(replace(found, folder=Path(hidden)), one) == ""
-    memory = found.info.dataset.model_copy(update={"name": "the list in memory"})
+    memory = found.info.dataset.model_copy(update={"name": "the list in memory", "path": None})
     unnamed = replace(found, info=found.info.model_copy(update={"dataset": memory}))
     assert shlex.split(finding_command(unnamed, one))[3] == "DATASET"
 

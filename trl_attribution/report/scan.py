@@ -124,7 +124,8 @@ def sureness(result: ScanResult) -> Iterator[str]:
         f"{counted(len(result.traits), 'probed trait')}, {counted(result.topics, 'topic')}; layer {result.layer}."
     )
     if result.sampled:
-        yield f"A first look at {result.examples.counted(result.pairs)}: intervals are wider, small effects missing. Leave --sample out."
+        looked = result.examples.counted(result.pairs)
+        yield f"A first look at {looked}: intervals are wider, small effects missing. Leave --sample out."
     yield from (printable(note, 500) for note in result.notes)
 
 
