@@ -16,7 +16,7 @@ import pytest
 import typer
 from transformers import PreTrainedTokenizerFast
 
-from tests.commands import INSTALLED, Commands
+from tests.commands import Commands
 from tests.snippets import Snippet, commands, runnable
 from tests.tiny import build_moved_model
 from trl_attribution.callbacks import CallbackConfig
@@ -24,7 +24,6 @@ from trl_attribution.callbacks import CallbackConfig
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "docs" / "reference" / "cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != GENERATED)]
-# With the installed programs, which import PyTorch and its company anew for each command.
 SLOW = {"quickstart"}
 ELSEWHERE = {"gate-guide"}
 """Run by a test of its own, with what the page itself names."""
@@ -92,8 +91,6 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("snippets", RUNNABLE)
 def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, commands: Commands) -> None:
-    # What a newcomer types first is typed into the installed programs.
-    programs = Commands(INSTALLED, workplace / ".cache") if snippets[0].page.name == "README.md" else commands
     for snippet in snippets:
         if snippet.file is not None:
             (workplace / snippet.file).write_text(snippet.body, encoding="utf-8")
@@ -104,7 +101,7 @@ def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, com
         command = ["bash", "-euo", "pipefail", "-c", body]
         if snippet.language == "python":
             command = ["python", "-c", body]
-        result = programs.run(workplace, *command)
+        result = commands.run(workplace, *command)
         where = f"{snippet.page.relative_to(ROOT)}:{snippet.line}"
         assert result.returncode in (0, snippet.may_exit), f"{where}\n{body}\n{result.stdout}\n{result.stderr}"
 
