@@ -186,9 +186,10 @@ def _file_says_debug() -> bool:
     paths = [one for before, one in given if before == "--config"]
     paths += [one.removeprefix("--config=") for one in sys.argv if one.startswith("--config=")]
     try:
-        return any(re.search(r"^debug:\s*true\b", Path(one).read_text(), re.MULTILINE) for one in paths if one)
+        texts = [Path(one).read_text(encoding="utf-8") for one in paths if one]
     except (OSError, ValueError):  # said when it is read
         return False
+    return any(re.search(r"(?im)^debug:\s*true\b", one) for one in texts)
 
 
 def _quieten_libraries(*, debug: bool) -> None:
