@@ -22,7 +22,8 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
 
 def places(values: npt.NDArray[np.int64]) -> pa.Array:
     """``[N]`` as Arrow takes places to look at."""
-    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
 
 
 def words(values: Sequence[str]) -> pa.Array:
