@@ -117,6 +117,6 @@ def hub_faults(asked: str, repo_id: str, done: str = "written") -> Iterator[None
         yield
     except (OSError, ValueError, http_error()) as error:
         raise AttributionError(
-            f"{asked}: {repo_id} cannot be {done}: {printable(error, 400)}. Log in with `hf auth login` or set "
+            f"{asked}: {repo_id} cannot be {done}: {printable(error, 400).rstrip('.')}. Log in with `hf auth login` or set "
             "HF_TOKEN, and check the name and the connection."
         ) from error
