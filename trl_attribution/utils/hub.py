@@ -116,7 +116,8 @@ def hub_faults(asked: str, repo_id: str, done: str = "written") -> Iterator[None
     try:
         yield
     except (OSError, ValueError, http_error()) as error:
+        said = printable(error, 400).rstrip(".")
         raise AttributionError(
-            f"{asked}: {repo_id} cannot be {done}: {printable(error, 400).rstrip('.')}. Log in with `hf auth login` or set "
-            "HF_TOKEN, and check the name and the connection."
+            f"{asked}: {repo_id} cannot be {done}: {said}. Log in with `hf auth login` or set HF_TOKEN, and check the "
+            "name and the connection."
         ) from error
