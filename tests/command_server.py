@@ -97,6 +97,9 @@ def python(arguments: list[str], folder: str) -> None:
         case ["-c", code, *rest]:
             sys.argv, sys.path[0] = ["-c", *rest], ""
             exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+        case ["-"]:
+            sys.argv, sys.path[0] = ["-"], ""
+            exec(compile(open(0, closefd=False).read(), "<stdin>", "exec"), vars(sys.modules["__main__"]))  # noqa: SIM115
         case ["-m", module, *rest]:
             sys.argv, sys.path[0] = [module, *rest], folder
             runpy.run_module(module, run_name="__main__", alter_sys=True)

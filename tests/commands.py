@@ -50,8 +50,14 @@ class Commands:
 
 
 @contextmanager
-def serving() -> Iterator[Commands]:
-    """The programs, for as long as the block lasts; what they have left running then is killed."""
+def serving(python: Path | None = None) -> Iterator[Commands]:
+    """The programs, for as long as the block lasts; what they have left running then is killed.
+
+    ``python`` is the interpreter of an environment in which the package is installed, without the checkout.
+    """
+    server_of = [sys.executable, "-m", "tests.command_server"]
+    if python is not None:  # not even this folder is looked into
+        server_of = [str(python), "-P", str(ROOT / "tests" / "command_server.py")]
     with TemporaryDirectory(prefix="commands-") as name:
         programs = Commands(Path(name) / "bin", Path(name) / "datasets")
         address = Path(name) / "socket"
@@ -60,9 +66,9 @@ def serving() -> Iterator[Commands]:
             listener.bind(str(address))
             listener.listen()
             server = subprocess.Popen(
-                [sys.executable, "-m", "tests.command_server", str(listener.fileno())],
+                [*server_of, str(listener.fileno())],
                 cwd=ROOT,
-                env=programs.environment,
+                env={name: value for name, value in programs.environment.items() if name != "PYTHONPATH" or not python},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +20,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.commands import Commands, serving
+from tests.fake_hub import FakeHub, fake_hub
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,6 +74,45 @@ def commands() -> Iterator[Commands]:
     """``trl-attribution`` and ``python`` for tests that run them often."""
     with serving() as programs:
         yield programs
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel and an sdist built from a copy of what the checkout holds, as a zip archive keeps it: without links."""
+    source = tmp_path_factory.mktemp("source")
+    output = tmp_path_factory.mktemp("dist")
+    listed = [
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "callbacks",
+        "trl_attribution",
+        "tests",
+    ]
+    copy = ["cp", "-a", *(str(ROOT / name) for name in listed), str(source)]
+    subprocess.run(copy, check=True)
+    link = source / "trl_attribution" / "callbacks"
+    leads_to = str(link.readlink())
+    link.unlink()
+    link.write_text(leads_to)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
+    result = subprocess.run(build, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return output
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub on this machine that this process is logged in to."""
+    with fake_hub() as served:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.endpoint)
+        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", served.token)
+        yield served
 
 
 @pytest.fixture(scope="session")

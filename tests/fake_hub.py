@@ -1,4 +1,4 @@
-"""The part of a hub's HTTP API that uploading a dataset needs, on loopback, with repositories in memory."""
+"""The part of a hub's HTTP API that uploads and downloads need, on loopback, with repositories in memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.served.requests.append(f"GET {self.path}")
-        if found := re.fullmatch(r"/api/datasets/([^/]+/[^/?]+)(\?.*)?", self.path):
+        if found := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/tree/.*", self.path):
+            files = self.served.repositories[found[1]].files.items()
+            listed = [{"type": "file", "path": name, "size": len(content), "oid": SHA} for name, content in files]
+            return self._answer(200, listed)
+        if found := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/?]+)(/revision/[^?]+)?(\?.*)?", self.path):
             repository = self.served.repositories.get(found[1])
             if repository is None or (repository.private and not self._allowed()):
                 return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -87,28 +91,30 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
             private = "private" in (asked.get("visibility"), self.served.forced_visibility)
             self.served.repositories[name] = Repository(private and self.served.forced_visibility != "public")
-            return self._answer(200, {"url": f"{self.served.endpoint}/datasets/{name}"})
-        if found := re.fullmatch(r"/api/datasets/(.+)/preupload/main", self.path):
+            kind = "datasets/" if asked.get("type") == "dataset" else ""
+            return self._answer(200, {"url": f"{self.served.endpoint}/{kind}{name}"})
+        if found := re.fullmatch(r"/api/(?:datasets|models)/(.+)/preupload/main", self.path):
             files = [
                 {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
                 for one in json.loads(body)["files"]
             ]
             return self._answer(200, {"files": files})
-        if found := re.fullmatch(r"/api/datasets/(.+)/commit/main", self.path):
-            return self._commit(found[1], [json.loads(line) for line in body.splitlines()])
+        if found := re.fullmatch(r"/api/(datasets/|models/)(.+)/commit/main", self.path):
+            kind = "" if found[1] == "models/" else found[1]
+            return self._commit(kind, found[2], [json.loads(line) for line in body.splitlines()])
         return self._answer(500, {"error": f"the fake hub knows no {self.path}"})
 
-    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+    def _commit(self, kind: str, name: str, lines: list[dict[str, Any]]) -> None:
         repository = self.served.repositories[name]
         repository.commits.append(lines[0]["value"])
         for line in lines[1:]:
             assert line["key"] == "file"
             repository.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        url = f"{self.served.endpoint}/datasets/{name}/commit/{SHA}"
+        url = f"{self.served.endpoint}/{kind}{name}/commit/{SHA}"
         self._answer(200, {"commitUrl": url, "commitOid": SHA, "pullRequestUrl": None})
 
     def _file(self, body: bool) -> None:
-        found = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        found = re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
         content = self.served.repositories[found[1]].files.get(found[2]) if found else None
         if content is None:
             return self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})

@@ -63,6 +63,8 @@ COMMANDS = (
     "probe calibrate insults {dataset} --model {model} --probes {registry}",
     "probe import rude {vector} --model {model} --probes {new}",
     "probe list --probes {registry}",
+    "probe pull team/probes --probes {new}",
+    "probe push insults team/probes --probes {registry}",
     "probe show insults --probes {registry}",
     "probe steer insults --model {model} --behavior {prompts} --probes {registry} --max-new-tokens 2",
     "report {audit} --dataset {dataset} --probes {registry} -o {new}.html",

@@ -16,7 +16,7 @@ import pytest
 import typer
 from transformers import PreTrainedTokenizerFast
 
-from tests.commands import INSTALLED, Commands
+from tests.commands import Commands
 from tests.snippets import Snippet, commands, runnable
 from tests.tiny import build_moved_model
 from trl_attribution.callbacks import CallbackConfig
@@ -92,8 +92,6 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("snippets", RUNNABLE)
 def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, commands: Commands) -> None:
-    # What a newcomer puts into a script of their own meets no module that is imported already.
-    python = Commands(INSTALLED, workplace / ".cache") if snippets[0].page.name == "README.md" else commands
     for snippet in snippets:
         if snippet.file is not None:
             (workplace / snippet.file).write_text(snippet.body, encoding="utf-8")
@@ -102,9 +100,10 @@ def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, com
         for shown, here in STAND_INS.items():
             body = body.replace(shown, here)
         if snippet.language == "python":
-            result = python.run(workplace, "python", "-c", body)
+            command = ["python", "-c", body]
         else:
-            result = commands.run(workplace, "bash", "-euo", "pipefail", "-c", body)
+            command = ["bash", "-euo", "pipefail", "-c", body]
+        result = commands.run(workplace, *command)
         where = f"{snippet.page.relative_to(ROOT)}:{snippet.line}"
         assert result.returncode in (0, snippet.may_exit), f"{where}\n{body}\n{result.stdout}\n{result.stderr}"
 
@@ -121,7 +120,7 @@ def test_every_command_shown_exists_with_the_options_shown() -> None:
 
 def test_every_option_named_in_the_text_exists() -> None:
     known = {option for command in _all_commands(_root()) for option in _options(command)}
-    known |= {"--no-deps", "--strict", "--python", "--torch", "--write", "--shapes"}  # pip's, zensical's, scripts'
+    known |= {"--no-deps", "--strict", "--python", "--torch", "--write", "--shapes", "--user"}  # of other programs
     named = {
         (str(page.relative_to(ROOT)), option)
         for page in PAGES

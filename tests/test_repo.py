@@ -174,33 +174,6 @@ def test_every_make_target_is_explained_in_contributing() -> None:
     assert mentioned == set(targets[1].split())
 
 
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and an sdist built from a copy of what the checkout holds, as a zip archive keeps it: without links."""
-    source = tmp_path_factory.mktemp("source")
-    output = tmp_path_factory.mktemp("dist")
-    listed = [
-        "pyproject.toml",
-        "setup.py",
-        "MANIFEST.in",
-        "README.md",
-        "LICENSE",
-        "callbacks",
-        "trl_attribution",
-        "tests",
-    ]
-    copy = ["cp", "-a", *(str(ROOT / name) for name in listed), str(source)]
-    subprocess.run(copy, check=True)
-    link = source / "trl_attribution" / "callbacks"
-    leads_to = str(link.readlink())
-    link.unlink()
-    link.write_text(leads_to)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
-    result = subprocess.run(build, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return output
-
-
 def test_the_wheel_holds_the_callbacks_and_the_type_marker(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

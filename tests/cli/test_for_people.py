@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from tests.cli.test_quick_answers import HEAVY, SCRIPT, python, user_seconds
 from tests.commands import Commands
 from tests.fuzzing import PAIRS, PROMPTS
 from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
-from trl_attribution.cli import app
+from trl_attribution.cli import app, output
+from trl_attribution.report.findings import read_findings
 from trl_attribution.report.terminal import examples_table, sources_table
 from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.tables import tell
@@ -27,7 +30,7 @@ from trl_attribution.cli import app
 try:
     app(["show", "audit"])
 except SystemExit:
-    print(sorted({HEAVY - {"scipy", "pyarrow"}!r} & set(sys.modules)), "scipy.stats" in sys.modules)
+    print(sorted({HEAVY - {"scipy", "pyarrow"} | {"pandas"}!r} & set(sys.modules)), "scipy.stats" in sys.modules)
 """
 MOST_SECONDS = 5.0
 """Of CPU, for an audit's answer on a terminal: about 2 on an idle machine, 8 with the heavy libraries."""
@@ -148,3 +151,19 @@ def test_an_audit_is_shown_without_the_heavy_libraries(tmp_path: Path, model_fol
     assert user_seconds() - before < MOST_SECONDS
     assert done.stdout.endswith("[] False\n"), done.stdout + done.stderr
     assert PAIRS[0]["prompt"] in done.stdout or PAIRS[2]["prompt"] in done.stdout
+    # From another folder than the one in which the audit was given a relative path.
+    found = read_findings(tmp_path / "audit")
+    assert found.info.dataset.name == "data.jsonl" and found.audited_file == tmp_path / "data.jsonl"
+    assert found.info.dataset.argument == str(tmp_path / "data.jsonl")
+
+
+@pytest.mark.parametrize(("line", "speaks"), [("debug: true", True), ("debug: false", False), ("top_k: 2", False)])
+def test_libraries_speak_where_a_file_of_options_says_debug(
+    line: str, speaks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_QUIET", {"a_library": {"A_LIBRARY_IS_QUIET": "1"}})
+    monkeypatch.delenv("A_LIBRARY_IS_QUIET", raising=False)
+    (tmp_path / "options.yaml").write_text(f"quiet: true\n{line}\n")
+    monkeypatch.setattr(sys, "argv", ["trl-attribution", "audit", "--config", str(tmp_path / "options.yaml")])
+    output.quieten_what_loads()
+    assert os.environ.pop("A_LIBRARY_IS_QUIET", None) == (None if speaks else "1")

@@ -16,6 +16,7 @@ from tests.audit_cases import ASKS, THINGS, auditor_of, pair_rows, tiny_loaded, 
 from tests.browser import browser, context, until, visit
 from tests.gate_cases import write_rows
 from tests.report.test_report_review import post
+from tests.report_cases import save_scan
 from trl_attribution.pairs.formats import OWN_SHOWN
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.report.answer import answer_of
@@ -24,6 +25,7 @@ from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page import Served, find_texts, render_page, write_report
 from trl_attribution.report.page_data import ReportConfig
 from trl_attribution.report.review_server import DecisionsFile, ReviewServer
+from trl_attribution.report.scan import scan_view
 from trl_attribution.report.story import pairs_story, story
 from trl_attribution.report.terminal import audit_summary, result
 from trl_attribution.report.texts import ListedPairs, visible
@@ -82,6 +84,8 @@ def test_whoever_shows_texts_shows_m0s_own_responses_beside_those_that_were_comp
 @pytest.mark.parametrize("kind", ["sft", "kto", "rollouts"])
 def test_terminal_and_card_use_the_words_of_the_kind(kind: str, tmp_path: Path) -> None:
     data, audit = audited(kind, tmp_path)
+    scan = save_scan(audit.folder, rows_of(kind)).model_copy(update={"kind": kind, "sampled": True})
+    scan.save(audit.folder)
     found = read_findings(audit.folder)
     screen = io.StringIO()
     texts = ListedPairs(data, found.reading).at(
@@ -93,11 +97,13 @@ def test_terminal_and_card_use_the_words_of_the_kind(kind: str, tmp_path: Path) 
         *pairs_story(found, texts, 0, 12, 1000),
         audit_summary(audit),
         *result(flagged, {}, ListedPairs(data, found.reading), 3),
+        scan_view(scan, audit.folder, str(data), 5),
     )
     # The null turns an example round; only its name is a flip.
     said = re.sub(r"against its own flip|as its own flip", "", screen.getvalue() + card(found, "dataset"))
     assert not [line for line in said.splitlines() if PAIRS.search(line)]
-    assert f"of {found.pairs} {ONE[kind]}s" in said
+    assert f"of {found.pairs} {ONE[kind]}s" in said and f"about 12 to 20 of 30 {ONE[kind]}s" in said
+    assert "--action weight" not in write_report(audit.folder, data).path.read_text(encoding="utf-8")
     assert all(heading.lower() in said.lower() for heading in HEADINGS[kind])
 
 

@@ -86,16 +86,22 @@ def test_an_effect_elsewhere_and_its_sources_are_said_in_words(found: Findings) 
     assert source_text(narrow) == HOSTILE[0] and source_text(wide) == f"{wide.sources[0].source[:60]} and 2 others"
 
 
-def test_the_command_is_quoted_and_none_that_hides_anything_is_shown(found: Findings) -> None:
+def test_the_commands_are_quoted_and_none_that_hides_anything_is_shown(
+    made: Case, found: Findings, tmp_path: Path
+) -> None:
     one = scan_of(found).findings[0]
     folder = Path("my audits/it's; rm -rf $HOME `x`")
     command = finding_command(replace(found, folder=folder), one)
     data = found.info.dataset.name
     manifest = str(folder / "findings/1.filter.jsonl")
     assert shlex.split(command) == ["trl-attribution", "apply", manifest, data, "-o", "cleaned.jsonl"]
+    weighed = shlex.split(finding_command(replace(found, folder=folder), one, "weight"))
+    assert weighed == ["trl-attribution", "apply", manifest, data, "--action", "weight", "-o", "weighed.jsonl"]
+    page = write_report(made.folder, made.data, output=tmp_path / "report.html").path.read_text(encoding="utf-8")
+    assert page.count("--action weight") == 2
     for hidden in ("line\nbreak", "turned\u202e", "escape\x1b[31m"):
         assert finding_command(replace(found, folder=Path(hidden)), one) == ""
-    memory = found.info.dataset.model_copy(update={"name": "the list in memory"})
+    memory = found.info.dataset.model_copy(update={"name": "the list in memory", "path": None})
     unnamed = replace(found, info=found.info.model_copy(update={"dataset": memory}))
     assert shlex.split(finding_command(unnamed, one))[3] == "DATASET"
 

@@ -42,6 +42,8 @@ class DatasetInfo(_Part):
 
     name: str
     """What the user gave."""
+    path: str | None = None
+    """Where the file or folder lay, absolute; None for what is none, and in audits of older releases."""
     format: str = "auto"
     eos_token: str | None = None
     fingerprint: str
@@ -64,7 +66,13 @@ class DatasetInfo(_Part):
     @property
     def argument(self) -> str:
         """What a command takes for it: its name, or DATASET where it was in memory or is no longer where it was."""
-        return self.name if is_hub_id(self.name) or Path(self.name).exists() else "DATASET"
+        name = self.name if str(Path(self.name).absolute()) == self.path else self.found_at
+        return name if is_hub_id(name) or Path(name).exists() else "DATASET"
+
+    @property
+    def found_at(self) -> str:
+        """What to open it by: its path, so that it is found from any folder, or its name where that is gone."""
+        return self.path if self.path is not None and Path(self.path).exists() else self.name
 
     @property
     def kind(self) -> ExampleKind:

@@ -46,7 +46,7 @@ class FlaggedRow:
 def flagged_rows(flagged: Flagged) -> Iterator[FlaggedRow]:
     """The flagged pairs, best rank first, with their texts as the dataset holds them."""
     audit = flagged.audit
-    dataset = audit.source if audit.source is not None else Path(audit.info.dataset.name)
+    dataset = audit.source if audit.source is not None else Path(audit.info.dataset.found_at)
     at_hand = not isinstance(dataset, Path) or dataset.exists()
     own = audit.own_responses if at_hand else None
     flags, size = iter(flagged.flags), SHOWN

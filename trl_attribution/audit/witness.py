@@ -180,7 +180,7 @@ class _Asking:
     def _texts(self, asked: set[str]) -> Iterator[Pair]:
         """The pairs asked about, each once, in the dataset's order: an audit stores no texts."""
         audit, left = self._audit, set(asked)
-        source = audit.source if audit.source is not None else audit.info.dataset.name
+        source = audit.source if audit.source is not None else audit.info.dataset.found_at
         for pair in PairReader(source, replace(audit.reading, on_bad_row="skip")):
             if pair.pair_id in left:
                 left.discard(pair.pair_id)

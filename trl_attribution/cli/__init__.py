@@ -19,6 +19,7 @@ from trl_attribution.cli.options import current_name
 from trl_attribution.cli.organism import organism_app
 from trl_attribution.cli.output import quieten_what_loads
 from trl_attribution.cli.probe import probe_app
+from trl_attribution.cli.probe_hub import pull, push
 from trl_attribution.cli.probe_steer import steer
 from trl_attribution.cli.report import report
 from trl_attribution.cli.review import review
@@ -55,7 +56,9 @@ def program(
 app.command(short_help="What would this dataset teach? Without probes.")(scan)
 app.command(short_help="Which pairs push towards the behaviors of your probes?")(audit)
 probe_app.command(short_help="What M0 does with a probe's direction added.")(steer)
-app.add_typer(probe_app, name="probe", short_help="Build, list, show, calibrate and import probes.")
+probe_app.command(short_help="Upload a probe to the Hub, with a card.")(push)
+probe_app.command(short_help="Fetch probes from the Hub.")(pull)
+app.add_typer(probe_app, name="probe", short_help="Build, list, show, calibrate, import and share probes.")
 app.add_typer(manifest_app, name="manifest", short_help="Look at manifests; merge, subtract or cut them.")
 app.command(short_help="Make the cleaned dataset from a manifest.")(apply)
 app.add_typer(gate_app, name="gate", short_help="May this dataset land? A policy decides, for CI.")

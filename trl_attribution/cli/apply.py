@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
@@ -108,9 +107,9 @@ def apply(
         written = output or Path(stack.enter_context(TemporaryDirectory()), "dataset")
         report = write_applied(loaded, dataset, written, reading, applying, card)
         document = {"output": output and str(output), "manifest": loaded.digest, "report": asdict(report)}
-        out.show(manifests.apply_summary(report, str(output or push_to_hub)))
-        if output is not None and (beside := file_card(output)).is_file():
-            out.show(Text(f"card     {beside}"))
+        beside = None if output is None else file_card(output)
+        has_card = beside is not None and beside.is_file()
+        out.show(manifests.apply_summary(report, str(output or push_to_hub), card=beside if has_card else None))
         if target is not None:
             pushed = target.push(written, Provenance(loaded, dataset, applying.undo), report)
             out.show(f"pushed to {pushed.url} ({'private' if pushed.private else 'public'})")

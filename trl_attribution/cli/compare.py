@@ -105,7 +105,7 @@ def compare(
     with out.progress() as progress:
         found = compare_rankings(
             audited,
-            dataset or audited.info.dataset.name,
+            dataset or audited.info.dataset.found_at,
             baselines,
             k=k,
             truth=TruthConfig(truth_column, tuple(truth_value or ())) if truth_column is not None else None,

@@ -189,7 +189,7 @@ def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     from trl_attribution.pairs import PairReader
     from trl_attribution.pairs.lookup import pairs_at_rows
 
-    name = dataset if dataset is not None else pairs.info.dataset.name
+    name = dataset if dataset is not None else pairs.info.dataset.found_at
     try:
         PairReader(name, pairs.reading)
     except DataError as error:

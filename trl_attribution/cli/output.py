@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -170,13 +171,25 @@ def _report(error: AttributionError, as_json: bool) -> None:
 
 def quieten_what_loads() -> None:
     """Tell libraries that are loaded later, by their variables, what :func:`verb` tells those that are here."""
-    if "--debug" in sys.argv:
+    if "--debug" in sys.argv or _file_says_debug():
         return
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # kept when it is set up
     for name, settings in _QUIET.items():
         if name not in sys.modules:
             for variable, value in settings.items():
                 os.environ.setdefault(variable, value)
+
+
+def _file_says_debug() -> bool:
+    """Whether a ``--config`` file has ``debug: true`` on a line of its own; what else it holds is read later."""
+    given = zip(["", *sys.argv], [*sys.argv, ""], strict=True)
+    paths = [one for before, one in given if before == "--config"]
+    paths += [one.removeprefix("--config=") for one in sys.argv if one.startswith("--config=")]
+    try:
+        texts = [Path(one).read_text(encoding="utf-8") for one in paths if one]
+    except (OSError, ValueError):  # said when it is read
+        return False
+    return any(re.search(r"(?im)^debug:\s*true\b", one) for one in texts)
 
 
 def _quieten_libraries(*, debug: bool) -> None:

@@ -69,7 +69,7 @@ class AuditedPairs:
         if saved.scores_path.exists():
             index = _scored(saved.table())
         else:
-            index = _read_again(info.dataset.name if dataset is None else dataset, saved.reading, store)
+            index = _read_again(info.dataset.found_at if dataset is None else dataset, saved.reading, store)
         if len(index.pair_ids) != info.dataset.pairs:
             raise SettingsError(
                 f"{place} audited {info.dataset.pairs:,} pairs, but {len(index.pair_ids):,} of them were found. "

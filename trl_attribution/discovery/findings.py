@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from trl_attribution.utils.json_file import JsonFile
+from trl_attribution.utils.kinds import EXAMPLES, ExampleKind, Kind
 from trl_attribution.utils.text import printable
 
 FILE = "findings.json"
@@ -166,6 +167,8 @@ class ScanResult(JsonFile):
     """``name``, ``fingerprint`` and ``pairs``."""
     model: dict[str, Any]
     """M0: ``name`` and ``digest``."""
+    kind: Kind = "pair"
+    """What the dataset's examples are; ``pairs`` below counts them, whatever they are."""
     settings: dict[str, Any]
     layer: int
     pairs: int
@@ -192,7 +195,7 @@ class ScanResult(JsonFile):
 
     def __repr__(self) -> str:
         harmful = sum(one.harmful for one in self.findings)
-        about = f"{self.pairs:,} pairs of {printable(self.dataset['name'], 80)}, layer {self.layer}"
+        about = f"{self.examples.counted(self.pairs)} of {printable(self.dataset['name'], 80)}, layer {self.layer}"
         return f"ScanResult({about}: {len(self.findings)} findings, {harmful} of them harmful)"
 
     def _repr_html_(self) -> str:
@@ -203,7 +206,13 @@ class ScanResult(JsonFile):
             (one.says, ", ".join(one.words), one.source or "", f"{one.pushing_low:,} to {one.pushing_high:,}")
             for one in self.findings
         ]
-        return str(paragraphs([repr(self)]) + html_table(("teaches", "where", "source", "pairs"), rows))
+        columns = ("teaches", "where", "source", self.examples.several)
+        return str(paragraphs([repr(self)]) + html_table(columns, rows))
+
+    @property
+    def examples(self) -> ExampleKind:
+        """What its examples are called."""
+        return EXAMPLES[self.kind]
 
     @property
     def untold(self) -> tuple[TraitCheck, ...]:

@@ -44,7 +44,6 @@ from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
-from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -119,6 +118,7 @@ class _Scan:
         result = ScanResult(
             dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
             model=info.model.model_dump(include={"name", "digest"}),
+            kind=info.reading.kind,
             settings=self.config.to_json(),
             layer=layer,
             pairs=len(audited),
@@ -220,8 +220,9 @@ class _Scan:
         self.on_progress("Measuring texts", int(seen.sum()), len(audited))
         if not seen.all():
             raise SettingsError(
-                f"{self.folder} holds an audit of {counted(len(audited), 'pair')}, of which {int((~seen).sum()):,} are "
-                "not in this dataset. Give the dataset that was audited, or another output folder (-o)."
+                f"{self.folder} holds an audit of {audited.info.dataset.kind.counted(len(audited))}, of which "
+                f"{int((~seen).sum()):,} are not in this dataset. Give the dataset that was audited, or another output "
+                "folder (-o)."
             )
         return measures, prompts
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import compress, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.reader import SHOWN, PairReader
+from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import counted
 
 Choose = Callable[[Sequence[Pair]], Sequence[bool]]
@@ -159,8 +161,10 @@ def pass_over(
 
 def dataset_info(reader: PairReader, data: DatasetPass, pairs: int) -> dict[str, Any]:
     """The dataset as ``audit.json`` describes it, ``pairs`` of its pairs audited."""
+    path = Path(reader.source.name)
     return {
         "name": reader.source.name,
+        "path": str(path.absolute()) if is_there(path) else None,
         "format": reader.format,
         "eos_token": reader.reading.eos_token,
         "fingerprint": data.survey.fingerprint,

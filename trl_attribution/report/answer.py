@@ -43,7 +43,9 @@ def answer_of(found: Findings) -> Answer:
     """The answer; text of the dataset in it is printable."""
     scan = found.extras.scan
     if found.rule is None and scan is not None:
-        first = tuple(f"{at}. {wording.sentence(one)}." for at, one in enumerate(scan.findings[:_FIRST], start=1))
+        first = tuple(
+            f"{at}. {wording.sentence(one, found.kind)}." for at, one in enumerate(scan.findings[:_FIRST], start=1)
+        )
         return Answer(
             wording.headline(scan), first, "", (*wording.sureness(scan), _not_training(found.kind)), _discovered(found)
         )

@@ -14,10 +14,9 @@ from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.report.answer import answer_of, enrichment_text, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
-from trl_attribution.utils.card import Section, read_card
+from trl_attribution.utils.card import Section, hub_name, read_card, shown_name
 from trl_attribution.utils.markdown import inline, table
-from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import counted, is_hub_id, printable
+from trl_attribution.utils.text import counted, printable
 from trl_attribution.utils.version import __version__
 
 CardKind = Literal["dataset", "model"]
@@ -26,7 +25,6 @@ _TITLES: dict[CardKind, str] = {
     "model": "What the preference data of this model pushes towards",
 }
 _SOURCES, _CLUSTERS, _SENTENCE = 20, 10, 2000
-_FILES = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gguf", ".gz", ".zst"}
 
 
 def card(found: Findings, kind: CardKind, path: Path | None = None) -> str:
@@ -61,9 +59,9 @@ def _facts(found: Findings) -> Iterator[tuple[str, str]]:
     info = found.info
     dataset, model = info.dataset, info.model
     pairs = f"{counted(found.pairs, f'different {found.kind.one}')} in {counted(dataset.rows, 'row')}"
-    yield "dataset", f"{inline(_shown(dataset.name))}: {pairs}"
+    yield "dataset", f"{inline(shown_name(dataset.name))}: {pairs}"
     yield "its fingerprint", inline(dataset.fingerprint)
-    yield "M0, which read it", f"{inline(_shown(model.name))}, fingerprint {inline(model.digest)}"
+    yield "M0, which read it", f"{inline(shown_name(model.name))}, fingerprint {inline(model.digest)}"
     yield "layers", ", ".join(str(layer) for layer in info.vectors.settings.layers)
     if found.rule is not None:
         share = f" ({found.listed.flagged / found.pairs:.1%})" if found.pairs else ""
@@ -187,17 +185,6 @@ def _front_matter(found: Findings, kind: CardKind) -> str:
     tags = ["trl-attribution", "preference"]
     if kind == "dataset":
         return f"---\n{DatasetCardData(tags=tags).to_yaml()}\n---\n"
-    base, data = (_hub_id(about.name) for about in (found.info.model, found.info.dataset))
+    base, data = (hub_name(about.name) for about in (found.info.model, found.info.dataset))
     values = ModelCardData(base_model=base, datasets=None if data is None else [data], tags=tags)
     return f"---\n{values.to_yaml()}\n---\n"
-
-
-def _hub_id(name: object) -> str | None:
-    text = str(name)
-    local = "/" not in text or Path(text).suffix.lower() in _FILES or local_path(text).exists()
-    return text if is_hub_id(text) and not local else None
-
-
-def _shown(name: object) -> str:
-    """A Hub id, or the last part of a path: where it lies on this machine is nobody's business."""
-    return _hub_id(name) or Path(str(name)).name or str(name)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from trl_attribution.scoring import Column, ScoreTable
 from trl_attribution.scoring.calibration import Calibration, Null
+from trl_attribution.utils import arrow
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -50,13 +51,13 @@ class LayerScores:
 
 def column_scores(table: ScoreTable, column: Column) -> npt.NDArray[np.float32]:
     """The scores of ``column`` ``[N]``."""
-    return np.asarray(table.read(column, ["score"]).column("score").to_numpy(), dtype=np.float32)
+    return arrow.numbers(table.read(column, ["score"]).column("score")).astype(np.float32)
 
 
 def column_worth(table: ScoreTable, column: Column) -> Calibration:
     """What the scores of ``column`` were worth when they were taken."""
     part = table.read(column, ["rank", "percentile", "p_value", "q_value"])
-    rank, *rest = (part.column(name).to_numpy() for name in part.column_names)
+    rank, *rest = (arrow.numbers(part.column(name)) for name in part.column_names)
     return Calibration(table.nulls[table.columns.index(column)], rank.astype(np.int64), *rest)
 
 

@@ -146,7 +146,8 @@ def _cost_facts(cost: CostInfo, kind: ExampleKind) -> list[Fact]:
     for name, peak in (("memory", cost.peak_memory_bytes), ("device memory", cost.peak_device_memory_bytes)):
         if peak:
             lines.append((name, f"{decimal(peak)} at its peak"))
-    lines.append(("machine", f"{printable(cost.device_name or '', 80)}, {cost.threads or '?'} threads"))
+    threads = "? threads" if cost.threads is None else counted(cost.threads, "thread")
+    lines.append(("machine", f"{printable(cost.device_name or '', 80)}, {threads}"))
     return lines
 
 

@@ -103,7 +103,7 @@ class Findings:
     @property
     def audited_file(self) -> Path | None:
         """The file or folder that was audited, if it is still where it was."""
-        path = Path(self.info.dataset.name)
+        path = Path(self.info.dataset.found_at)
         return path if path.exists() else None
 
     @property

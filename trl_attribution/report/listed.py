@@ -20,6 +20,7 @@ from trl_attribution.scoring import Column, Flags, Outcome, Rule, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.scoring.flags import BestProbe
 from trl_attribution.scoring.outcomes import outcome_of
+from trl_attribution.utils import arrow
 from trl_attribution.utils.kinds import ExampleKind
 
 FEWEST_LISTED = 50
@@ -84,13 +85,13 @@ class Scored:
             worth.append(column_worth(table, column))
             best.offer(index, column_scores(table, column), worth[-1], np.ones(table.pairs, dtype=bool))
         sources = first.column("source").combine_chunks()
-        rows = first.column("row").to_numpy().astype(np.int64)
+        rows = arrow.numbers(first.column("row")).astype(np.int64)
         return cls(table, columns, first.column("pair_id"), rows, sources, best, tuple(worth))
 
     def of_manifest(self, manifest: Manifest) -> Chosen:
         """The pairs that the manifest lists."""
-        wanted = pa.array([decision.pair_id for decision in manifest.decisions], pa.string())
-        found = pc.index_in(wanted, value_set=self.pair_ids)
+        wanted = arrow.words([decision.pair_id for decision in manifest.decisions])
+        found = pc.index_in(wanted, value_set=self.pair_ids.cast(wanted.type))
         if found.null_count:
             raise StoreError(
                 f"scores.parquet lacks {found.null_count:,} pairs of manifest.filter.jsonl: they belong to different "
@@ -101,7 +102,7 @@ class Scored:
         if unknown:
             raise StoreError(f"manifest.filter.jsonl names probes that were not scored: {', '.join(unknown)}")
         probe = np.array([names[decision.probe] for decision in manifest.decisions], dtype=np.int64)
-        return Chosen(np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64), probe)
+        return Chosen(arrow.numbers(found).astype(np.int64), probe)
 
     def outcomes(self, rule: Rule, chosen: Chosen | None, kind: ExampleKind) -> tuple[Outcome, ...]:
         """What ``rule`` makes of each column; ``chosen`` are the pairs that a manifest lists, where there is one."""
@@ -139,11 +140,11 @@ class Scored:
             score[mine] = column_scores(self.table, column)[positions[mine]]
             rank[mine], q_value[mine] = worth.rank[positions[mine]], worth.q_value[positions[mine]]
         return Listed(
-            pair_ids=tuple(self.pair_ids.take(pa.array(positions)).to_pylist()),
+            pair_ids=tuple(self.pair_ids.take(arrow.places(positions)).to_pylist()),
             flagged=len(chosen.positions),
             positions=positions,
             rows=self.rows[positions],
-            source=self.sources.indices.to_numpy(zero_copy_only=False)[positions].astype(np.int64),
+            source=arrow.numbers(self.sources.indices)[positions].astype(np.int64),
             source_names=tuple(str(name) for name in self.sources.dictionary.to_pylist()),
             probe=probe,
             score=score,

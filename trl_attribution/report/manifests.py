@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,8 +17,8 @@ from trl_attribution.utils.text import counted, printable
 _ACTIONS: tuple[Action, ...] = ("filter", "flip", "keep")
 
 
-def apply_summary(report: ApplyReport, output: str, done: str = "written") -> RenderableType:
-    """What applying a manifest did, and what was ``done`` with ``output``."""
+def apply_summary(report: ApplyReport, output: str, done: str = "written", card: Path | None = None) -> RenderableType:
+    """What applying a manifest did, and what was ``done`` with ``output``, which ``card`` describes."""
     lines = [
         ("rows", f"{report.rows_in:,} in, {report.rows_out:,} out"),
         ("filtered", counted(report.filtered, "row")),
@@ -25,6 +26,7 @@ def apply_summary(report: ApplyReport, output: str, done: str = "written") -> Re
         *([("set to 0", f"the advantage of {counted(report.zeroed, 'row')}")] if report.zeroed else []),
         *([("weighed", report.weighed_sentence)] if report.weight_column else []),
         (done, printable(output, 400)),
+        *([("card", printable(card, 400))] if card is not None else []),
     ]
     if report.files_copied or report.files_rewritten:
         lines.append(

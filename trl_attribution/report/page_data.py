@@ -146,6 +146,7 @@ def _probe(one: ProbeFindings) -> dict[str, Any]:
         "name": one.column.probe,
         "layer": one.column.layer,
         "threshold": one.threshold,
+        "decided": one.outcome.decision is not None,
         "hist": {
             "edges": [round(float(edge), 6) for edge in histogram.edges],
             "counts": histogram.counts.tolist(),

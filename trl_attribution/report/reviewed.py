@@ -18,6 +18,7 @@ from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 from trl_attribution.report.agreement import verdicts
 from trl_attribution.scoring import Outcome
 from trl_attribution.scoring.prevalence import Interval, Prevalence
+from trl_attribution.utils import arrow
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 
 Doubles = npt.NDArray[np.float64]
@@ -125,7 +126,7 @@ class Reviewable:
         prevalence = outcome.decision.prevalence
 
         def ids(positions: Integers) -> frozenset[str]:
-            return frozenset(pair_ids.take(pa.array(positions)).to_pylist())
+            return frozenset(pair_ids.take(arrow.places(positions)).to_pylist())
 
         def stratum(positions: Integers) -> Stratum:
             likely = prevalence.likely_of(scores[positions])

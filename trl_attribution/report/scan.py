@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from trl_attribution.discovery.findings import Finding, ScanResult, TraitCheck, Unnamed
 from trl_attribution.discovery.traits.trait import Trait
 from trl_attribution.report.terminal import examples_table, sides_text
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable, shell_command
 
@@ -25,13 +27,13 @@ def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typica
     parts: list[RenderableType] = [Text(f"{headline(result, data)}.", "bold")]
     listed = result.findings[:shown]
     if listed:
-        parts += ["", findings_table(listed, len(result.findings))]
+        parts += ["", findings_table(listed, len(result.findings), result.examples)]
     for number, one in enumerate(listed[:_DETAILED], start=1):
-        parts += ["", Text(f"{number}. {sentence(one)}", "bold red" if one.harmful else "bold")]
+        parts += ["", Text(f"{number}. {sentence(one, result.examples)}", "bold red" if one.harmful else "bold")]
         if one.typical[:typical]:
             parts.append(_typical(one, typical))
         command = apply_command(one, folder, dataset) or f"apply {one.manifest}, in a folder whose name can be shown"
-        parts.append(Text(f"   without its pairs: {command}", "dim"))
+        parts.append(Text(f"   without its {result.examples.several}: {command}", "dim"))
     parts += ["", *(Text(line, "dim") for line in closing_lines(result))]
     return Group(*parts)
 
@@ -50,10 +52,10 @@ def tally(result: ScanResult) -> str:
     return f"{counted(len(result.findings), 'finding')}, {worry} by size of effect"
 
 
-def sentence(one: Finding) -> str:
-    """A finding in one line: what, where, how many pairs, how much."""
+def sentence(one: Finding, kind: ExampleKind = PAIR) -> str:
+    """A finding in one line: what, where, in how many examples, how much."""
     place = [where(one) if one.everywhere else f"topic: {where(one)}"]
-    place.append(f"about {one.pushing_low:,} to {one.pushing_high:,} of {counted(one.pairs, 'pair')}")
+    place.append(f"about {one.pushing_low:,} to {one.pushing_high:,} of {kind.counted(one.pairs)}")
     if one.source is not None:
         place.append(f"source {printable(one.source, 60)}")
     elif mostly := mostly_from(one):
@@ -96,7 +98,7 @@ def source_text(one: Finding) -> str:
     return printable(one.sources[0].source, 60) + (f" and {counted(others, 'other')}" if others else "")
 
 
-def findings_table(listed: Sequence[Finding], total: int) -> Table:
+def findings_table(listed: Sequence[Finding], total: int, kind: ExampleKind = PAIR) -> Table:
     """A line a finding."""
     rows = []
     for number, one in enumerate(listed, start=1):
@@ -105,12 +107,13 @@ def findings_table(listed: Sequence[Finding], total: int) -> Table:
         rows.append((str(number), says, where(one), source_text(one), pairs, effect(one).removeprefix("d = ")))
     left = total - len(listed)
     caption = f"and {counted(left, 'more finding')}, which findings.json has too" if left else ""
-    return table("Findings", (">", "teaches", "where", "source", ">pairs", ">d [95%]"), rows, caption)
+    return table("Findings", (">", "teaches", "where", "source", f">{kind.several}", ">d [95%]"), rows, caption)
 
 
-def apply_command(one: Finding, folder: Path, dataset: str) -> str:
-    """The command that makes the dataset without the pairs of a finding; see :func:`shell_command`."""
-    return shell_command("trl-attribution", "apply", folder / one.manifest, Path(dataset), "-o", "cleaned.jsonl")
+def apply_command(one: Finding, folder: Path, dataset: str, action: Literal["filter", "weight"] = "filter") -> str:
+    """The command that makes the dataset without a finding's examples, or with weights; see :func:`shell_command`."""
+    made = ("-o", "cleaned.jsonl") if action == "filter" else ("--action", action, "-o", "weighed.jsonl")
+    return shell_command("trl-attribution", "apply", folder / one.manifest, Path(dataset), *made)
 
 
 def sureness(result: ScanResult) -> Iterator[str]:
@@ -121,7 +124,8 @@ def sureness(result: ScanResult) -> Iterator[str]:
         f"{counted(len(result.traits), 'probed trait')}, {counted(result.topics, 'topic')}; layer {result.layer}."
     )
     if result.sampled:
-        yield f"A first look at {result.pairs:,} pairs: intervals are wider, small effects missing. Leave --sample out."
+        looked = result.examples.counted(result.pairs)
+        yield f"A first look at {looked}: intervals are wider, small effects missing. Leave --sample out."
     yield from (printable(note, 500) for note in result.notes)
 
 
@@ -137,13 +141,13 @@ def closing_lines(result: ScanResult) -> Iterator[str]:
         if names:
             yield f"{said}: {', '.join(printable(name, 60) for name in names)}."
     for one in result.unnamed:
-        yield f"Unnamed cluster {printable(one.cluster, 20)} ({unnamed_text(one)})."
+        yield f"Unnamed cluster {printable(one.cluster, 20)} ({unnamed_text(one, result.examples)})."
 
 
-def unnamed_text(one: Unnamed) -> str:
+def unnamed_text(one: Unnamed, kind: ExampleKind = PAIR) -> str:
     """How large a cluster that no trait names is, and in which words, printable."""
     said, lost = (", ".join(printable(word, 30) for word in words[:4]) for words in (one.words, one.lost_words))
-    return f"{one.share:.0%} of pairs: {said} instead of {lost}"
+    return f"{one.share:.0%} of {kind.several}: {said} instead of {lost}"
 
 
 def traits_table(checks: Sequence[TraitCheck]) -> Table:
@@ -183,4 +187,5 @@ def _typical(one: Finding, shown: int) -> Table:
 
 def _pairs(result: ScanResult) -> str:
     whole = int(result.dataset.get("pairs", result.pairs))
-    return f"{result.pairs:,} pairs drawn from it" if result.sampled else counted(whole, "pair")
+    kind = result.examples
+    return f"{kind.counted(result.pairs)} drawn from it" if result.sampled else kind.counted(whole)

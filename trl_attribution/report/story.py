@@ -47,7 +47,7 @@ def story(found: Findings) -> Group:
     if found.extras.drift:
         parts += ["", drift_table(found.extras.drift)]
     if (scan := found.extras.scan) is not None:
-        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings))]
+        parts += ["", findings_table(scan.findings[:_FINDINGS], len(scan.findings), found.kind)]
         parts += [Text(line, "dim") for line in closing_lines(scan)]
         if scan.prediction is not None and scan.prediction.prompts:
             parts.append(prediction_view(scan.prediction, _FINDINGS))
@@ -116,14 +116,14 @@ def pairs_story(
     listed = found.listed
     first = set(listed.read_first.tolist())
     for place in range(start, min(start + count, len(listed))):
-        probe = found.probes[int(listed.probe[place])].column
+        scored = found.probes[int(listed.probe[place])]
+        probe, decided = scored.column, scored.outcome.decision is not None
         marks = [*(["not flagged"] if place >= listed.flagged else []), *(["read first"] if place in first else [])]
         flagged = f" ({', '.join(marks)})" if marks else ""
         source = printable(listed.source_names[int(listed.source[place])], 60)
         head = Text(f"#{place + 1}{flagged}", style="bold")
-        head.append(
-            f"  score {listed.score[place]:.4f}  q {listed.q_value[place]:.2g}  {probe.probe}, layer {probe.layer}"
-        )
+        by_rate = "" if decided else f"  q {listed.q_value[place]:.2g}"
+        head.append(f"  score {listed.score[place]:.4f}{by_rate}  {probe.probe}, layer {probe.layer}")
         yield head
         yield Text(f"{source}, row {int(listed.rows[place]):,}, {listed.pair_ids[place]}", style="dim")
         pair = pairs.get(listed.pair_ids[place])

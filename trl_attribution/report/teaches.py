@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from trl_attribution.discovery.findings import Finding, ScanResult
 from trl_attribution.report.facts import Fact
 from trl_attribution.report.findings import Findings
 from trl_attribution.report.scan import apply_command, interval, unnamed_text
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.text import counted, printable
 
 CARDS = 12
@@ -45,7 +46,7 @@ def finding_groups(result: ScanResult) -> list[FindingGroup]:
     return sorted((one for one in groups if one.findings), key=lambda one: one.findings[0][0])
 
 
-def finding_facts(one: Finding) -> list[Fact]:
+def finding_facts(one: Finding, kind: ExampleKind = PAIR) -> list[Fact]:
     """The numbers of one finding."""
     size, low, high = interval(one)
     lines = [
@@ -53,7 +54,7 @@ def finding_facts(one: Finding) -> list[Fact]:
         ("sources", "; ".join(f"{printable(row.source, 60)}, {row.pushing:,} of {row.pairs:,}" for row in one.sources)),
         ("effect", f"d = {size:.2f}, 95% interval {low:.2f} to {high:.2f}"),
         ("elsewhere", "" if one.elsewhere is None else elsewhere_text(one)),
-        ("pairs", f"about {one.pushing_low:,} to {one.pushing_high:,} of {one.pairs:,} push this way (95%)"),
+        (kind.several, f"about {one.pushing_low:,} to {one.pushing_high:,} of {one.pairs:,} push this way (95%)"),
         ("chance of that", f"p {one.adjusted_p:.2g}, corrected for all that was tested"),
         ("length and format", f"explain {one.shape_share:.0%} of the trait's scores" if one.shape_share else ""),
         ("trait", f"{printable(one.trait, 60)}, {one.direction}"),
@@ -76,14 +77,14 @@ def looked_for(result: ScanResult) -> list[Fact]:
         ("cannot be told", ", ".join(printable(one.trait, 60) for one in result.untold)),
         ("explained", f"{counted(result.explained, 'effect')}, by those that are listed" if result.explained else ""),
         ("looked at", f"{result.tests:,} places and traits, {counted(result.topics, 'topic')}, layer {result.layer}"),
-        *((f"cluster {printable(one.cluster, 20)}", unnamed_text(one)) for one in result.unnamed),
+        *((f"cluster {printable(one.cluster, 20)}", unnamed_text(one, result.examples)) for one in result.unnamed),
     ]
     return [(name, value) for name, value in lines if value]
 
 
-def finding_command(found: Findings, one: Finding) -> str:
-    """The command that makes the dataset without the pairs of a finding; empty where it cannot be shown as it is."""
-    return apply_command(one, found.folder, found.info.dataset.argument)
+def finding_command(found: Findings, one: Finding, action: Literal["filter", "weight"] = "filter") -> str:
+    """The command that acts on the examples of a finding; empty where it cannot be shown as it is."""
+    return apply_command(one, found.folder, found.info.dataset.argument, action)
 
 
 def effects_data(result: ScanResult) -> list[dict[str, Any]]:

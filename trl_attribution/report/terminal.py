@@ -65,11 +65,12 @@ def audit_summary(audit: Audit) -> RenderableType:
 def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of: int) -> Table:
     """The most suspicious pairs, ``of`` of which are flagged; ``pairs`` by id holds the texts of those shown."""
     extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
+    by_rate = not flagged.flags.decisions  # where an estimate flags, a false discovery rate is a second opinion
     rows = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
         pair = pairs.get(found.pair_id)
         by = f"{found.probe}, layer {found.layer}"
-        numbers = (str(found.rank), f"{found.score:.3f}", f"{found.q_value:.2g}")
+        numbers = (str(found.rank), f"{found.score:.3f}", *([f"{found.q_value:.2g}"] if by_rate else []))
         if pair is None:
             rows.append((*numbers, Text(by, style="dim"), Text(f"its text is not at hand: {found.pair_id}", "dim")))
             continue
@@ -78,7 +79,8 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
         sides = [_last_message(side) for side in pair.shown]
         rows.append((*numbers, where, sides_text(sides[0], ("+", sides[1]), ("-", sides[2]))))
     kind = flagged.audit.info.dataset.kind
-    columns = ("#", "score", "q", "source / where", f"prompt, {kind.raised} (+), {kind.lowered} (-)")
+    texts = f"prompt, {kind.raised} (+), {kind.lowered} (-)"
+    columns = ("#", "score", *(["q"] if by_rate else []), "source / where", texts)
     return examples_table(f"Most suspicious {kind.several} ({extent})", columns, rows)
 
 

@@ -18,6 +18,7 @@ from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, 
 from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
+from trl_attribution.utils import arrow
 from trl_attribution.utils.kinds import ExampleKind
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _encode(sources: Sequence[str] | pa.Array) -> tuple[list[str], Integers]:
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     names: list[str] = array.dictionary.to_pylist()
-    codes: Integers = array.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    codes: Integers = arrow.numbers(array.indices).astype(np.int64)
     used = np.unique(codes)
     return [names[code] for code in used], np.searchsorted(used, codes)
 

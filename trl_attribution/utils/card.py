@@ -8,9 +8,11 @@ from pathlib import Path
 
 from trl_attribution.errors import DataError
 from trl_attribution.utils.atomic import atomic_path
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
 
 CARD = "README.md"
+_FILES = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gguf", ".gz", ".zst"}
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,15 @@ def no_card(path: Path, fault: object) -> DataError:
         f"cannot add to the card {printable(path, 400)}: {printable(fault)}. Mend or remove it; `apply` writes "
         "none with --no-card."
     )
+
+
+def hub_name(name: object) -> str | None:
+    """``name`` if it is a Hub id; None of what is only a path here."""
+    text = str(name)
+    local = "/" not in text or Path(text).suffix.lower() in _FILES or local_path(text).exists()
+    return text if is_hub_id(text) and not local else None
+
+
+def shown_name(name: object) -> str:
+    """A Hub id, or the last part of a path: where it lies on this machine is nobody's business."""
+    return hub_name(name) or Path(str(name)).name or str(name)

@@ -12,7 +12,9 @@ LIMIT = 300
 # Letters, digits and signs that never begin markup, a link, a mention or a reference inside a line, but for those that
 # do so in some places: a list at the start, emphasis around words, an emoji or a command after a colon.
 _PLAIN = re.compile(r"[\w ,;:()/+='\"?.…%-]")
-_BEGINNING = re.compile(r"^\s*[-+:]|^\s*\d+[.)]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=\S)|%(?=[\w\"])", re.IGNORECASE)
+_BEGINNING = re.compile(
+    r"^\s*[-+:]|^\s*\d+[.)](?=\s|$)|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=\S)|%(?=[\w\"])", re.IGNORECASE
+)
 # What GitHub and GitLab turn into a mention, a reference or a link, even where it was written as an entity.
 _JOINING = re.compile(r"[@#!$%~^&]|:(?=/)|(?<=www)\.", re.IGNORECASE)
 
@@ -24,6 +26,8 @@ def inline(text: object, limit: int = LIMIT) -> str:
 
     >>> inline("</details> | [x](http://y) *a_b* _c_")
     '&#60;/details&#62; &#124; &#91;x&#93;(http&#58;&#8203;//y) &#42;a_b&#42; &#95;c&#95;'
+    >>> inline("0.1.0"), inline("1. point")
+    ('0.1.0', '1&#46; point')
     """
     shown = printable(text, limit)
     marked = {match.end() - 1 for match in _BEGINNING.finditer(shown)}

@@ -34,18 +34,25 @@ const charts = (() => {
     };
   };
 
-  const sources = () => {
+  // A label's room on the left: as long as the longest, never half of a phone.
+  const roomFor = (labels, width) => Math.min(24 + 7.2 * Math.max(...labels.map((one) => one.length)), 320, 0.5 * width);
+  const namesAxis = (room, name) => Plot.axisY({ tickFormat: name, tickSize: 0, lineWidth: (room - 24) / 13.5, textOverflow: "ellipsis-end" });
+
+  const sources = (width) => {
     const most = 16;
     const shown = data.sources.slice(0, most);
-    const widest = Math.max(...shown.map((d) => d.share), 1e-9);
+    const widest = Math.max(...shown.map((d) => d.share)) || 0.1; // nothing flagged: an axis of whole percents
+    const labels = new Map(shown.map((d) => [d.source, d.label]));
+    const room = roomFor([...labels.values()], width);
     return {
       height: 44 + 27 * shown.length,
-      marginLeft: Math.min(240, 24 + 7.2 * Math.max(...shown.map((d) => d.label.length))),
+      marginLeft: room,
       marginRight: 24,
       marginBottom: 40,
-      x: { label: "share flagged", tickFormat: "~%", grid: true, domain: [0, Math.min(1.3 * widest, 1.35)], ticks: 6 },
-      y: { label: null, domain: shown.map((d) => d.source), tickFormat: (source) => shown.find((d) => d.source === source).label, tickSize: 0 },
+      x: { label: "share flagged", tickFormat: "~%", grid: true, domain: [0, Math.min(1.3 * widest, 1.35)], ticks: width < 500 ? 3 : 6 },
+      y: { label: null, domain: shown.map((d) => d.source) },
       marks: [
+        namesAxis(room, (source) => labels.get(source)),
         Plot.barX(shown, { y: "source", x: "share", fill: (d) => (d.stands_out ? "var(--hot)" : "var(--accent)"), fillOpacity: (d) => (d.stands_out ? 0.9 : 0.55), insetTop: 3, insetBottom: 3 }),
         Plot.ruleX([data.share], { stroke: "var(--ink)", strokeDasharray: "3 3" }),
         Plot.text(shown, { y: "source", x: "share", text: "text", textAnchor: "start", dx: 6, fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4 }),
@@ -82,7 +89,7 @@ const charts = (() => {
     };
   };
 
-  const behaviors = () => {
+  const behaviors = (width) => {
     const found = data.behaviors;
     const rates = found.flatMap((one) => [
       { name: one.name, when: "before", ...one.before },
@@ -97,13 +104,15 @@ const charts = (() => {
         Plot.dot(of, { y: "name", x: "share", stroke: color, fill: when === "after" ? "var(--hot)" : "var(--paper)", strokeWidth: 2, r: 5, dy: dy(when) }),
       ];
     });
+    const labels = new Map(found.map((d) => [d.name, d.label]));
+    const room = roomFor([...labels.values()], width);
     return {
       height: 50 + 44 * found.length,
-      marginLeft: Math.min(240, 24 + 7.2 * Math.max(...found.map((d) => d.label.length))),
+      marginLeft: room,
       marginBottom: 40,
       x: { label: "responses that show it", tickFormat: "~%", domain: [0, 1], grid: true, ticks: 6 },
-      y: { label: null, type: "point", domain: found.map((d) => d.name), tickFormat: (name) => found.find((d) => d.name === name).label, tickSize: 0, padding: 0.6 },
-      marks,
+      y: { label: null, type: "point", domain: found.map((d) => d.name), padding: 0.6 },
+      marks: [namesAxis(room, (name) => labels.get(name)), ...marks],
     };
   };
 
@@ -111,8 +120,7 @@ const charts = (() => {
     const found = data.effects;
     const color = (d) => (d.harmful ? "var(--hot)" : "var(--accent)");
     const names = new Map(found.map((d) => [d.number, `${d.number}  ${d.label}`]));
-    const longest = Math.max(...Array.from(names.values(), (name) => name.length));
-    const room = Math.min(24 + 7.2 * longest, 320, 0.5 * width);
+    const room = roomFor([...names.values()], width);
     return {
       height: 44 + 24 * found.length,
       marginLeft: room,
@@ -121,7 +129,7 @@ const charts = (() => {
       x: { label: "d", grid: true, zero: true, ticks: width < 500 ? 4 : 8 },
       y: { label: null, type: "point", domain: found.map((d) => d.number), padding: 0.6 },
       marks: [
-        Plot.axisY({ tickFormat: (number) => names.get(number), tickSize: 0, lineWidth: (room - 24) / 13.5, textOverflow: "ellipsis-end" }),
+        namesAxis(room, (number) => names.get(number)),
         Plot.ruleX([0], { stroke: "var(--soft)" }),
         Plot.ruleY(found, { y: "number", x1: "low", x2: "high", stroke: color, strokeWidth: 2, strokeOpacity: 0.6 }),
         Plot.dot(found, { y: "number", x: "size", fill: color, r: 5 }),

@@ -60,7 +60,7 @@ const detail = (() => {
       { class: "about" },
       fact(i < rows.flagged ? "#" : "not flagged, #", count(i + 1)),
       fact("score", rows.score[i].toFixed(4)),
-      fact("q", rows.q[i].toPrecision(2)),
+      rows.decided(i) ? null : fact("q", rows.q[i].toPrecision(2)), // beside an estimate it would be another answer
       fact("rank", count(rows.rank[i])),
       fact("probe", rows.probeName(i)),
       fact("source", rows.sourceName(i)),

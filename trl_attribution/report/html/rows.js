@@ -120,6 +120,7 @@ const rows = (() => {
     matcher,
     sourceName: (i) => packed.sourceNames[source[i]],
     probeName: (i) => page.data.probes[probe[i]].name,
+    decided: (i) => page.data.probes[probe[i]].decided,
     columns: packed.columns.map((column) => ({ ...column, score: page.floats(column.score) })),
     prepare: () => whenIdle(prepare),
     prepared: () => prepare.next >= texts.count,
