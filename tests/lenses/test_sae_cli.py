@@ -167,7 +167,8 @@ def test_what_cannot_work_is_said(place: Path, arguments: str, said: str) -> Non
 
 def test_the_example_trains_one_that_fits(place: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(__file__).resolve().parents[2] / "examples" / "sae" / "train_topk_sae.py"
-    words = "model made --layer 2 --latents 128 --k 16 --tokens 3000 --batch 64 --epochs 6 --text audited.jsonl --max-length 64"
+    small = "--latents 128 --k 16 --tokens 3000 --batch 64 --epochs 6 --max-length 64"
+    words = f"model made --layer 2 {small} --text audited.jsonl"
     monkeypatch.setattr(sys, "argv", [str(script), *words.split()])
     monkeypatch.chdir(place)
     runpy.run_path(str(script), run_name="__main__")
