@@ -3,8 +3,8 @@
     accelerate launch --config_file ../accelerate_configs/zero3.yaml --num_processes 8 train_dpo.py --model M0 \
         --dataset pairs.jsonl --output model --seed 0 --steps 2955
 
-`trl-attribution validate` fills in what is in braces in the plan. The batch size is that over all processes. Pairs count in
-the loss by a column `weight`, where there is one (the intervention `weight`).
+`trl-attribution validate` fills in what is in braces in the plan. The batch size is that over all processes. Pairs
+count in the loss by a column `weight`, where there is one (the intervention `weight`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from tests.benchmarks import (
     prediction,
     quality,
     reduction,
+    sae,
     scan,
     speed,
     steering,
@@ -51,6 +52,8 @@ NAMES = (
     "prediction",
 )
 """Those that run when none is named."""
+BY_HAND = ("validation", "sae")
+"""Those that need something to be made first."""
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources, witness, scan, prediction: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources, witness, scan, prediction, sae: folder of xstest/ and HH-RLHF (README)",
     )
     parser.add_argument(
         "--draws",
@@ -94,12 +97,15 @@ def main() -> None:
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
     )
     parser.add_argument("--data-seed", type=int, default=0, help="validation: the seed that make_smollm2.py was given")
+    parser.add_argument("--sae", type=Path, metavar="FOLDER", help="sae: what examples/sae/train_topk_sae.py wrote")
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - {*NAMES, "validation"})
+    unknown = sorted(set(options.names) - {*NAMES, *BY_HAND})
     if unknown:
-        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}, validation")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join((*NAMES, *BY_HAND))}")
+    if "sae" in options.names and options.sae is None:
+        parser.error("sae needs --sae FOLDER: train one with examples/sae/train_topk_sae.py")
     if "validation" in options.names and options.validation is None:
         parser.error("validation needs --validation FOLDER: it takes hours, and is run by trl-attribution validate")
     if options.threads:
@@ -119,6 +125,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
     elif name == "validation":
         validation.run(options.output, command, options.validation, options.data_seed, console)
+    elif name == "sae":
+        sae.run(options.output, command, options.sae, options.data, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
@@ -153,8 +161,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
-    options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
-    folders = ("--sentence", "--cache", "--m0", "--validation", "--data")
+    options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, *BY_HAND}]
+    folders = ("--sentence", "--cache", "--m0", "--validation", "--data", "--sae")
     for option, shown in (("--bergson", "PYTHON"), ("--other", "GGUF"), *((name, "FOLDER") for name in folders)):
         if option in options:  # where it lies on this machine is nobody else's business
             options[options.index(option) + 1] = shown

@@ -1,4 +1,4 @@
-"""The recipe of examples/olmo2-7b and olmo2-1b: its files as they are, its commands on a tiny model of the same class."""
+"""The recipe of examples/olmo2-7b and olmo2-1b: files as they are, commands on a tiny model of the same class."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -127,6 +128,21 @@ def test_plain_tensors_take_layer_and_k_from_the_options(tmp_path: Path) -> None
         read(SaeConfig(str(file), k=5))
     found = read(SaeConfig(str(file), layer=2, k=5))
     torch.testing.assert_close(found.encode(torch.ones(1, 32)), sae.encode(torch.ones(1, 32)))
+
+
+def test_a_hub_id_is_read_from_the_cache_with_the_folder_behind_its_colon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--owner--saes"
+    saes.save(saes.random_sae("relu"), repository / "snapshots" / "c0ffee" / "layer_1")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert read(SaeConfig("owner/saes:layer_1")).width == saes.LATENTS
+    with pytest.raises(ModelError, match="holds no sparse autoencoder"):
+        read(SaeConfig("owner/saes"))
+    with pytest.raises(ModelError, match="cannot fetch"):
+        read(SaeConfig("owner/others"))
 
 
 def changed(**values: Any) -> Callable[[Path], None]:

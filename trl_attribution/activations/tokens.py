@@ -28,6 +28,7 @@ def token_streams(
     blocks.check_layers(tuple(layers))
     runner = runner_for(model, blocks, max(layers))
     forward = ForwardPass(runner, blocks, layers)
-    with runner.session():
-        for ids in sequences:
-            yield forward.streams(torch.tensor([list(ids)], device=runner.device))
+    for ids in sequences:
+        with runner.session():  # closed before anything is handed out: its modes are not the caller's
+            found = forward.streams(torch.tensor([list(ids)], device=runner.device))
+        yield {layer: stream.clone() for layer, stream in found.items()}  # of inference mode, which gradients refuse

@@ -41,6 +41,7 @@ from trl_attribution.discovery.traits.panel import Panel, build_panel
 from trl_attribution.discovery.traits.trait import read_traits
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.lenses.config import SaeConfig
+from trl_attribution.lenses.reconstruction import fitting_sae
 from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
@@ -97,6 +98,8 @@ class _Scan:
     def run(self) -> ScanResult:
         """The whole scan."""
         traits = read_traits(self.config.traits)  # a wrong name must not show after the vectors are made
+        if self.sae is not None:
+            fitting_sae(self.sae, self.auditor.model, self.auditor.config.blocks_path)  # nor a wrong file
         with self._timed("vectors"):
             audited, layer = self._audited()
         with self._timed("traits"):

@@ -91,16 +91,9 @@ def check_sae(
     Raises:
         ModelError: it cannot be read, is of another width or layer, or reconstructs too little.
     """
-    sae = read_sae(config)
+    sae = fitting_sae(config, loaded, blocks_path)
     where = printable(sae.name, 200)
-    hidden = loaded.model.config.get_text_config().hidden_size
-    if sae.hidden_size != hidden:
-        made = f" (its files name {printable(sae.made_for, 80)})" if sae.made_for else ""
-        raise ModelError(f"{where} reads {sae.hidden_size} hidden dimensions{made}, and {loaded.name} has {hidden}")
-    depth = len(find_blocks(loaded.model, blocks_path))
-    if sae.layer > depth:
-        raise ModelError(f"{where} is of layer {sae.layer}, and {loaded.name} has {depth}; see --sae-layer")
-    found = reconstruction(sae, loaded, sequences, depth, blocks_path)
+    found = reconstruction(sae, loaded, sequences, len(find_blocks(loaded.model, blocks_path)), blocks_path)
     best = max(found.by_layer, key=lambda layer: found.by_layer[layer])
     if found.by_layer[best] > found.explained + _BETTER:
         raise ModelError(
@@ -112,6 +105,24 @@ def check_sae(
             f"layer. Give the right one, or its layer (--sae-layer), or ask for less (--sae-min-explained)."
         )
     return CheckedSae(sae.on(loaded.model.device), found)
+
+
+def fitting_sae(config: SaeConfig, loaded: LoadedModel, blocks_path: str | None = None) -> SparseAutoencoder:
+    """The autoencoder that ``config`` names, if it is of M0's width and one of its layers; nothing is run.
+
+    Raises:
+        ModelError: it cannot be read, or is not.
+    """
+    sae = read_sae(config)
+    where = printable(sae.name, 200)
+    hidden = loaded.model.config.get_text_config().hidden_size
+    if sae.hidden_size != hidden:
+        made = f" (its files name {printable(sae.made_for, 80)})" if sae.made_for else ""
+        raise ModelError(f"{where} reads {sae.hidden_size} hidden dimensions{made}, and {loaded.name} has {hidden}")
+    depth = len(find_blocks(loaded.model, blocks_path))
+    if sae.layer > depth:
+        raise ModelError(f"{where} is of layer {sae.layer}, and {loaded.name} has {depth}; see --sae-layer")
+    return sae
 
 
 def reconstruction(

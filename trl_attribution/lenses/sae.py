@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,18 +61,24 @@ class SparseAutoencoder:
         """D, of the model that it reads."""
         return self.decoder.shape[1]
 
+    @property
+    def _how(self) -> tuple[object, ...]:
+        return self.centered, self.norm, self.by_decoder_norm
+
     @cached_property
     def digest(self) -> str:
         """Of all that its latents depend on."""
-        found = hashlib.sha256(repr((self.layer, self.kind, self.k, self.centered, self.norm)).encode())
+        found = hashlib.sha256(repr((self.layer, self.kind, self.k, *self._how)).encode())
         for tensor in (self.encoder, self.decoder, self.encoder_bias, self.decoder_bias, self.threshold):
             found.update(b"" if tensor is None else tensor.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
 
     def on(self, device: torch.device) -> SparseAutoencoder:
         """The same on ``device``."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Latents ``[T, F]`` of tokens ``[T, D]``, none below 0."""

@@ -42,7 +42,7 @@ class Expected:
             f"Assumed, not measured: {one.pairs:,} pairs of {one.prompt_tokens:,} + {one.response_tokens:,} tokens "
             f"(prompt, both responses), {one.parameters:.3g} parameters in linear layers, {one.audited_depth:.0%} of "
             f"the blocks run for vectors, {one.flops:.3g} FLOP/s and {one.tokens_a_second:,.0f} written tokens/s a "
-            f"device, {counted(one.prompts, 'prompt')}, {'with' if one.recomputes else 'without'} gradient checkpointing."
+            f"device, {counted(one.prompts, 'prompt')}, gradient checkpointing {'on' if one.recomputes else 'off'}."
         )
         said = "the plan takes those that are there" if not self.audits else f"{counted(self.audits, 'audit')} to make"
         yield f"audit: {self.one_audit:,.1f} device-hours for the vectors of one; {said}"
