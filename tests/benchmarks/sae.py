@@ -29,9 +29,9 @@ EVERY = 4
 HH_PAIRS = 40
 LENGTH = 256
 LEAD = f"""A TopK autoencoder of SmolLM2-135M-Instruct, trained by `examples/sae/train_topk_sae.py` in minutes. On every
-fourth pair of the demo's dataset (contaminated pairs are to rank first; the behavior's directions are from every fourth of
-its prompts) and on the first {HH_PAIRS} pairs of HH-RLHF harmless, cut at {LENGTH} tokens. One autoencoder, one draw: no
-interval. How it is used: [Look through a sparse autoencoder](../how-to/sparse-autoencoders.md)."""
+fourth pair of the demo's dataset (contaminated pairs are to rank first; the behavior's directions are from every fourth
+of its prompts) and on the first {HH_PAIRS} pairs of HH-RLHF harmless, cut at {LENGTH} tokens. One autoencoder, one
+draw: no interval. How it is used: [Look through a sparse autoencoder](../how-to/sparse-autoencoders.md)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _fit(checked: CheckedSae, behavior: Sides) -> Results:
     rows = [(f"layer {layer}", f"{share:.1%}") for layer, share in fits.by_layer.items()]
     made = compose(behavior.activations, checked.sae)
     note = (
-        f"Share of the variance of {fits.tokens:,} tokens of HH-RLHF that an autoencoder of layer {fits.layer} explains "
+        f"Share of the variance of {fits.tokens:,} tokens of HH-RLHF that one trained on layer {fits.layer} explains "
         f"({checked.sae.width:,} latents, {fits.active:.0f} a token); {fits.massive} tokens were left out for their "
         f"length. Ten latents explain {made.explained:.0%} of the squared length of the behavior's direction, and "
         f"{made.by_chance:.0%} of a random one."
@@ -128,7 +128,7 @@ def _means(found: dict[str, list[Sides]]) -> Results:
         rows.append((name, f"{len(pairs)}", f"{half:.2f}", f"{low:.2f}", f"{token:.0f}", f"{mean:.0f}"))
     columns = ("pairs of", "number", "cosine, median", "cosine, lowest tenth", "latents, means", "latents, of means")
     note = (
-        "Cosine of a pair's mean latents (each token's, then averaged) with the latents of its mean activations; and how "
+        "Cosine of a pair's mean latents (each token's, then averaged) with the latents of its mean activations; how "
         "many latents differ between the responses by each."
     )
     return Results("Means of latents and latents of means", columns, tuple(rows), note)
