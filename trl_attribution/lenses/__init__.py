@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from trl_attribution.lenses.config import SaeConfig
     from trl_attribution.lenses.described import LatentWords, describe_latents
     from trl_attribution.lenses.latents import latents_of_pairs, mean_latents
-    from trl_attribution.lenses.reconstruction import Reconstruction, check_sae
+    from trl_attribution.lenses.reconstruction import CheckedSae, Reconstruction, check_sae
     from trl_attribution.lenses.sae import SparseAutoencoder
     from trl_attribution.lenses.sae_files import read_sae
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
+    "CheckedSae",
     "Composition",
     "LatentWords",
     "Reconstruction",
