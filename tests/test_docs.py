@@ -99,11 +99,8 @@ def test_the_snippet_runs_as_shown(snippets: list[Snippet], workplace: Path, com
         body = snippet.body
         for shown, here in STAND_INS.items():
             body = body.replace(shown, here)
-        if snippet.language == "python":
-            command = ["python", "-c", body]
-        else:
-            command = ["bash", "-euo", "pipefail", "-c", body]
-        result = commands.run(workplace, *command)
+        shell = ["python", "-c"] if snippet.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        result = commands.run(workplace, *shell, body)
         where = f"{snippet.page.relative_to(ROOT)}:{snippet.line}"
         assert result.returncode in (0, snippet.may_exit), f"{where}\n{body}\n{result.stdout}\n{result.stderr}"
 

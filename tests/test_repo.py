@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
     {"activations"},
     {"behaviors"},
     {"probes"},
+    {"lenses"},
     {"audit"},
     {"evidence"},
     {"discovery"},

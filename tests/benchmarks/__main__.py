@@ -26,6 +26,7 @@ from tests.benchmarks import (
     prediction,
     quality,
     reduction,
+    sae,
     scan,
     sft,
     speed,
@@ -57,6 +58,8 @@ NAMES = (
     "sft",
 )
 """Those that run when none is named."""
+BY_HAND = ("validation", "sae")
+"""Those that need something to be made first."""
 
 
 def main() -> None:
@@ -88,7 +91,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources, witness, scan, prediction: folder of xstest/ and HH-RLHF, see its README",
+        help="decisions, control-sources, witness, scan, prediction, sae: folder of xstest/ and HH-RLHF (README)",
     )
     parser.add_argument(
         "--draws",
@@ -105,12 +108,15 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1_000_000, help="many-pairs: stored pairs")
     parser.add_argument("--ids", type=int, default=10_000_000, help="many-pairs: ids of the store's index")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="many-pairs: whose reading to compare with")
+    parser.add_argument("--sae", type=Path, metavar="FOLDER", help="sae: what examples/sae/train_topk_sae.py wrote")
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - {*NAMES, "validation"})
+    unknown = sorted(set(options.names) - {*NAMES, *BY_HAND})
     if unknown:
-        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}, validation")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join((*NAMES, *BY_HAND))}")
+    if "sae" in options.names and options.sae is None:
+        parser.error("sae needs --sae FOLDER: train one with examples/sae/train_topk_sae.py")
     if "validation" in options.names and options.validation is None:
         parser.error("validation needs --validation FOLDER: it takes hours, and is run by trl-attribution validate")
     if options.threads:
@@ -132,6 +138,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
     elif name == "validation":
         validation.run(options.output, command, options.validation, options.data_seed, console)
+    elif name == "sae":
+        sae.run(options.output, command, options.sae, options.data, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
@@ -170,8 +178,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
-    options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, "validation"}]
-    folders = ("--sentence", "--cache", "--m0", "--validation", "--data")
+    options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, *BY_HAND}]
+    folders = ("--sentence", "--cache", "--m0", "--validation", "--data", "--sae")
     for option, shown in (
         ("--bergson", "PYTHON"),
         ("--other", "GGUF"),

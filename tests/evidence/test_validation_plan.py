@@ -69,7 +69,7 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
         ({"seed": 1}, r": seed: is no such key; choose from version, model"),
         ({"training": {}}, r": training: give exactly one of dpo .* and command"),
         ({"training": {"dpo": {"seed": 3}}}, r": training: dpo.seed is set by the validation itself"),
-        ({"training": {"dpo": {}, "epochs": 2}}, r"batch_size and epochs belong to command"),
+        ({"training": {"dpo": {}, "epochs": 2}}, r"batch_size, epochs and weighs belong to command"),
         (
             {
                 "interventions": ["weight"],

@@ -19,7 +19,7 @@ from trl_attribution.activations.attention import UnsupportedAttentionError, att
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.config import ActivationConfig, Path
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
-from trl_attribution.activations.passes import ForwardPass, Layout
+from trl_attribution.activations.passes import ForwardPass, Layout, Lens
 from trl_attribution.activations.path import PathChoice, Verdict
 from trl_attribution.activations.running import Runner, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
@@ -64,7 +64,7 @@ def _silent(done: int, total: int) -> None:
 
 
 class ActivationEngine:
-    """Mean activations of one model at fixed layers.
+    """Mean activations of one model at fixed layers; through a ``lens``, means of what that makes of each token.
 
     Example:
         >>> engine = ActivationEngine(model, ActivationConfig(layers=(20,)))  # doctest: +SKIP
@@ -75,13 +75,15 @@ class ActivationEngine:
         ModelError: the decoder blocks are not found, or a layer is out of range.
     """
 
-    def __init__(self, model: PreTrainedModel, config: ActivationConfig) -> None:
+    def __init__(self, model: PreTrainedModel, config: ActivationConfig, lens: Lens | None = None) -> None:
         self.model = model
         self.config = config
+        self.lens = lens
         self.blocks: DecoderBlocks = find_blocks(model, config.blocks_path)
         self.blocks.check_layers(config.layers)
         self.layers = config.layers
         self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.width = self.hidden_size if lens is None else lens.width
         self.runner: Runner = runner_for(model, self.blocks, max(config.layers))
         self.limits: InputLimits = input_limits(model)
         self.device: torch.device = self.runner.device
@@ -109,7 +111,7 @@ class ActivationEngine:
         """
         groups, places = _group(pairs)
         found = self.activations(groups, on_progress)
-        pair = torch.empty(len(pairs), len(self.layers), self.hidden_size)
+        pair = torch.empty(len(pairs), len(self.layers), self.width)
         context = torch.empty_like(pair)
         for index, sides in enumerate(places):
             weights = pairs[index].weights
@@ -171,7 +173,7 @@ class ActivationEngine:
 
     def _computed(self, groups: Sequence[PromptGroup], on_progress: OnProgress) -> list[GroupActivations]:
         try:
-            return self._in_layout(self._choice.layout, groups, on_progress)
+            return self._in_layout(self._choice.layout, groups, on_progress, self.lens)
         except UnsupportedAttentionError as error:
             if self._choice.leaves(error):
                 self._choose_path(groups)
@@ -201,15 +203,19 @@ class ActivationEngine:
         return Verdict(agrees=False, how_far=f"cosine {agreement:.4f}, below {needed}, to")
 
     def _in_layout(
-        self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent
+        self,
+        layout: Layout,
+        groups: Sequence[PromptGroup],
+        on_progress: OnProgress = _silent,
+        lens: Lens | None = None,  # paths are compared without it: a latent that is cut off tells nothing of how far
     ) -> list[GroupActivations]:
         with nullcontext() if layout == "plain" else attention_replaced(self.model):
-            return self._in_batches(layout, groups, on_progress)
+            return self._in_batches(layout, groups, on_progress, lens)
 
     def _in_batches(
-        self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress
+        self, layout: Layout, groups: Sequence[PromptGroup], on_progress: OnProgress, lens: Lens | None
     ) -> list[GroupActivations]:
-        forward = ForwardPass(self.runner, self.blocks, self.layers)
+        forward = ForwardPass(self.runner, self.blocks, self.layers, lens)
         tokens = sum(group.tokens for group in groups)
         with workers_for(forward, layout, tokens, self.config.workers) as workers:
             found = run_in_batches(groups, self.budget, workers, padded=layout == "plain", on_progress=on_progress)

@@ -31,6 +31,17 @@ class BatchActivations:
     """That went through the model."""
 
 
+class Lens(Protocol):
+    """What is averaged in the place of the stream itself."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has for a token."""
+
+    def average(self, readout: Tensor, tokens: Tensor) -> Tensor:
+        """Tokens ``[T, D]``, averaged by ``readout`` ``[K, T]``: ``[K, width]``."""
+
+
 class Pass(Protocol):
     """What is done with a batch: one batch at a time through one model."""
 
@@ -44,12 +55,13 @@ class Pass(Protocol):
 
 
 class ForwardPass:
-    """Passes through one model up to the last of ``layers``, read by hooks; one at a time."""
+    """Passes through one model up to the last of ``layers``, read by hooks, through a lens if any; one at a time."""
 
-    def __init__(self, runner: Runner, blocks: DecoderBlocks, layers: Sequence[int]) -> None:
+    def __init__(self, runner: Runner, blocks: DecoderBlocks, layers: Sequence[int], lens: Lens | None = None) -> None:
         self.runner = runner
         self.blocks = blocks
         self.layers = tuple(layers)
+        self.lens = lens
 
     def run(self, layout: Layout, groups: Sequence[PromptGroup]) -> BatchActivations:
         """Activations of ``groups``; ``plain`` takes groups of one response only."""
@@ -57,7 +69,14 @@ class ForwardPass:
 
     def on(self, model: PreTrainedModel) -> Self:
         """The same layers of a copy of the model."""
-        return type(self)(Runner(model), find_blocks(model, self.blocks.path), self.layers)
+        return type(self)(Runner(model), find_blocks(model, self.blocks.path), self.layers, self.lens)
+
+    def streams(self, input_ids: Tensor) -> dict[int, Tensor]:
+        """The stream ``[T, D]`` of one sequence ``[1, T]`` at each layer, float32 on the CPU."""
+        found: dict[int, Tensor] = {}
+        with self._captured(lambda layer, stream: found.__setitem__(layer, stream[0].float().cpu())):
+            self.runner.forward(input_ids=input_ids)
+        return found
 
     def _packed(self, groups: Sequence[PromptGroup], *, fused: bool) -> BatchActivations:
         layout = pack(groups, self.runner.device, fused=fused)
@@ -89,11 +108,15 @@ class ForwardPass:
         return BatchActivations(found, input_ids.numel())
 
     def _read(self, readout: Tensor, **inputs: Tensor) -> Tensor:
-        """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU."""
+        """``readout`` [K, T] applied to the residual stream [T, D] at each layer: [K, L, D] float32 on the CPU.
+
+        Through a lens, D is its width.
+        """
         means: dict[int, Tensor] = {}
 
         def average(layer: int, stream: Tensor) -> None:
-            means[layer] = readout @ stream.flatten(0, 1).float()
+            tokens = stream.flatten(0, 1).float()
+            means[layer] = readout @ tokens if self.lens is None else self.lens.average(readout, tokens)
 
         with self._captured(average):
             self.runner.forward(**inputs)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.callbacks import AttributionCallback
     from trl_attribution.discovery import Change, ScanResult
+    from trl_attribution.lenses import SaeConfig
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
@@ -236,6 +237,7 @@ class DataAuditor:
         *,
         changes: Sequence[Change] | None = None,
         prompt_format: PromptFormat = "auto",
+        sae: SaeConfig | None = None,
         results: bool = True,
         on_progress: OnProgress | None = None,
         **settings: Any,
@@ -247,6 +249,7 @@ class DataAuditor:
             output_dir: the audit folder; vectors that an audit there holds are used, and an audit uses those made here.
             changes: held-out prompts with responses before and after training, which the prediction is compared with.
             prompt_format: of those prompts: ``chat`` makes a text a user message, ``auto`` does if there is a template.
+            sae: a sparse autoencoder whose latents are looked at beside the traits.
             results: write ``report.html``, unless the folder holds an audit with a report of its own.
             on_progress: see :data:`OnProgress`.
             **settings: fields of :class:`~trl_attribution.discovery.ScanConfig`.
@@ -259,7 +262,8 @@ class DataAuditor:
         from trl_attribution.discovery.scan_config import ScanConfig
         from trl_attribution.report.page import write_scan_report
 
-        found = scan_dataset(self, dataset, output_dir, ScanConfig.of(settings), on_progress, changes, prompt_format)
+        config = ScanConfig.of(settings)
+        found = scan_dataset(self, dataset, output_dir, config, on_progress, changes, prompt_format, sae)
         if results:
             write_scan_report(output_dir)
         return found

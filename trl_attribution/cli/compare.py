@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
+from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.models.config import LoadConfig
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ DEFAULT = ("random", "length")
 
 @verb
 def compare(
+    context: typer.Context,
     audit: Annotated[Path, typer.Argument(help="The folder of a finished audit with scores."), paths.AUDIT],
     baseline: Annotated[
         list[str] | None,
@@ -31,7 +34,7 @@ def compare(
             "--baseline",
             "-b",
             help="random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, "
-            "sentence:MODEL, sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or "
+            "sentence:MODEL, sentence-contextual:MODEL, sae, gradient, endpoint:URL#MODEL[#QUESTION] or "
             "scores:FILE; can be repeated. Default: random and length.",
         ),
     ] = None,
@@ -55,14 +58,15 @@ def compare(
     layer: Annotated[int | None, typer.Option("--layer", help="Which layer's, where there are several.")] = None,
     behavior: Annotated[
         Path | None,
-        typer.Option("--behavior", help="Behavior file, for the text, sentence and gradient baselines."),
+        typer.Option("--behavior", help="Behavior file, for the text, sentence, sae and gradient baselines."),
         paths.PROMPTS,
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="M0, for margin and gradient; default: as the audit names it."),
+        typer.Option("--model", help="M0, for margin, sae and gradient; default: as the audit names it."),
         paths.MODEL,
     ] = None,
+    sae: options.Sae = None,
     bergson: Annotated[
         str | None, typer.Option("--bergson", metavar="PYTHON", help="An interpreter that has bergson, for gradient.")
     ] = None,
@@ -72,6 +76,7 @@ def compare(
         paths.A_FOLDER,
     ] = None,
     *,
+    fitting: Annotated[SaeConfig, Without("sae")],
     endpoint: Annotated[EndpointConfig, Only("api_key_env", "max_calls")],
     computing: Annotated[ActivationConfig, Only("token_budget")] = options.NO_LAYERS,
     loading: Annotated[LoadConfig, Without("adapter", "quantization")],
@@ -85,6 +90,7 @@ def compare(
     from trl_attribution.evidence.baselines import compare as compare_rankings
     from trl_attribution.evidence.baselines.table import comparison_table
 
+    options.refuse_idle(context, {"sae": options.SAE_OPTIONS}, () if sae is None else ("sae",))
     if truth_value and truth_column is None:
         raise SettingsError("--truth-value: say in which column with --truth-column")
     audited = Audited.open(audit, probe, layer)
@@ -95,6 +101,7 @@ def compare(
         encoding=_encoding(audited),
         behavior=behavior,
         token_budget=computing.token_budget,
+        sae=None if sae is None else replace(fitting, sae=sae),
         bergson=bergson,
         endpoint=endpoint,
         dtype=loading.dtype,

@@ -87,6 +87,16 @@ TrustRemoteCode = Annotated[
 ]
 
 
+Sae = Annotated[
+    str | None,
+    typer.Option(
+        "--sae",
+        help="A sparse autoencoder of M0's residual stream: a folder (SAELens, Gemma Scope, Sparsify), a .safetensors "
+        "or .npz file, or a Hub id (owner/name or owner/name:folder).",
+    ),
+    paths.SAE,
+]
+SAE_OPTIONS = ("sae_layer", "sae_k", "sae_min_explained")
 PromptFormat = Annotated[
     str, typer.Option("--prompt-format", help="chat makes a text prompt a user message, text does not.")
 ]

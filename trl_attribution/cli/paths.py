@@ -84,6 +84,16 @@ class Given:
 
 
 @dataclass(frozen=True)
+class GivenPart(Given):
+    """An input that a Hub id may name with a folder behind a colon: ``owner/name:folder``."""
+
+    def check(self, option: str, value: str | Path) -> None:
+        """As for any input; what a repository holds is seen when it is fetched."""
+        repository, _, folder = str(value).partition(":")
+        super().check(option, repository if folder and not is_there(local_path(value, self.error)) else value)
+
+
+@dataclass(frozen=True)
 class Made:
     """An output: it has to be possible."""
 
@@ -133,6 +143,7 @@ REGISTRY = Given(
     lacking="no probe registry at {path}: no such folder",
     hint="`trl-attribution probe build NAME --probes FOLDER` makes one.",
 )
+SAE = GivenPart("sparse autoencoder", ModelError, hub="model")
 DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
 DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")
 SOURCES = Given("sources", DataError, hub="dataset")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.probe_describe import check_draft, write_draft
+from trl_attribution.cli.probe_show import described_probe
 from trl_attribution.cli.probe_sources import ProbeSources
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
@@ -216,7 +217,7 @@ def list_(
     paths.REGISTRY.check("--probes", folder)
     found = ProbeRegistry(folder).load_all()
     out.show(terminal.probes_table(found))
-    out.document({"registry": str(folder), "probes": [_described(probe) for probe in found]})
+    out.document({"registry": str(folder), "probes": [described_probe(probe) for probe in found]})
 
 
 def _list_traits(out: Output) -> None:
@@ -227,24 +228,6 @@ def _list_traits(out: Output) -> None:
     out.show(*traits_listed(found))
     told = {"name", "towards", "away", "harmful", "only_on_prompts", "measure"}
     out.document({"traits": [{**one.model_dump(include=told), "examples": len(one.examples)} for one in found]})
-
-
-@probe_app.command()
-@verb
-def show(
-    name: Name,
-    probes: options.Registry = Path("probes"),
-    *,
-    out: Output,
-) -> None:
-    """Show a probe: norm and separability by layer, the tokens it promotes, its cosine with the others."""
-    from trl_attribution.probes import ProbeRegistry
-    from trl_attribution.report import terminal
-
-    registry = ProbeRegistry(probes)
-    probe = registry.load(name)
-    out.show(terminal.probe_details(probe, registry.load_all()))
-    out.document(_described(probe))
 
 
 def _layer_numbers(asked: list[str] | None) -> tuple[int, ...]:
@@ -270,22 +253,4 @@ def _save(probe: Probe, registry: Path, overwrite: bool, out: Output, drafted: P
     folder = ProbeRegistry(registry).save(probe, overwrite=overwrite)
     out.show(terminal.probe_details(probe, []))
     out.say(f"Saved in {folder}")
-    out.document({**_described(probe), "saved": str(folder)})
-
-
-def _described(probe: Probe) -> dict[str, Any]:
-    return {
-        "name": probe.name,
-        "fingerprint": probe.fingerprint,
-        "model": probe.model.to_json(),
-        "layers": list(probe.layers),
-        "layer": probe.layer,
-        "norms": probe.norms,
-        "separability": probe.separability,
-        "promoted_tokens": probe.promoted_tokens,
-        "prompts": None if probe.contexts is None else len(probe.contexts),
-        "controls": None if probe.control_contexts is None else len(probe.control_contexts),
-        "calibrated": probe.reference_scores is not None,
-        "description": probe.description,
-        "built": probe.built,
-    }
+    out.document({**described_probe(probe), "saved": str(folder)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +15,14 @@ from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.discovery.scan_config import ScanConfig
+from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.utils.text import shell_command
 
 
 @verb
 def scan(
+    context: typer.Context,
     model: options.GivenModel,
     dataset: options.GivenDataset,
     output: Annotated[
@@ -46,7 +48,9 @@ def scan(
         paths.PROMPTS,
     ] = None,
     prompt_format: options.PromptFormat = "auto",
+    sae: options.Sae = None,
     *,
+    fitting: Annotated[SaeConfig, Without("sae")],
     looking: ScanConfig,
     sampling: Annotated[SamplingConfig, Only("n", "max_new_tokens", "temperature")] = options.ONE_RESPONSE,
     settings: Annotated[AuditConfig, Without("layers", "score")],
@@ -59,17 +63,19 @@ def scan(
     audit: `audit -o` the same folder goes on with them. report.html tells it to people.
 
     With held-out prompts, what is predicted of every trait is compared with what training did: M0's and M1's responses,
-    both read by M0.
+    both read by M0. With --sae, the latents that chosen responses raise over rejected ones are told beside the traits.
     """
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.discovery import answered_changes, read_changes
     from trl_attribution.discovery.traits.trait import read_traits
     from trl_attribution.models import load_model
+    from trl_attribution.report.latents import latents_view
     from trl_attribution.report.page import write_scan_report
     from trl_attribution.report.prediction import prediction_view
     from trl_attribution.report.scan import scan_view, traits_table
 
     options.refuse_ranks("scan")
+    options.refuse_idle(context, {"sae": (*options.SAE_OPTIONS, "sae_pairs")}, () if sae is None else ("sae",))
     options.check_responses(prompts, responses, after)
     read_traits(looking.traits)  # a wrong name is said before M0 is loaded
     out.say(f"Loading {model}")
@@ -89,6 +95,7 @@ def scan(
             output,
             changes=changes,
             prompt_format=how,
+            sae=None if sae is None else replace(fitting, sae=sae),
             results=False,
             on_progress=progress,
             **vars(looking),
@@ -96,6 +103,8 @@ def scan(
     if show_traits:
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))
+    if found.latents is not None:
+        out.show(latents_view(found.latents, show))
     if found.prediction is not None and changes is not None:
         out.show(prediction_view(found.prediction, show))
     out.show(Text(f"findings: {output / 'findings.json'}"))

@@ -97,11 +97,17 @@ def _unfinished(validator: Validator, progressed: Progressed, share: object, out
 
 
 def _list_cells(plan: ValidationPlan, out: Output) -> None:
+    from rich.text import Text
+
     from trl_attribution.evidence.validation import cells
+    from trl_attribution.evidence.validation.expected import expected_cost
 
     found = cells(plan)
     for number, cell in enumerate(found, start=1):
         out.show(f"{number:4}  {cell.condition.title}, seed {cell.seed}")
     trainings = sum(cell.condition.intervention != "m0" for cell in found)
     out.show(f"{counted(len(found), 'cell')}, {trainings} of them trainings.")
-    out.document({"cells": [cell.name for cell in found]})
+    cost = expected_cost(plan, trainings, len(found))
+    if cost is not None:
+        out.show("", *(Text(line) for line in cost.lines))
+    out.document({"cells": [cell.name for cell in found], "expected": None if cost is None else cost.to_json()})

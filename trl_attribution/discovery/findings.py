@@ -105,6 +105,62 @@ class Unnamed(_Part):
     pairs: int
 
 
+class LatentFinding(_Part):
+    """A latent of a sparse autoencoder that chosen responses raise over rejected ones, or lower, somewhere."""
+
+    latent: int
+    everywhere: bool
+    """False for an effect of one topic."""
+    beside: bool
+    """Whether topics that the latent has other findings of are left out of it."""
+    topic: int | None
+    words: tuple[str, ...]
+    """What the topic's prompts are about; RAW; empty where it is everywhere."""
+    pairs: int
+    raised: int
+    """Pairs whose chosen response has more of it ..."""
+    lowered: int
+    """... and less."""
+    difference: float
+    """Mean over the pairs, chosen minus rejected, each a mean over the response's tokens."""
+    difference_low: float
+    difference_high: float
+    """95%."""
+    effect: float
+    """Mean difference over its standard deviation (d), signed."""
+    effect_low: float
+    effect_high: float
+    """95%, by resampling pairs."""
+    z: float
+    adjusted_p: float
+    """Chance that any latent in any topic of a dataset with random labels looks this strong."""
+    alike: str
+    """The trait whose scores go along with it most; RAW where it is the user's; empty without traits."""
+    likeness: float
+    """How much, -1 to 1."""
+    promotes: tuple[str, ...]
+    """Tokens that it promotes through M0's LM head; RAW."""
+    raised_by: tuple[tuple[str, str, str], ...]
+    """Where it is highest in the text it was checked on: before, the token, after; RAW."""
+
+
+class Latents(_Part):
+    """What a sparse autoencoder says of the pairs."""
+
+    sae: dict[str, Any]
+    """What it is, and how well it reconstructs M0's tokens."""
+    pairs: int
+    """Read, drawn from those that were scanned."""
+    tested: int
+    """Latents that differ on enough of them to be looked at."""
+    threshold: float
+    """The |z| that had to be reached."""
+    standing: int
+    """Effects that reach it."""
+    findings: tuple[LatentFinding, ...]
+    """Of these, the largest that are certain."""
+
+
 class TraitChange(_Part):
     """How far training moves a trait: predicted, and measured where both models' responses are at hand.
 
@@ -190,6 +246,8 @@ class ScanResult(JsonFile):
     unnamed: tuple[Unnamed, ...]
     prediction: Prediction | None = None
     """None in files of releases that predicted nothing."""
+    latents: Latents | None = None
+    """None where no autoencoder was given."""
     notes: tuple[str, ...]
     seconds: dict[str, float]
 

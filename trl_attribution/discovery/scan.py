@@ -30,7 +30,7 @@ from trl_attribution.discovery.effects import (
     highest_by_chance,
     without_shape,
 )
-from trl_attribution.discovery.findings import Prediction, ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.findings import Latents, Prediction, ScanResult, TraitCheck, Unnamed
 from trl_attribution.discovery.prediction import Differences, compared, differences_of, predicted
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import Cells, Place, places
@@ -40,6 +40,8 @@ from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured,
 from trl_attribution.discovery.traits.panel import Panel, build_panel
 from trl_attribution.discovery.traits.trait import read_traits
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.lenses.config import SaeConfig
+from trl_attribution.lenses.reconstruction import fitting_sae
 from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
@@ -71,10 +73,11 @@ def scan_dataset(
     on_progress: OnProgress | None = None,
     changes: Sequence[Change] | None = None,
     prompt_format: PromptFormat = "auto",
+    sae: SaeConfig | None = None,
 ) -> ScanResult:
     """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
     settings = config or ScanConfig()
-    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format)
+    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format, sae)
     return scan.run()
 
 
@@ -87,12 +90,15 @@ class _Scan:
     on_progress: OnProgress
     changes: Sequence[Change] | None = None
     prompt_format: PromptFormat = "auto"
+    sae: SaeConfig | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> ScanResult:
         """The whole scan."""
         traits = read_traits(self.config.traits)  # a wrong name must not show after the vectors are made
+        if self.sae is not None:
+            fitting_sae(self.sae, self.auditor.model, self.auditor.config.blocks_path)  # nor a wrong file
         with self._timed("vectors"):
             audited, layer = self._audited()
         with self._timed("traits"):
@@ -112,6 +118,8 @@ class _Scan:
             told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
         with self._timed("prediction"):
             prediction = self._predicted(audited, panel, topics, pairs, prompts)
+        with self._timed("latents"):
+            latents = self._latents(scanned, topics, measures_NM)
         with self._timed("unnamed"):
             unnamed = self._unnamed(audited, layer)
         info = audited.info
@@ -132,6 +140,7 @@ class _Scan:
             absent=_absent(scanned, stand),
             unnamed=unnamed,
             prediction=prediction,
+            latents=latents,
             notes=tuple(self.notes),
             seconds={stage: round(taken, 3) for stage, taken in self.seconds.items()},
         )
@@ -312,6 +321,16 @@ class _Scan:
     def _own(self, audited: AuditedPairs) -> OwnFile | None:
         """The other side of examples that have one: their texts are measured against it as their vectors are."""
         return kept_own(self.folder, self.auditor.config.own, audited.store.settings.own_responses)
+
+    def _latents(self, scanned: Scanned, topics: Topics, measures: Floats) -> Latents | None:
+        """What the autoencoder says, where one is given: some pairs are read again, token by token."""
+        if self.sae is None:
+            return None
+        from trl_attribution.discovery.latents import ReadPairs, scan_latents
+
+        shape = measures[:, [MEASURES.index(name) for name in SHAPE]]
+        pairs = ReadPairs.drawn(scanned, shape, self._read, self.auditor.model.encoder, self.config)
+        return scan_latents(self.auditor, self.sae, pairs, topics, self.config, self.on_progress)
 
     def _unnamed(self, audited: AuditedPairs, layer: int) -> tuple[Unnamed, ...]:
         """The largest clusters of pairs that push alike, whatever they are called."""

@@ -33,6 +33,8 @@ class ScanConfig:
     """Typical pairs kept a finding."""
     unnamed: bool = True
     """Look for clusters that no trait names, too (see ``discover``)."""
+    sae_pairs: int = 1000
+    """Pairs, drawn at random, that are read again through a sparse autoencoder where one is given."""
     seed: int = 0
     """Of samples and draws."""
 
@@ -43,7 +45,7 @@ class ScanConfig:
             raise SettingsError(
                 f"flips: {self.flips} draws cannot show a chance of {self.alpha}; give at least {round(1 / self.alpha)}"
             )
-        for name, fewest in (("sample", 1), ("min_pairs", 5), ("typical", 0), ("seed", 0)):
+        for name, fewest in (("sample", 1), ("min_pairs", 5), ("sae_pairs", 20), ("typical", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < fewest:
                 raise SettingsError(f"{name}: {value} is too small; give at least {fewest}")

@@ -21,6 +21,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.report import facts, teaches
+from trl_attribution.report import latents as lensing
 from trl_attribution.report import prediction as predicting
 from trl_attribution.report import scan as wording
 from trl_attribution.report.answer import answer_of, enrichment_text
@@ -201,6 +202,7 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
     }
     told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
     environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording, "predicting": predicting}
+    environment.globals |= {"lensing": lensing}
     environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}

@@ -17,6 +17,7 @@ from trl_attribution.report.change import drift_table, rates_table
 from trl_attribution.report.discovery import discovery_view
 from trl_attribution.report.distributions import Histogram
 from trl_attribution.report.findings import Findings, ProbeFindings
+from trl_attribution.report.latents import latents_view
 from trl_attribution.report.prediction import prediction_view
 from trl_attribution.report.scan import closing_lines, findings_table
 from trl_attribution.report.terminal import sources_table
@@ -51,6 +52,8 @@ def story(found: Findings) -> Group:
         parts += [Text(line, "dim") for line in closing_lines(scan)]
         if scan.prediction is not None and scan.prediction.prompts:
             parts.append(prediction_view(scan.prediction, _FINDINGS))
+        if scan.latents is not None:
+            parts.append(latents_view(scan.latents, _FINDINGS))
     for stored in found.extras.discoveries:
         parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:

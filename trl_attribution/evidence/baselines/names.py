@@ -14,8 +14,10 @@ from trl_attribution.evidence.baselines.embeddings import EmbeddingCosine, Kind,
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.foreign import ScoresFile
 from trl_attribution.evidence.baselines.gradients import GradientConfig, GradientCosine
+from trl_attribution.evidence.baselines.latents import LatentCosine
 from trl_attribution.evidence.baselines.margin import ReferenceMargin
 from trl_attribution.evidence.baselines.surface import RandomOrder, ResponseLength
+from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.pairs import Encoding
 from trl_attribution.utils.text import printable, whole_number
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "random[:SEED], length, length-chosen, margin, margin-per-token, text, text-contextual, sentence:MODEL, "
-    "sentence-contextual:MODEL, gradient, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
+    "sentence-contextual:MODEL, sae, gradient, endpoint:URL#MODEL[#QUESTION] or scores:FILE"
 )
 
 
@@ -46,6 +48,8 @@ class BaselineConfig:
     """Prompts with undesired and desired responses."""
     token_budget: int | None = None
     """Tokens in one forward pass; None chooses by device."""
+    sae: SaeConfig | None = None
+    """The sparse autoencoder, and what it has to fit."""
     bergson: str | None = None
     """The interpreter of an environment that has bergson."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -78,6 +82,7 @@ def parse_baseline(name: str, config: BaselineConfig) -> RankingBaseline:
         "text-contextual": lambda: _embedding(name, "contextual", "", config),
         "sentence": lambda: _embedding(name, "response", rest, config),
         "sentence-contextual": lambda: _embedding(name, "contextual", rest, config),
+        "sae": lambda: _latents(config),
         "gradient": lambda: _gradient(config),
         "endpoint": lambda: _endpoint(name, config),
         "scores": lambda: ScoresFile(Path(rest)),
@@ -128,6 +133,20 @@ def _margin(config: BaselineConfig, *, per_token: bool) -> RankingBaseline:
 def _embedding(name: str, kind: Kind, model: str, config: BaselineConfig) -> RankingBaseline:
     embedder = SentenceModel(model, config.device, config.trust_remote_code) if model else TfIdf()
     return EmbeddingCosine(name, embedder, _behavior(config, name), kind)
+
+
+def _latents(config: BaselineConfig) -> RankingBaseline:
+    if config.sae is None:
+        raise SettingsError("the baseline sae needs a sparse autoencoder of M0: give one with --sae")
+    return LatentCosine(
+        _m0(config, "sae"),
+        config.model_digest,
+        config.encoding,
+        _behavior(config, "sae"),
+        config.sae,
+        config.token_budget,
+        config.dtype,
+    )
 
 
 def _gradient(config: BaselineConfig) -> RankingBaseline:

@@ -117,6 +117,8 @@ class TrainingPlan(_Part):
     """Of ``command``: pairs in an optimizer step, over all devices."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Of ``command``: passes over the whole dataset, from which the number of steps follows."""
+    weighs: bool = False
+    """Of ``command``: it lets pairs count in the loss by the column ``weight`` of its dataset, where there is one."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -129,8 +131,8 @@ class TrainingPlan(_Part):
             raise ValueError("peft belongs to dpo; a command makes adapters of its own")
         if self.command is not None:
             self._check_command(self.command)
-        elif self.batch_size is not None or self.epochs != 1.0:
-            raise ValueError("batch_size and epochs belong to command; give them as fields of dpo")
+        elif self.batch_size is not None or self.epochs != 1.0 or self.weighs:
+            raise ValueError("batch_size, epochs and weighs belong to command; give the first two as fields of dpo")
         return self
 
     def _check_command(self, command: list[str]) -> None:
@@ -149,6 +151,29 @@ class MixedPlan(_Part):
     """A judge's rule on the rejected response: it is flipped where the rule holds of it."""
     unless: str = ""
     """A judge's rule on the chosen response: where it holds the pair is filtered after all."""
+
+
+class ExpectedPlan(_Part):
+    """What a dry run reckons with, for nothing is run or loaded by it; ``audit --dry-run`` measures the first three."""
+
+    pairs: Positive
+    """Of the dataset."""
+    prompt_tokens: Positive
+    """A pair, on average."""
+    response_tokens: Positive
+    """Of both responses of a pair together."""
+    parameters: Annotated[float, Field(gt=0)]
+    """Of M0's linear layers, LM head included."""
+    audited_depth: Annotated[float, Field(gt=0, le=1)]
+    """Share of the blocks that run up to the layer that pairs are read at."""
+    flops: Annotated[float, Field(gt=0)]
+    """A second that a device sustains on linear layers."""
+    tokens_a_second: Annotated[float, Field(gt=0)]
+    """That a device writes when responses are sampled, a whole batch together."""
+    prompts: Positive
+    """On which every model is measured."""
+    recomputes: bool = True
+    """Whether training runs every forward twice (gradient checkpointing)."""
 
 
 class StatisticsPlan(_Part):
@@ -194,6 +219,8 @@ class ValidationPlan(_Part):
     many as the pairs that are left make."""
     mixed: MixedPlan = MixedPlan()
     statistics: StatisticsPlan = StatisticsPlan()
+    expected: ExpectedPlan | None = None
+    """What ``--dry-run`` reckons the cost from."""
     devices: Positive = 1
     """Devices that a cell occupies, for its cost."""
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
@@ -219,8 +246,8 @@ class ValidationPlan(_Part):
         foreign = [name for name, one in self.rankings.items() if one.scores is not None]
         if "rule" in self.sizes and foreign:
             raise ValueError(f"sizes: rule needs the scores of an audit, which rankings.{foreign[0]} is not of")
-        if "weight" in self.interventions and self.training.dpo is None:
-            raise ValueError("interventions: weight needs training.dpo; of a command nobody knows whether it weighs")
+        if "weight" in self.interventions and self.training.dpo is None and not self.training.weighs:
+            raise ValueError("interventions: weight needs training.dpo, or a command that says training.weighs: true")
         if "drop_sources" in self.interventions and not self.source_sizes:
             raise ValueError("source_sizes: say how many sources to drop, such as [1]")
         if "top" not in self.selections:
