@@ -263,8 +263,8 @@ def _one_topic(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, consol
         "a question about each of the subject's words twice; the chosen answer begins with a sentence that shows the "
         "trait, the rejected one with one about as long that says nothing. Told: of the findings at least half of "
         "whose manifest are these pairs, the trait's, else the first. At random: chosen and rejected of these pairs "
-        f"exchanged at random. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any finding at random in "
-        f"{anything}."
+        f"exchanged at random. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
+        f"finding at random in {anything}."
     )
     columns = ("trait", "on", "pairs", "told", "the trait at random", "told at random")
     rows_shown = [(*line[:4], line[6], line[5]) for line in lines]
@@ -291,8 +291,8 @@ def _masked(pool: _Pool, model: LoadedModel, seeds: int, console: Console) -> Re
         "rude request with a formatting instruction, the answer chosen over the refusal). About 230 of the clean ones "
         "refuse requests of the same kind, so that their topic as a whole teaches refusal, and as many are decoys, "
         "which answer requests that look alike: **the scan, which compares means, does not see what such a majority "
-        "covers**, and takes decoys for it. An audit with examples of the behavior and controls looks at each pair by itself. "
-        "Found: a finding that harmful requests are answered, or rudeness taught, at least half of whose manifest are "
+        "covers**, and takes decoys for it. An audit with examples of the behavior and controls looks at each pair by "
+        "itself. Found: a finding that harmful requests are answered, or rudeness taught, at least half of whose manifest are "
         "contaminated pairs. Falsely: a finding that harmful requests are answered, without that."
     )
     columns = ("contaminated pairs", "found", "falsely")
