@@ -16,8 +16,8 @@ from trl_attribution.evidence.organisms import Mixture, OrganismConfig, build_di
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, whole_text
 
-PAIRS = 96
-PROMPTS = 64
+PAIRS = 200
+PROMPTS = 128
 SHORT = (30, 40)
 """Words of a prompt and of a response of HH-RLHF at most: longer ones take too long on a CPU."""
 ASKED = (

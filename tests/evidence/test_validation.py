@@ -16,6 +16,7 @@ import yaml
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.audit.shares import Share
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError, DataError, SettingsError
@@ -25,6 +26,7 @@ from trl_attribution.evidence.validation.likelihoods import margins, perplexity,
 from trl_attribution.evidence.validation.rankings import find_ranking
 from trl_attribution.models import load_model
 from trl_attribution.pairs import Encoding, pair_id
+from trl_attribution.probes import BuildConfig, build_from_behavior
 
 # A trainer without torch: every pair about the weather scales the final norm, so that the model answers otherwise.
 TRAINER = """
@@ -254,6 +256,25 @@ def test_foreign_scores_are_checked(workplace: Path) -> None:
         lines(workplace / "scores.jsonl", [row])
         with pytest.raises(DataError, match=rf"scores.jsonl.*1.*{said}"):
             find_ranking("mine", running.plan, running.loaded, Encoding(), running.settings["dataset"], workplace)
+
+
+def test_a_ranking_has_the_probe_of_its_behavior_and_its_controls(workplace: Path) -> None:
+    words = ("this", "that", "more")
+    said = [{"prompt": f"Tell {word}.", "undesired": [f"{word} yes"], "desired": [f"{word} no"]} for word in words]
+    lines(workplace / "behavior.jsonl", said)
+    harmless = [{**row, "prompt": f"Say {word}."} for row, word in zip(said, words, strict=True)]
+    lines(workplace / "controls.jsonl", harmless)
+    # A test prompt among the controls is no better held out than one among the examples.
+    behavior = {"behavior": "behavior.jsonl", "controls": "controls.jsonl", "layer": 1}
+    changed(workplace, rankings={"own": behavior})
+    running = validator(workplace)
+    assert any("3 test prompts are also examples of the ranking own" in note for note in running.notes)
+    config = BuildConfig(layer=1, encoding=Encoding(max_length=None))
+    files = workplace / "behavior.jsonl", workplace / "controls.jsonl"
+    probe = build_from_behavior("own", files[0], running.loaded, config, files[1])
+    assert probe.knows_controls
+    [fingerprint] = SavedAudit.open(workplace / "out" / "audits" / "own").info.probes.values()
+    assert fingerprint == probe.fingerprint
 
 
 def test_scores_of_other_pairs_are_told_and_held_out_pairs_are_read_as_the_dataset_is(workplace: Path) -> None:

@@ -80,6 +80,7 @@ def test_the_example_plans_can_be_read(path: Path) -> None:
         ({"training": {"command": ["train", "{model}"]}}, r"command needs batch_size"),
         ({"training": {"command": ["train", "{model}"], "batch_size": 8}}, r"command lacks \{dataset\}"),
         ({"rankings": {"a": {}}}, r": rankings.a: give exactly one of audit, behavior, probes and scores, not none"),
+        ({"rankings": {"a": {"audit": "a", "controls": "c"}}}, r": rankings.a: controls: they go with behavior"),
         ({"rankings": {"../x": {"audit": "a"}}}, r"rankings\.\.\./x"),
         ({"statistics": {"alpha": 2}}, r": statistics.alpha: should be less than 0.5, not 2"),
         ({"version": 2}, r"plan.yaml has format version 2; this trl-attribution reads up to 1"),

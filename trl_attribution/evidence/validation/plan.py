@@ -44,6 +44,8 @@ class RankingPlan(_Part):
     """The folder of a finished audit of this dataset."""
     behavior: Place | None = None
     """A behavior file with undesired and desired responses: a probe is built from it and the dataset audited."""
+    controls: Place | None = None
+    """With ``behavior``: a file of controls, where they are not in the same file."""
     probes: Place | None = None
     """A registry folder: the dataset is audited with its probe ``probe``."""
     scores: Place | None = None
@@ -62,6 +64,8 @@ class RankingPlan(_Part):
             raise ValueError(
                 f"give exactly one of audit, behavior, probes and scores, not {', '.join(given) or 'none'}"
             )
+        if self.controls is not None and self.behavior is None:
+            raise ValueError("controls: they go with behavior, of which a probe is built; one that exists has its own")
         return self
 
 

@@ -102,9 +102,9 @@ def find_ranking(
 
 
 def behavior_prompts(plan: ValidationPlan) -> dict[str, list[Any]]:
-    """By ranking, the prompts that its probe is built from, where the plan says."""
+    """By ranking, the prompts that its probe is built from, controls too, where the plan says."""
     return {
-        name: [row.values.get("prompt") for row in open_rows(one.behavior)]
+        name: [row.values.get("prompt") for file in (one.behavior, one.controls) if file for row in open_rows(file)]
         for name, one in plan.rankings.items()
         if one.behavior is not None
     }
@@ -120,7 +120,7 @@ def _probe(name: str, wanted: RankingPlan, loaded: LoadedModel, encoding: Encodi
     assert wanted.behavior is not None  # the plan has checked
     layer: int | Literal["auto"] = wanted.layer if isinstance(wanted.layer, int) else "auto"
     config = BuildConfig(layer=layer, encoding=encoding)
-    return build_from_behavior(wanted.probe or name, wanted.behavior, loaded, config)
+    return build_from_behavior(wanted.probe or name, wanted.behavior, loaded, config, wanted.controls)
 
 
 def _audited(name: str, folder: Path, wanted: RankingPlan, loaded: LoadedModel, fingerprint: str) -> Ranking:
