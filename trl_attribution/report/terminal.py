@@ -66,7 +66,7 @@ def top_pairs_table(flagged: Flagged, pairs: Mapping[str, Pair], shown: int, of:
     """The most suspicious pairs, ``of`` of which are flagged; ``pairs`` by id holds the texts of those shown."""
     extent = f"first {shown} of {of:,} flagged" if of else f"first {shown}, none of them flagged"
     by_rate = not flagged.flags.decisions  # where an estimate flags, a false discovery rate is a second opinion
-    rows = []
+    rows: list[tuple[str | Text, ...]] = []
     for found, _ in zip(flagged.flags, range(shown), strict=False):
         pair = pairs.get(found.pair_id)
         by = f"{found.probe}, layer {found.layer}"

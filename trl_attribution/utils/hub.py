@@ -65,7 +65,7 @@ class HubRepository:
                 f"{asked}: {repo_id} exists and is public. Choose another name, or accept that everybody can "
                 "read it with --public."
             )
-        files = tuple(one.rfilename for one in info.siblings or ())
+        files = tuple(one.rfilename for one in getattr(info, "siblings", None) or ())
         return cls(repo_id, kind, asked, bool(info.private), info.sha, files)
 
     def file(self, name: str, folder: Path) -> Path:
