@@ -77,7 +77,7 @@ def run(output: Path, command: str, cache: Path, data: Path, seeds: int, console
     folder = cache / "scan"
     demo = list(build_distractor_compliance().pairs)
     console.print("the demo's dataset, from nothing")
-    cost = _Cost.of(model, demo, folder / "demo")
+    cost = _Cost.of(model, demo)
     first = cost.found
     console.print("HH-RLHF harmless")
     hh = list(islice(readable_rows(data / HH_FILE), HH_PAIRS))
@@ -129,13 +129,14 @@ class _Cost:
     gib: float
 
     @classmethod
-    def of(cls, model: LoadedModel, rows: Sequence[Row], folder: Path) -> _Cost:
+    def of(cls, model: LoadedModel, rows: Sequence[Row]) -> _Cost:
         taken, busy, found = [], [], []
-        for _ in range(2):
-            start, before = time.perf_counter(), time.process_time()
-            found.append(DataAuditor(model).scan(rows, folder))
-            taken.append(time.perf_counter() - start)
-            busy.append(time.process_time() - before)
+        with tempfile.TemporaryDirectory() as folder:  # from nothing, also where the benchmark is run again
+            for _ in range(2):
+                start, before = time.perf_counter(), time.process_time()
+                found.append(DataAuditor(model).scan(rows, folder))
+                taken.append(time.perf_counter() - start)
+                busy.append(time.process_time() - before)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return cls(found[0], (taken[0], taken[1]), (busy[0], busy[1]), memory)
 
@@ -266,9 +267,9 @@ def _one_topic(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, consol
         f"exchanged at random. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
         f"finding at random in {anything}."
     )
-    columns = ("trait", "on", "pairs", "told", "the trait at random", "told at random")
-    rows_shown = [(*line[:4], line[6], line[5]) for line in lines]
-    return Results("A trait planted in one topic, at 2% of all pairs", columns, tuple(rows_shown), note)
+    columns = ("trait", "on", "pairs", "told", "told at random")
+    shown = tuple((*line[:4], line[5]) for line in lines)
+    return Results("A trait planted in one topic, at 2% of all pairs", columns, shown, note)
 
 
 def _masked(pool: _Pool, model: LoadedModel, seeds: int, console: Console) -> Results:
