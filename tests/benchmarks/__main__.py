@@ -31,6 +31,7 @@ from tests.benchmarks import (
     sft,
     speed,
     steering,
+    traits,
     triage,
     validation,
     witness,
@@ -54,6 +55,7 @@ NAMES = (
     "triage",
     "witness",
     "scan",
+    "traits",
     "prediction",
     "sft",
 )
@@ -85,7 +87,7 @@ def main() -> None:
         "--cache",
         type=Path,
         default=Path(".decisions"),
-        help="decisions, control-sources, witness, scan, prediction, sft: folder of vectors and responses",
+        help="decisions, control-sources, witness, scan, traits, prediction, sft: folder of vectors and responses",
     )
     parser.add_argument(
         "--data",
@@ -99,7 +101,7 @@ def main() -> None:
         default=decisions.DRAWS,
         help="decisions, control-sources, witness: how many",
     )
-    parser.add_argument("--other", type=Path, metavar="GGUF", help="decisions: gemma-3-270m as a second M0")
+    parser.add_argument("--other", type=Path, metavar="GGUF", help="decisions, traits: gemma-3-270m as a second M0")
     parser.add_argument("--m0", type=Path, metavar="FOLDER", help="quality: a second M0, such as one that refuses")
     parser.add_argument(
         "--validation", type=Path, metavar="FOLDER", help="validation: what make_smollm2.py made, validated"
@@ -158,6 +160,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         witness.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "scan":
         scan.run(options.output, command, options.cache, options.data, options.seeds, console)
+    elif name == "traits":
+        traits.run(options.output, command, options.cache, options.data, options.other, console)
     elif name == "sft":
         sft.run(options.output, command, options.cache, options.samples, console)
     elif name == "prediction":
