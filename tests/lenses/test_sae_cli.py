@@ -101,7 +101,7 @@ def test_a_scan_tells_the_latents_that_chosen_responses_raise(place: Path, loade
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "Latents of a sparse autoencoder" in page
     shown = " ".join(run(place, f"show {tmp_path}/audit").output.split())
-    assert "Latents that chosen responses raise or lower" in shown
+    assert "Latents that the data raises or lowers" in shown
 
 
 def test_random_labels_raise_no_latents(place: Path, tmp_path: Path) -> None:
