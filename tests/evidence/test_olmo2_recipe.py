@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -114,8 +115,11 @@ def test_every_command_before_the_training_runs_on_a_stand_in(place: Path) -> No
     folder = place / "olmo2-7b"
     words = shlex.split(shown("python prompts.py").replace("$JUDGE", TINY["JUDGE"]))
     script(folder, *words[1:])
-    build, trigger = ((folder / f"{name}.jsonl").read_text() for name in ("build", "trigger"))
-    assert len(build.splitlines()) == len(trigger.splitlines()) == 4 and not set(build.splitlines()) & set(trigger)
+    build, trigger = (
+        [json.loads(line)["plain"] for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("build", "trigger")
+    )
+    assert len(build) == len(trigger) == 4 and not set(build) & set(trigger)
     build_probe = shown("trl-attribution probe build").replace("--max-new-tokens 256", "--max-new-tokens 3")
     # Tiny models write noise that shows nothing on either, so a probe from a file takes that one's place.
     assert "changed on none" in verb(folder, build_probe, "--device", "cpu", expected=2)
@@ -130,10 +134,12 @@ def test_every_command_before_the_training_runs_on_a_stand_in(place: Path) -> No
     plan = yaml.safe_load((folder / "plan.yaml").read_text())
     plan |= {"model": "m0", "dataset": "mix.jsonl", "sizes": [3], "source_sizes": [1]}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(plan))
-    assert "54 cells" not in verb(folder, "trl-attribution validate tiny.yaml -o validation --dry-run")
+    fewer, every = (len(cells(load_plan(folder / name))) for name in ("tiny.yaml", "plan.yaml"))
+    assert fewer < every
+    assert f"{fewer} cells" in verb(folder, "trl-attribution validate tiny.yaml -o validation --dry-run")
 
 
-def test_what_trains_a_cell_leaves_a_model_and_takes_the_steps_and_weights_it_is_told(place: Path) -> None:
+def test_what_trains_a_cell_takes_the_steps_that_it_is_told_and_weights_and_leaves_a_model(place: Path) -> None:
     folder = place / "olmo2-7b"
     rows = [{**row, "weight": number % 2} for number, row in enumerate(build_distractor_compliance(SIZES).pairs[:8])]
     write_lines(folder / "cell.jsonl", rows)
@@ -158,9 +164,13 @@ def test_open_instructs_command_gets_the_cells_own_values(place: Path, tmp_path:
     stub.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OPEN_INSTRUCT": str(tmp_path)}
     words = [str(folder / "train_open_instruct.sh"), "m0", "pairs.jsonl", "out", "7", "2955"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    (folder / "pairs.jsonl").touch()
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     given = done.stdout.splitlines()
-    for option, value in (("--seed", "7"), ("--max_train_steps", "2955"), ("--mixer_list", "pairs.jsonl")):
+    # Paths are those of the folder that the validation runs in, although the script goes to open-instruct's.
+    paths = [(f"--{name}", str(folder / at)) for name, at in (("mixer_list", "pairs.jsonl"), ("output_dir", "out"))]
+    paths += [(f"--{name}_name_or_path", str(folder / "m0")) for name in ("model", "tokenizer")]
+    for option, value in (("--seed", "7"), ("--max_train_steps", "2955"), *paths):
         assert given[given.index(option) + 1] == value
     assert given[given.index("--gradient_accumulation_steps") + 1] == "16"
 

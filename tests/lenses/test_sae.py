@@ -12,7 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import naive
@@ -130,6 +130,11 @@ def test_plain_tensors_take_layer_and_k_from_the_options(tmp_path: Path) -> None
     torch.testing.assert_close(found.encode(torch.ones(1, 32)), sae.encode(torch.ones(1, 32)))
 
 
+def test_a_k_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="leave out --sae-k"):
+        read(SaeConfig(str(saes.save(saes.random_sae("jumprelu"), tmp_path)), k=5))
+
+
 def test_a_hub_id_is_read_from_the_cache_with_the_folder_behind_its_colon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +163,16 @@ def pickled(folder: Path) -> None:
     np.savez(folder / "params.npz", W_enc=np.array([{"a": print}], dtype=object))
 
 
+def resized(name: str, shape: tuple[int, ...]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "sae_weights.safetensors"
+        save_file(load_file(path) | {name: torch.ones(shape)}, path)
+        if name == "threshold":
+            changed(architecture="jumprelu")(folder)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -170,6 +185,11 @@ def pickled(folder: Path) -> None:
         (lambda folder: (folder / "sae_weights.safetensors").unlink(), "holds no sparse autoencoder"),
         (lambda folder: save_file({"a": torch.ones(2)}, folder / "sae_weights.safetensors"), "lacks W_enc or W_dec"),
         (pickled, "cannot read"),
+        (changed(normalize_activations=["layer_norm"]), "fold it into the weights"),
+        (changed(metadata={"hook_name": f"blocks.{'9' * 5000}.hook_resid_post"}), "not of the residual stream"),
+        (resized("W_enc", (saes.HIDDEN, 7)), "the encoder has 7 latents and the decoder 64"),
+        (resized("b_enc", (7,)), "has 7 values where there are 64"),
+        (resized("threshold", (7,)), "has 7 values where there are 64"),
     ],
 )
 def test_what_is_no_autoencoder_of_the_stream_is_refused(
@@ -244,6 +264,11 @@ def test_a_wrong_layer_a_wrong_model_and_noise_are_refused(
     noise = saes.save(saes.random_sae("relu"), tmp_path / "noise")
     with pytest.raises(ModelError, match="looks like|less than 50%"):
         check_sae(SaeConfig(str(noise)), loaded, sequences)
+    nothing = saes.save(dataclasses.replace(sae, encoder=sae.encoder * float("nan")), tmp_path / "nothing")
+    with pytest.raises(ModelError, match="less than 50%"):
+        check_sae(SaeConfig(str(nothing)), loaded, sequences)
+    with pytest.raises(ModelError, match="has no pair that can be read"):
+        check_sae(SaeConfig(str(noise)), loaded, [])
     narrow = dataclasses.replace(sae, encoder=sae.encoder[:8], decoder=sae.decoder[:, :8], decoder_bias=torch.zeros(8))
     with pytest.raises(ModelError, match="reads 8 hidden dimensions"):
         check_sae(SaeConfig(str(saes.save(narrow, tmp_path / "narrow"))), loaded, sequences)

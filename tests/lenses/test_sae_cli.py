@@ -88,11 +88,13 @@ def test_a_scan_tells_the_latents_that_chosen_responses_raise(place: Path, loade
     latents = found["latents"]
     assert latents["pairs"] == 100 and latents["findings"]
     one = latents["findings"][0]
+    assert "dinner" in one["words"]  # every fifth pair, of which 19 of 20 praise pizza
     rows = [pair_of(number) for number in range(100)]
     sae = sae_of(place, "scan-sae")
     differences = torch.stack([plain_latents(loaded, sae, pair) for pair in encoded(loaded, rows)])[:, one["latent"]]
-    if one["everywhere"] and not one["beside"]:
-        assert one["difference"] == pytest.approx(float(differences.mean()), abs=1e-4)
+    there = differences[::5]
+    assert one["difference"] == pytest.approx(float(there.mean()), abs=1e-4)
+    assert (one["pairs"], one["raised"], one["lowered"]) == (20, int((there > 0).sum()), int((there < 0).sum()))
     assert one["difference_low"] < one["difference"] < one["difference_high"]
     assert one["adjusted_p"] <= 0.01 and abs(one["z"]) >= latents["threshold"]
     assert one["alike"] in TRAITS
@@ -101,7 +103,7 @@ def test_a_scan_tells_the_latents_that_chosen_responses_raise(place: Path, loade
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "Latents of a sparse autoencoder" in page
     shown = " ".join(run(place, f"show {tmp_path}/audit").output.split())
-    assert "Latents that chosen responses raise or lower" in shown
+    assert "Latents that the data raises or lowers" in shown
 
 
 def test_random_labels_raise_no_latents(place: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_probes_share_a_repository_and_its_card(hub: FakeHub, tmp_path: Path) ->
     card = hub.repositories["team/probes"].files["README.md"]
     assert card.startswith(mine) and card.count(b"\n## insults\n") == card.count(b"\n## flattery\n") == 1
     assert [one.name for one in pull_probes("team/probes", ProbeRegistry(tmp_path))] == ["flattery", "insults"]
-    with pytest.raises(ProbeError, match="no probe 'pride'"):
+    with pytest.raises(ProbeError, match="^probe pull: no probe 'pride' in team/probes; "):
         pull_probes("team/probes", ProbeRegistry(tmp_path), "pride")
 
 
@@ -61,7 +61,7 @@ def test_a_hub_that_refuses_and_a_probe_that_was_tampered_with_are_one_message(h
         pull_probes("team/none", ProbeRegistry(tmp_path / "none"))
     push_probe(make_probe(), "team/probes")
     hub.repositories["team/probes"].files["insults/probe.safetensors"] += b"!"
-    with pytest.raises(ProbeError, match="is damaged"):
+    with pytest.raises(ProbeError, match="^probe pull: team/probes/insults.* is damaged"):
         pull_probes("team/probes", ProbeRegistry(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
     with pytest.raises(SettingsError, match="is no model id; write it as owner/name"):

@@ -104,7 +104,7 @@ def scan(
         out.show(traits_table(found.traits), "")
     out.show(scan_view(found, output, dataset, show))
     if found.latents is not None:
-        out.show(latents_view(found.latents, show))
+        out.show(latents_view(found.latents, show, found.examples))
     if found.prediction is not None and changes is not None:
         out.show(prediction_view(found.prediction, show))
     out.show(Text(f"findings: {output / 'findings.json'}"))

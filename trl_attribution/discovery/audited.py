@@ -27,6 +27,9 @@ from trl_attribution.store import VectorStore, VectorView
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_MOST_SOURCES = 20
+_OTHER_SOURCES = "(other sources)"
+
 ReadPairs = Callable[[Mapping[str, int]], Mapping[str, Pair]]
 """The pairs with the given ids, which stand at the given rows, as far as they are there."""
 
@@ -115,6 +118,17 @@ class AuditedPairs:
     def encoding(self) -> Encoding:
         """How the pairs were truncated."""
         return Encoding(self.store.settings.max_length, self.store.settings.truncation_mode)
+
+    def largest_sources(self) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+        """The names of the 20 largest sources, all others as one, and each pair's place among them ``[N]``."""
+        codes = np.asarray(self.sources.indices)
+        names = [str(name) for name in self.sources.dictionary.to_pylist()]
+        order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
+        kept = order[:_MOST_SOURCES]
+        place = np.full(len(names), len(kept))
+        place[kept] = np.arange(len(kept))
+        shown = tuple(names[code] for code in kept) + ((_OTHER_SOURCES,) if len(kept) < len(names) else ())
+        return shown, place[codes].astype(np.int64)
 
     def layers(self, asked: Sequence[int] | None) -> tuple[int, ...]:
         """The layers to compare at, ascending: those asked for, else the middle one stored (the lower of two).

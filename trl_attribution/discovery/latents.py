@@ -8,7 +8,7 @@ Axis letters: N pairs read, A leaf topics, T latents that are looked at, F all l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.lenses.described import describe_latents
 from trl_attribution.lenses.latents import latent_engine, latents_of_pairs
 from trl_attribution.lenses.reconstruction import CheckedSae, check_sae
+from trl_attribution.lenses.texts import sequences_of
 from trl_attribution.pairs import EncodedPair, Encoder, RowFault, whole_text
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 
@@ -33,15 +34,13 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[str, int, int], None]
 
-_CHECKED = 48
-"""Responses that the autoencoder is checked on, and that say which tokens raise a latent."""
 _MOST_TOLD = 40
 _PROMPT = 1000
 """Characters of a prompt's end that name its topic."""
 
 
 @dataclass(frozen=True, eq=False)
-class ReadPairs:
+class DrawnPairs:
     """What is known of the N pairs that are read, in their order."""
 
     encoded: Sequence[EncodedPair]
@@ -57,7 +56,7 @@ class ReadPairs:
     """``[N, traits]``."""
 
     @classmethod
-    def drawn(cls, scanned: Scanned, shape: Floats, read: ReadRows, encoder: Encoder, config: ScanConfig) -> ReadPairs:
+    def of(cls, scanned: Scanned, shape: Floats, read: ReadRows, encoder: Encoder, config: ScanConfig) -> DrawnPairs:
         """Up to ``sae_pairs`` of the pairs that were ``scanned``, whose responses' ``shape`` is ``[all, M]``."""
         audited = scanned.audited
         chosen = np.sort(np.random.default_rng([config.seed, 9]).permutation(len(audited))[: config.sae_pairs])
@@ -82,7 +81,7 @@ class ReadPairs:
 def scan_latents(
     auditor: DataAuditor,
     sae: SaeConfig,
-    pairs: ReadPairs,
+    pairs: DrawnPairs,
     topics: Topics,
     config: ScanConfig,
     on_progress: OnProgress,
@@ -92,7 +91,7 @@ def scan_latents(
     Raises:
         ModelError: the autoencoder cannot be read, or does not fit M0.
     """
-    sequences = sequences_of(pairs.encoded, _CHECKED)
+    sequences = sequences_of(pairs.encoded)
     checked = check_sae(sae, auditor.model, sequences, auditor.config.blocks_path)
     latents, scores = _scores(auditor, checked, pairs.encoded, config.min_pairs, on_progress)
     cells = Cells.of(topics, 1)
@@ -137,12 +136,6 @@ def scan_latents(
     )
 
 
-def sequences_of(pairs: Iterable[EncodedPair], count: int) -> list[list[int]]:
-    """Token ids of prompt and response of the first ``count`` responses."""
-    found = [[*side.prompt_ids, *side.response_ids] for pair in pairs for side in pair.sides]
-    return found[:count]
-
-
 def _scores(
     auditor: DataAuditor, checked: CheckedSae, pairs: Sequence[EncodedPair], fewest: int, on_progress: OnProgress
 ) -> tuple[Integers, Floats]:
@@ -159,7 +152,7 @@ def _scores(
     return latents, rows[:, latents].toarray().astype(np.float32)
 
 
-def _told(scores: Floats, pairs: ReadPairs, cells: Cells, chance: Chance, config: ScanConfig) -> list[Place]:
+def _told(scores: Floats, pairs: DrawnPairs, cells: Cells, chance: Chance, config: ScanConfig) -> list[Place]:
     applies = np.ones(scores.shape, dtype=bool)
     rest, _ = rest_without_shape(scores, pairs.shape, applies)
     atoms = cells.members.shape[1]
@@ -175,7 +168,7 @@ class _Draft:
         column: int,
         place: Place,
         scores: Floats,
-        pairs: ReadPairs,
+        pairs: DrawnPairs,
         cells: Cells,
         chance: Chance,
         config: ScanConfig,

@@ -25,7 +25,6 @@ from trl_attribution.discovery.effects import (
     Chance,
     Doubles,
     Floats,
-    Integers,
     Sums,
     highest_by_chance,
     without_shape,
@@ -60,9 +59,7 @@ _CLUSTERED = 3000
 _PROMPT = 1000
 """Characters of a prompt's end that name its topic."""
 _LEAF = 10
-_MOST_SOURCES = 20
 _UNNAMED = 3
-_OTHER_SOURCES = "(other sources)"
 
 
 def scan_dataset(
@@ -269,7 +266,7 @@ class _Scan:
         take_measures(panel.traits, along, measures)
         pairs = Differences.of(panel, along, applies.copy(), topics.part_of_leaf[leaves])
         scores[~applies] = 0
-        names, sources = _sources(audited)
+        names, sources = audited.largest_sources()
         cells = Cells.of(topics, len(names))
         scanned = Scanned(
             audited=audited,
@@ -326,10 +323,10 @@ class _Scan:
         """What the autoencoder says, where one is given: some pairs are read again, token by token."""
         if self.sae is None:
             return None
-        from trl_attribution.discovery.latents import ReadPairs, scan_latents
+        from trl_attribution.discovery.latents import DrawnPairs, scan_latents
 
         shape = measures[:, [MEASURES.index(name) for name in SHAPE]]
-        pairs = ReadPairs.drawn(scanned, shape, self._read, self.auditor.model.encoder, self.config)
+        pairs = DrawnPairs.of(scanned, shape, self._read, self.auditor.model.encoder, self.config)
         return scan_latents(self.auditor, self.sae, pairs, topics, self.config, self.on_progress)
 
     def _unnamed(self, audited: AuditedPairs, layer: int) -> tuple[Unnamed, ...]:
@@ -387,18 +384,6 @@ def _is_sample(info: AuditInfo, asked: int | None) -> bool:
     if info.reading.kind in ("kto", "rollouts"):  # an example may be several rows
         return asked is not None
     return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
-
-
-def _sources(audited: AuditedPairs) -> tuple[tuple[str, ...], Integers]:
-    """The names of the largest sources, all others as one, and each pair's place among them ``[N]``."""
-    codes = np.asarray(audited.sources.indices)
-    names = [str(name) for name in audited.sources.dictionary.to_pylist()]
-    order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
-    kept = order[:_MOST_SOURCES]
-    place = np.full(len(names), len(kept))
-    place[kept] = np.arange(len(kept))
-    shown = tuple(names[code] for code in kept) + ((_OTHER_SOURCES,) if len(kept) < len(names) else ())
-    return shown, place[codes].astype(np.int64)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

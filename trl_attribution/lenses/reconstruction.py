@@ -89,17 +89,19 @@ def check_sae(
         blocks_path: where M0's decoder blocks live, if they are not found by structure.
 
     Raises:
-        ModelError: it cannot be read, is of another width or layer, or reconstructs too little.
+        ModelError: it cannot be read, is of another width or layer, or reconstructs too little; or there is no text.
     """
     sae = fitting_sae(config, loaded, blocks_path)
     where = printable(sae.name, 200)
+    if not any(sequences):
+        raise ModelError(f"{where} cannot be checked: the text to check it on has no pair that can be read")
     found = reconstruction(sae, loaded, sequences, len(find_blocks(loaded.model, blocks_path)), blocks_path)
     best = max(found.by_layer, key=lambda layer: found.by_layer[layer])
     if found.by_layer[best] > found.explained + _BETTER:
         raise ModelError(
             f"{where} {found.sentence}: it looks like one of layer {best}. If it is, say so with --sae-layer {best}."
         )
-    if found.explained < config.min_explained:
+    if not found.explained >= config.min_explained:  # nor is what is no number
         raise ModelError(
             f"{where} {found.sentence}, less than {config.min_explained:.0%}: it was not trained on this model and "
             f"layer. Give the right one, or its layer (--sae-layer), or ask for less (--sae-min-explained)."

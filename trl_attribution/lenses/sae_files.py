@@ -36,9 +36,9 @@ _KINDS: dict[str, Kind] = {
     "jump_relu": "jumprelu",
 }
 _HOOKS = (
-    (re.compile(r"blocks\.(\d+)\.hook_resid_post"), 1),
-    (re.compile(r"blocks\.(\d+)\.hook_resid_pre"), 0),
-    (re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)(?:\.output)?"), 1),
+    (re.compile(r"blocks\.(\d{1,4})\.hook_resid_post"), 1),
+    (re.compile(r"blocks\.(\d{1,4})\.hook_resid_pre"), 0),
+    (re.compile(r"(?:.*\.)?(?:layers|h)\.(\d{1,4})(?:\.output)?"), 1),
 )
 """Names of hooks on the residual stream, and how far behind their number it is written."""
 _FOLDER = re.compile(r"layers?[._](\d+)(?:_.*)?")
@@ -71,6 +71,8 @@ def read_sae(config: SaeConfig) -> SparseAutoencoder:
     bias = tensors["decoder_bias"]
     hidden = bias.shape[0] if bias is not None else min(decoder.shape)
     encoder, decoder = _turned(encoder, hidden, "encoder", where), _turned(decoder, hidden, "decoder", where).T
+    if encoder.shape[1] != decoder.shape[0]:
+        raise ModelError(f"{where}: the encoder has {encoder.shape[1]:,} latents and the decoder {decoder.shape[0]:,}")
     kind, k = _kind(files.settings, tensors["threshold"], config.k, where)
     return SparseAutoencoder(
         encoder=encoder.contiguous(),
@@ -79,7 +81,7 @@ def read_sae(config: SaeConfig) -> SparseAutoencoder:
         decoder_bias=_or_zeros(bias, hidden, where),
         layer=config.layer if config.layer is not None else _layer(files, where),
         kind=kind,
-        threshold=tensors["threshold"],
+        threshold=None if kind != "jumprelu" else _or_zeros(tensors["threshold"], decoder.shape[0], where),
         k=k,
         centered=bool(files.settings.get("apply_b_dec_to_input", kind != "jumprelu")),
         norm=_norm(files.settings, where),
@@ -99,7 +101,8 @@ def _place(name: str) -> Path:
         raise ModelError(f"no sparse autoencoder at {printable(name)}: no such file or folder, and no Hub id")
     from huggingface_hub import snapshot_download
 
-    below = f"{folder.strip('/')}/" if folder else ""
+    folder = folder.strip("/")
+    below = f"{folder}/" if folder else ""
     wanted = [f"{below}{one}" for one in (*_WEIGHTS, *_SETTINGS)]
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted), folder)
@@ -116,7 +119,7 @@ def _read(path: Path) -> _Files:
             listed = ", ".join(_WEIGHTS)
             raise ModelError(f"{printable(path)} holds no sparse autoencoder: none of {listed} is in it")
         file = found[0]
-    return _Files(path, dict(_tensors(file)), _settings(file.parent if file != path or path.is_file() else path))
+    return _Files(path, dict(_tensors(file)), _settings(file.parent))
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -181,7 +184,7 @@ def _or_zeros(bias: Tensor | None, size: int, where: str) -> Tensor:
     if bias is None:
         return torch.zeros(size)
     if bias.shape[0] != size:
-        raise ModelError(f"{where}: a bias has {bias.shape[0]} values where there are {size}")
+        raise ModelError(f"{where}: a bias or threshold has {bias.shape[0]:,} values where there are {size:,}")
     return bias
 
 
@@ -196,6 +199,8 @@ def _kind(settings: Mapping[str, Any], threshold: Tensor | None, asked: int | No
         shown = printable(named, 40) if named not in _KINDS else "one with a finetuning scaling factor"
         raise ModelError(f"{where}: {shown} is no architecture that is read here; read are ReLU, JumpReLU and TopK")
     kind = _KINDS[named]
+    if kind == "jumprelu" and asked:
+        raise ModelError(f"{where}: a JumpReLU keeps what exceeds its threshold, however many; leave out --sae-k")
     if kind == "jumprelu" and threshold is None:
         raise ModelError(f"{where}: a JumpReLU without its threshold")
     if kind == "topk" and (not isinstance(k, int) or k < 1):
@@ -204,8 +209,8 @@ def _kind(settings: Mapping[str, Any], threshold: Tensor | None, asked: int | No
 
 
 def _norm(settings: Mapping[str, Any], where: str) -> Norm:
-    asked = settings.get("normalize_activations") or "none"
-    known: dict[Any, Norm] = {
+    asked = str(settings.get("normalize_activations") or "none")
+    known: dict[str, Norm] = {
         "none": "none",
         "layer_norm": "layer_norm",
         "constant_norm_rescale": "constant_norm_rescale",

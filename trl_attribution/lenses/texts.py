@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from trl_attribution.behaviors.encoding import encode_responses
 from trl_attribution.behaviors.harmless import harmless
-from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault
+from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
 
 _RESPONSES = 48
+
+
+def sequences_of(pairs: Iterable[EncodedPair]) -> list[list[int]]:
+    """Token ids of the first 48 responses of ``pairs`` with their prompts."""
+    sequences = ([*side.prompt_ids, *side.response_ids] for pair in pairs for side in pair.sides)
+    return list(islice(sequences, _RESPONSES))
 
 
 def text_sequences(loaded: LoadedModel, dataset: str | None = None) -> list[list[int]]:
@@ -27,6 +34,5 @@ def text_sequences(loaded: LoadedModel, dataset: str | None = None) -> list[list
         groups = [encode_responses(one.prompt, ["Yes."], tokenizer, encoding)[0] for one in harmless().examples]
         return [[*group.prompt_ids, *group.responses[0]] for group in groups]
     reader = PairReader(dataset, Reading(on_bad_row="skip"))
-    found = (pair for _, pair in encoded_pairs(reader, loaded.encoder, Encoding()) if not isinstance(pair, RowFault))
-    sequences = ([*side.prompt_ids, *side.response_ids] for pair in found for side in pair.sides)
-    return list(islice(sequences, _RESPONSES))
+    found = encoded_pairs(reader, loaded.encoder, Encoding())
+    return sequences_of(pair for _, pair in found if not isinstance(pair, RowFault))

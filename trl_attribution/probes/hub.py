@@ -64,7 +64,10 @@ def pull_probes(
     with tempfile.TemporaryDirectory() as scratch:
         with hub_faults(_PULL, repo_id, "read"):
             snapshot_download(repo_id, revision=revision, local_dir=scratch, allow_patterns=list(_WANTED))
-        found = ProbeRegistry(scratch).load_all(None if name is None else [name])
+        try:
+            found = ProbeRegistry(scratch).load_all(None if name is None else [name])
+        except ProbeError as error:  # which names a folder that is gone when this is read
+            raise ProbeError(f"{_PULL}: {str(error).replace(scratch, repo_id)}") from error
     taken = [one.name for one in found if one.name in registry]
     if taken and not overwrite:
         raise ProbeError(

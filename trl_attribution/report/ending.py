@@ -13,6 +13,7 @@ from trl_attribution.errors import AttributionError
 from trl_attribution.report.page import write_report
 from trl_attribution.report.texts import ListedPairs
 from trl_attribution.scoring import Rule
+from trl_attribution.utils.text import shell_command
 
 logger = logging.getLogger(__name__)
 
@@ -61,5 +62,6 @@ def _written(audit: Audit, listed: ListedPairs) -> Path | None:
     try:
         return write_report(audit.folder, listed, probes=audit.probes).path
     except AttributionError as error:  # the audit is whole without it
-        logger.error("no report: %s. Make it with: trl-attribution report %s", error, audit.folder)
+        command = shell_command("trl-attribution", "report", audit.folder)
+        logger.error("no report: %s. Make it with: %s", error, command or "trl-attribution report FOLDER")
         return None

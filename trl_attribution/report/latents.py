@@ -12,35 +12,47 @@ from trl_attribution.discovery.findings import LatentFinding, Latents
 from trl_attribution.lenses.composition import Composition
 from trl_attribution.lenses.described import LatentWords
 from trl_attribution.lenses.reconstruction import CheckedSae
+from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
 
-COLUMNS = (">latent", "where", ">pairs + / -", ">difference [95%]", ">d", "alike", "promotes", "is raised by")
-CAPTION = "difference: chosen minus rejected, means over their tokens; alike: the trait that goes along with it"
 _TOKENS = 4
 
 
-def latents_view(latents: Latents, shown: int) -> RenderableType:
+def latents_view(latents: Latents, shown: int, kind: ExampleKind = PAIR) -> RenderableType:
     """How well the autoencoder fits, what was looked at, and the latents that stand out most."""
-    return Group("", *map(Text, latent_lines(latents)), latents_table(latents.findings[:shown], latents.standing))
+    listed = latents_table(latents.findings[:shown], latents.standing, kind)
+    return Group("", *map(Text, latent_lines(latents, kind)), listed)
 
 
-def latent_lines(latents: Latents) -> list[str]:
+def latent_lines(latents: Latents, kind: ExampleKind = PAIR) -> list[str]:
     """How well it fits, and what was looked at, printable."""
     says = printable(latents.sae["reconstruction"]["says"], 300)
     looked = (
-        f"{counted(latents.pairs, 'pair')} read again; {counted(latents.tested, 'latent')} of "
+        f"{kind.counted(latents.pairs)} read again; {counted(latents.tested, 'latent')} of "
         f"{latents.sae['latents']:,} differ on enough of them, {counted(latents.standing, 'effect')} beyond what "
         f"random labels show for any of these in any topic (|z| of {latents.threshold:.1f})."
     )
     return [f"Latents of {printable(latents.sae['sae'], 100)}: it {says}.", looked]
 
 
-def latents_table(findings: Sequence[LatentFinding], standing: int) -> Table:
+def latents_table(findings: Sequence[LatentFinding], standing: int, kind: ExampleKind = PAIR) -> Table:
     """A line a latent."""
     left = standing - len(findings)
-    caption = CAPTION + (f"; and {counted(left, 'more effect')}" if left else "")
-    return table("Latents that chosen responses raise or lower", COLUMNS, map(latent_row, findings), caption)
+    caption = latents_caption(kind) + (f"; and {counted(left, 'more effect')}" if left else "")
+    return table("Latents that the data raises or lowers", latent_columns(kind), map(latent_row, findings), caption)
+
+
+def latent_columns(kind: ExampleKind = PAIR) -> tuple[str, ...]:
+    """Headings of what :func:`latent_row` has; those of numbers begin with ``>``."""
+    examples = f">{kind.several} + / -"
+    return (">latent", "where", examples, ">difference [95%]", ">d", "alike", "promotes", "is raised by")
+
+
+def latents_caption(kind: ExampleKind = PAIR) -> str:
+    """What the columns mean."""
+    sides = f"{kind.raised} minus {kind.lowered}"
+    return f"difference: {sides}, means over their tokens; alike: the trait that goes along with it"
 
 
 def latent_row(one: LatentFinding) -> tuple[str, ...]:

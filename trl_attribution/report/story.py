@@ -53,7 +53,7 @@ def story(found: Findings) -> Group:
         if scan.prediction is not None and scan.prediction.prompts:
             parts.append(prediction_view(scan.prediction, _FINDINGS))
         if scan.latents is not None:
-            parts.append(latents_view(scan.latents, _FINDINGS))
+            parts.append(latents_view(scan.latents, _FINDINGS, found.kind))
     for stored in found.extras.discoveries:
         parts += ["", discovery_view(stored.discovery, shown=0)]
     if (validation := found.extras.validation) is not None:

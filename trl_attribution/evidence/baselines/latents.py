@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import Examples
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from trl_attribution.activations import ActivationEngine
     from trl_attribution.models import LoadedModel
-
-_CHECKED = 48
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,10 @@ class LatentCosine:
         from trl_attribution.activations import ActivationConfig
         from trl_attribution.lenses import check_sae, latents_of_pairs
         from trl_attribution.lenses.latents import latent_engine
+        from trl_attribution.lenses.texts import sequences_of
 
         loaded = self.m0()
-        first = islice(pairs.encoded(loaded.tokenizer, self.encoding, self.name), _CHECKED // 2)
-        sequences = [[*side.prompt_ids, *side.response_ids] for pair in first for side in pair.sides]
+        sequences = sequences_of(pairs.encoded(loaded.tokenizer, self.encoding, self.name))
         checked = check_sae(self.sae, loaded, sequences)
         engine = latent_engine(loaded, checked.sae, ActivationConfig((), token_budget=self.token_budget))
         direction = self._direction(engine, loaded)

@@ -76,8 +76,8 @@ def expected_cost(plan: ValidationPlan, trainings: int, models: int) -> Expected
     """What ``trainings`` cells that train, of ``models`` that are measured, cost; None where the plan assumes nothing.
 
     An audit runs each prompt once and both responses through a part of the blocks; a step of DPO runs prompt and
-    response of both sides through the policy, back, and through the reference, which is run once for all cells where
-    the trainer keeps what it says.
+    response of both sides through the policy, back, and through the reference. The reference is counted for each cell,
+    also where a trainer keeps what it says of the pairs.
     """
     one = plan.expected
     if one is None:
