@@ -22,6 +22,7 @@ from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
 from trl_attribution.pairs.rows.files import FileRows, FolderRows
+from trl_attribution.pairs.rows.tables import Loader
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.version import __version__
 
@@ -33,6 +34,8 @@ _PACKAGES = ("datasets", "tokenizers", "transformers", "trl")
 def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | None:
     """Digest of all that a pass depends on: the files' bytes, how they are read and tokenized, and by which versions.
 
+    How they are read is also what a folder's card says of them: column types, separators, names.
+
     None where that cannot be told: of other sources than files, slow tokenizers and processors, and examples that
     M0's own responses are a part of.
     """
@@ -42,14 +45,10 @@ def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | 
         return None
     reader.ending_with(tokenizer_of(encoder).eos_token)
     parts = [
-        *(_digest_of(path) for path in files),
-        *(
-            asdict(reader.resolved),
-            asdict(encoding),
-            tokenizer.to_str(),
-            encoder.chat_template,
-            tokenizer_of(encoder).eos_token,
-        ),
+        *((one.path.name, _digest_of(one.path)) for one in files),
+        _settings_of(files[0].loader),
+        *(asdict(reader.resolved), asdict(encoding)),
+        *(tokenizer.to_str(), encoder.chat_template, tokenizer_of(encoder).special_tokens_map),
         *(__version__, *map(version, _PACKAGES)),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -123,12 +122,20 @@ class TokensAgain:
                 yield encoded
 
 
-def _files_of(source: Any) -> list[Path] | None:
+def _files_of(source: Any) -> list[FileRows] | None:
     if isinstance(source, FileRows):
-        return [source.path]
-    if isinstance(source, FolderRows) and all(isinstance(part, FileRows) for part in source.parts):
-        return [part.path for part in source.parts if isinstance(part, FileRows)]
+        return [source]
+    if isinstance(source, FolderRows):
+        files = [part for part in source.parts if isinstance(part, FileRows)]
+        return files if len(files) == len(source.parts) else None
     return None
+
+
+def _settings_of(loader: Loader) -> list[Any]:
+    """How ``datasets`` reads the files, which lie anywhere."""
+    builder = loader.builder
+    config = {name: value for name, value in vars(builder.config).items() if name not in ("data_files", "data_dir")}
+    return [builder.name, config, builder.info.features]
 
 
 def _digest_of(path: Path) -> str:
