@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from trl_attribution.errors import WRONG_VALUES, AttributionError
 from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, Duplicate, PairIndex, Survey, encoded_pairs
-from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
+from trl_attribution.pairs.encoded import EncodedPair
 from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
@@ -28,6 +28,8 @@ from trl_attribution.utils.version import __version__
 
 FILE_NAME = "dataset.pass"
 _FORMAT = "trl-attribution dataset pass 1"
+_TOKENS: dict[str, Any] = {"longest_pair": None, "sample": ()}
+"""Fields that are not kept: ranks that share one model try them out, and such an audit keeps no pass."""
 _PACKAGES = ("datasets", "tokenizers", "transformers", "trl")
 
 
@@ -55,18 +57,16 @@ def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | 
 
 
 def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
-    """Write ``data`` into ``folder``.
+    """Write ``data`` into ``folder``, but for the tokens of single pairs: an audit holds no texts.
 
     Raises:
         AttributionError: the folder cannot be written.
     """
     sources = data.index.sources
     about = {
-        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", "sample")},
+        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", *_TOKENS)},
         "survey": asdict(data.survey),
         "skipped": [asdict(row) for row in data.skipped],
-        "longest_pair": data.longest_pair and asdict(data.longest_pair),
-        "sample": [asdict(pair) for pair in data.sample],
         "sources": sources.dictionary.to_pylist(),
         "pairs": len(data.index),
     }
@@ -82,7 +82,10 @@ def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
 
 
 def kept_pass(folder: Path, key: str) -> DatasetPass | None:
-    """The pass that ``folder`` keeps under ``key``; None where there is none, or the file is no longer whole."""
+    """The pass that ``folder`` keeps under ``key``; None where there is none, or the file is no longer whole.
+
+    It has neither ``longest_pair`` nor ``sample``.
+    """
     try:
         content = (folder / FILE_NAME).read_bytes()
         digest, (size,), rest = content[:32], struct.unpack_from("<Q", content, 32), memoryview(content)[40:]
@@ -159,12 +162,4 @@ def _pass_of(about: dict[str, Any], body: memoryview) -> DatasetPass:
     survey["duplicates"] = [Duplicate(**one) for one in survey["duplicates"]]
     survey["skipped"] = [SkippedRow(**one) for one in survey["skipped"]]
     about["skipped"] = [SkippedRow(**one) for one in about["skipped"]]
-    about["longest_pair"] = about["longest_pair"] and _encoded(about["longest_pair"])
-    about["sample"] = tuple(_encoded(one) for one in about["sample"])
-    return DatasetPass(survey=Survey(**survey), index=index, **about)
-
-
-def _encoded(values: dict[str, Any]) -> EncodedPair:
-    sides = {name: EncodedResponse(**values[name]) for name in ("chosen", "rejected")}
-    further = tuple(EncodedResponse(**one) for one in values["further"])
-    return EncodedPair(**{**values, **sides, "further": further, "weights": tuple(values["weights"])})
+    return DatasetPass(survey=Survey(**survey), index=index, **_TOKENS, **about)
