@@ -330,7 +330,7 @@ class AttributionCallback(TrainerCallback):
             self._save_once(state)
 
     def _save_once(self, state: TrainerState) -> None:
-        """Once a step: of rollouts, all weights of M0 are looked at each time."""
+        """Once a step: of rollouts, M0 reads a group again each time."""
         if self._session is not None and self._saved_at != state.global_step:
             self._session.save()
             self._saved_at = state.global_step

@@ -78,6 +78,10 @@ def test_own_responses_are_drawn_once_and_kept(tmp_path: Path, loaded: LoadedMod
     resumed = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     assert len(kept.read_text().splitlines()) == len(lines)
     assert resumed.info.vectors.computed == 0
+    assert resumed.own_responses is not None
+    kept.unlink()  # where they may lie then is what a file says that anyone may have written
+    for odd in (5, "a\0b", "x" * 5000):
+        assert resumed.info.model_copy(update={"settings": {"own": {"file": odd}}}).own_responses(kept.parent) is None
 
 
 def test_a_folder_is_claimed_before_m0_is_asked_for_hours(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from peft import LoraConfig
 
 from tests.callbacks.test_callback import Interrupt, losses
@@ -29,7 +29,9 @@ from tests.training import (
 )
 from trl_attribution import DataAuditor, Manifest
 from trl_attribution.callbacks import AttributionCallback, trainer_kind
+from trl_attribution.callbacks.dataset import prepared_rows
 from trl_attribution.errors import DataError, SettingsError
+from trl_attribution.pairs import PairReader
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
 from trl_attribution.utils import compat
 
@@ -205,6 +207,14 @@ def test_sft_on_plain_text_is_refused(
     trainer = make_trainer(model_folder, tmp_path, rows, kind="sft", trainer=more, completion_only_loss=False)
     with pytest.raises(SettingsError, match=says):
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+
+
+def test_sources_of_a_stream_have_the_names_that_they_have_in_a_dataset() -> None:
+    rows = [{**row, "source": place % 2, "input_ids": [1]} for place, row in enumerate(text_rows(4))]
+    dataset = Dataset.from_list(rows).cast_column("source", ClassLabel(names=["lab", "web"]))
+    streamed = prepared_rows(dataset.to_iterable_dataset(), "pair", most=3)
+    assert [pair.source for pair in PairReader(streamed)] == ["lab", "web", "lab"]
+    assert streamed.features == prepared_rows(dataset, "pair").features
 
 
 @pytest.mark.parametrize("kind", KINDS)

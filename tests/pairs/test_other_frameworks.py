@@ -203,6 +203,8 @@ def test_rows_that_prefer_nothing_are_left_out_and_counted() -> None:
     reader = PairReader(rows)
     assert len(list(reader)) == 2
     assert [(row.row, row.reason) for row in reader.skipped] == [(1, "tie")]
+    with pytest.raises(DataError, match=r"no example teaches anything \(tie: all of them\)"):
+        list(PairReader(rows[1:2]))
     for odd in ("maybe", float("nan"), True):
         with pytest.raises(RowFault, match=f"preference_strength: holds '{odd}'. Write 'response_1' or 'response_2'"):
             pair_id({**base, "preference_strength": odd})

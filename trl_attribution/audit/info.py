@@ -232,7 +232,8 @@ class AuditInfo(JsonFile):
         own = self.settings.get("own")
         given = own.get("file") if isinstance(own, Mapping) else self.settings.get("own_responses")
         try:
-            return own_at_hand(folder, given, self.vectors.settings.own_responses)
+            file = given if isinstance(given, str) else None  # of a file that anyone may have written
+            return own_at_hand(folder, file, self.vectors.settings.own_responses)
         except DataError:  # whoever only shows texts does without
             return None
 

@@ -17,21 +17,26 @@ import pyarrow as pa
 
 from trl_attribution.errors import WRONG_VALUES, AttributionError
 from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, Duplicate, PairIndex, Survey, encoded_pairs
-from trl_attribution.pairs.encoded import EncodedPair, EncodedResponse
+from trl_attribution.pairs.encoded import EncodedPair
 from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
 from trl_attribution.pairs.rows.files import FileRows, FolderRows
+from trl_attribution.pairs.rows.tables import Loader
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.version import __version__
 
 FILE_NAME = "dataset.pass"
 _FORMAT = "trl-attribution dataset pass 1"
+_TOKENS: dict[str, Any] = {"longest_pair": None, "sample": ()}
+"""Fields that are not kept: ranks that share one model try them out, and such an audit keeps no pass."""
 _PACKAGES = ("datasets", "tokenizers", "transformers", "trl")
 
 
 def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | None:
     """Digest of all that a pass depends on: the files' bytes, how they are read and tokenized, and by which versions.
+
+    How they are read is also what a folder's card says of them: column types, separators, names.
 
     None where that cannot be told: of other sources than files, slow tokenizers and processors, and examples that
     M0's own responses are a part of.
@@ -42,32 +47,26 @@ def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | 
         return None
     reader.ending_with(tokenizer_of(encoder).eos_token)
     parts = [
-        *(_digest_of(path) for path in files),
-        *(
-            asdict(reader.resolved),
-            asdict(encoding),
-            tokenizer.to_str(),
-            encoder.chat_template,
-            tokenizer_of(encoder).eos_token,
-        ),
+        *((one.path.name, _digest_of(one.path)) for one in files),
+        _settings_of(files[0].loader),
+        *(asdict(reader.resolved), asdict(encoding)),
+        *(tokenizer.to_str(), encoder.chat_template, tokenizer_of(encoder).special_tokens_map),
         *(__version__, *map(version, _PACKAGES)),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
-    """Write ``data`` into ``folder``.
+    """Write ``data`` into ``folder``, but for the tokens of single pairs: an audit holds no texts.
 
     Raises:
         AttributionError: the folder cannot be written.
     """
     sources = data.index.sources
     about = {
-        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", "sample")},
+        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", *_TOKENS)},
         "survey": asdict(data.survey),
         "skipped": [asdict(row) for row in data.skipped],
-        "longest_pair": data.longest_pair and asdict(data.longest_pair),
-        "sample": [asdict(pair) for pair in data.sample],
         "sources": sources.dictionary.to_pylist(),
         "pairs": len(data.index),
     }
@@ -83,7 +82,10 @@ def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
 
 
 def kept_pass(folder: Path, key: str) -> DatasetPass | None:
-    """The pass that ``folder`` keeps under ``key``; None where there is none, or the file is no longer whole."""
+    """The pass that ``folder`` keeps under ``key``; None where there is none, or the file is no longer whole.
+
+    It has neither ``longest_pair`` nor ``sample``.
+    """
     try:
         content = (folder / FILE_NAME).read_bytes()
         digest, (size,), rest = content[:32], struct.unpack_from("<Q", content, 32), memoryview(content)[40:]
@@ -123,12 +125,20 @@ class TokensAgain:
                 yield encoded
 
 
-def _files_of(source: Any) -> list[Path] | None:
+def _files_of(source: Any) -> list[FileRows] | None:
     if isinstance(source, FileRows):
-        return [source.path]
-    if isinstance(source, FolderRows) and all(isinstance(part, FileRows) for part in source.parts):
-        return [part.path for part in source.parts if isinstance(part, FileRows)]
+        return [source]
+    if isinstance(source, FolderRows):
+        files = [part for part in source.parts if isinstance(part, FileRows)]
+        return files if len(files) == len(source.parts) else None
     return None
+
+
+def _settings_of(loader: Loader) -> list[Any]:
+    """How ``datasets`` reads the files, which lie anywhere."""
+    builder = loader.builder
+    config = {name: value for name, value in vars(builder.config).items() if name not in ("data_files", "data_dir")}
+    return [builder.name, config, builder.info.features]
 
 
 def _digest_of(path: Path) -> str:
@@ -152,12 +162,4 @@ def _pass_of(about: dict[str, Any], body: memoryview) -> DatasetPass:
     survey["duplicates"] = [Duplicate(**one) for one in survey["duplicates"]]
     survey["skipped"] = [SkippedRow(**one) for one in survey["skipped"]]
     about["skipped"] = [SkippedRow(**one) for one in about["skipped"]]
-    about["longest_pair"] = about["longest_pair"] and _encoded(about["longest_pair"])
-    about["sample"] = tuple(_encoded(one) for one in about["sample"])
-    return DatasetPass(survey=Survey(**survey), index=index, **about)
-
-
-def _encoded(values: dict[str, Any]) -> EncodedPair:
-    sides = {name: EncodedResponse(**values[name]) for name in ("chosen", "rejected")}
-    further = tuple(EncodedResponse(**one) for one in values["further"])
-    return EncodedPair(**{**values, **sides, "further": further, "weights": tuple(values["weights"])})
+    return DatasetPass(survey=Survey(**survey), index=index, **_TOKENS, **about)

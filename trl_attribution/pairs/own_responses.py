@@ -12,6 +12,7 @@ from typing import Any, Final
 from trl_attribution.errors import AttributionError, DataError, SettingsError, describe_difference
 from trl_attribution.pairs.examples import Question
 from trl_attribution.pairs.identity import prompt_key
+from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import json_fault, printable
 
 FORMAT: Final = "trl-attribution own responses"
@@ -167,7 +168,7 @@ def own_at_hand(folder: Path, given: str | None, digest: str) -> OwnFile | None:
         DataError: a line of such a file is none of responses.
     """
     for path in (folder / FILE_NAME, *([] if given is None else [Path(given)])) if digest else ():
-        if path.exists() and (own := OwnFile(path)).digest == digest:
+        if is_there(path) and (own := OwnFile(path)).digest == digest:
             return own
     return None
 

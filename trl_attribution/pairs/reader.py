@@ -160,7 +160,8 @@ class PairReader:
         if faults.count and (refuse or not good):
             raise DataError(faults.message(self.source.name, good + faults.count, skippable=good > 0))
         if not good:
-            raise DataError(f"{self.source.name}: no example teaches anything ({', '.join(UNTAUGHT)}: all of them).")
+            reasons = ", ".join(sorted({row.reason for row in self.skipped}))
+            raise DataError(f"{self.source.name}: no example teaches anything ({reasons}: all of them).")
 
     def read(self, row: Row) -> Pair:
         """One row of the source as a pair.

@@ -57,11 +57,15 @@ def version_of(package: str) -> Version | None:
         return None
 
 
-@cache  # asked for every pair
 def is_before(package: str, version: str) -> bool:
     """Whether an older version of ``package`` is installed; one whose version is not known is taken for the newest."""
     found = version_of(package)
-    return found is not None and found < Version(version)
+    return found is not None and found < _parsed(version)
+
+
+@cache  # the comparison is made for every pair, and reading a version takes most of it
+def _parsed(version: str) -> Version:
+    return Version(version)
 
 
 def keeps_whole_prompts() -> bool:

@@ -167,7 +167,8 @@ class StreamRows:
     @property
     def features(self) -> Features | None:
         """Column types, or None where the stream has none."""
-        return None if self.without else self.stream.features
+        types = self.stream.features
+        return None if types is None else type(types)({name: types[name] for name in types if name not in self.without})
 
     def __iter__(self) -> Iterator[Row]:
         digest, count = hashlib.blake2b(digest_size=16), 0
