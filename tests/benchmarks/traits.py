@@ -19,7 +19,7 @@ from trl_attribution.discovery.traits.panel import Panel, build_panel
 from trl_attribution.discovery.traits.trait import packaged_traits
 from trl_attribution.evidence.organisms import build_distractor_compliance
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
-from trl_attribution.pairs import PairReader
+from trl_attribution.pairs import PairReader, whole_text
 
 DEPTHS = (1 / 2, 2 / 3, 5 / 6)
 HH_PAIRS = 300
@@ -65,7 +65,8 @@ def told(name: str, model: LoadedModel, datasets: dict[str, list[Row]], folder: 
         for layer in layers
     }
     known: dict[int, dict[str, dict[str, float]]] = {layer: {} for layer in layers}
-    for dataset, rows in datasets.items():
+    for dataset, original in datasets.items():
+        rows = original if model.encoder.chat_template else in_plain_text(original)
         made = DataAuditor(model, layers=layers).audit(rows, folder / dataset, results=False)
         counts = {pair.pair_id: measured(pair) for pair in PairReader(rows)}
         view = made.store.select(made.index.pair_ids)
@@ -74,6 +75,18 @@ def told(name: str, model: LoadedModel, datasets: dict[str, list[Row]], folder: 
             scores = panel.scores(view.layer(layer).double().numpy()).astype(np.float32)
             known[layer][dataset] = take_measures(panel.traits, scores, measures)
     return [Told(name, layer, depth, panel, known[layer]) for layer, panel in panels.items()]
+
+
+def in_plain_text(rows: Sequence[Row]) -> list[Row]:
+    """The same pairs for a model that knows no messages."""
+    return [
+        {
+            "prompt": f"{whole_text(one.prompt)}\n",
+            "chosen": whole_text(one.chosen),
+            "rejected": whole_text(one.rejected),
+        }
+        for one in PairReader(rows)
+    ]
 
 
 def overview(found: Sequence[Told]) -> Results:

@@ -314,7 +314,7 @@ def test_groups_whose_vectors_were_lost_are_read_at_the_end(model: Path, tmp_pat
 
 def test_an_m0_that_has_changed_while_training_is_no_m0(model: Path, tmp_path: Path) -> None:
     class Moves(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             with torch.no_grad():
                 trainer.ref_model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
 

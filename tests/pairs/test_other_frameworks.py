@@ -197,6 +197,16 @@ def test_what_can_be_meant_in_two_ways_is_refused_with_the_way_out(row: Row, say
         PairReader([row, row, row])
 
 
+def test_a_dataset_that_says_what_is_chosen_is_read_so_whatever_stands_beside_it() -> None:
+    row = {"prompt": ASK, "chosen": BAD, "rejected": GOOD, "response_1": GOOD, "response_2": BAD}
+    for verdicts in (
+        {"preference_strength": -2},
+        {"better_response_id": 0, "safer_response_id": 0, "response_0": GOOD},
+    ):
+        (pair,) = PairReader([{**row, **verdicts}])
+        assert (pair.chosen, pair.rejected) == (BAD, GOOD)
+
+
 def test_rows_that_prefer_nothing_are_left_out_and_counted() -> None:
     base = {"prompt": ASK, "response_1": GOOD, "response_2": BAD}
     rows = [{**base, "preference_strength": value} for value in (-1, 0, 2)]

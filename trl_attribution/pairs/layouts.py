@@ -34,6 +34,8 @@ class Layout:
             needed.add(self.beside)
             if self.prompt != "prompt" and "prompt" in columns:  # TRL's own column comes first
                 return False
+            if self.preference and {"chosen", "rejected"} <= set(columns):  # somebody has chosen already
+                return False
             if self.format == "sharegpt" and _begins_with_prompt(first.get(self.chosen)):
                 return False
         asked = reading.column("preference")
