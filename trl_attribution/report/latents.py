@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trl_attribution.discovery.findings import LatentFinding, Latents
-from trl_attribution.lenses.composition import Composition
-from trl_attribution.lenses.described import LatentWords
-from trl_attribution.lenses.reconstruction import CheckedSae
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import table
 from trl_attribution.utils.text import counted, printable
+
+if TYPE_CHECKING:
+    from trl_attribution.lenses.composition import Composition
+    from trl_attribution.lenses.described import LatentWords
+    from trl_attribution.lenses.reconstruction import CheckedSae
 
 _TOKENS = 4
 
