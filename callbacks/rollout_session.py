@@ -119,7 +119,7 @@ class RolloutAudit(TrainingAudit):
         with random_state_kept():
             again = self._vectors([first.encoded]).pair
         allowed = tolerance(torch_dtype(self.settings.compute_dtype))
-        return bool((again - first.pair).norm() > allowed * first.pair.norm())
+        return not bool((again - first.pair).norm() <= allowed * first.pair.norm())  # what is no number differs
 
     def keep_what_was_read(self) -> None:
         """Bring the vectors to disk as the run ends with an error, which must stay the one that is raised."""

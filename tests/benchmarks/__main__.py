@@ -42,7 +42,6 @@ NAMES = (
     "speed",
     "quality",
     "scoring",
-    "many-pairs",
     "in-run",
     "organisms",
     "steering",
@@ -60,8 +59,8 @@ NAMES = (
     "sft",
 )
 """Those that run when none is named."""
-BY_HAND = ("validation", "sae")
-"""Those that need something to be made first."""
+BY_HAND = ("validation", "sae", "many-pairs")
+"""Those that need something to be made first, or more time and space than all others together."""
 
 
 def main() -> None:

@@ -117,12 +117,17 @@ class TokensAgain:
             for pair_id, row in zip(self._index.pair_ids, self._index.rows.tolist(), strict=True)
             if pair_id in wanted
         }
+        left = len(rows)
         remaining = (self._reader.read(row) for row in self._reader.rows() if row.index in rows)
         while batch := list(islice(remaining, ENCODE_BATCH)):
             for pair, encoded in encoded_pairs(batch, self._tokenizer, self._encoding):
                 if isinstance(encoded, RowFault) or pair.pair_id not in wanted:
                     raise AttributionError(f"{pair.location} changed while it was audited: start again.")
+                left -= 1
                 yield encoded
+        if left:
+            name = self._reader.source.name
+            raise AttributionError(f"{name} changed while it was audited ({left:,} pairs are gone): start again.")
 
 
 def _files_of(source: Any) -> list[FileRows] | None:
