@@ -38,9 +38,9 @@ def start(work: Work) -> int:
     try:
         work()
         code = 0
-    finally:
-        if code:
-            traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()
+    finally:  # whatever happens, even to the report of it: a child that goes on would run all that follows once more
         os._exit(code)
 
 

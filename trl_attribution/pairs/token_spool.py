@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trl_attribution.errors import AttributionError
@@ -62,8 +63,13 @@ class TokenSpool:
         self._starts.append(len(self._lengths))
 
     def read(self, wanted: Container[str]) -> Iterator[EncodedPair]:
-        """The pairs whose ids are in ``wanted``, in order; one reading at a time."""
-        self._file.flush()
+        """The pairs whose ids are in ``wanted``, in order; one reading at a time.
+
+        Raises:
+            AttributionError: the disk is full.
+        """
+        with self._kept():
+            self._file.flush()
         self._file.seek(0)
         for place, pair_id in enumerate(self._ids):
             lengths = self._lengths[self._starts[place] : self._starts[place + 1]]
@@ -75,8 +81,13 @@ class TokenSpool:
             yield _pair(pair_id, lengths, ids, self._weights.get(place, PAIR_WEIGHTS))
 
     def _write(self, ids: list[int]) -> None:
-        try:
+        with self._kept():
             self._file.write(array("i", ids).tobytes())
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise AttributionError(
                 f"cannot keep the tokens of the dataset in {self._folder}: {error.strerror or error}. Free some space."
