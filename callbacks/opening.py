@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.own_responses import bound_to, may_need
 from trl_attribution.audit.setup import notes_on
@@ -39,15 +38,13 @@ def open_training_audit(
             the claim of the folder, where own responses are drawn.
     """
     config, m0, reference, ranks = setup.config, setup.m0, setup.reference, setup.ranks
-    _ = setup.layers, setup.online  # what does not fit is told before the dataset is read
+    setup.check()
     if config.on_flag == "stop" and not reference.is_free:
         raise SettingsError(
             f"on_flag='stop' cannot act here: no pair is looked at while training ({reference.reason}). Use "
             "on_flag='log', and read the flagged share from the audit."
         )
-    check_folder(setup.folder)
     stopwatch, lookup = Stopwatch(), PairLookup()
-    config.rule.check_probes(setup.probes)
     unbound, own = setup.store_settings(encoding), None
 
     def claim_to_ask(digest: str) -> None:

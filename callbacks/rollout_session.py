@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationEngine, PairVectors
-from trl_attribution.audit.claim import check_folder
 from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.capture import CaptureError
@@ -204,9 +203,7 @@ def open_rollout_audit(setup: RunSetup, trainer: Any) -> RolloutAudit:
         AttributionError: a probe or the audit folder does not fit, or M0 cannot be had; nothing was written then.
     """
     encoding, folder, reference = Encoding(None), setup.folder, setup.reference
-    _ = setup.layers, setup.online  # what does not fit is told before a model is loaded
-    setup.config.rule.check_probes(setup.probes)
-    check_folder(folder)
+    setup.check()
     files = RolloutFiles(folder)
     if not trainer.state.global_step and not files.is_empty:
         raise SettingsError(

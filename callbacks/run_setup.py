@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit.claim import FolderClaim
+from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.setup import choose_layers
 from trl_attribution.behaviors import Judge
 from trl_attribution.callbacks.before_after import BeforeAfter, compare_before_after
@@ -88,6 +88,16 @@ class RunSetup:
         if self.config.on_flag == "skip":
             online.require_fixed_scores("on_flag='skip'")
         return online
+
+    def check(self) -> None:
+        """Tell what does not fit before a dataset is read or a model is loaded: nothing was written then.
+
+        Raises:
+            AttributionError: the layers, the scores while training, the rule or the folder.
+        """
+        _ = self.layers, self.online  # they check themselves
+        self.config.rule.check_probes(self.probes)
+        check_folder(self.folder)
 
     def store_settings(self, encoding: Encoding) -> StoreSettings:
         """How the vectors are made and stored."""
