@@ -189,8 +189,13 @@ const browser = (() => {
   };
   document.addEventListener("keydown", (event) => {
     const target = event.target;
-    if (event.key === "Escape" && target instanceof HTMLInputElement) target.blur();
-    if (!find("shortcuts").checked || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape" && target instanceof HTMLInputElement) {
+      // Some browsers would clear a search field now, without the event that draws the list for it.
+      event.preventDefault();
+      target.blur();
+    }
+    if (!find("shortcuts").checked || event.ctrlKey || event.metaKey || event.altKey) return;
     const types = target instanceof HTMLInputElement && !["checkbox", "file"].includes(target.type);
     if (types || target instanceof HTMLSelectElement) return;
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
