@@ -6,6 +6,7 @@ refuses it with one of the package's errors, in a few processor-seconds.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import signal
@@ -93,6 +94,18 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
         for column in found.columns:
             found.read(column)
 
+    # Of a kept pass what its digest covers, signed again when it is broken, as a stranger would.
+    content = (folder / "audit" / "dataset.pass").read_bytes()[32:]
+    (folder / "unsigned.pass").write_bytes(content)
+    key = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["key"]
+
+    def signed_pass(path: Path) -> None:
+        unsigned = path.read_bytes()
+        kept = path.parent / "audit" / "dataset.pass"
+        kept.write_bytes(hashlib.sha256(unsigned[8:]).digest() + unsigned)
+        if kept_pass(kept.parent, key) is None:
+            raise AttributionError("no such pass")
+
     (shard,) = (folder / "audit" / "vectors" / "shards").glob("*")
     return (
         Format("vector store, shard", str(shard.relative_to(folder)), lambda path: store(path.parents[1])),
@@ -112,7 +125,7 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
         Format("verdict", "verdict.json", Verdict.load),
         Format("audit", "audit/audit.json", lambda path: SavedAudit.open(path.parent)),
         Format("scores", "audit/scores.parquet", table),
-        Format("kept pass", "audit/dataset.pass", lambda path: kept_pass(path.parent, "")),
+        Format("kept pass", "unsigned.pass", signed_pass),
         Format("dataset, JSON lines", "data.jsonl", dataset),
         Format("dataset, messages", "chat.jsonl", dataset),
     )

@@ -10,13 +10,14 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from trl_attribution.errors import WRONG_VALUES, AttributionError
-from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, Duplicate, PairIndex, Survey, encoded_pairs
+from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, PairIndex, Survey, encoded_pairs
 from trl_attribution.pairs.encoded import EncodedPair
 from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
@@ -27,10 +28,26 @@ from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.version import __version__
 
 FILE_NAME = "dataset.pass"
-_FORMAT = "trl-attribution dataset pass 1"
 _TOKENS: dict[str, Any] = {"longest_pair": None, "sample": ()}
 """Fields that are not kept: ranks that share one model try them out, and such an audit keeps no pass."""
 _PACKAGES = ("datasets", "tokenizers", "transformers", "trl")
+
+
+class _Head(BaseModel):
+    """What stands before ids, rows and sources; checked, since a folder may come from a stranger."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["trl-attribution dataset pass 1"] = "trl-attribution dataset pass 1"
+    key: str
+    survey: Survey
+    skipped: list[SkippedRow]
+    tokens: NonNegativeInt
+    longest: NonNegativeInt
+    highest_token: NonNegativeInt
+    truncated: NonNegativeInt
+    alike: dict[str, NonNegativeInt]
+    sources: list[str | None]
+    pairs: NonNegativeInt
 
 
 def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | None:
@@ -63,14 +80,9 @@ def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
         AttributionError: the folder cannot be written.
     """
     sources = data.index.sources
-    about = {
-        **{name: value for name, value in vars(data).items() if name not in ("index", "survey", *_TOKENS)},
-        "survey": asdict(data.survey),
-        "skipped": [asdict(row) for row in data.skipped],
-        "sources": sources.dictionary.to_pylist(),
-        "pairs": len(data.index),
-    }
-    head = json.dumps({"format": _FORMAT, "key": key, **about}).encode()
+    kept = {name: value for name, value in vars(data).items() if name not in ("index", *_TOKENS)}
+    about = _Head(key=key, sources=sources.dictionary.to_pylist(), pairs=len(data.index), **kept)
+    head = about.model_dump_json().encode()
     body = [
         bytes.fromhex("".join(data.index.pair_ids)),
         data.index.rows.astype("<i8").tobytes(),
@@ -91,8 +103,8 @@ def kept_pass(folder: Path, key: str) -> DatasetPass | None:
         digest, (size,), rest = content[:32], struct.unpack_from("<Q", content, 32), memoryview(content)[40:]
         if hashlib.sha256(rest).digest() != digest:
             return None
-        about = json.loads(bytes(rest[:size]))
-        return _pass_of(about, rest[size:]) if (about.pop("format"), about.pop("key")) == (_FORMAT, key) else None
+        head = _Head.model_validate_json(bytes(rest[:size]))
+        return _pass_of(head, rest[size:]) if head.key == key else None
     except (OSError, struct.error, *WRONG_VALUES):
         return None  # it saves time, no more
 
@@ -151,8 +163,8 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pass_of(about: dict[str, Any], body: memoryview) -> DatasetPass:
-    count = about.pop("pairs")
+def _pass_of(head: _Head, body: memoryview) -> DatasetPass:
+    count = head.pairs
     ids = body[: 16 * count].hex()
     rows, codes = (
         np.frombuffer(body, dtype=kind, count=count, offset=offset * count)
@@ -161,10 +173,7 @@ def _pass_of(about: dict[str, Any], body: memoryview) -> DatasetPass:
     index = PairIndex(
         tuple(ids[start : start + 32] for start in range(0, len(ids), 32)),
         rows,
-        pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(about.pop("sources"), pa.string())),
+        pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(head.sources, pa.string())),
     )
-    survey = about.pop("survey")
-    survey["duplicates"] = [Duplicate(**one) for one in survey["duplicates"]]
-    survey["skipped"] = [SkippedRow(**one) for one in survey["skipped"]]
-    about["skipped"] = [SkippedRow(**one) for one in about["skipped"]]
-    return DatasetPass(survey=Survey(**survey), index=index, **_TOKENS, **about)
+    kept = {name: value for name, value in head if name not in ("format", "key", "sources", "pairs")}
+    return DatasetPass(index=index, **_TOKENS, **kept)
