@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from tests.commands import INSTALLED, Commands
+from trl_attribution.cli import app
 from trl_attribution.discovery.traits.trait import packaged_traits
+from trl_attribution.errors import AttributionError
 
 PAIRS = [
     ("How do I bake bread?", "Mix flour and water.", "I cannot help.", "cooking"),
@@ -89,6 +92,28 @@ def test_an_audit_prints_the_suspicious_pairs_and_writes_the_manifests(place: Pl
     header = json.loads((place.folder / "audit" / "manifest.flip.jsonl").read_text().splitlines()[0])
     assert header["action"] == "flip"
     assert header["rule"]["top_k"] == 2
+
+
+def test_what_a_disk_refuses_is_one_message(place: Place) -> None:
+    (place.folder / "audit-refused" / "report.html").mkdir(parents=True)
+    done = place.call("audit model data.jsonl --probes probes --top-k 2 -o audit-refused", 2)
+    assert "Is a directory: 'audit-refused/report.html' (--debug shows where" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_fails_the_command_and_costs_nothing_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise AttributionError("the disk is full")
+
+    monkeypatch.setattr("trl_attribution.report.ending.write_report", refuse)
+    monkeypatch.chdir(place.folder)
+    done = CliRunner().invoke(app, "audit model data.jsonl --probes probes --top-k 2 -o audit-unreported --json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 2 and found["report"] is None and found["flagged"] == 2
+    assert all(Path(path).is_file() for path in found["manifests"].values())
+    assert "no report: the disk is full. Make it with: trl-attribution report audit-unreported" in done.stderr
 
 
 def test_apply_writes_the_cleaned_dataset(place: Place) -> None:

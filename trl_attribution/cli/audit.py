@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trl_attribution.audit.folder import Audit, Flagged
     from trl_attribution.audit.shares import Share
     from trl_attribution.audit.witness import Witnessed
+    from trl_attribution.report.ending import Results
 
 
 @verb
@@ -117,6 +118,9 @@ def finish_audit(
     """Write what :func:`write_results` writes, and show it: what is flagged, or None for an audit without probes.
 
     Without an ``auditor`` at hand the second witness cannot be heard, and that is said.
+
+    Raises:
+        Exit: with status 2, after all the rest, where the report could not be written.
     """
     from trl_attribution.report import terminal
     from trl_attribution.report.ending import write_results
@@ -128,7 +132,7 @@ def finish_audit(
     if results.flagged is None:
         out.show("No probes were given: vectors are stored, nothing is scored.")
         out.document(document)
-        return None
+        return _unless_failed(results)
     heard = results.witnessed
     out.show(*terminal.result(results.flagged, results.manifests, results.listed, show))
     if heard is not None:
@@ -137,6 +141,13 @@ def finish_audit(
         out.show(Text(f"report: {report}"))
     told = None if heard is None else heard.as_json()
     out.document({**document, **_document(results.flagged, results.manifests, show), "witness": told})
+    return _unless_failed(results)
+
+
+def _unless_failed(results: Results) -> Flagged | None:
+    """What is flagged; what failed was logged, and a script has to see it too."""
+    if results.report is None:
+        raise typer.Exit(2)
     return results.flagged
 
 

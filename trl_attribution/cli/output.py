@@ -109,7 +109,7 @@ class _RateColumn(ProgressColumn):
 
 
 def verb(command: Callable[..., None]) -> Callable[..., None]:
-    """Make options of ``command``'s settings, and of a user's error one message and exit code 2.
+    """Make options of ``command``'s settings, and of a user's or a disk's error one message and exit code 2.
 
     ``--debug`` lets the traceback through.
     """
@@ -119,9 +119,10 @@ def verb(command: Callable[..., None]) -> Callable[..., None]:
     def run(**kwargs: Any) -> None:
         _quieten_libraries(debug=bool(kwargs.get("debug")))
         try:
-            check_paths(command, kwargs)
-            check_versions()
-            command(**kwargs)
+            with _disk_faults():
+                check_paths(command, kwargs)
+                check_versions()
+                command(**kwargs)
         except AttributionError as error:
             if kwargs.get("debug"):
                 raise
@@ -139,10 +140,22 @@ def verb(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
+def _disk_faults() -> Iterator[None]:
+    """What a disk or a network refuses, as an error that is told: where in the code that was helps nobody."""
+    try:
+        yield
+    except BrokenPipeError:  # who reads has gone; typer ends then without a word
+        raise
+    except OSError as error:
+        raise AttributionError(f"{error} (--debug shows where in the program)") from error
+
+
+@contextmanager
 def undecided() -> Iterator[None]:
     """For verbs whose exit code 1 is an answer: what goes wrong inside is none, and Python's own code would be 1."""
     try:
-        yield
+        with _disk_faults():
+            yield
     except (AttributionError, typer.Exit):
         raise
     except Exception as error:
