@@ -71,9 +71,9 @@ def table(cases: Sequence[Planted], doubled: Sequence[Planted], model: LoadedMod
         "Found: the trait stands out in a topic at least half of which are its pairs. What the scan asks beyond that "
         "(that the place is apart from the rest, that no other finding explains it) is left out: this is the most that "
         "each way could tell. Probed, 4%: of both subjects, 60 pairs. Other names: probed traits, a case in the mean, "
-        "that stand out there too. At random: any trait does when the labels of these pairs are drawn. The prompt's "
-        "words: the mean of M0's input embeddings, a rare word weighing more; planted questions share their wording "
-        "with each other and with no other pair. Tails of few pairs: z with the correction of its fourth moment "
+        "that stand out there too. At random: any trait is found there when the labels of these pairs are drawn. The "
+        "prompt's words: the mean of M0's input embeddings, a rare word weighing more; planted questions share their "
+        "wording with each other and with no other pair. Tails of few pairs: z with the correction of its 4th moment "
         "(Cornish-Fisher), since random signs of 30 pairs do not reach as far as those of thousands. Places, then "
         f"traits: a topic has to teach anything at all (the largest {COMPONENTS} components of its pair vectors "
         "together, over all topics), then a trait has to stand out among the traits of that topic alone. "
@@ -156,11 +156,11 @@ def _known(pairs: Sequence[Pair], known: Known) -> tuple[Doubles, Doubles]:
 
 def _words(pairs: Sequence[Pair], model: LoadedModel) -> Doubles:
     """``[N, D]``: mean input embeddings of the prompts' ends, weighted by the words' inverse document frequency."""
-    table: Doubles = model.model.get_input_embeddings().weight.detach().double().numpy()
+    embeddings: Doubles = model.model.get_input_embeddings().weight.detach().double().numpy()
     texts = [whole_text(pair.prompt)[-1000:] for pair in pairs]
     tokens = [np.array(model.encoder(text, add_special_tokens=False)["input_ids"], dtype=int) for text in texts]
-    in_texts = np.zeros(len(table))
+    in_texts = np.zeros(len(embeddings))
     for one in tokens:
         in_texts[np.unique(one)] += 1
     weights = np.log(len(tokens) / np.maximum(in_texts, 1))
-    return np.stack([weights[one] @ table[one] / max(weights[one].sum(), 1e-9) for one in tokens])
+    return np.stack([weights[one] @ embeddings[one] / max(weights[one].sum(), 1e-9) for one in tokens])
