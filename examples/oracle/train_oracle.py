@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--layer", type=int, required=True, help="whose vectors it reads; l = after decoder block l")
     parser.add_argument("--inject", type=int, default=2, help="the layer after which they go in")
+    parser.add_argument("--placeholder", default=" ?", help="a single token of the model")
     parser.add_argument("--hold-out", nargs="*", default=[], metavar="TRAIT", help="traits that it never sees")
     parser.add_argument("--held-pairs", type=int, default=2, help="examples of each trait that it never sees")
     parser.add_argument("--steps", type=int, default=Settings.steps)
@@ -143,6 +144,7 @@ def main() -> None:
     seen = {one.name: pair_vectors(loaded, one, given.layer)[: -given.held_pairs or None] for one in traits}
     config = OracleConfig(
         layer=given.inject,
+        placeholder=given.placeholder,
         template="Layer: {layer}\n{placeholders} \n{question}",
         reads=(given.layer,),
         model=loaded.fingerprint.to_json(),

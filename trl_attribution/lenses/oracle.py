@@ -21,17 +21,12 @@ from trl_attribution.behaviors.judging import OnProgress
 from trl_attribution.behaviors.sampling import SamplingConfig, responses_to
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.lenses.injection import injected, oracle_prompt
-from trl_attribution.lenses.oracle_config import FILE, OracleConfig, read_oracle_config
+from trl_attribution.lenses.oracle_config import ANSWERS, FILE, OracleConfig, oracle_folder, read_oracle_config
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.adapter import borrowed
 from trl_attribution.models.identity import ModelFingerprint
-from trl_attribution.models.source import ADAPTER_CONFIG, adapter_base
-from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import is_hub_id, printable
-
-ANSWERS = SamplingConfig(n=3, max_new_tokens=40, temperature=0.7)
-"""How answers are sampled, unless somebody says."""
-_WEIGHTS = "adapter_model.safetensors"
+from trl_attribution.models.source import adapter_base
+from trl_attribution.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Oracle:
             ModelError: it is not there or broken, is one of another model, or its placeholder is not one token here.
             SettingsError: there is no such preset.
         """
-        folder = _place(str(adapter))
+        folder = oracle_folder(adapter)
         oracle = cls(loaded, folder, read_oracle_config(folder, preset), blocks_path)
         oracle._check_model()
         find_blocks(loaded.model, blocks_path).check_layers((oracle.config.layer,))
@@ -181,22 +176,3 @@ def random_like(vector: Tensor, count: int, seed: int = 0) -> Tensor:
     """``count`` random vectors ``[count, D]`` of the length of ``vector`` ``[D]``."""
     drawn = torch.randn(count, len(vector), generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(drawn, dim=-1) * float(vector.float().norm())
-
-
-def _place(name: str) -> Path:
-    """The folder of the adapter that ``name`` means; what a Hub id names is fetched."""
-    path = local_path(name, ModelError)
-    if not path.exists() and is_hub_id(name):
-        from huggingface_hub import snapshot_download
-
-        try:
-            path = Path(snapshot_download(name, allow_patterns=[ADAPTER_CONFIG, _WEIGHTS, FILE]))
-        except Exception as error:
-            raise ModelError(f"cannot fetch the oracle {printable(name)}: {printable(error, 200)}") from error
-    lacking = [file for file in (ADAPTER_CONFIG, _WEIGHTS) if not (path / file).is_file()]
-    if lacking:
-        raise ModelError(
-            f"no oracle at {printable(name)}: it has no {' and no '.join(lacking)}. Give the folder of a LoRA adapter, "
-            "as PEFT saves it"
-        )
-    return path

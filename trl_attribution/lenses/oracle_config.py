@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import AttributionError, ModelError, SettingsError
 from trl_attribution.utils.json_file import JsonFile
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.text import is_hub_id, printable
 
 FILE = "oracle.json"
+ANSWERS = SamplingConfig(n=3, max_new_tokens=40, temperature=0.7)
+"""How answers are sampled, unless somebody says."""
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _MOST_TEXT = 2000
 
 
@@ -72,6 +78,31 @@ PRESETS = {
     ),
 }
 """How published oracles are asked: those of arXiv 2512.15674."""
+
+
+def oracle_folder(name: str | Path) -> Path:
+    """The folder of the adapter that ``name`` means; what a Hub id names is fetched.
+
+    Raises:
+        ModelError: there is none, or peft, which puts it on M0, is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError("an oracle is an adapter, which needs the peft package: pip install 'trl-attribution[peft]'")
+    path = local_path(name, ModelError)
+    if not path.exists() and is_hub_id(str(name)):
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(str(name), allow_patterns=[*_ADAPTER, FILE]))
+        except Exception as error:
+            raise ModelError(f"cannot fetch the oracle {printable(name)}: {printable(error, 200)}") from error
+    lacking = [file for file in _ADAPTER if not (path / file).is_file()]
+    if lacking:
+        raise ModelError(
+            f"no oracle at {printable(name)}: it has no {' and no '.join(lacking)}. Give the folder of a LoRA adapter, "
+            "as PEFT saves it"
+        )
+    return path
 
 
 def read_oracle_config(folder: Path, preset: str | None = None) -> OracleConfig:
