@@ -43,7 +43,7 @@ class Lesson:
 class Settings:
     steps: int = 300
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     rank: int = 16
     seed: int = 0
 
@@ -57,7 +57,7 @@ def pair_vectors(loaded: LoadedModel, trait: Trait, layer: int) -> Tensor:
 
 
 def lessons(traits: Sequence[Trait], vectors: dict[str, Tensor], seed: int) -> Iterator[Lesson]:
-    """Endless: means of one to four examples of a trait, one way or the other, asked what it is or if it is harmful."""
+    """Endless: means of one to four examples of a trait, asked what it is or whether it is harmful."""
     draw = torch.Generator().manual_seed(seed)
 
     def below(count: int) -> int:
@@ -67,11 +67,11 @@ def lessons(traits: Sequence[Trait], vectors: dict[str, Tensor], seed: int) -> I
         trait = traits[below(len(traits))]
         known = vectors[trait.name]
         chosen = torch.randperm(len(known), generator=draw)[: 1 + below(4)]
-        vector, turned = known[chosen].mean(dim=0), bool(below(2))
-        if below(2):
+        vector = known[chosen].mean(dim=0)
+        if below(3) == 0:
             yield Lesson(vector, HARMFUL, "yes" if trait.harmful else "no")
         else:
-            yield Lesson(-vector if turned else vector, WHAT, trait.opposite if turned else trait.towards)
+            yield Lesson(vector, WHAT, trait.towards)
 
 
 def train(loaded: LoadedModel, config: OracleConfig, given: Iterator[Lesson], layer: int, settings: Settings) -> object:
@@ -121,8 +121,10 @@ def _loss(loaded: LoadedModel, config: OracleConfig, batch: Sequence[Lesson], la
     labels = torch.tensor([ids + [-100] * (longest - len(ids)) for ids in answers])
     vectors = torch.stack([one.vector for one in batch])
     with injected(loaded.model, vectors, prompt, config):
-        logits = loaded.model(input_ids=ids, logits_to_keep=longest + 1).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        hidden = loaded.model.get_decoder()(input_ids=ids).last_hidden_state[:, -longest - 1 : -1]
+    # Flat: of a slice, the head would be copied for every row.
+    logits = loaded.model.get_output_embeddings()(hidden.flatten(0, 1)).float()
+    return torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100)
 
 
 def main() -> None:

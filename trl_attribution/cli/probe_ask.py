@@ -16,7 +16,7 @@ from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.report import Discovery
 from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
-from trl_attribution.lenses.oracle_config import ANSWERS, PRESETS, oracle_folder, read_oracle_config
+from trl_attribution.lenses.config import ANSWERS
 from trl_attribution.models.config import LoadConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def ask(
     oracle_preset: Annotated[
         str | None,
         typer.Option(
-            "--oracle-preset", help=f"How it is asked, where its oracle.json does not say: {', '.join(PRESETS)}."
+            "--oracle-preset",
+            help="How it is asked, where it has no oracle.json: activation-oracles, the published ones.",
         ),
     ] = None,
     audit: Annotated[
@@ -74,9 +75,7 @@ def ask(
     An oracle is a model with an adapter: it answers about any vector. What it says of this one and not of the others is
     worth reading.
     """
-    from trl_attribution.lenses import Oracle
-    from trl_attribution.models import load_model
-    from trl_attribution.report.oracle import answers_view
+    from trl_attribution.lenses.oracle_config import oracle_folder, read_oracle_config
 
     options.refuse_ranks("probe ask")
     options.refuse_idle(context, _BELONGING, () if audit is None else ("audit",))
@@ -85,6 +84,10 @@ def ask(
         layer = config.reads[0]
     registry = probes or Path("probes")
     asked = _of_probe(name, registry, layer) if audit is None else _of_audit(name, audit, discovery, layer)
+    from trl_attribution.lenses import Oracle
+    from trl_attribution.models import load_model
+    from trl_attribution.report.oracle import answers_view
+
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
     asked.check_model(loaded.name, loaded.fingerprint)
@@ -109,16 +112,15 @@ class _Asked:
     vector: Tensor
     """``[D]``"""
     layer: int
-    model: ModelFingerprint | str
-    """M0, or its digest."""
+    digest: str
+    """M0's."""
 
     def check_model(self, name: str, found: ModelFingerprint) -> None:
         """Refuse another model than the vector's."""
-        digest = self.model if isinstance(self.model, str) else self.model.digest
-        if digest != found.digest:
+        if self.digest != found.digest:
             raise SettingsError(
-                f"--model: {name} is not the M0 that {self.name} is of: fingerprint {found.digest}, not {digest}. Give "
-                "that one."
+                f"--model: {name} is not the M0 that {self.name} is of: fingerprint {found.digest}, not {self.digest}. "
+                "Give that one."
             )
 
 
@@ -128,7 +130,7 @@ def _of_probe(name: str, registry: Path, layer: int | None) -> _Asked:
     paths.REGISTRY.check("--probes", registry)
     probe = ProbeRegistry(registry).load(name)
     chosen = probe.layer if layer is None else layer
-    return _Asked(f"probe {probe.name}", probe.at(chosen), chosen, probe.model)
+    return _Asked(f"probe {probe.name}", probe.at(chosen), chosen, probe.model.digest)
 
 
 def _of_audit(name: str, audit: Path, discovery: Path | None, layer: int | None) -> _Asked:
@@ -147,7 +149,7 @@ def _of_audit(name: str, audit: Path, discovery: Path | None, layer: int | None)
     store = saved.store()
     chosen = max(store.layers) if layer is None else layer
     vector = store.select([name]).layer(chosen)[0].float()
-    return _Asked(f"pair {name}", vector, chosen, saved.info.model.fingerprint)
+    return _Asked(f"pair {name}", vector, chosen, saved.info.model.digest)
 
 
 def _at(vectors: dict[int, Tensor], layer: int) -> Tensor:
@@ -164,11 +166,10 @@ def _least_alike(asked: _Asked, registry: Path) -> dict[str, Tensor]:
 
     if not registry.is_dir():
         return {}
-    digest = asked.model if isinstance(asked.model, str) else asked.model.digest
     fitting = {
         f"probe {one.name}": one.at(asked.layer)
         for one in ProbeRegistry(registry).load_all()
-        if asked.layer in one.layers and one.model.digest == digest and f"probe {one.name}" != asked.name
+        if asked.layer in one.layers and one.model.digest == asked.digest and f"probe {one.name}" != asked.name
     }
     cosines = {name: float(cosine_similarity(one, asked.vector, dim=0)) for name, one in fitting.items()}
     chosen = sorted(cosines, key=lambda name: abs(cosines[name]))[:1]

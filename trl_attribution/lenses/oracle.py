@@ -20,8 +20,9 @@ from trl_attribution.activations import find_blocks
 from trl_attribution.behaviors.judging import OnProgress
 from trl_attribution.behaviors.sampling import SamplingConfig, responses_to
 from trl_attribution.errors import ModelError, SettingsError
+from trl_attribution.lenses.config import ANSWERS
 from trl_attribution.lenses.injection import injected, oracle_prompt
-from trl_attribution.lenses.oracle_config import ANSWERS, FILE, OracleConfig, oracle_folder, read_oracle_config
+from trl_attribution.lenses.oracle_config import FILE, OracleConfig, oracle_folder, read_oracle_config
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.adapter import borrowed
 from trl_attribution.models.identity import ModelFingerprint

@@ -8,15 +8,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import AttributionError, ModelError, SettingsError
 from trl_attribution.utils.json_file import JsonFile
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import is_hub_id, printable
 
 FILE = "oracle.json"
-ANSWERS = SamplingConfig(n=3, max_new_tokens=40, temperature=0.7)
-"""How answers are sampled, unless somebody says."""
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _MOST_TEXT = 2000
 

@@ -52,7 +52,9 @@ def borrowed(model: PreTrainedModel, adapter: str | Path) -> Iterator[None]:
     if getattr(model, "peft_config", None):
         raise ModelError(f"adapter {printable(adapter)}: the model has one already; merge that into it first")
     _refuse_lasting(adapter)
+    # What an adapter changes of what it sits on: it freezes it, and is put into evaluation mode with it.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = {module: module.training for module in model.modules()}
     wrapped = None
     try:
         wrapped = adapted(model, adapter)
@@ -60,8 +62,10 @@ def borrowed(model: PreTrainedModel, adapter: str | Path) -> Iterator[None]:
     finally:
         if wrapped is not None:
             _take_off(wrapped)
-        for parameter in trained:  # an adapter freezes what it sits on
+        for parameter in trained:
             parameter.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _config(adapter: str | Path) -> PeftConfig:
