@@ -26,7 +26,7 @@ from tests.tiny import HIDDEN, build_tiny_model
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.discovery.traits.trait import packaged_traits
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.lenses import PRESETS, Oracle, OracleConfig, injected, oracle_prompt, random_like
+from trl_attribution.lenses import PRESETS, Answers, Oracle, OracleConfig, injected, oracle_prompt, random_like
 from trl_attribution.models import LoadedModel, load_model
 from trl_attribution.probes import Probe, ProbeRegistry
 from trl_attribution.store import VectorStore
@@ -220,7 +220,7 @@ def of_another_width(folder: Path) -> None:
     other = build_tiny_model("llama").config
     other.hidden_size, other.head_dim = 2 * HIDDEN, 8
     model = get_peft_model(type(build_tiny_model("llama"))(other), lora)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     named = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "other/base"}
     (folder / "adapter_config.json").write_text(json.dumps(named))
 
@@ -328,7 +328,12 @@ def pair_of(place: Path) -> str:
 
 def test_a_pair_is_asked_about_by_its_vector(place: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Tensor] = []
-    monkeypatch.setattr(Oracle, "ask", lambda _self, vector, *_: asked.append(vector) or [])
+
+    def noted(_self: Oracle, vector: Tensor, *_: object) -> list[Answers]:
+        asked.append(vector)
+        return []
+
+    monkeypatch.setattr(Oracle, "ask", noted)
     run(place, f"probe ask {pair_of(place)} {QUESTION} {ASK} --audit audit")
     vectors, _ = naive_vectors(oracle.loaded, pair_rows(6), (LAYER,))
     assert any(torch.allclose(asked[0], one[0], atol=1e-4) for one in vectors)
