@@ -28,11 +28,7 @@ def answers_view(name: str, layer: int, found: Sequence[Answers]) -> RenderableT
 
 
 def _question(name: str, layer: int, one: Answers) -> Table:
-    columns = (
-        f"{printable(name, 60)}, layer {layer}",
-        "random vectors",
-        *(printable(other, 60) for other in one.others),
-    )
+    columns = (f"{_named(name)}, layer {layer}", "random vectors", *map(_named, one.others))
     rows = [
         tuple(printable(text.strip(), _CHARACTERS) for text in texts)
         for texts in zip(one.answers, one.random, *one.others.values(), strict=True)
