@@ -31,8 +31,9 @@ AT_ONCE = 16
 example = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples" / "oracle" / "train_oracle.py"))
 )
-LEAD = """An activation oracle of SmolLM2-135M-Instruct, trained by `examples/oracle/train_oracle.py` on one core
-(`embedded FOLDER --layer 20 --steps 240 --batch 8 --hold-out {held}`). It was taught to name {seen} of the package's
+LEAD = """An activation oracle of SmolLM2-135M-Instruct, trained by `examples/oracle/train_oracle.py` in ten
+processor-minutes (`embedded FOLDER --layer 20 --steps 240 --batch 8 --hold-out` and
+`{held}`). It was taught to name {seen} of the package's
 traits from means of one to four of their examples' vectors, and to say whether they are harmful. Here it is asked, with
 greedy decoding, about vectors of single examples. One oracle, one draw: no interval. How it is used:
 [Ask an activation oracle](../how-to/ask-an-oracle.md)."""
