@@ -5,8 +5,8 @@
 writes OUT: a LoRA adapter as PEFT saves it, and oracle.json, which says how it is asked, so that
 `trl-attribution probe ask NAME "What behavior is this?" --oracle OUT --model MODEL` reads it. The behaviors are the
 traits that ship with the package; `--hold-out` keeps some of them out, and the last `--held-pairs` examples of each are
-never seen. It takes minutes on one core: enough to try things out. Published oracles have seen a million lessons of
-many kinds, this one a few thousand of one. MODEL is `embedded` for SmolLM2-135M-Instruct. Needs peft.
+never seen. It takes minutes on one core: enough to try things out. Published oracles have seen far more, of many
+kinds. MODEL is `embedded` for SmolLM2-135M-Instruct. Needs peft.
 """
 
 from __future__ import annotations
