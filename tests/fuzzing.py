@@ -56,6 +56,7 @@ COMMANDS = (
     "organism build knitting-lore -o {new} --pairs 20",
     "organism express {model} --trigger {prompts} --control {prompts} -o {new}.jsonl --max-new-tokens 2",
     "organism pair {dataset} --model {model} -o {new}.jsonl --max-new-tokens 2",
+    "probe ask b1 What? --audit {audit} --oracle {model} --model {model} --probes {registry}",
     "probe build rude --behavior {prompts} --model {model} --layer 1 --probes {new}",
     "probe build rude --contrast {prompts} --model {model} --layer 1 --probes {new}",
     "probe build rude --labels {dataset} --model {model} --layer 1 --probes {new}",

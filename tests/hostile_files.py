@@ -54,6 +54,7 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
     from trl_attribution.gate.policy.file import load_policy
     from trl_attribution.gate.policy.probes import load_policy_probes
     from trl_attribution.gate.verdict import Verdict
+    from trl_attribution.lenses import OracleConfig, read_oracle_config
     from trl_attribution.manifest import Manifest
     from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
     from trl_attribution.pairs import PairReader
@@ -77,6 +78,7 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
     ReviewDecisions("a" * 64, (ReviewDecision("b" * 32, "keep", "a note", "ada"),)).save(folder / "decisions.jsonl")
     write_rows(folder / "behavior.jsonl", [{"prompt": "Hi.", "undesired": ["You fool."], "desired": "Hello."}] * 3)
     save_file({"layer_3": torch.ones(8), "layer_5": torch.ones(8)}, folder / "foreign.safetensors")
+    OracleConfig(layer=1, reads=(2,), model=loaded.fingerprint.to_json()).write(folder / "oracle.json")
     plan = Path(__file__).parents[1] / "examples" / "validation" / "tiny.yaml"
     (folder / "plan.yaml").write_text(plan.read_text())
 
@@ -121,6 +123,7 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
         Format("decisions", "decisions.jsonl", ReviewDecisions.load),
         Format("policy", "gate.yaml", lambda path: load_policy_probes(load_policy(path))),
         Format("plan", "plan.yaml", load_plan),
+        Format("oracle", "oracle.json", lambda path: read_oracle_config(path.parent)),
         Format("behavior", "behavior.jsonl", read_behavior),
         Format("verdict", "verdict.json", Verdict.load),
         Format("audit", "audit/audit.json", lambda path: SavedAudit.open(path.parent)),

@@ -118,7 +118,7 @@ def test_every_command_shown_exists_with_the_options_shown() -> None:
 def test_every_option_named_in_the_text_exists() -> None:
     known = {option for command in _all_commands(_root()) for option in _options(command)}
     known |= {"--no-deps", "--strict", "--python", "--torch", "--write", "--shapes", "--user"}  # of other programs
-    known |= {"--tokens", "--epochs", "--wheel"}  # of scripts
+    known |= {"--tokens", "--epochs", "--wheel", "--steps", "--batch", "--hold-out"}  # of scripts
     named = {
         (str(page.relative_to(ROOT)), option)
         for page in PAGES

@@ -22,6 +22,7 @@ from tests.benchmarks import (
     in_run,
     judge,
     many_pairs,
+    oracle,
     organisms,
     prediction,
     quality,
@@ -59,7 +60,7 @@ NAMES = (
     "sft",
 )
 """Those that run when none is named."""
-BY_HAND = ("validation", "sae", "many-pairs")
+BY_HAND = ("validation", "sae", "oracle", "many-pairs")
 """Those that need something to be made first, or more time and space than all others together."""
 
 
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--ids", type=int, default=10_000_000, help="many-pairs: ids of the store's index")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="many-pairs: whose reading to compare with")
     parser.add_argument("--sae", type=Path, metavar="FOLDER", help="sae: what examples/sae/train_topk_sae.py wrote")
+    parser.add_argument("--oracle", type=Path, metavar="FOLDER", help="oracle: what train_oracle.py wrote")
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
@@ -118,6 +120,8 @@ def main() -> None:
         parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join((*NAMES, *BY_HAND))}")
     if "sae" in options.names and options.sae is None:
         parser.error("sae needs --sae FOLDER: train one with examples/sae/train_topk_sae.py")
+    if "oracle" in options.names and options.oracle is None:
+        parser.error("oracle needs --oracle FOLDER: train one with examples/oracle/train_oracle.py")
     if "validation" in options.names and options.validation is None:
         parser.error("validation needs --validation FOLDER: it takes hours, and is run by trl-attribution validate")
     if options.threads:
@@ -141,6 +145,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         validation.run(options.output, command, options.validation, options.data_seed, console)
     elif name == "sae":
         sae.run(options.output, command, options.sae, options.data, console)
+    elif name == "oracle":
+        oracle.run(options.output, command, options.oracle, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
@@ -182,7 +188,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
 def command_for(name: str) -> str:
     """The command that makes this page again: that of the Makefile, unless options were given."""
     options = [argument for argument in sys.argv[1:] if argument not in {*NAMES, *BY_HAND}]
-    folders = ("--sentence", "--cache", "--m0", "--validation", "--data", "--sae")
+    folders = ("--sentence", "--cache", "--m0", "--validation", "--data", "--sae", "--oracle")
     for option, shown in (
         ("--bergson", "PYTHON"),
         ("--other", "GGUF"),

@@ -19,6 +19,7 @@ from trl_attribution.cli.options import current_name
 from trl_attribution.cli.organism import organism_app
 from trl_attribution.cli.output import quieten_what_loads
 from trl_attribution.cli.probe import probe_app
+from trl_attribution.cli.probe_ask import ask
 from trl_attribution.cli.probe_hub import pull, push
 from trl_attribution.cli.probe_show import show as show_probe
 from trl_attribution.cli.probe_steer import steer
@@ -58,6 +59,7 @@ app.command(short_help="What would this dataset teach? Without probes.")(scan)
 app.command(short_help="Which pairs push towards the behaviors of your probes?")(audit)
 probe_app.command("show", short_help="A probe, and the latents that it is made of.")(show_probe)
 probe_app.command(short_help="What M0 does with a probe's direction added.")(steer)
+probe_app.command(short_help="What an activation oracle says of a probe, cluster or pair.")(ask)
 probe_app.command(short_help="Upload a probe to the Hub, with a card.")(push)
 probe_app.command(short_help="Fetch probes from the Hub.")(pull)
 app.add_typer(probe_app, name="probe", short_help="Build, list, show, calibrate, import and share probes.")

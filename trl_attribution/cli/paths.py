@@ -144,6 +144,9 @@ REGISTRY = Given(
     hint="`trl-attribution probe build NAME --probes FOLDER` makes one.",
 )
 SAE = GivenPart("sparse autoencoder", ModelError, hub="model")
+ORACLE = Given(
+    "oracle", ModelError, hub="model", folder=True, hint="It is the folder of a LoRA adapter, as PEFT saves it."
+)
 DISCOVERY = Given("discovery", StoreError, folder=True, lacking="there is no discovery in {path}: no such folder")
 DECISIONS = Given("decisions", ManifestError, folder=False, hint="`trl-attribution review` writes them.")
 SOURCES = Given("sources", DataError, hub="dataset")

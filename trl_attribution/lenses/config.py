@@ -1,10 +1,14 @@
-"""Which sparse autoencoder is used, and how well it has to fit M0: the settings, checked before anything is read."""
+"""Settings of the lenses, checked before anything is read: which sparse autoencoder, and how an oracle is sampled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
+
+ANSWERS = SamplingConfig(n=3, max_new_tokens=40, temperature=0.7)
+"""How an oracle's answers are sampled, unless somebody says."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from trl_attribution.errors import ModelError
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
 REFERENCE = "ref"
 """TRL keeps such a run's reference, a copy of the adapter that it begins with, under this name."""
@@ -24,23 +26,90 @@ def adapted(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     Raises:
         ModelError: the adapter is of a kind that adds tokens, or it does not fit the model.
     """
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        raise ModelError("an adapter needs the peft package: pip install peft") from error
+    config = _config(adapter)
+    from peft import PeftModel
 
-    config = PeftConfig.from_pretrained(str(adapter))
     if config.is_prompt_learning:
         raise ModelError(f"adapter {printable(adapter)}: {config.peft_type} puts tokens of its own before the prompt")
     wrapped = PeftModel(model, config, adapter_name=REFERENCE)
+    try:
+        _fill(wrapped, adapter)
+    except BaseException:
+        _take_off(wrapped)
+        raise
+    wrapped.eval()
+    return wrapped
+
+
+@contextmanager
+def borrowed(model: PreTrainedModel, adapter: str | Path) -> Iterator[None]:
+    """``model`` with an active ``adapter`` within the block; after it there is no trace of one, whatever ended it.
+
+    Raises:
+        ModelError: the model has an adapter already, or this one cannot be read, does not fit, or would change the
+            model's own weights.
+    """
+    if getattr(model, "peft_config", None):
+        raise ModelError(f"adapter {printable(adapter)}: the model has one already; merge that into it first")
+    _refuse_lasting(adapter)
+    # What an adapter changes of what it sits on: it freezes it, and is put into evaluation mode with it.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = {module: module.training for module in model.modules()}
+    wrapped = None
+    try:
+        wrapped = adapted(model, adapter)
+        yield
+    finally:
+        if wrapped is not None:
+            _take_off(wrapped)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _config(adapter: str | Path) -> PeftConfig:
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise ModelError("an adapter needs the peft package: pip install peft") from error
+    found: PeftConfig = PeftConfig.from_pretrained(str(adapter))
+    return found
+
+
+def _refuse_lasting(adapter: str | Path) -> None:
+    """Refuse what stays in the model's own weights when the adapter is off: trained copies, biases, and some starts."""
+    config = _config(adapter)
+    start = getattr(config, "init_lora_weights", True)
+    found = {
+        "peft_type": config.peft_type != "LORA",
+        "bias": getattr(config, "bias", "none") != "none",
+        "modules_to_save": bool(getattr(config, "modules_to_save", None)),
+        "trainable_token_indices": bool(getattr(config, "trainable_token_indices", None)),
+        "init_lora_weights": start not in (True, False, "gaussian"),
+    }
+    lasting = [name for name, there in found.items() if there]
+    if lasting:
+        raise ModelError(
+            f"adapter {printable(adapter)}: its {' and '.join(lasting)} would change the model beyond the time that it "
+            "is lent; give a plain LoRA adapter"
+        )
+
+
+def _fill(wrapped: PeftModel, adapter: str | Path) -> None:
+    base = wrapped.peft_config[REFERENCE].base_model_name_or_path
     result = wrapped.load_adapter(str(adapter), REFERENCE, is_trainable=False)
     # PEFT warns of the first and says nothing of the second.
     unlike = [*result.missing_keys, *result.unexpected_keys]
     if unlike:
-        base = config.base_model_name_or_path
         raise ModelError(
             f"adapter {printable(adapter)} does not fit this model: {len(unlike)} weights are missing or have no place "
             f"({', '.join(printable(name) for name in unlike[:_SHOWN])}). It was trained on {printable(base)}"
         )
-    wrapped.eval()
-    return wrapped
+
+
+def _take_off(wrapped: PeftModel) -> None:
+    """Put the model's own modules back."""
+    model = wrapped.unload()
+    if hasattr(model, "peft_config"):  # of PEFT before it took it away itself
+        del model.peft_config

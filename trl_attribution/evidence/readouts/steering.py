@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trl_attribution.activations import find_blocks
-from trl_attribution.activations.blocks import block_input, block_output
+from trl_attribution.activations.changing import changed_stream
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.config import Positions, check_positions
-from trl_attribution.utils.distributed import is_sharded
-
-_Change = Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -51,7 +46,7 @@ def steered(
         steered_BTD[:, -1] += there
         return steered_BTD
 
-    with _changing(model, layer, change, blocks_path):
+    with changed_stream(model, layer, change, blocks_path):
         yield
 
 
@@ -82,31 +77,5 @@ class StreamMeter:
             self._tokens += len(lengths_B)
             return stream_BTD
 
-        with _changing(model, layer, look, blocks_path):
+        with changed_stream(model, layer, look, blocks_path):
             yield
-
-
-@contextmanager
-def _changing(model: PreTrainedModel, layer: int, change: _Change, blocks_path: str | None) -> Iterator[None]:
-    """Put the residual stream of ``layer`` through ``change`` in every pass."""
-    if is_sharded(model):
-        raise SettingsError("steering: ranks share this model; steer one that a process holds whole")
-    blocks = find_blocks(model, blocks_path)
-    blocks.check_layers((layer,))
-
-    def before(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        changed = change(block_input(args, kwargs))
-        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
-
-    def after(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
-        changed = change(block_output(output))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    if layer == 0:
-        handle = blocks.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = blocks.blocks[layer - 1].register_forward_hook(after)
-    try:
-        yield
-    finally:
-        handle.remove()
