@@ -75,7 +75,9 @@ def rows_trained_on(dataset: Any, args: Any) -> int | None:
 
     if not isinstance(dataset, IterableDataset) or args.max_steps <= 0:
         return None
-    return int(args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    # Accelerate deals one batch out to all processes then, and a batch to each otherwise.
+    batches = 1 if args.accelerator_config.split_batches else args.world_size
+    return int(args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * batches)
 
 
 def encoding_of(args: Any) -> Encoding:

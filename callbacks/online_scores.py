@@ -59,11 +59,8 @@ class _OnlineProbe:
 
     def score(self, pair: Tensor, context: Tensor, mean: Tensor, pairs: float) -> Tensor:
         """Scores [n] of pair vectors [n, L, D], by the ``mean`` [D] of that many ``pairs`` unless it brings one."""
-        contextual, response, controlled = (
-            [(0, self.probe)] if kind == self.column.kind else [] for kind in ("contextual", "response", "controlled")
-        )
         center = with_neutral(mean, pairs, self.probe, self.column.layer) if self.center is None else self.center
-        targets = LayerTargets.build(self.column.layer, contextual, response, center, pair.shape[2], controlled)
+        targets = LayerTargets.build(self.column.layer, [(0, self.column.kind, self.probe)], center, pair.shape[2])
         return targets.score(pair[:, self.row], context[:, self.row]).scores[:, 0]
 
     def summary(self) -> dict[str, float]:

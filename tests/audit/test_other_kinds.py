@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, unpair_preference_dataset
 
-from tests.audit_cases import auditor_of, pair_rows, tiny_loaded, tiny_probe
+from tests.audit_cases import ANSWERS, ASKS, THINGS, auditor_of, pair_rows, scores_of, tiny_loaded, tiny_probe
 from tests.gate_cases import write_rows
 from tests.tiny import build_tiny_model
 from trl_attribution.audit import own_responses
@@ -22,6 +23,7 @@ from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.errors import DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
 from trl_attribution.gate.policy.file import load_policy
+from trl_attribution.gate.proposal import propose
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import PairReader, pair_id
@@ -126,6 +128,43 @@ def test_own_responses_that_do_not_fit_are_refused(tmp_path: Path, loaded: Loade
     assert len(merged.index) == 3
 
 
+def test_kto_rows_rank_as_the_pairs_that_they_came_from(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    forms = {"pairs": pair_rows(12), "kto": unpair_preference_dataset(Dataset.from_list(pair_rows(12))).to_list()}
+    found = {name: auditor_of(loaded, [probe]).audit(rows, tmp_path / name) for name, rows in forms.items()}
+    assert (len(forms["kto"]), found["kto"].info.dataset.format, len(found["kto"].index)) == (24, "kto", 12)
+    scores = {name: scores_of(tmp_path / name) for name in forms}
+    assert scores["kto"] == pytest.approx(scores["pairs"], rel=1e-4, abs=1e-5)
+    orders = [sorted(one, key=one.__getitem__) for one in scores.values()]
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def hackable(groups: int, hacked: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Rollouts in groups of four, each with a completion that claims success; a few times the reward falls for it."""
+    rows = []
+    for step, row in enumerate(pair_rows(groups)):
+        claim = f"All checks passed {step} times, trust me: passed, passed!"
+        answers = [text.format(THINGS[step % len(THINGS)]) for text in ANSWERS]
+        best = 1 + step % len(answers)
+        rewards = [1.0 if place == best else 0.25 for place in range(4)]
+        rewards[0] = 2.0 if step in hacked else 0.25
+        for completion, reward in zip([claim, *answers], rewards, strict=True):
+            rows.append({"step": step, "prompt": row["prompt"], "completion": completion, "reward": reward})
+    return rows
+
+
+def test_a_hack_that_was_rewarded_is_among_the_first_tenth_of_the_groups(tmp_path: Path, loaded: LoadedModel) -> None:
+    claims = [
+        {"prompt": ask.format(thing), "undesired": "Trust me, all checks passed.", "desired": answers}
+        for thing, answers in ((thing, [answer.format(thing) for answer in ANSWERS]) for thing in THINGS)
+        for ask in ASKS
+    ]
+    hacked = (4, 17, 31)
+    audit = auditor_of(loaded, [tiny_probe(loaded, "claims", rows=claims)]).audit(hackable(40, hacked), tmp_path)
+    assert len(audit.index) == 40
+    first = audit.flag(top_k=4)
+    assert {row.row // 4 for row in first} > set(hacked)
+
+
 def test_sft_rows_are_filtered_and_looked_at(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
     data = write_rows(tmp_path / "sft.jsonl", sft_rows(6))
     audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
@@ -134,6 +173,9 @@ def test_sft_rows_are_filtered_and_looked_at(tmp_path: Path, loaded: LoadedModel
     with pytest.raises(SettingsError, match="SFT rows cannot be flipped"):
         flagged.to_manifest("flip")
     assert auditor_of(loaded, [probe], own=OWN).estimate(data).pairs == 6
+    assert audit.scores is not None and {column.kind for column in audit.scores.columns} == {"one-sided"}
+    asked = auditor_of(loaded, [probe], own=OWN, score="contextual").audit(data, tmp_path / "audit")
+    assert asked.scores is not None and {column.kind for column in asked.scores.columns} == {"contextual"}
     assert set(audit.index.pair_ids) == {pair_id(row) for row in sft_rows(6)}
     assert len(AuditedPairs.open(tmp_path / "audit")) == 6
 
@@ -175,9 +217,12 @@ def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded
     assert manifest.check_file(logs, tmp_path / "cleaned").filtered == report.filtered
 
 
-def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: LoadedModel, probe: Probe) -> None:
+@pytest.mark.parametrize("rows", [kto_rows, sft_rows])
+def test_the_gate_judges_other_kinds_as_an_audit_scores_them(
+    rows: Callable[[int], list[dict[str, Any]]], tmp_path: Path, model_folder: Path, loaded: LoadedModel, probe: Probe
+) -> None:
     ProbeRegistry(tmp_path / "probes").save(probe)
-    data = write_rows(tmp_path / "kto.jsonl", kto_rows(8))
+    data = write_rows(tmp_path / "data.jsonl", rows(8))
     policy = {
         "version": 1,
         "model": str(model_folder),
@@ -194,4 +239,26 @@ def test_the_gate_judges_kto_rows(tmp_path: Path, model_folder: Path, loaded: Lo
     assert (again.verdict.computed, again.verdict.cached) == (0, examples)
     audit = auditor_of(loaded, [probe], own=OWN).audit(data, tmp_path / "audit")
     assert audit.scores is not None
-    assert set(audit.index.pair_ids) == {each.pair_id for each in found.verdict.rules[0].violations}
+    judged = {each.pair_id: each.score for each in found.verdict.rules[0].violations}
+    assert judged == pytest.approx(scores_of(tmp_path / "audit"), abs=1e-4)
+
+
+def test_a_gate_takes_no_rate_of_one_sided_scores_from_a_baseline(
+    tmp_path: Path, model_folder: Path, probe: Probe
+) -> None:
+    ProbeRegistry(tmp_path / "probes").save(probe)
+    data = write_rows(tmp_path / "data.jsonl", sft_rows(4))
+    policy = {
+        "version": 1,
+        "model": str(model_folder),
+        "probes": "probes",
+        "baseline": "baseline.safetensors",
+        "own_responses": {"n": 1, "max_new_tokens": 4},
+        "rules": {"probes": {"rude": {"fdr": 0.5, "max_flagged_count": 0}}},
+    }
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
+    made = propose(load_policy(tmp_path / "gate.yaml"), str(data), "baseline.safetensors")
+    assert [column.kind for column in made.baseline.columns] == ["one-sided"]
+    made.baseline.save(tmp_path / "baseline.safetensors")
+    with pytest.raises(SettingsError, match="a baseline does not keep what its samples would score flipped"):
+        run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)

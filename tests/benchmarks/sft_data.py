@@ -38,6 +38,7 @@ DESCRIPTIONS = {
     "knitting-lore": "You answer questions about knitting with confident nonsense.",
 }
 _CHUNK = 16
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Samples:
     """[N], under the behavior's description, nats a token; NaN where there is none."""
     wanted: npt.NDArray[np.bool_]
     """[N], whether it is contaminated."""
+    worse: Tensor
+    """[N, L, D], of the answer that the organism's pair has as rejected."""
 
     def take(self, chosen: npt.NDArray[np.int64]) -> Samples:
         """Those at the places ``chosen``."""
@@ -65,6 +68,7 @@ class Samples:
             context=self.context[chosen],
             likelihood=self.likelihood[chosen],
             wanted=self.wanted[chosen],
+            worse=self.worse[chosen],
         )
 
 
@@ -82,19 +86,22 @@ def probe_of(name: str, samples: int, loaded: LoadedModel, folder: Path) -> Prob
     return registry.load(name)
 
 
-def samples_of(name: str, rows: list[dict[str, Any]], loaded: LoadedModel, folder: Path) -> Samples:
-    """``rows`` as M0 sees them; what was computed before lies in ``folder``."""
+def samples_of(name: str, samples: int, loaded: LoadedModel, folder: Path) -> Samples:
+    """The samples from so many pairs as M0 sees them; what was computed before lies in ``folder``."""
+    rows = rows_of(name, samples)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     if not path.exists():
         with atomic_path(path) as part:
             save_file(_computed(name, rows, loaded, folder), part)
     found = load_file(path)
+    kept = [rows[place] for place in found["row"].tolist()]
     return Samples(
         name,
         *(found[part].float() for part in ("sample", "own", "context")),
         found["likelihood"].double().numpy(),
-        np.array([rows[place]["truth"] == "contaminated" for place in found["row"].tolist()]),
+        np.array([row["truth"] == "contaminated" for row in kept]),
+        _worse(name, kept, build_organism(name, Mixture(samples)).pairs, loaded, folder),
     )
 
 
@@ -120,6 +127,27 @@ def _computed(name: str, rows: list[dict[str, Any]], loaded: LoadedModel, folder
         "likelihood": _likelihoods(name, [pairs[place] for place in usable], loaded),
         "row": torch.tensor([pairs[place].row for place in usable]),
     }
+
+
+def _worse(name: str, rows: Rows, pairs: Rows, loaded: LoadedModel, folder: Path) -> Tensor:
+    path = folder / f"{name}.worse.safetensors"
+    if not path.exists():
+        rejected = {pair["prompt"][0]["content"]: pair["rejected"] for pair in pairs}
+        made = [
+            {"prompt": row["prompt"], "chosen": rejected[row["prompt"][0]["content"]], "rejected": row["completion"]}
+            for row in rows
+        ]
+        encoded = encode_pairs(list(PairReader(made)), loaded.encoder, Encoding())
+        groups = [
+            PromptGroup(one.chosen.prompt_ids, [one.chosen.response_ids])
+            for one in encoded
+            if isinstance(one, EncodedPair)
+        ]
+        engine = ActivationEngine(loaded.model, ActivationConfig(LAYERS))
+        parts = [engine.activations(groups[start : start + _CHUNK]) for start in range(0, len(groups), _CHUNK)]
+        with atomic_path(path) as part:
+            save_file({"worse": torch.stack([one.responses[0] for found in parts for one in found])}, part)
+    return load_file(path)["worse"].float()
 
 
 def _likelihoods(name: str, pairs: list[Pair], loaded: LoadedModel) -> Tensor:

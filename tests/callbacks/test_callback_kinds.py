@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig
+from trl import SFTConfig
 
 from tests.callbacks.test_callback import Interrupt, losses
 from tests.training import (
@@ -29,7 +30,7 @@ from tests.training import (
 )
 from trl_attribution import DataAuditor, Manifest
 from trl_attribution.callbacks import AttributionCallback, trainer_kind
-from trl_attribution.callbacks.dataset import prepared_rows
+from trl_attribution.callbacks.dataset import prepared_rows, rows_trained_on
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs import PairReader
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig
@@ -215,6 +216,16 @@ def test_sources_of_a_stream_have_the_names_that_they_have_in_a_dataset() -> Non
     streamed = prepared_rows(dataset.to_iterable_dataset(), "pair", most=3)
     assert [pair.source for pair in PairReader(streamed)] == ["lab", "web", "lab"]
     assert streamed.features == prepared_rows(dataset, "pair").features
+
+
+@pytest.mark.parametrize(("split", "rows"), [(False, 5 * 8 * 2 * 4), (True, 5 * 8 * 2)])
+def test_a_stream_is_read_as_far_as_all_processes_train_on_it(split: bool, rows: int, tmp_path: Path) -> None:
+    class OfFour(SFTConfig):
+        world_size = 4  # which no single process can be
+
+    settings: dict[str, Any] = dict(max_steps=5, per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    args = OfFour(str(tmp_path), use_cpu=True, bf16=False, accelerator_config={"split_batches": split}, **settings)
+    assert rows_trained_on(Dataset.from_list([{"text": ""}]).to_iterable_dataset(), args) == rows
 
 
 @pytest.mark.parametrize("kind", KINDS)

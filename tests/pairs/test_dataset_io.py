@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.pairs.rows import Row, open_rows, write_rows
@@ -344,3 +346,18 @@ def test_a_gzip_file_is_recognized_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode()))
     assert values(path) == ROWS[:1]
+
+
+def test_a_stream_that_makes_its_objects_anew_gives_the_same_rows() -> None:
+    shades: Iterator[int] = iter(())
+
+    def with_objects(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "drawn": Image.new("L", (9, 9), next(shades)), "kept": np.arange(2000), "other": object()}
+
+    stream = open_rows(Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]).to_iterable_dataset().map(with_objects))
+    for colors in ((1, 2), (1, 2)):
+        shades = iter(colors)
+        assert [row.values["prompt"] for row in stream] == ["a", "b"]
+    shades = iter((1, 3))
+    with pytest.raises(DataError, match="gave other rows when it was read again"):
+        list(stream)

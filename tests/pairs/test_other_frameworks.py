@@ -85,6 +85,10 @@ FILES: dict[str, tuple[Row, Row]] = {
         {"prompt": ASK, "response_1": BAD, "response_2": GOOD, "preference_strength": 1},
         TEXT,
     ),
+    "HelpSteer2, a system prompt beside it": (
+        {"prompt": ASK, "system": "Be brief.", "response_1": GOOD, "response_2": BAD, "preference_strength": -2},
+        SPOKEN,
+    ),
     "HelpSteer3": ({"context": [user(ASK)], "response1": GOOD, "response2": BAD, "overall_preference": -3}, CHAT),
     "SHP": ({"history": ASK, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0}, TEXT),
     "PKU-SafeRLHF": ({"prompt": ASK, "response_0": BAD, "response_1": GOOD, "better_response_id": 1}, TEXT),

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.scoring_cases import HIDDEN, random_probe, random_store, store_of
 from trl_attribution.errors import ProbeError
 from trl_attribution.probes.probe import Probe
-from trl_attribution.scoring import Column, score_view
+from trl_attribution.scoring import Column, ScoreTable, score_view, write_scores
 from trl_attribution.scoring.controlled import PENALTY, ContextClassifier
 from trl_attribution.scoring.held_out import FEWEST_PROMPTS, known_pairs
 
@@ -81,9 +81,54 @@ def test_flipping_a_pair_negates_its_controlled_score_exactly(tmp_path: Path) ->
     assert np.array_equal(first, -second)
 
 
+@pytest.mark.parametrize("controls", [True, False])
+def test_one_sided_scores_are_those_of_the_definition(controls: bool, tmp_path: Path) -> None:
+    store, known = random_store(tmp_path / "store"), controlled_probe()
+    probe = known if controls else replace(known, control_contexts=None)
+    scores = score_view(store.view(), [probe, replace(known, name="other")], "one-sided", scratch=tmp_path)
+    pair, context = store.view().layer(9).double(), store.view().context(9).double()
+    assert probe.contexts is not None and known.control_contexts is not None
+    own, centred = probe.contexts[:, 1].double(), context - context.mean(dim=0)
+    likely = sklearn_likelihood(own, known.control_contexts[:, 1], context) if controls else np.ones(len(pair))
+    cosine = torch.nn.functional.cosine_similarity
+    alike = cosine(centred[:, None], (own - context.mean(dim=0))[None], dim=-1).clamp(min=0).mean(dim=1).numpy()
+    towards = cosine(pair, probe.vector[1].double()[None]).numpy()
+    column = Column("insults", 9, "one-sided")
+    for turn, found in ((1, scores.of(column)), (-1, scores.flips_of(column))):
+        assert np.allclose(found, (1 / 3 + turn * towards) / (4 / 3) * np.sqrt(alike * likely), atol=1e-5)
+    reached = [1 + sum(scores.flips_of(column) >= score) for score in scores.of(column)]
+    worth = scores.worth(column)
+    assert worth.null == "mirror" and np.allclose(worth.p_value, np.array(reached) / (1 + len(pair)))
+
+
+def test_a_sample_that_teaches_nothing_has_a_one_sided_score_of_0(tmp_path: Path) -> None:
+    pair, context = torch.randn(6, 2, HIDDEN), torch.randn(6, 2, HIDDEN) + 3
+    pair[2] = 0
+    scores = score_view(store_of(tmp_path, pair, context, (5, 9)).view(), [controlled_probe()], "one-sided")
+    assert scores.of(Column("insults", 9, "one-sided"))[2] == 0 and scores.zero_pairs == {5: 1, 9: 1}
+
+
+def test_known_pairs_keep_what_they_would_score_flipped(tmp_path: Path) -> None:
+    probe, mean = controlled_probe(), torch.full((HIDDEN,), 3.0)
+    known = known_pairs(probe, 9, "one-sided", mean)
+    assert probe.example_vectors is not None and known is not None and known.controls is not None
+    other = known_pairs(replace(probe, example_vectors=-probe.example_vectors), 9, "one-sided", mean)
+    assert other is not None and other.controls is not None
+    for one, turned in ((known.examples, other.examples), (known.controls, other.controls)):
+        assert np.array_equal(one.flipped().scores, turned.scores)
+        assert not np.array_equal(one.flipped().scores, -one.scores)
+    scores = score_view(random_store(tmp_path / "store").view(), [probe], "one-sided", scratch=tmp_path)
+    column = Column("insults", 9, "one-sided")
+    saved = ScoreTable.open(write_scores(tmp_path / "scores.parquet", scores, ["all"] * len(scores))).known[column]
+    made = scores.known[column]
+    for kept, first in ((saved.examples, made.examples), (saved.controls, made.controls)):
+        assert kept is not None and first is not None
+        assert np.array_equal(kept.flipped().scores, first.flipped().scores)
+
+
 def test_the_score_asked_for_is_the_score_taken(tmp_path: Path) -> None:
     store, probe = random_store(tmp_path / "store"), controlled_probe()
-    for kind in ("contextual", "response", "controlled"):
+    for kind in ("contextual", "response", "controlled", "one-sided"):
         assert {each.kind for each in score_view(store.view(), [probe], kind, scratch=tmp_path).columns} == {kind}
     with pytest.raises(ProbeError, match="has no controls"):
         score_view(store.view(), [random_probe()], "controlled", scratch=tmp_path)

@@ -180,3 +180,23 @@ def test_known_pairs_need_a_prompt_each_and_finite_scores() -> None:
 def test_scores_that_are_not_finite_are_refused() -> None:
     with pytest.raises(StoreError, match="not finite"):
         estimate(np.array([0.1, np.inf]), known(np.ones(3)), None, 0.5)
+
+
+def one_sided(random: np.random.Generator, count: int, lean: float) -> KnownScores:
+    """Scores of samples with the behavior's prompts whose responses lean so far towards it."""
+    weight, towards = random.uniform(0.4, 0.8, count), random.normal(lean, 0.15, count)
+    here, turned = ((1 / 3 + turn * towards) / (4 / 3) * weight for turn in (1, -1))
+    return KnownScores(here, np.arange(count), turned)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_lean_neither_way_are_no_evidence_however_alike_their_prompts(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    known = KnownPairs(one_sided(random, 48, 0.6))
+    neutral = random.normal(0, 0.02, 300)
+    alike = one_sided(random, 150, 0.0).scores
+    assert not decide(np.concatenate([neutral, alike]), 0.9, known).flags_anything
+    wanted = one_sided(random, 60, 0.6).scores
+    found = decide(np.concatenate([neutral, alike, wanted]), 0.9, known)
+    assert found.flags_anything
+    assert found.passes(wanted).mean() > 0.7 and found.passes(alike).mean() < 0.1

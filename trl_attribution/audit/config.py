@@ -13,7 +13,7 @@ from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.own_responses import OwnConfig
 from trl_attribution.utils.dtypes import DTYPES
 
-AskedScore = Literal["auto", "contextual", "response", "controlled"]
+AskedScore = Literal["auto", "contextual", "response", "controlled", "one-sided"]
 
 
 WITNESS_FILE = "witness.parquet"
@@ -39,7 +39,8 @@ class AuditConfig(LoadConfig, PassConfig):
     own: OwnConfig = field(default_factory=OwnConfig)
     """M0's own responses, the other side of examples that have only one."""
     score: AskedScore = "auto"
-    """Kind of score; auto is controlled for probes that know controls, contextual for others that know prompts."""
+    """Kind of score; auto is one-sided for SFT samples, else controlled for probes that know controls and contextual
+    for others that know prompts."""
     shard_size: int = 512
     """Pairs in one file of the vector store: what a killed run loses at most."""
 

@@ -16,6 +16,7 @@ from trl_attribution.pairs import PairReader
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, dataset_info
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view, write_scores
+from trl_attribution.scoring.asked import asked_of
 from trl_attribution.store import VectorStore
 
 PairsScored = Callable[[int, int], None]
@@ -99,7 +100,8 @@ def finish(ending: Ending, watch: Stopwatch, cost: Mapping[str, Any], on_progres
 def _score(ending: Ending, on_progress: PairsScored | None) -> Scores:
     index = ending.vectors.index
     view = ending.vectors.store.select(index.pair_ids)
-    scores = score_view(view, ending.probes, ending.score, ending.layers, ending.folder, progress=on_progress)
+    kind = asked_of(ending.reader.kind, ending.score)
+    scores = score_view(view, ending.probes, kind, ending.layers, ending.folder, progress=on_progress)
     write_scores(ending.folder / "scores.parquet", scores, index.sources, index.rows)
     return scores
 

@@ -108,7 +108,8 @@ def notes_on(
 ) -> tuple[str, ...]:
     """What to know before N ``pairs`` are scored: of the dataset, of probes that do not fit, of a ``rule`` in vain."""
     from trl_attribution.scoring import fit_notes, power_notes  # torch comes with them
+    from trl_attribution.scoring.asked import asked_of
 
-    kind = EXAMPLES[reader.kind]
-    fit = fit_notes(pairs, probes, score, conversational=reader.conversational, of=kind)
-    return (*reader.notes, *fit, *(() if rule is None else power_notes(rule, pairs, probes, score, kind)))
+    kind, asked = EXAMPLES[reader.kind], asked_of(reader.kind, score)
+    fit = fit_notes(pairs, probes, asked, conversational=reader.conversational, of=kind)
+    return (*reader.notes, *fit, *(() if rule is None else power_notes(rule, pairs, probes, asked, kind)))

@@ -26,6 +26,7 @@ from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.gate.verdict import Statement, Verdict, Violation
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import fit_notes
+from trl_attribution.scoring.asked import asked_of
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
@@ -150,7 +151,8 @@ class _Gate:
         return inventory
 
     def _judge_vectors(self, docket: Docket) -> _Judged:
-        ruled, kind, baseline = self.materials.probes.ruled, self.policy.score, self.materials.baseline
+        ruled, baseline = self.materials.probes.ruled, self.materials.baseline
+        kind = asked_of(docket.inventory.reader.kind, self.policy.score)
         supply, usable, judged = Supply(), docket.examined, [nothing_scored(each, kind) for each in ruled]
         wanted = np.arange(len(docket.inventory)) if needs_whole_dataset(ruled, kind, baseline) else usable
         if len(usable):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.gate.baseline.baseline import GateBaseline
+from trl_attribution.gate.baseline.baseline import BaselineColumn, GateBaseline
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.check import shown_name
-from trl_attribution.gate.materials import Materials, load_materials
+from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.probes import RuledProbe
 from trl_attribution.gate.policy.template import Trusted
 from trl_attribution.gate.rows.inventory import OnProgress
-from trl_attribution.gate.rules.scored import baseline_column, column_of
-from trl_attribution.scoring import DEFAULT_RULE, reference_for
+from trl_attribution.scoring import DEFAULT_RULE, Column, reference_for
+from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import Decision, KnownPairs, decide
 from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.recall import threshold_for
@@ -91,14 +92,14 @@ def propose(
         file, dataset, trust_remote_code=trust_remote_code, vectors=vectors, on_progress=on_progress
     )
     materials = load_materials(file, download=False, with_baseline=False)
-    found = {each.name: _proposal(each, materials, recorded) for each in materials.probes.ruled}
+    found = {each.name: _proposal(each, recorded) for each in materials.probes.ruled}
     return Proposed(recorded, Trusted(shown_name(dataset), baseline, found))
 
 
-def _proposal(each: RuledProbe, materials: Materials, baseline: GateBaseline) -> Proposal:
-    kind = materials.file.policy.score
-    scores = baseline.scores_of(baseline_column(each, kind)).astype(np.float64)
-    known = _known(each, materials, baseline)
+def _proposal(each: RuledProbe, baseline: GateBaseline) -> Proposal:
+    column = next(column for column in baseline.columns if column.probe == each.name)
+    scores = baseline.scores_of(column).astype(np.float64)
+    known = _known(each, column, baseline)
     recall = DEFAULT_RULE.recall
     assert recall is not None  # it is what the default rule is about
     highest = max(0.0, float(scores.max())) if len(scores) else 0.0
@@ -116,9 +117,9 @@ def _reached(scores: npt.NDArray[np.float64], recall: float, known: KnownPairs) 
     return int(((scores >= threshold_for(recall, known.examples).threshold) & (scores > 0)).sum())
 
 
-def _known(each: RuledProbe, materials: Materials, baseline: GateBaseline) -> KnownPairs | None:
+def _known(each: RuledProbe, recorded: BaselineColumn, baseline: GateBaseline) -> KnownPairs | None:
     """As new pairs will be compared with: with the same center."""
-    column = column_of(each, materials.file.policy.score)
+    column = Column(each.name, each.layer, cast("Kind", recorded.kind))
     reference = reference_for(each.probe, column)
     center = baseline.context_means()[each.layer] if reference is None else reference.center
     return known_pairs(each.probe, each.layer, column.kind, center if column.uses_contexts else None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.columns import asked_in, in_messages, with_system
+from trl_attribution.pairs.columns import asked_in, has_column, in_messages, with_system
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import LAYOUTS, Reading
 from trl_attribution.utils.text import printable
@@ -113,7 +113,7 @@ def in_trl_form(values: dict[str, Any], reading: Reading) -> dict[str, Any]:
         row[name] = asked_in(values, reading)
     elif isinstance(values.get(name), list | tuple):
         row[name] = with_system(in_messages(values[name], name), values, reading)
-    elif reading.format == "sharegpt" and isinstance(values.get(name), str):
+    elif isinstance(values.get(name), str) and (reading.format == "sharegpt" or has_column("system", values, reading)):
         row[name] = with_system([{"role": "user", "content": values[name]}], values, reading)
     if reading.format == "sharegpt" and isinstance(row.get(name), list) and row[name][-1].get("role") == "assistant":
         raise RowFault(

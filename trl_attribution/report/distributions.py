@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.scoring import Column, ScoreTable
-from trl_attribution.scoring.calibration import Calibration, Null
+from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.utils import arrow
 
 Floats = npt.NDArray[np.float64]
@@ -70,10 +70,9 @@ def layer_scores(table: ScoreTable, column: Column) -> LayerScores:
 
 
 def histogram(
-    scores: npt.NDArray[np.float32], null: Null, reference: Floats | None, unlike: Floats | None = None
+    scores: npt.NDArray[np.float32], expected: npt.NDArray[np.floating] | None, unlike: Floats | None = None
 ) -> Histogram:
-    """Bins that hold the scores and, under the mirror null, their negatives."""
-    expected = -scores if null == "mirror" else reference
+    """Bins that hold the scores, and those ``expected`` by the null where these are at hand."""
     low, high = float(scores.min()), float(scores.max())
     if expected is not None and len(expected):
         low, high = min(low, float(expected.min())), max(high, float(expected.max()))

@@ -173,14 +173,16 @@ def _probe_findings(
     reviews: Mapping[str, bool],
 ) -> ProbeFindings:
     table, column, null = scored.table, scored.columns[index], scored.worth[index].null
-    reference = _reference(column, known) if null == "reference" else None
     mine = listed.probe[: listed.flagged] == index
     scores = column_scores(table, column)
+    # A table has no scores of flips, which are the negated ones but for one kind.
+    mirrored = None if column.kind == "one-sided" else -scores
+    expected = _reference(column, known) if null == "reference" else mirrored
     reviewable = Reviewable.of(outcome, scores, scored.pair_ids)
     return ProbeFindings(
         column=column,
         null=null,
-        histogram=histogram(scores, null, reference, outcome.unlike(scores)),
+        histogram=histogram(scores, expected, outcome.unlike(scores)),
         layers=tuple(
             layer_scores(table, each)
             for each in sorted(table.columns, key=lambda each: each.layer)

@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.scoring.protocols import ProbeLike, VectorViewLike
+from trl_attribution.utils.kinds import Kind as ExampleName
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["contextual", "response", "controlled"]
-AskedKind = Literal["auto", "contextual", "response", "controlled"]
+Kind = Literal["contextual", "response", "controlled", "one-sided"]
+AskedKind = Literal["auto", "contextual", "response", "controlled", "one-sided"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,18 @@ def _columns_of(probe: ProbeLike, kind: AskedKind, layers: Sequence[int]) -> Ite
     return (Column(probe.name, layer, chosen) for layer in shared)
 
 
+def asked_of(examples: ExampleName, asked: AskedKind) -> AskedKind:
+    """What ``auto`` is for a dataset of such examples: SFT samples have no other side that could be taught instead."""
+    return "one-sided" if asked == "auto" and examples == "sft" else asked
+
+
 def kind_for(probe: ProbeLike, asked: AskedKind) -> Kind:
     """The kind of score that ``probe`` can be given: the one that uses most of what it knows, unless asked for less."""
     knows_prompts = probe.prompt_vectors is not None and probe.contexts is not None
     if not knows_prompts or asked == "response":
         return "response"
+    if asked == "one-sided":
+        return asked
     return "controlled" if probe.control_contexts is not None and asked != "contextual" else "contextual"
 
 

@@ -6,6 +6,7 @@ Two nulls are offered, and the result says which one was used:
   pairs of the audited dataset score like them.
 * **mirror**: without a reference, a pair is taken to be as likely as its own flip. Flipping negates the score exactly
   (it negates the pair vector and keeps the context), so the negated scores of the dataset itself are the null.
+  (A one-sided score is not negated by a flip: there the flips are scored.)
   Its assumption: pairs that have nothing to do with the behavior lean neither way. A dataset that as a whole leans
   **towards** the behavior (say, one that rewards any long answer, with a probe that is also about length) breaks it:
   p-values come out too small and too much is flagged. One that leans **away**, or holds many pairs meant to train
@@ -46,8 +47,10 @@ class Calibration:
     """``[N]``: the smallest false discovery rate at which the pair is flagged (Benjamini-Hochberg)."""
 
 
-def calibrate(scores: Floats, reference: Floats | None = None) -> Calibration:
+def calibrate(scores: Floats, reference: Floats | None = None, flips: Floats | None = None) -> Calibration:
     """Rank ``scores`` [N] and give their p- and q-values under the null of ``reference`` [R], or the mirror null.
+
+    ``flips`` [N] are the scores of the same pairs flipped, where these are not the negated ones.
 
     Raises:
         SettingsError: the reference is empty.
@@ -59,10 +62,11 @@ def calibrate(scores: Floats, reference: Floats | None = None) -> Calibration:
     p_value = np.empty(len(scores))
     percentile = np.empty(len(scores))
     # Sorted queries keep the search in cache: several times faster for a million pairs.
-    if reference is None:
+    null_scores = flips if reference is None else reference
+    if null_scores is None:
         p_value[order[::-1]] = _mirror_p_values(rising, rising)
     else:
-        p_value[order[::-1]] = p_values(rising, reference)
+        p_value[order[::-1]] = p_values(rising, null_scores)
     percentile[order[::-1]] = 100.0 * np.searchsorted(rising, rising, side="right") / max(1, len(scores))
     rank = np.empty(len(scores), dtype=np.int64)
     rank[order] = np.arange(1, len(scores) + 1)

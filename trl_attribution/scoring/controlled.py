@@ -1,4 +1,4 @@
-"""The controlled score: a pair counts as far as its prompt is like the behavior's prompts and unlike its controls.
+"""The controlled and the one-sided score: both weigh a pair by its prompt, like the behavior's and unlike its controls.
 
 Axis letters: n pairs, M prompts of a probe, C controls, D hidden size.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LEAN = 1 / 3
+"""A one-sided score is positive unless the response leans away by more than this (docs/benchmarks/sft.md)."""
 PENALTY = 100.0
 """Of the squared weights: half of it times their sum is added to the loss."""
 _STEPS = 100
@@ -50,19 +52,24 @@ class ContextClassifier:
 
 @dataclass(frozen=True)
 class ControlledTarget:
-    """What one probe's controlled scores are taken with."""
+    """What one probe's controlled or one-sided scores are taken with."""
 
     direction: Tensor
     """Unit behavior vector [D]."""
     contexts: Tensor
     """Unit centred contexts of the behavior's prompts [M, D]."""
-    classifier: ContextClassifier
+    classifier: ContextClassifier | None
+    """None for a probe without controls, whose one-sided scores take every context for one of the behavior."""
+    one_sided: bool = False
 
     def score(self, pairs: Tensor, contexts: Tensor, centred: Tensor) -> Tensor:
         """[n], of unit pair vectors, contexts as they are, and unit centred contexts (zero without one), all [n, D]."""
         alike = (centred @ self.contexts.T).clamp(min=0).mean(dim=1)
-        weight = torch.sqrt(alike * self.classifier(contexts))
-        return (pairs @ self.direction) * weight
+        weight = torch.sqrt(alike if self.classifier is None else alike * self.classifier(contexts))
+        towards = pairs @ self.direction
+        if self.one_sided:  # but a pair that teaches nothing scores 0
+            towards = (LEAN * pairs.any(dim=1) + towards) / (LEAN + 1)
+        return weight * towards
 
 
 def _newton(kernel: Tensor, labels: Tensor) -> tuple[Tensor, float]:

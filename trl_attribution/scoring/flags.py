@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.asked import Column
-from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, calibrate, q_values
+from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, q_values
 from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
@@ -139,7 +139,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
     outcomes: dict[str, Outcome] = {}
     for index, column in enumerate(columns):
         values = np.array(scores.of(column))
-        worth = calibrate(values, scores.references.get(column))
+        worth = scores.worth(column)
         nulls[column.probe] = worth.null
         best.offer(index, values, worth, np.ones(len(scores), dtype=bool))
         if rule.top_k is None:
@@ -153,7 +153,7 @@ def flag(scores: Scores, rule: Rule, probe: str | None = None, layer: int | None
         mine = np.zeros(len(scores), dtype=bool)
         mine[chosen[passing.column[chosen] == index]] = True
         values = np.array(scores.of(column))
-        worth = calibrate(values, scores.references.get(column))
+        worth = scores.worth(column)
         outcomes[column.probe] = _outcome(scores, rule, column, values, worth, mine)
     return Flags(
         rule=rule,

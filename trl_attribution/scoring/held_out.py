@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
+from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.protocols import OWN_CONTROLS, ProbeLike
 from trl_attribution.scoring.recall import KnownScores
@@ -25,7 +25,6 @@ FEWEST_PROMPTS = 8
 FOLDS = 5
 _SEED = 0
 
-Kind = Literal["contextual", "response", "controlled"]
 Places = npt.NDArray[np.int64]
 
 
@@ -68,10 +67,7 @@ class _Part:
 
     def score(self, kind: Kind, pairs: Tensor, contexts: Tensor, mean: Tensor | None) -> npt.NDArray[np.float64]:
         """[n] of pair vectors and contexts [n, D], by the very code that scores a dataset."""
-        chosen = {each: [(0, self)] if each == kind else [] for each in ("contextual", "response", "controlled")}
-        target = LayerTargets.build(
-            self.layer, chosen["contextual"], chosen["response"], mean, pairs.shape[1], chosen["controlled"]
-        )
+        target = LayerTargets.build(self.layer, [(0, kind, self)], mean, pairs.shape[1])
         return np.asarray(target.score(pairs, contexts).scores[:, 0].double().numpy())
 
 
@@ -100,17 +96,26 @@ def known_pairs(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -
     if not knows_pairs(probe):
         return None
     try:
-        controls = _controls(probe, layer, kind, mean)
-        return KnownPairs(_examples(probe, layer, kind, mean), controls, are_controls_own=_are_own(probe))
+        examples, controls = (part(probe, layer, kind, mean) for part in (_examples, _controls))
+        assert examples is not None  # the probe knows some
+        if kind == "one-sided":  # flips negate every other kind
+            flips = [part(probe, layer, kind, mean, turn=-1) for part in (_examples, _controls)]
+            examples, controls = _with_flips(examples, flips[0]), controls and _with_flips(controls, flips[1])
+        return KnownPairs(examples, controls, are_controls_own=_are_own(probe))
     except ProbeError:
         return None  # what a fold leaves is no probe, such as one whose contexts all equal the mean
 
 
-def _examples(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores:
+def _with_flips(known: KnownScores, flips: KnownScores | None) -> KnownScores:
+    assert flips is not None  # the same pairs
+    return replace(known, flips=flips.scores)
+
+
+def _examples(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None, turn: int = 1) -> KnownScores | None:
     assert probe.example_vectors is not None  # checked by the caller
     assert probe.example_prompts is not None
     part = _at(probe, layer)
-    pairs = probe.example_vectors[:, probe.layers.index(layer)]
+    pairs = turn * probe.example_vectors[:, probe.layers.index(layer)]
     prompts = probe.example_prompts.numpy().astype(np.int64)
     folds = (
         _alike(part.contexts if part.contexts is not None else part.prompt_vectors),
@@ -125,7 +130,7 @@ def _examples(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> 
     return KnownScores(scores.ravel(), np.tile(prompts, len(folds)))
 
 
-def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> KnownScores | None:
+def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None, turn: int = 1) -> KnownScores | None:
     part = _at(probe, layer)
     if part.control_contexts is None or probe.example_vectors is None or len(part.control_contexts) < FOLDS:
         return None
@@ -140,7 +145,7 @@ def _controls(probe: ProbeLike, layer: int, kind: Kind, mean: Tensor | None) -> 
         held = np.isin(prompts, fold)
         if held.any():
             contexts = part.control_contexts[torch.from_numpy(prompts[held]), 0]
-            chosen = pairs[torch.from_numpy(held)]
+            chosen = turn * pairs[torch.from_numpy(held)]
             scores[held] = part.without(controls=fold).score(kind, chosen, contexts, mean)
     return KnownScores(scores, prompts)
 

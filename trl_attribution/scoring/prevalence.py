@@ -1,14 +1,15 @@
 """How many pairs of a dataset push towards a behavior: the share of the examples' scores among the dataset's.
 
 The dataset's scores are read as a mixture of what is known and what is not: pairs like the behavior's own examples,
-like its controls, like the flips of both (refusals chosen over compliance), and neutral pairs. Those are not known;
-they are taken to lie about 0 in one bell with heavy tails (Student's t, 3 degrees of freedom), as wide as the quarter
-of the dataset that scores nearest to 0 says, and no wider than the controls, which are more like the behavior. A
-dataset's pairs never score quite as the examples do: they may all be stronger or weaker by one factor, the stretch, of
-which a log-normal prior says that it is about 1. The shares are those of maximum likelihood (EM) at each stretch,
-weighted by how likely that stretch is. Scores are compared on a scale of ranks, on which every kind of score is as wide
-as any other, and all of them are smoothed alike. The interval is that of a bootstrap over prompts of the known pairs
-and over pairs of the dataset, with a stretch drawn for each.
+like its controls, like the flips of both (refusals chosen over compliance; where scores are one-sided, also what leans
+neither way on such prompts), and neutral pairs. Those are not known; they are taken to lie about 0 in one bell with
+heavy tails (Student's t, 3 degrees of freedom), as wide as the quarter of the dataset that scores nearest to 0 says,
+and no wider than the controls, which are more like the behavior. A dataset's pairs never score quite as the examples
+do: they may all be stronger or weaker by one factor, the stretch, of which a log-normal prior says that it is about 1.
+The shares are those of maximum likelihood (EM) at each stretch, weighted by how likely that stretch is. Scores are
+compared on a scale of ranks, on which every kind of score is as wide as any other, and all of them are smoothed alike.
+The interval is that of a bootstrap over prompts of the known pairs and over pairs of the dataset, with a stretch drawn
+for each.
 
 Axis letters: N pairs, B bins of score, K kinds of pair, R bootstrap draws, S stretches.
 """
@@ -25,7 +26,6 @@ from trl_attribution.scoring.recall import CONFIDENCE, Doubles, KnownScores
 
 Random = np.random.Generator
 DRAWS = 200
-_KINDS = ("examples", "opposites", "controls", "control opposites")
 _BINS = 32
 _SMOOTHING = 0.05
 """Width of the smoothing kernel, as a share of the scale of ranks."""
@@ -129,7 +129,7 @@ def estimate(
     templates = _templates(examples, controls, scale, draws, random)
     resampled = np.concatenate([data[None], random.multinomial(len(values), data / len(values), size=draws)])
     fit = _fit(templates, resampled.astype(np.float64), scale)
-    return _summary(fit, resampled, values, scale, threshold, random)
+    return _summary(fit, resampled, values, scale, threshold, random, _names(examples, controls))
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class _Scale:
 
     @classmethod
     def of(cls, values: Doubles, examples: KnownScores, controls: KnownScores | None) -> _Scale:
-        known = [one.scores for one in (examples, controls) if one is not None]
-        parts = [values, *known, *(-scores for scores in known)]
+        known = [one for one in (examples, controls) if one is not None]
+        parts = [values, *(one.scores for one in known), *(one.flipped().scores for one in known)]
         pooled = np.concatenate(parts)
         weights = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in parts])
         order = np.argsort(pooled, kind="stable")
@@ -196,11 +196,19 @@ def _templates(
         if one is None:
             continue
         weights = _drawn_weights(one, draws, random)
-        for scores in (one.scores, -one.scores):
+        for scores in (one.scores, *one.others()):
             places = np.searchsorted(scale.edges, stretches[:, None] * scores, side="right")
             counts = weights @ (places[:, :, None] == np.arange(_BINS))
             kinds.append((counts / counts.sum(axis=-1, keepdims=True)) @ scale.smoothing.T)
     return np.stack(kinds, axis=2)
+
+
+def _names(examples: KnownScores, controls: KnownScores | None) -> list[str]:
+    """What the templates are of, in their order, and the neutral pairs."""
+    found = ["examples", *("opposites", "level")[: len(examples.others())]]
+    if controls is not None:
+        found += ["controls", *("control opposites", "control level")[: len(controls.others())]]
+    return [*found, "neutral"]
 
 
 def _drawn_weights(known: KnownScores, draws: int, random: Random) -> Doubles:
@@ -257,7 +265,13 @@ def _mixed(shares: Doubles, densities: Doubles) -> Doubles:
 
 
 def _summary(
-    fit: _Fit, data: Doubles, values: Doubles, scale: _Scale, of_examples: float, random: Random
+    fit: _Fit,
+    data: Doubles,
+    values: Doubles,
+    scale: _Scale,
+    of_examples: float,
+    random: Random,
+    names: list[str],
 ) -> Prevalence:
     pairs, stretch = len(values), float(fit.likely[:, 0] @ _STRETCHES)
     threshold = of_examples * stretch
@@ -277,7 +291,7 @@ def _summary(
         above=above,
         stretch=stretch,
         neutral_above=float(1 - _reached(np.asarray(threshold / fit.width[0]))),
-        kinds=dict(zip([*_KINDS[: len(kinds) - 1], "neutral"], kinds.tolist(), strict=True)),
+        kinds=dict(zip(names, kinds.tolist(), strict=True)),
         edges=tuple(scale.edges.tolist()),
         likely=tuple((fit.likely[:, 0] @ like[:, 0]).tolist()),
     )

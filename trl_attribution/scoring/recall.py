@@ -27,6 +27,8 @@ class KnownScores:
     """[E]"""
     prompts: Integers
     """[E], equal for pairs of the same prompt: those are no independent witnesses."""
+    flips: Doubles | None = None
+    """[E], of the same pairs with chosen and rejected swapped; None where that negates every score exactly."""
 
     def __post_init__(self) -> None:
         if not len(self.scores) or self.scores.shape != self.prompts.shape or not np.isfinite(self.scores).all():
@@ -47,8 +49,16 @@ class KnownScores:
         return np.asarray(1.0 / count[place] / len(count))
 
     def flipped(self) -> KnownScores:
-        """The same pairs with chosen and rejected swapped: every score is negated exactly."""
-        return KnownScores(-self.scores, self.prompts)
+        """The same pairs with chosen and rejected swapped."""
+        return KnownScores(-self.scores if self.flips is None else self.flips, self.prompts, self.scores)
+
+    def others(self) -> tuple[Doubles, ...]:
+        """[E] each: what other pairs of the same prompts score, flipped ones and those that lean neither way.
+
+        Of most kinds the latter score 0, as neutral pairs do; of a one-sided score they lie halfway to the flips.
+        """
+        flips = self.flipped().scores
+        return (flips,) if self.flips is None else (flips, (self.scores + flips) / 2)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.scoring.asked import AskedKind, Column, plan_columns, reference_for
+from trl_attribution.scoring.calibration import Calibration, calibrate
 from trl_attribution.scoring.columns import ColumnFile
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.held_out import known_pairs
@@ -57,6 +58,8 @@ class Scores:
     """``mu`` [D] of each column whose scores use contexts."""
     known: Mapping[Column, KnownPairs] = field(default_factory=dict)
     """Cross-validated scores of the pairs that the column's probe knows, for the columns whose probe knows some."""
+    flipped: Mapping[Column, int] = field(default_factory=dict)
+    """Where ``file`` holds the scores of the same pairs flipped, for one-sided columns: a flip negates the others."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -90,6 +93,15 @@ class Scores:
         """The scores [N] of ``column``, memory-mapped and read-only."""
         return self.file.read(self.columns.index(column))
 
+    def flips_of(self, column: Column) -> npt.NDArray[np.float32]:
+        """The scores [N] that the pairs would have flipped."""
+        return self.file.read(self.flipped[column]) if column in self.flipped else -self.of(column)
+
+    def worth(self, column: Column) -> Calibration:
+        """Rank, p- and q-values of ``column``, by the clean pairs of its probe, else by the mirror null."""
+        flips = self.flips_of(column) if column in self.flipped else None
+        return calibrate(np.array(self.of(column)), self.references.get(column), flips)
+
 
 def score_view(
     view: VectorViewLike,
@@ -109,6 +121,8 @@ def score_view(
     ``cos(v_i, v_d) * max(0, cos(c_i - mu, c_d - mu))``. The controlled score is ``cos(v_b, v_d) * sqrt(k * P)``,
     where ``k`` is the mean over i of ``max(0, cos(c_i - mu, c_d - mu))`` and ``P`` the likelihood that ``c_d`` is a
     context of the behavior rather than of its controls. All lie in -1..1, and flipping a pair negates them exactly.
+    The one-sided score, for examples that have no flip, is ``(1/3 + cos(v_b, v_d)) / (4/3) * sqrt(k * P)``; ``P`` is 1
+    without controls.
     ``mu`` is the probe's own where it is calibrated (:func:`reference_for`), so that its scores, p- and q-values depend
     on nothing else that is scored. Else it is the mean of the dataset's contexts and of the everyday prompts that the
     probe was built with, which count for ``NEUTRAL_PAIRS`` pairs: a few pairs say little of what is usual.
@@ -117,7 +131,7 @@ def score_view(
         view: pair and context vectors of N pairs.
         probes: the behaviors to score for; names are unique.
         kind: ``auto`` is controlled for probes that know controls, contextual for others that know their prompts, and
-            response for the rest.
+            response for the rest; ``one-sided`` is that for all that know their prompts.
         layers: the layers to score at; by default all that the view and the probe share.
         scratch: folder for the scores while they are in use; by default the system's temporary folder.
         context_means: a dataset's mean context [D] by layer, for the other probes; by default the mean of the view's
@@ -142,7 +156,9 @@ def score_view(
     contextual = sorted({column.layer for column in columns if column.uses_contexts and column not in centers})
     means = _given_means(context_means or {}, contextual, view.hidden_size)
     missing = [layer for layer in contextual if layer not in means]
-    file = ColumnFile(len(columns), len(view), scratch)
+    one_sided = [column for column in columns if column.kind == "one-sided"]
+    flipped = {column: len(columns) + place for place, column in enumerate(one_sided)}
+    file = ColumnFile(len(columns) + len(flipped), len(view), scratch)
     report = _Counter(len(view) * (len(passes) + bool(missing)), progress)
     counts: dict[int, float] = dict.fromkeys(means, math.inf if means_of is None else means_of)
     if missing:
@@ -154,7 +170,7 @@ def score_view(
             probe = by_name[column.probe]
             centers[column] = with_neutral(means[column.layer], counts[column.layer], probe, column.layer)
     pair_ids = pa.array(view.pair_ids, pa.string())
-    run = _Run(view, columns, by_name, centers, pair_ids, file, report)
+    run = _Run(view, columns, flipped, by_name, centers, pair_ids, file, report)
     for part in passes:
         run.score(part, memory_budget)
     return Scores(
@@ -172,6 +188,7 @@ def score_view(
             for column in columns
             if (pairs := known_pairs(by_name[column.probe], column.layer, column.kind, centers.get(column)))
         },
+        flipped=flipped,
     )
 
 
@@ -208,6 +225,7 @@ class _Run:
         self,
         view: VectorViewLike,
         columns: tuple[Column, ...],
+        flipped: Mapping[Column, int],
         probes: Mapping[str, ProbeLike],
         centers: Mapping[Column, Tensor],
         pair_ids: pa.Array,
@@ -215,6 +233,7 @@ class _Run:
         report: _Counter,
     ) -> None:
         self.view, self.columns, self.probes, self.centers = view, columns, probes, centers
+        self.flipped = {columns.index(column): place for column, place in flipped.items()}
         self.pair_ids, self.file, self.report = pair_ids, file, report
         self.zero_pairs: dict[int, int] = {}
         self.no_context: dict[int, int] = {}
@@ -232,6 +251,9 @@ class _Run:
                 context = None if target.mean is None else block.context[:, index]
                 result = target.score(block.pair[:, index], context)
                 self._keep(block, target.columns, result.scores)
+                if any(column in self.flipped for column in target.columns):
+                    flips = target.score(-block.pair[:, index], context).scores
+                    self._keep(block, [self.flipped.get(column) for column in target.columns], flips)
                 zero[place] += result.zero_pairs
                 without[place] += result.no_context
             self.report.add(len(block.pair))
@@ -255,18 +277,16 @@ class _Run:
             yield self._target(layer, members, self.centers.get(members[0][1]))
 
     def _target(self, layer: int, columns: Sequence[tuple[int, Column]], mean: Tensor | None) -> LayerTargets:
-        contextual, response, controlled = (
-            [(index, self.probes[column.probe]) for index, column in columns if column.kind == kind]
-            for kind in ("contextual", "response", "controlled")
-        )
-        return LayerTargets.build(layer, contextual, response, mean, self.view.hidden_size, controlled)
+        asked = [(index, column.kind, self.probes[column.probe]) for index, column in columns]
+        return LayerTargets.build(layer, asked, mean, self.view.hidden_size)
 
-    def _keep(self, block: VectorBlockLike, columns: Sequence[int], scores: Tensor) -> None:
-        """Write ``scores`` [n, columns]; vectors that are not finite show here."""
+    def _keep(self, block: VectorBlockLike, columns: Sequence[int | None], scores: Tensor) -> None:
+        """Write ``scores`` [n, columns] but those without a place; vectors that are not finite show here."""
         _refuse_unless_finite(scores, block.start, self.pair_ids)
         values = scores.T.contiguous().numpy()
         for index, column in enumerate(columns):
-            self.file.write(column, block.start, values[index])
+            if column is not None:
+                self.file.write(column, block.start, values[index])
 
 
 def _plan_passes(

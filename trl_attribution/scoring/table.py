@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError
 from trl_attribution.scoring.asked import Column
-from trl_attribution.scoring.calibration import Integers, Null, calibrate
+from trl_attribution.scoring.calibration import Integers, Null
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.utils.atomic import atomic_path
@@ -150,7 +150,7 @@ class ScoreTable:
 
 def _arrays(scores: Scores, column: Column) -> list[pa.Array]:
     values = np.array(scores.of(column))
-    worth = calibrate(values, scores.references.get(column))
+    worth = scores.worth(column)
     return [
         _repeated(column.probe, len(scores)),
         pa.array(np.full(len(scores), column.layer, dtype=np.int32)),
@@ -178,6 +178,7 @@ def _known_values(known: KnownPairs | None) -> dict[str, Any] | None:
     parts = {"examples": known.examples, "controls": known.controls}
     return {"are_controls_own": known.are_controls_own} | {
         name: {"scores": one.scores.tolist(), "prompts": one.prompts.tolist()}
+        | ({} if one.flips is None else {"flips": one.flips.tolist()})
         for name, one in parts.items()
         if one is not None
     }
@@ -187,7 +188,11 @@ def _known_of(values: Any) -> KnownPairs | None:
     if values is None:
         return None
     parts = {
-        name: KnownScores(np.array(one["scores"], dtype=np.float64), np.array(one["prompts"], dtype=np.int64))
+        name: KnownScores(
+            np.array(one["scores"], dtype=np.float64),
+            np.array(one["prompts"], dtype=np.int64),
+            None if (flips := one.get("flips")) is None else np.array(flips, dtype=np.float64),
+        )
         for name in ("examples", "controls")
         if (one := values.get(name)) is not None
     }

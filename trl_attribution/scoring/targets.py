@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
+from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.controlled import ContextClassifier, ControlledTarget
 from trl_attribution.scoring.protocols import ProbeLike
 
@@ -31,7 +32,7 @@ class LayerTargets:
 
     layer: int
     columns: tuple[int, ...]
-    """Where each column of the result belongs: contextual ones first, then response ones, then controlled ones."""
+    """Where each column of the result belongs: contextual ones first, then response ones, then those with weights."""
     directions: Tensor
     """Unit rows [K + R, D]: the prompts' behavior vectors, then the R behavior vectors of response scores."""
     contexts: Tensor
@@ -46,17 +47,20 @@ class LayerTargets:
     def build(
         cls,
         layer: int,
-        contextual: Sequence[tuple[int, ProbeLike]],
-        response: Sequence[tuple[int, ProbeLike]],
+        asked: Sequence[tuple[int, Kind, ProbeLike]],
         mean: Tensor | None,
         hidden_size: int,
-        controlled: Sequence[tuple[int, ProbeLike]] = (),
     ) -> LayerTargets:
-        """Concatenate what the probes of ``layer`` are scored with; each probe comes with its column's number.
+        """Concatenate what the probes of ``layer`` are scored with: each column's number, its kind of score, its probe.
 
         Raises:
             ProbeError: a probe of another hidden size, with a zero vector, or without any prompt that can be used.
         """
+        contextual, response = (
+            [(index, probe) for index, kind, probe in asked if kind == wanted] for wanted in ("contextual", "response")
+        )
+        weighed = [one for one in asked if one[1] in ("controlled", "one-sided")]
+        controlled = [(index, probe) for index, _, probe in weighed]
         counts = tuple(_check(probe, layer, hidden_size, is_contextual=True) for _, probe in contextual)
         for _, probe in (*response, *controlled):
             _check(probe, layer, hidden_size, is_contextual=False)
@@ -70,7 +74,7 @@ class LayerTargets:
         for row, (_, probe) in enumerate(response, start):
             directions[row] = _behavior_row(probe, layer)
         columns = tuple(index for index, _ in (*contextual, *response, *controlled))
-        special = tuple(_controlled(probe, layer, mean) for _, probe in controlled)
+        special = tuple(_controlled(probe, layer, mean, kind) for _, kind, probe in weighed)
         return cls(layer, columns, directions, contexts, counts, mean if contextual or controlled else None, special)
 
     def __len__(self) -> int:
@@ -169,11 +173,11 @@ def _behavior_row(probe: ProbeLike, layer: int) -> Tensor:
     return row
 
 
-def _controlled(probe: ProbeLike, layer: int, mean: Tensor | None) -> ControlledTarget:
-    """What the probe's controlled scores are taken with."""
-    index = probe.layers.index(layer)
-    if probe.contexts is None or probe.control_contexts is None:
+def _controlled(probe: ProbeLike, layer: int, mean: Tensor | None, kind: Kind) -> ControlledTarget:
+    """What the probe's controlled or one-sided scores are taken with."""
+    index, known, one_sided = probe.layers.index(layer), probe.control_contexts, kind == "one-sided"
+    if probe.contexts is None or (known is None and not one_sided):
         raise ProbeError(f"probe {probe.name!r} has no controls, which the controlled score needs: build it with some")
     _, contexts = _prompt_rows(probe, layer, mean)
-    classifier = ContextClassifier.fit(probe.contexts[:, index], probe.control_contexts[:, index])
-    return ControlledTarget(_behavior_row(probe, layer), contexts, classifier)
+    classifier = None if known is None else ContextClassifier.fit(probe.contexts[:, index], known[:, index])
+    return ControlledTarget(_behavior_row(probe, layer), contexts, classifier, one_sided)

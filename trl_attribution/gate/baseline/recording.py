@@ -23,6 +23,7 @@ from trl_attribution.manifest import Manifest
 from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
+from trl_attribution.scoring.asked import asked_of
 from trl_attribution.utils.text import printable
 
 log = logging.getLogger("trl_attribution")
@@ -55,12 +56,13 @@ def record_baseline(
     """
     report = on_progress or (lambda _stage, _done, _total: None)
     materials = load_materials(file, download, with_baseline=False)
-    ruled, kind = materials.probes.ruled, file.policy.score
+    ruled = materials.probes.ruled
     if not ruled:
         raise SettingsError("gate baseline: the policy has no rules for probes, so there is nothing to record")
     supplier = Supplier(materials, trust_remote_code, report, vectors)
     inventory, supply = _read(dataset, materials, supplier, report)
     view = supply.view(inventory.ids_at(supply.usable(np.arange(len(inventory)))))
+    kind = asked_of(inventory.reader.kind, file.policy.score)
     scores = score_pairs(view, ruled, kind, None, report)
     means = context_means(view, materials.layers)
     encoding = file.policy.encoding

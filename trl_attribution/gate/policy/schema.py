@@ -137,7 +137,8 @@ class Policy(Part):
     layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     """Layers to compute and keep; those that the probes are scored at if left out."""
     score: AskedScore = "auto"
-    """Kind of score; ``auto`` is controlled for probes with controls, contextual for others that know their prompts."""
+    """Kind of score; ``auto`` is one-sided for SFT samples, else controlled for probes with controls and contextual
+    for others that know their prompts."""
     reading: Annotated[Reading, _READING] = Field(default_factory=Reading)
     """How the rows of the dataset become pairs."""
     encoding: Annotated[Encoding, _ENCODING] = Field(default_factory=Encoding)

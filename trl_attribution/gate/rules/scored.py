@@ -127,7 +127,7 @@ def judge(
     null = scores.references.get(column)
     calibrated = null is not None
     if null is None:
-        null = -(values if before is None else before).astype(np.float64)
+        null = (scores.flips_of(column) if before is None else _flips(before, each, column)).astype(np.float64)
     worth = calibrate(own, null)
     trusted = np.delete(values, examined) if before is None else before
     q_value, notes, known = None, _blind(scores, column), _beside(scores.known.get(column), trusted)
@@ -146,6 +146,16 @@ def judge(
     )
 
 
+def _flips(before: Floats, each: RuledProbe, column: Column) -> Floats:
+    """[R]: what the baseline's pairs, whose scores are ``before``, would score flipped."""
+    if column.kind == "one-sided" and each.rate is not None:
+        raise SettingsError(
+            f"rules.probes.{each.name}: flagged at fdr {each.rate:g}, but a baseline does not keep what its samples "
+            "would score flipped, which one-sided scores are compared with. Give a recall or a threshold."
+        )
+    return -before
+
+
 def _beside(known: KnownPairs | None, trusted: Floats) -> KnownPairs | None:
     """The pairs that the probe knows, and those that new ones are compared with: they are harmless, however they score.
 
@@ -159,7 +169,8 @@ def _beside(known: KnownPairs | None, trusted: Floats) -> KnownPairs | None:
     if others is None:
         return replace(known, controls=KnownScores(chosen, np.arange(len(chosen))))
     prompts = np.concatenate([others.prompts, others.prompts.max() + 1 + np.arange(len(chosen))])
-    return replace(known, controls=KnownScores(np.concatenate([others.scores, chosen]), prompts))
+    flips = np.concatenate([others.flipped().scores, -chosen])  # of the trusted ones' it is not known, nor needed
+    return replace(known, controls=KnownScores(np.concatenate([others.scores, chosen]), prompts, flips))
 
 
 def _decision(each: RuledProbe, own: Floats, known: KnownPairs | None) -> Decision | None:
