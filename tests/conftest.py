@@ -19,6 +19,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.command_server import spare
 from tests.commands import Commands, serving
 from tests.fake_hub import FakeHub, fake_hub
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
@@ -39,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave out of garbage collections what has been imported: trainers collect often, half a second each time."""
+    spare()
     gc.collect()
     gc.freeze()
 
