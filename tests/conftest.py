@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the process that hands out the tests loads this file too, w
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = pytest.StashKey[Commands]()
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -81,11 +83,23 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
     return folder
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each process of pytest-xdist the one server of commands, which loads while they collect."""
+    stash = node.config.stash
+    if PROGRAMS not in stash:
+        server = ExitStack()
+        stash[PROGRAMS] = server.enter_context(serving())
+        node.config.add_cleanup(server.close)
+    node.workerinput["commands"] = [str(stash[PROGRAMS].folder), str(stash[PROGRAMS].cache)]
+
+
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
+def commands(request: pytest.FixtureRequest) -> Iterator[Commands]:
     """``trl-attribution`` and ``python`` for tests that run them often."""
-    with serving() as programs:
-        yield programs
+    with ExitStack() as server:
+        given = getattr(request.config, "workerinput", {}).get("commands")
+        yield Commands(*map(Path, given)) if given else server.enter_context(serving())
 
 
 @pytest.fixture(scope="session")
