@@ -13,6 +13,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import pkgutil
@@ -210,6 +211,8 @@ def spare() -> None:
     """Spare this process, and its forked children, what takes long each time and is no test's subject."""
     # Typer builds all commands at each call of one.
     typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
+    # accelerate reads the metadata of packages 40 times for each trainer.
+    importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
     # No test cuts the power, so nothing has to wait for the disk. Both refuse what is no open file.
     os.fsync = os.fstat  # type: ignore[assignment]
 
