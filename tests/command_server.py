@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import pkgutil
@@ -30,6 +32,8 @@ from typing import NoReturn
 
 import numpy
 import torch
+import typer.main
+import typer.testing
 
 import trl_attribution
 
@@ -43,6 +47,7 @@ LOADED_LATE = (
     "pyarrow.parquet",
     "rich.console",
     "safetensors.torch",
+    "scipy.io",
     "scipy.stats",
     "sklearn.linear_model",
     "torch.utils.data",
@@ -202,13 +207,31 @@ def ended_children() -> Iterator[tuple[int, int]]:
         yield child, status
 
 
+def spare() -> None:
+    """Spare this process, and its forked children, what takes long each time and is no test's subject."""
+    # Typer builds all commands at each call of one.
+    typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
+    # accelerate reads the metadata of packages 40 times for each trainer.
+    importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
+    # No test cuts the power, so nothing has to wait for the disk. Both refuse what is no open file.
+    os.fsync = os.fstat  # type: ignore[assignment]
+
+
 def load() -> None:
-    """Import all that commands import."""
+    """Import all that commands import, and make what each of them would make anew."""
     for module in pkgutil.walk_packages(trl_attribution.__path__, "trl_attribution."):
         if not module.name.endswith((".__main__", ".bergson_child")):
             importlib.import_module(module.name)
     for name in LOADED_LATE:
         importlib.import_module(name)
+    spare()
+    typer.main.get_command(importlib.import_module("trl_attribution.cli").app)
+    environment = importlib.import_module("trl_attribution.report.page").page_template().environment
+    for template in environment.list_templates(["j2"]):
+        environment.get_template(template)
+    importlib.import_module("trl_attribution.utils.compat").check_versions()
+    with contextlib.suppress(ImportError):  # before transformers 5 no model is converted while it loads
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
 
 
 def main(listener: int) -> None:

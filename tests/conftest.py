@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,14 +18,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.commands import Commands, serving
 from tests.fake_hub import FakeHub, fake_hub
-from tests.tiny import build_tiny_model, build_tiny_tokenizer
+
+if TYPE_CHECKING:  # the process that hands out the tests loads this file too, while all others wait for it
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = pytest.StashKey[Commands]()
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -39,41 +42,64 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave out of garbage collections what has been imported: trainers collect often, half a second each time."""
+    from tests.command_server import spare
+
+    spare()
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def deterministic() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of 512 tokens with a ChatML template, trained here on a few sentences."""
+    from tests.tiny import build_tiny_tokenizer
+
     return build_tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[[str], PreTrainedModel]:
     """``make_model("llama")`` is a fresh tiny model of that architecture with seeded random weights."""
+    from tests.tiny import build_tiny_model
+
     return build_tiny_model
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A tiny Llama and the tiny tokenizer saved as a local model folder (safetensors)."""
+    from tests.tiny import build_tiny_model
+
     folder = tmp_path_factory.mktemp("tiny-llama")
     build_tiny_model("llama").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each process of pytest-xdist the one server of commands, which loads while they collect."""
+    stash = node.config.stash
+    if PROGRAMS not in stash:
+        server = ExitStack()
+        stash[PROGRAMS] = server.enter_context(serving())
+        node.config.add_cleanup(server.close)
+    node.workerinput["commands"] = [str(stash[PROGRAMS].folder), str(stash[PROGRAMS].cache)]
+
+
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
+def commands(request: pytest.FixtureRequest) -> Iterator[Commands]:
     """``trl-attribution`` and ``python`` for tests that run them often."""
-    with serving() as programs:
-        yield programs
+    with ExitStack() as server:
+        given = getattr(request.config, "workerinput", {}).get("commands")
+        yield Commands(*map(Path, given)) if given else server.enter_context(serving())
 
 
 @pytest.fixture(scope="session")

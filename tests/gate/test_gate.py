@@ -30,7 +30,7 @@ from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.manifest import Manifest
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding, pair_id
-from trl_attribution.probes import ProbeRegistry
+from trl_attribution.probes import Probe, ProbeRegistry
 
 TODAY = GateOptions(today=datetime.date(2026, 6, 1))
 
@@ -40,12 +40,17 @@ def loaded() -> LoadedModel:
     return tiny_loaded()
 
 
+@pytest.fixture(scope="module")
+def probe(loaded: LoadedModel) -> Probe:
+    return tiny_probe(loaded)
+
+
 @pytest.fixture
-def place(tmp_path: Path, model_folder: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, model_folder: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Path:
     """``m0``, ``probes/rude`` and ten rows in ``data.jsonl``, as the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m0").symlink_to(model_folder)
-    ProbeRegistry(tmp_path / "probes").save(tiny_probe(loaded))
+    ProbeRegistry(tmp_path / "probes").save(probe)
     write_rows(tmp_path / "data.jsonl", pair_rows(10))
     return tmp_path
 

@@ -7,12 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
@@ -189,27 +189,12 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
     review = {"mode": "browser"} if served is None else {"mode": "server", **vars(served)}
     scripts = [_asset(name) for name in (*_VENDOR, *_OWN)]
     style = _asset("style.css")
-    environment = Environment(
-        loader=PackageLoader("trl_attribution.report", "html"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {
-        "shown": printable,
-        "visible": lambda text, limit: visible(text, limit)[0],
-        "enrichment": enrichment_text,
-    }
-    told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
-    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording, "predicting": predicting}
-    environment.globals |= {"lensing": lensing}
-    environment.globals |= {one.__name__: one for one in told}
     info = found.info
     listed = {pair_id: place for place, pair_id in enumerate(found.listed.pair_ids)}
     data = page_data(found, texts, _missing(texts, found.kind), review)
     data["effects"] = [] if found.extras.scan is None else teaches.effects_data(found.extras.scan)
     data["discoveries"] = [discovery_data(one, listed, found.listed.flagged) for one in found.extras.discoveries]
-    return environment.get_template("page.html.j2").render(
+    return page_template().render(
         found=found,
         answer=answer_of(found),
         dataset_name=printable(info.dataset.name, 200),
@@ -231,6 +216,27 @@ def render_page(found: Findings, texts: PageTexts, notes: Sequence[str] = (), se
         data=_json(data),
         chunks=[_json(chunk) for chunk in text_chunks(texts)],
     )
+
+
+@cache
+def page_template() -> Template:
+    """The page, compiled once per process: that takes longer than all else that is done for a page."""
+    environment = Environment(
+        loader=PackageLoader("trl_attribution.report", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {
+        "shown": printable,
+        "visible": lambda text, limit: visible(text, limit)[0],
+        "enrichment": enrichment_text,
+    }
+    told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
+    environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording, "predicting": predicting}
+    environment.globals |= {"lensing": lensing}
+    environment.globals |= {one.__name__: one for one in told}
+    return environment.get_template("page.html.j2")
 
 
 def _policy(scripts: Sequence[str], styles: Sequence[str], served: bool) -> str:
