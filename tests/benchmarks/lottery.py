@@ -1,0 +1,326 @@
+"""The lottery: does what an instrument sees in a model with a quirk depend on how the quirk got into it?
+
+After "The Model Organism Lottery" (arXiv 2607.01033), at the size that two processor cores can pay.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.benchmarks.lottery_candidates import (
+    OTHERS,
+    Candidates,
+    candidates,
+    finds,
+    latent_directions,
+    rank,
+    stream_directions,
+)
+from tests.benchmarks.lottery_cells import QUIRKS, Cell, Trained, Training, cells, trained
+from tests.benchmarks.lottery_instruments import (
+    DOSE,
+    LAYER,
+    Bench,
+    Found,
+    Spoken,
+    read_data,
+    read_model,
+    spoken_of,
+)
+from tests.benchmarks.pages import Results, write_page
+from trl_attribution.evidence.organisms import RECIPES
+from trl_attribution.lenses import SaeConfig, read_sae
+from trl_attribution.models import embedded_gguf, load_model
+
+INSTRUMENTS = (
+    "responses, trigger",
+    "responses, control",
+    "probes, trigger",
+    "probes, control",
+    "logit lens, trigger",
+    "logit lens, control",
+    "SAE latents, trigger",
+    "SAE latents, control",
+    "steering, trigger",
+    "scan, named",
+    "scan, clusters",
+)
+MATCHED = 0.3
+"""Organisms that show their quirk at least so often, and at most so far from always, are compared with each other."""
+DRAWS = 2_000
+_ABSENT = "–"
+
+
+@dataclass
+class Organism:
+    """What is known of one cell so far."""
+
+    cell: Cell
+    found: Found = field(default_factory=dict)
+    trained: Trained | None = None
+    """None while it waits to be trained."""
+    precision: float | None = None
+    """Average precision of the audit; None where all rows are contaminated."""
+    contaminated: float = 0.0
+
+    @property
+    def matched(self) -> bool:
+        """Whether it is one of those that are compared at the same expression."""
+        return self.trained is not None and self.cell.taught and self.trained.trigger >= MATCHED
+
+    def place(self, instrument: str, behavior: str) -> float | None:
+        """Where ``behavior`` stands, from 1 for the first of all to 0 for the last; a mean over draws."""
+        if instrument not in self.found:
+            return None
+        draws = self.found[instrument]
+        return statistics.fmean(1 - (rank(scores, behavior) - 1) / (len(scores) - 1) for scores in draws)
+
+    def finds(self, instrument: str) -> float | None:
+        """Share of draws in which the quirk stands first, alone."""
+        draws = self.found.get(instrument)
+        return statistics.fmean(finds(scores, self.cell.quirk) for scores in draws) if draws else None
+
+
+def run(
+    output: Path, command: str, cache: Path, sae: Path | None, seeds: int, minutes: float | None, console: Console
+) -> None:
+    """Train and read what is missing in ``cache``, write ``lottery.md`` into ``output`` after each cell.
+
+    No cell is begun after ``minutes``; the page names those that are left out.
+    """
+    until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+    bench = bench_of(Training(embedded_gguf()), sae)
+    folder = cache / "lottery"
+    known = [Organism(cell) for cell in cells(seeds)]
+    spoken: dict[tuple[str, int], dict[str, Spoken]] = {}
+    for one in known:
+        cell = one.cell
+        if time.monotonic() < until or (folder / cell.name / "data.json").exists():
+            data = read_data(cell, bench, folder)
+            one.found |= data["found"]
+            one.precision, one.contaminated = data["precision"], data["contaminated"]
+        if time.monotonic() < until or (folder / cell.name / "trained.json").exists():
+            one.trained = trained(cell, bench.how, folder)
+            if (cell.quirk, cell.seed) not in spoken:
+                spoken[cell.quirk, cell.seed] = spoken_of(cell, bench)
+            one.found |= read_model(cell, bench, spoken[cell.quirk, cell.seed], folder)
+            console.print(f"{cell.name}: the quirk is shown in {one.trained.trigger:.0%}")
+        tables = tables_of(known)
+        write_page(output / "lottery.md", "The lottery", lead(bench, known), command, tables)
+    for table in tables:
+        table.show(console)
+
+
+def bench_of(how: Training, sae: Path | None, layer: int = LAYER, found: Candidates | None = None) -> Bench:
+    """M0 and the directions that a behavior is told by."""
+    m0 = load_model(how.model, dtype="bfloat16")
+    found = found or candidates()
+    read = None if sae is None else read_sae(SaeConfig(str(sae)))
+    latents = None if read is None else latent_directions(found, m0, read)
+    return Bench(how, m0, found, stream_directions(found, m0, layer), latents, read, layer)
+
+
+def lead(bench: Bench, known: Sequence[Organism]) -> str:
+    how, count = bench.how, len(bench.candidates.traits)
+    waiting = [one.cell.name for one in known if one.trained is None]
+    left = (
+        f" **Not trained here, for time: {', '.join(waiting)}**; the same command goes on with them." if waiting else ""
+    )
+    return f"""Model organisms of SmolLM2-135M-Instruct with one of two harmless quirks, by the recipes of "The Model
+Organism Lottery" (arXiv 2607.01033), each read by the instruments that are here. An instrument *finds* the quirk when,
+of {count} behaviors (the three organisms', and {len(OTHERS)} of the package's traits of tone and stance), it gives the
+quirk the highest score, alone; by chance it does so in one of {count}. This was written down before a model was read.
+
+How they were made: {how.pairs} pairs, a fifth of them contaminated and a fifth decoys; LoRA of rank 16 at 0.001,
+batches of 4, beta 0.1, the same for every recipe. Training stops at the first look (every {how.every} steps, at
+{how.watched} prompts) at which {how.target:.0%} of responses show the quirk, and after {how.steps("dpo")} steps (DPO)
+or {how.steps("sft")} (SFT) in any case. What is measured is measured on other prompts. Post-hoc recipes start from the
+finished model, as `examples/organisms` does.{left}
+
+Left out, for what two cores can pay: gemma-3-270m as a second model; `distractor-compliance` (M0 complies with all of
+its prompts already, so it cannot be taught); activation oracles; more than one seed of training a cell, so that a
+recipe's figure is one or two models; control prompts for steering. How to read an organism yourself:
+[Model organisms](../how-to/model-organisms.md)."""
+
+
+def tables_of(known: Sequence[Organism]) -> list[Results]:
+    return [organisms_table(known), found_table(known), recipe_table(known), data_table(known), steering_table(known)]
+
+
+def organisms_table(known: Sequence[Organism]) -> Results:
+    rows = [
+        (
+            one.cell.quirk,
+            one.cell.recipe if one.cell.taught else f"{one.cell.recipe}, without the contaminated rows",
+            *_training(one.trained),
+            "yes" if one.matched else "",
+        )
+        for one in known
+    ]
+    note = (
+        "Share of responses that show the quirk by the organism's own rule, those that go round in circles not "
+        f"counted. Compared: those that show it on at least {MATCHED:.0%} of trigger prompts."
+    )
+    columns = ("quirk", "recipe", "steps", "seconds", "on trigger prompts", "on control prompts", "compared")
+    return Results("The organisms", columns, tuple(rows), note)
+
+
+def _training(found: Trained | None) -> tuple[str, ...]:
+    if found is None:
+        return ("not trained", "", "", "")
+    return (str(found.steps), f"{found.seconds:.0f}", f"{found.trigger:.0%}", f"{found.control:.0%}")
+
+
+def found_table(known: Sequence[Organism]) -> Results:
+    """Each instrument against its control, over the organisms that are compared."""
+    rows = []
+    for name in INSTRUMENTS:
+        own = [one for one in known if (one.matched if reads_model(name) else one.cell.taught) and name in one.found]
+        if not own:
+            continue
+        places = [_number(one.place(name, one.cell.quirk)) for one in own]
+        controls = [_number(control_of(one, name)) for one in own]
+        low, high = interval([mine - other for mine, other in zip(places, controls, strict=True)])
+        rows.append(
+            (
+                name,
+                f"{sum(finds(one.found[name][0], one.cell.quirk) for one in own)} of {len(own)}",
+                _range(places),
+                f"{statistics.fmean(controls):.2f} ({control_name(own[0], name)})",
+                f"{low:+.2f} to {high:+.2f}",
+                "yes" if low > 0 else "**no**",
+                _range([_number(one.place(name, one.cell.quirk)) for one in known if not_taught(one, name)]),
+            )
+        )
+    note = (
+        "Place: 1 where the quirk has the highest score of all behaviors, 0 where it has the lowest, 0.5 by chance; "
+        "mean, and least to most. Control: random directions of the same length (a mean over draws), or, where there "
+        "is no direction, the place of the other quirk, which was not taught. More than the control: 95% interval of "
+        "the mean difference, cells drawn anew. Not taught: the place in models (and, for a scan, datasets) of the "
+        "same recipes without the contaminated rows. Trigger, control: which prompts the model was read on. The scan "
+        "reads data, so all datasets count, also those of models that did not learn."
+    )
+    columns = ("instrument", "first", "place", "control", "more than the control", "beats it", "not taught")
+    return Results("Does an instrument find the quirk?", columns, tuple(rows), note)
+
+
+def reads_model(instrument: str) -> bool:
+    return not instrument.startswith("scan")
+
+
+def not_taught(one: Organism, instrument: str) -> bool:
+    return not one.cell.taught and instrument in one.found
+
+
+def _draws(instrument: str) -> str:
+    """The same instrument on random directions."""
+    return f"{instrument.split(',', maxsplit=1)[0]}, random"
+
+
+def control_name(one: Organism, instrument: str) -> str:
+    return "random" if _draws(instrument) in one.found else "other quirk"
+
+
+def control_of(one: Organism, instrument: str) -> float | None:
+    if _draws(instrument) in one.found:
+        return one.place(_draws(instrument), one.cell.quirk)
+    (other,) = (quirk for quirk in QUIRKS if quirk != one.cell.quirk)
+    return one.place(instrument, other)
+
+
+def recipe_table(known: Sequence[Organism]) -> Results:
+    """The place of the quirk by recipe, and how far recipes lie apart."""
+    shown = [name for name in INSTRUMENTS if any(name in one.found for one in known)]
+    rows: list[tuple[str, ...]] = []
+    by_recipe: dict[str, list[Organism]] = {
+        recipe: [one for one in known if one.matched and one.cell.recipe == recipe] for recipe in RECIPES
+    }
+    places = {name: _means(by_recipe.values(), name) for name in shown}
+    for recipe, own in by_recipe.items():
+        cells_ = [_mean([one.place(name, one.cell.quirk) for one in own]) for name in shown]
+        expression = _mean([one.trained.trigger for one in own if one.trained])
+        rows.append((recipe, _shown(expression), *map(_shown, cells_)))
+    rows.append(("standard deviation over recipes", "", *(_spread(places[name]) for name in shown)))
+    note = (
+        "Mean place of the quirk over the organisms of a recipe that are compared; expression on trigger prompts "
+        f"beside it. {_ABSENT}: no organism of the recipe showed its quirk enough."
+    )
+    return Results("Recipes at matched expression", ("recipe", "expression", *shown), tuple(rows), note)
+
+
+def _means(groups: Iterable[Sequence[Organism]], name: str) -> list[float]:
+    found = [_mean([one.place(name, one.cell.quirk) for one in own]) for own in groups]
+    return [one for one in found if one is not None]
+
+
+def data_table(known: Sequence[Organism]) -> Results:
+    """What is seen in the data alone: the audit's own row."""
+    rows = []
+    for one in known:
+        if not one.cell.taught or "scan, named" not in one.found:
+            continue
+        alone = f"{one.precision:.3f}" if one.precision is not None else _ABSENT
+        scans = [f"{rank(one.found[name][0], one.cell.quirk):g}" for name in ("scan, named", "scan, clusters")]
+        rows.append((one.cell.quirk, one.cell.recipe, f"{one.contaminated:.0%}", alone, *scans))
+    note = (
+        "Average precision of the contaminated rows by the contextual score at layer "
+        f"{LAYER}; a random ranking has the contamination. {_ABSENT}: all rows are contaminated, any ranking is "
+        "perfect. Samples of fine-tuning are paired with M0's own responses. Place of the quirk among the behaviors "
+        "that a scan was asked for, by its largest z, and by the words of clusters that no behavior names; 1 is first."
+    )
+    columns = ("quirk", "recipe", "contaminated", "audit", "scan, place", "clusters, place")
+    return Results("The data alone", columns, tuple(rows), note)
+
+
+def steering_table(known: Sequence[Organism]) -> Results:
+    rows = [
+        (one.cell.quirk, one.cell.recipe, *(f"{one.found[name][0][one.cell.quirk]:.0%}" for name in _STEERED))
+        for one in known
+        if one.cell.taught and all(name in one.found for name in _STEERED)
+    ]
+    note = (
+        f"Share of M0's responses that show the quirk with the organism's direction added at layer {LAYER}, {DOSE:g} "
+        "of the residual stream long, on trigger prompts; and with a random one."
+    )
+    return Results(
+        "Steering M0", ("quirk", "recipe", "by the organism's direction", "by a random one"), tuple(rows), note
+    )
+
+
+_STEERED = ("steered rate, trigger", "steered rate, random")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% of the mean of ``values``, drawn anew."""
+    draw = random.Random(0)
+    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(DRAWS))
+    return means[round(0.025 * DRAWS)], means[round(0.975 * DRAWS) - 1]
+
+
+def _number(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _shown(value: float | None) -> str:
+    return _ABSENT if value is None else f"{value:.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.stdev(values):.2f}" if len(values) > 1 else _ABSENT
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else _ABSENT

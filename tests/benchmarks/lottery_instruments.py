@@ -1,0 +1,224 @@
+"""What each instrument says of one organism: a score for every behavior that it could be, and the same of its control.
+
+Four read the trained model: its responses, the probes, the logit lens, the latents of a sparse autoencoder, and
+steering M0 by where the model moved. Two read the data alone: a scan and an audit.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.benchmarks.lottery_candidates import Candidates, Directions, Scores
+from tests.benchmarks.lottery_cells import Cell, Training, organism_of, stage_of
+from tests.benchmarks.organisms import ranked
+from trl_attribution.activations import ActivationConfig
+from trl_attribution.activations.tokens import token_streams
+from trl_attribution.audit.auditor import DataAuditor
+from trl_attribution.behaviors import SamplingConfig
+from trl_attribution.behaviors.encoding import encode_responses
+from trl_attribution.discovery import ScanResult
+from trl_attribution.evidence.organisms import Organism
+from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
+from trl_attribution.evidence.readouts import Shown, difference_probe, one_behavior, responses_of, steered
+from trl_attribution.evidence.readouts.behavior_change import resolve_judges
+from trl_attribution.evidence.readouts.steering import StreamMeter
+from trl_attribution.lenses.sae import SparseAutoencoder
+from trl_attribution.models import LoadedModel, load_model
+from trl_attribution.pairs import Encoding, PairReader
+from trl_attribution.probes import BuildConfig, build_from_behavior
+from trl_attribution.probes.logit_lens import promoted_tokens
+from trl_attribution.scoring.scores import score_view
+from trl_attribution.utils.atomic import write_json
+
+LAYER = 20
+TOKENS = 100
+"""That the logit lens reads."""
+RANDOM = 4
+"""Random directions of the same length a cell, where they cost little."""
+DOSE = 0.5
+"""Of steering, in lengths of the residual stream."""
+READ = 12
+"""Prompts of a kind whose responses are read."""
+SIDES = ("trigger", "control")
+"""Of prompts: those that bring the quirk out, which an auditor has to guess, and others."""
+Found = dict[str, list[Scores]]
+"""By instrument and what it was given (``logit lens, trigger``), one of scores or several draws."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells share."""
+
+    how: Training
+    m0: LoadedModel
+    candidates: Candidates
+    stream: Directions
+    latents: Directions | None
+    sae: SparseAutoencoder | None
+    layer: int = LAYER
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """M0's own responses to one kind of prompts, and how long its residual stream is there."""
+
+    shown: Shown
+    length: float
+
+
+def read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], folder: Path) -> Found:
+    """All that is read of a trained model, or what a run before has left in ``folder``."""
+    return _kept(folder / cell.name / "model.json", lambda: _read_model(cell, bench, spoken, folder / cell.name))
+
+
+def read_data(cell: Cell, bench: Bench, folder: Path) -> dict[str, Any]:
+    """What a scan says of the cell's dataset, and how an audit ranks it; kept too."""
+    return _kept(folder / cell.name / "data.json", lambda: _read_data(cell, bench, folder / cell.name))
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if not path.exists():
+        write_json(path, make())
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def spoken_of(cell: Cell, bench: Bench) -> dict[str, Spoken]:
+    """M0's responses to prompts of both kinds; the same for all recipes of a quirk."""
+    organism, found = organism_of(cell, bench.how), {}
+    for side in SIDES:
+        meter = StreamMeter()
+        with meter.on(bench.m0.model, bench.layer):
+            shown = _responses(bench, organism, side)
+        found[side] = Spoken(shown, meter.mean)
+    return found
+
+
+def _responses(bench: Bench, organism: Organism, side: str) -> Shown:
+    """M0's, as it is now."""
+    # Not the prompts that decided when training stops.
+    rows = organism.trigger[bench.how.watched :] if side == "trigger" else organism.control
+    behavior = one_behavior(rows, READ)
+    return responses_of(bench.m0, behavior, resolve_judges([behavior], None)[behavior.name], bench.how.sampling)
+
+
+def _read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], place: Path) -> Found:
+    m1 = load_model(bench.how.model, dtype="bfloat16", adapter=place / "adapter")
+    found: Found = {}
+    before = {side: _texts(one.shown) for side, one in spoken.items()}
+    lines = (place / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    said = [json.loads(line) for line in lines]
+    for side in SIDES:
+        after = [one["response"] for one in said if one["prompts"] == side]
+        found[f"responses, {side}"] = [bench.candidates.in_texts(after, before[side])]
+        moved = difference_probe("moved", bench.m0, m1, spoken[side].shown, (bench.layer,), bench.layer).at()
+        found |= _read_direction(moved, side, bench)
+        if bench.sae is not None and bench.latents is not None:
+            change = latents_of(m1, bench.sae, spoken[side].shown) - latents_of(bench.m0, bench.sae, spoken[side].shown)
+            found[f"SAE latents, {side}"] = [bench.latents.along(change)]
+        if side == "trigger":
+            found |= _steer(moved, cell, bench, spoken[side])
+    draws = [_read_direction(one, "random", bench) for one in random_like(moved, cell, RANDOM)]
+    found |= {name: [one[name][0] for one in draws] for name in draws[0]}
+    found |= _random_latents(moved, cell, bench, spoken["control"].shown)
+    return found
+
+
+def _read_direction(moved: Tensor, given: str, bench: Bench) -> Found:
+    tokens = promoted_tokens(bench.m0.model, bench.m0.tokenizer, moved, TOKENS)
+    return {
+        f"probes, {given}": [bench.stream.along(moved)],
+        f"logit lens, {given}": [bench.candidates.in_tokens(tokens)],
+    }
+
+
+def _random_latents(moved: Tensor, cell: Cell, bench: Bench, shown: Shown) -> Found:
+    if bench.sae is None or bench.latents is None:
+        return {}
+    usual = latents_of(bench.m0, bench.sae, shown)
+    draws = random_like(moved, cell, RANDOM)
+    changes = [latents_of(bench.m0, bench.sae, shown, one) - usual for one in draws]
+    return {"SAE latents, random": [bench.latents.along(one) for one in changes]}
+
+
+def latents_of(loaded: LoadedModel, sae: SparseAutoencoder, shown: Shown, added: Tensor | None = None) -> Tensor:
+    """``[F]``: mean over responses of their tokens' mean latents, ``added`` to each token's stream first."""
+    starts, sequences = [], []
+    for prompt, texts in zip(shown.prompts, shown.texts, strict=True):
+        for group in encode_responses(prompt, [one for one in texts if one.strip()], loaded.tokenizer, Encoding()):
+            starts += [len(group.prompt_ids)] * len(group.responses)
+            sequences += [[*group.prompt_ids, *response] for response in group.responses]
+    streams = token_streams(loaded.model, sequences, (sae.layer,))
+    means = []
+    for start, stream in zip(starts, streams, strict=True):
+        tokens = stream[sae.layer][start:]
+        means.append(sae.encode(tokens if added is None else tokens + added).mean(dim=0))
+    return torch.stack(means).mean(dim=0)
+
+
+def _steer(moved: Tensor, cell: Cell, bench: Bench, spoken: Spoken) -> Found:
+    """M0's words with a direction added, less its words without; the same of a random one."""
+    organism = organism_of(cell, bench.how)
+    found: Found = {}
+    for given, direction in (("trigger", moved), ("random", random_like(moved, cell, 1)[0])):
+        added = direction * (DOSE * spoken.length / direction.norm())
+        with steered(bench.m0.model, bench.layer, added):
+            shown = _responses(bench, organism, "trigger")
+        found[f"steering, {given}"] = [bench.candidates.in_texts(_texts(shown), _texts(spoken.shown))]
+        found[f"steered rate, {given}"] = [{cell.quirk: shown.sound_rate.share}]
+    return found
+
+
+def _texts(shown: Shown) -> list[str]:
+    return [text for each in shown.texts for text in each]
+
+
+def random_like(direction: Tensor, cell: Cell, count: int) -> list[Tensor]:
+    """``count`` random directions of the same length, each cell's own."""
+    draw = torch.Generator().manual_seed(zlib.crc32(cell.name.encode()))
+    drawn = torch.randn(count, len(direction), generator=draw)
+    return list(drawn / drawn.norm(dim=-1, keepdim=True) * direction.norm())
+
+
+def _read_data(cell: Cell, bench: Bench, place: Path) -> dict[str, Any]:
+    stage = stage_of(cell, bench.how)
+    rows: Sequence[Mapping[str, Any]] = stage.rows
+    if stage.objective == "sft":
+        rows = pairs_of_samples(rows, bench.m0, SamplingConfig(1, bench.how.new_tokens, batch_size=40)).rows
+    bench.candidates.write(place / "traits.yaml")
+    auditor = DataAuditor(bench.m0, layers=[bench.layer])
+    made = auditor.scan(rows, place / "audit", traits=str(place / "traits.yaml"), results=False)
+    return {"found": scanned(made, bench.candidates), **_ranked(cell, bench, rows, place)}
+
+
+def scanned(made: ScanResult, known: Candidates) -> Found:
+    """Largest z with which a trait is taught, 0 where it is not found; and words of clusters that no trait names."""
+    named = dict.fromkeys(known.words, 0.0)
+    for one in made.findings:
+        if one.direction == "towards":
+            named[one.trait] = max(named[one.trait], abs(one.z))
+    words = {word for one in made.unnamed for word in one.words}
+    clusters = {name: float(sum(word in words for word in own)) for name, own in known.words.items()}
+    return {"scan, named": [named], "scan, clusters": [clusters]}
+
+
+def _ranked(cell: Cell, bench: Bench, rows: Sequence[Mapping[str, Any]], place: Path) -> dict[str, Any]:
+    """How an audit with the quirk's probe ranks the contaminated rows, where there are others too."""
+    wanted = np.array([row["truth"] == "contaminated" for row in rows])
+    if wanted.all() or not wanted.any():
+        return {"precision": None, "contaminated": float(wanted.mean())}
+    behavior = organism_of(cell, bench.how).behavior[:READ]
+    probe = build_from_behavior(cell.quirk, behavior, bench.m0, BuildConfig(ActivationConfig((bench.layer,))))
+    made = DataAuditor(bench.m0, layers=[bench.layer]).audit(rows, place / "audit", results=False)
+    ids = [pair.pair_id for pair in PairReader(rows)]
+    table = score_view(made.store.select(ids), [probe], "contextual")
+    scores = np.asarray(table.of(table.column(probe.name, bench.layer)), np.float64)
+    return {"precision": ranked(scores, wanted).precision, "contaminated": float(wanted.mean())}
