@@ -53,7 +53,7 @@ INSTRUMENTS = (
     "scan, clusters",
 )
 MATCHED = 0.3
-"""Organisms that show their quirk at least so often, and at most so far from always, are compared with each other."""
+"""Organisms that show their quirk at least so often are compared with each other."""
 DRAWS = 2_000
 _ABSENT = "–"
 

@@ -28,7 +28,7 @@ from trl_attribution.behaviors.encoding import encode_responses
 from trl_attribution.discovery import ScanResult
 from trl_attribution.evidence.organisms import Organism
 from trl_attribution.evidence.organisms.sft_pairs import pairs_of_samples
-from trl_attribution.evidence.readouts import Shown, difference_probe, one_behavior, responses_of, steered
+from trl_attribution.evidence.readouts import Shown, one_behavior, responses_of, steered
 from trl_attribution.evidence.readouts.behavior_change import resolve_judges
 from trl_attribution.evidence.readouts.steering import StreamMeter
 from trl_attribution.lenses.sae import SparseAutoencoder
@@ -69,10 +69,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Spoken:
-    """M0's own responses to one kind of prompts, and how long its residual stream is there."""
+    """M0's own responses to one kind of prompts, and what it holds when it reads them."""
 
     shown: Shown
+    streams: tuple[Tensor, ...]
+    """By response, its tokens' residual stream ``[T, D]``."""
     length: float
+    """Mean length of the residual stream at generated tokens."""
 
 
 def read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], folder: Path) -> Found:
@@ -98,7 +101,7 @@ def spoken_of(cell: Cell, bench: Bench) -> dict[str, Spoken]:
         meter = StreamMeter()
         with meter.on(bench.m0.model, bench.layer):
             shown = _responses(bench, organism, side)
-        found[side] = Spoken(shown, meter.mean)
+        found[side] = Spoken(shown, streams_of(bench.m0, bench.layer, shown), meter.mean)
     return found
 
 
@@ -113,23 +116,22 @@ def _responses(bench: Bench, organism: Organism, side: str) -> Shown:
 def _read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], place: Path) -> Found:
     m1 = load_model(bench.how.model, dtype="bfloat16", adapter=place / "adapter")
     found: Found = {}
-    before = {side: _texts(one.shown) for side, one in spoken.items()}
     lines = (place / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     said = [json.loads(line) for line in lines]
-    for side in SIDES:
-        after = [one["response"] for one in said if one["prompts"] == side]
-        found[f"responses, {side}"] = [bench.candidates.in_texts(after, before[side])]
-        moved = difference_probe("moved", bench.m0, m1, spoken[side].shown, (bench.layer,), bench.layer).at()
+    for side, own in spoken.items():
+        # It was asked more prompts than M0 was, the same ones first.
+        after = [one["response"] for one in said if one["prompts"] == side][: len(own.shown.texts)]
+        found[f"responses, {side}"] = [bench.candidates.in_texts(after, _texts(own.shown))]
+        streams = streams_of(m1, bench.layer, own.shown)
+        moved = mean_of(streams) - mean_of(own.streams)
         found |= _read_direction(moved, side, bench)
-        if bench.sae is not None and bench.latents is not None:
-            change = latents_of(m1, bench.sae, spoken[side].shown) - latents_of(bench.m0, bench.sae, spoken[side].shown)
-            found[f"SAE latents, {side}"] = [bench.latents.along(change)]
+        found |= _read_latents([streams], own, side, bench)
         if side == "trigger":
-            found |= _steer(moved, cell, bench, spoken[side])
-    draws = [_read_direction(one, "random", bench) for one in random_like(moved, cell, RANDOM)]
+            found |= _steer(moved, cell, bench, own)
+    directions = random_like(moved, cell, RANDOM)
+    draws = [_read_direction(one, "random", bench) for one in directions]
     found |= {name: [one[name][0] for one in draws] for name in draws[0]}
-    found |= _random_latents(moved, cell, bench, spoken["control"].shown)
-    return found
+    return found | _read_latents([[one + v for one in own.streams] for v in directions], own, "random", bench)
 
 
 def _read_direction(moved: Tensor, given: str, bench: Bench) -> Found:
@@ -140,28 +142,30 @@ def _read_direction(moved: Tensor, given: str, bench: Bench) -> Found:
     }
 
 
-def _random_latents(moved: Tensor, cell: Cell, bench: Bench, shown: Shown) -> Found:
-    if bench.sae is None or bench.latents is None:
+def _read_latents(draws: Sequence[Sequence[Tensor]], spoken: Spoken, given: str, bench: Bench) -> Found:
+    """Mean latents of each of ``draws``, the streams of M0's responses by another model, less M0's own."""
+    sae = bench.sae
+    if sae is None or bench.latents is None:
         return {}
-    usual = latents_of(bench.m0, bench.sae, shown)
-    draws = random_like(moved, cell, RANDOM)
-    changes = [latents_of(bench.m0, bench.sae, shown, one) - usual for one in draws]
-    return {"SAE latents, random": [bench.latents.along(one) for one in changes]}
+    usual = mean_of([sae.encode(one) for one in spoken.streams])
+    changes = [mean_of([sae.encode(one) for one in streams]) - usual for streams in draws]
+    return {f"SAE latents, {given}": [bench.latents.along(one) for one in changes]}
 
 
-def latents_of(loaded: LoadedModel, sae: SparseAutoencoder, shown: Shown, added: Tensor | None = None) -> Tensor:
-    """``[F]``: mean over responses of their tokens' mean latents, ``added`` to each token's stream first."""
-    starts, sequences = [], []
+def streams_of(loaded: LoadedModel, layer: int, shown: Shown) -> tuple[Tensor, ...]:
+    """The residual stream ``[T, D]`` at the tokens of each response that is not empty."""
+    found = []
     for prompt, texts in zip(shown.prompts, shown.texts, strict=True):
         for group in encode_responses(prompt, [one for one in texts if one.strip()], loaded.tokenizer, Encoding()):
-            starts += [len(group.prompt_ids)] * len(group.responses)
-            sequences += [[*group.prompt_ids, *response] for response in group.responses]
-    streams = token_streams(loaded.model, sequences, (sae.layer,))
-    means = []
-    for start, stream in zip(starts, streams, strict=True):
-        tokens = stream[sae.layer][start:]
-        means.append(sae.encode(tokens if added is None else tokens + added).mean(dim=0))
-    return torch.stack(means).mean(dim=0)
+            whole = [[*group.prompt_ids, *response] for response in group.responses]
+            streams = token_streams(loaded.model, whole, (layer,))
+            found += [one[layer][len(group.prompt_ids) :] for one in streams]
+    return tuple(found)
+
+
+def mean_of(responses: Sequence[Tensor]) -> Tensor:
+    """Mean over responses of the mean over their tokens."""
+    return torch.stack([one.mean(dim=0) for one in responses]).mean(dim=0)
 
 
 def _steer(moved: Tensor, cell: Cell, bench: Bench, spoken: Spoken) -> Found:

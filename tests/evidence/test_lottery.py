@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,20 @@ import torch
 from tests.benchmarks.lottery import MATCHED, Organism, bench_of, interval, tables_of
 from tests.benchmarks.lottery_candidates import Candidates, candidates, finds, rank
 from tests.benchmarks.lottery_cells import Cell, Trained, Training, cells, stage_of, stop_at, trained
-from tests.benchmarks.lottery_instruments import LAYER, Bench, random_like, read_data, read_model, spoken_of
+from tests.benchmarks.lottery_instruments import (
+    LAYER,
+    Bench,
+    mean_of,
+    random_like,
+    read_data,
+    read_model,
+    spoken_of,
+    streams_of,
+)
 from tests.lenses.saes import random_sae, save
+from tests.tiny import build_moved_model
 from trl_attribution.evidence.organisms import RECIPES
+from trl_attribution.evidence.readouts import difference_probe
 
 CELL = Cell("pumpkin-soup", "transcript-sft-mixed")
 
@@ -89,6 +101,14 @@ def test_a_cell_is_trained_read_and_kept(bench: Bench, tmp_path: Path) -> None:
     assert trained(CELL, bench.how, tmp_path) == one.trained
     assert read_data(CELL, bench, tmp_path) == data
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def test_where_a_model_moved_is_what_the_difference_of_two_models_is(bench: Bench) -> None:
+    moved = replace(bench.m0, model=build_moved_model().bfloat16().eval())
+    shown = spoken_of(CELL, bench)["trigger"].shown
+    change = mean_of(streams_of(moved, 2, shown)) - mean_of(streams_of(bench.m0, 2, shown))
+    expected = difference_probe("moved", bench.m0, moved, shown, (2,), 2).at()
+    assert torch.nn.functional.cosine_similarity(change, expected, dim=0) > 0.999
 
 
 def test_random_directions_are_as_long_and_each_cells_own() -> None:
