@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -30,12 +31,13 @@ from tests.benchmarks.lottery_instruments import (
     Bench,
     Found,
     Spoken,
+    kept,
     read_data,
     read_model,
     spoken_of,
 )
 from tests.benchmarks.pages import Results, write_page
-from trl_attribution.evidence.organisms import RECIPES
+from trl_attribution.evidence.organisms import ORGANISMS, RECIPES
 from trl_attribution.lenses import SaeConfig, read_sae
 from trl_attribution.models import embedded_gguf, load_model
 
@@ -88,6 +90,40 @@ class Organism:
         return statistics.fmean(finds(scores, self.cell.quirk) for scores in draws) if draws else None
 
 
+@dataclass
+class Run:
+    """The organisms of one folder; what a run before has made of them needs no model."""
+
+    how: Training
+    folder: Path
+    sae: Path | None
+    _spoken: dict[tuple[str, int], dict[str, Spoken]] = field(default_factory=dict)
+
+    @cached_property
+    def bench(self) -> Bench:
+        return bench_of(self.how, self.sae)
+
+    def spoken(self, cell: Cell) -> dict[str, Spoken]:
+        """What M0 says on the cell's prompts; one for all recipes."""
+        key = (cell.quirk, cell.seed)
+        if key not in self._spoken:
+            self._spoken[key] = spoken_of(cell, self.bench)
+        return self._spoken[key]
+
+    def organism(self, cell: Cell, begin: bool) -> Organism:
+        """Trained and read, if need be where it may ``begin``; else what is there."""
+        one, place = Organism(cell), self.folder / cell.name
+        data, model = place / "data.json", place / "model.json"
+        if begin or data.exists():
+            about = kept(data, lambda: read_data(cell, self.bench, place))
+            one.found |= about["found"]
+            one.precision, one.contaminated = about["precision"], about["contaminated"]
+        if begin or model.exists():
+            one.trained = trained(cell, self.how, place)
+            one.found |= kept(model, lambda: read_model(cell, self.bench, self.spoken(cell), place))
+        return one
+
+
 def run(
     output: Path, command: str, cache: Path, sae: Path | None, seeds: int, minutes: float | None, console: Console
 ) -> None:
@@ -95,25 +131,14 @@ def run(
 
     No cell is begun after ``minutes``; the page names those that are left out.
     """
-    until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    bench = bench_of(Training(embedded_gguf()), sae)
-    folder = cache / "lottery"
+    until = time.monotonic() + (float("inf") if minutes is None else 60 * minutes)
+    whole = Run(Training(embedded_gguf()), cache / "lottery", sae)
     known = [Organism(cell) for cell in cells(seeds)]
-    spoken: dict[tuple[str, int], dict[str, Spoken]] = {}
-    for one in known:
-        cell = one.cell
-        if time.monotonic() < until or (folder / cell.name / "data.json").exists():
-            data = read_data(cell, bench, folder)
-            one.found |= data["found"]
-            one.precision, one.contaminated = data["precision"], data["contaminated"]
-        if time.monotonic() < until or (folder / cell.name / "trained.json").exists():
-            one.trained = trained(cell, bench.how, folder)
-            if (cell.quirk, cell.seed) not in spoken:
-                spoken[cell.quirk, cell.seed] = spoken_of(cell, bench)
-            one.found |= read_model(cell, bench, spoken[cell.quirk, cell.seed], folder)
-            console.print(f"{cell.name}: the quirk is shown in {one.trained.trigger:.0%}")
+    for number, waiting in enumerate(known):
+        known[number] = whole.organism(waiting.cell, begin=time.monotonic() < until)
+        console.print(f"{waiting.cell.name}: {'done' if known[number].trained else 'not trained'}")
         tables = tables_of(known)
-        write_page(output / "lottery.md", "The lottery", lead(bench, known), command, tables)
+        write_page(output / "lottery.md", "The lottery", lead(whole.how, known), command, tables)
     for table in tables:
         table.show(console)
 
@@ -127,8 +152,8 @@ def bench_of(how: Training, sae: Path | None, layer: int = LAYER, found: Candida
     return Bench(how, m0, found, stream_directions(found, m0, layer), latents, read, layer)
 
 
-def lead(bench: Bench, known: Sequence[Organism]) -> str:
-    how, count = bench.how, len(bench.candidates.traits)
+def lead(how: Training, known: Sequence[Organism]) -> str:
+    count = len(ORGANISMS) + len(OTHERS)
     waiting = [one.cell.name for one in known if one.trained is None]
     left = (
         f" **Not trained here, for time: {', '.join(waiting)}**; the same command goes on with them." if waiting else ""
@@ -199,7 +224,10 @@ def found_table(known: Sequence[Organism]) -> Results:
                 _range([_number(one.place(name, one.cell.quirk)) for one in known if not_taught(one, name)]),
             )
         )
+    beating = [row[0] for row in rows if row[-2] == "yes"]
+    others = [row[0] for row in rows if row[-2] != "yes"]
     note = (
+        f"**Better than their control here: {'; '.join(beating) or 'none'}. Not better: {'; '.join(others) or 'none'}.** "
         "Place: 1 where the quirk has the highest score of all behaviors, 0 where it has the lowest, 0.5 by chance; "
         "mean, and least to most. Control: random directions of the same length (a mean over draws), or, where there "
         "is no direction, the place of the other quirk, which was not taught. More than the control: 95% interval of "

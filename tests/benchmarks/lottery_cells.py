@@ -111,9 +111,8 @@ def stage_of(cell: Cell, how: Training) -> Stage:
     return replace(stage, rows=kept)
 
 
-def trained(cell: Cell, how: Training, folder: Path) -> Trained:
-    """Train ``cell`` and ask it, or read what a run before has left in ``folder``: ``adapter`` and ``trained.json``."""
-    place = folder / cell.name
+def trained(cell: Cell, how: Training, place: Path) -> Trained:
+    """Train ``cell`` and ask it, or read what a run before has left in ``place``: ``adapter`` and ``trained.json``."""
     report = place / "trained.json"
     if not report.exists():
         if not (place / "adapter").exists():

@@ -78,17 +78,8 @@ class Spoken:
     """Mean length of the residual stream at generated tokens."""
 
 
-def read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], folder: Path) -> Found:
-    """All that is read of a trained model, or what a run before has left in ``folder``."""
-    return _kept(folder / cell.name / "model.json", lambda: _read_model(cell, bench, spoken, folder / cell.name))
-
-
-def read_data(cell: Cell, bench: Bench, folder: Path) -> dict[str, Any]:
-    """What a scan says of the cell's dataset, and how an audit ranks it; kept too."""
-    return _kept(folder / cell.name / "data.json", lambda: _read_data(cell, bench, folder / cell.name))
-
-
-def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``path`` holds, made and written first where it is not there."""
     if not path.exists():
         write_json(path, make())
     return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -113,7 +104,8 @@ def _responses(bench: Bench, organism: Organism, side: str) -> Shown:
     return responses_of(bench.m0, behavior, resolve_judges([behavior], None)[behavior.name], bench.how.sampling)
 
 
-def _read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], place: Path) -> Found:
+def read_model(cell: Cell, bench: Bench, spoken: Mapping[str, Spoken], place: Path) -> Found:
+    """All that is read of the trained model that ``place`` holds."""
     m1 = load_model(bench.how.model, dtype="bfloat16", adapter=place / "adapter")
     found: Found = {}
     lines = (place / "responses.jsonl").read_text(encoding="utf-8").splitlines()
@@ -192,7 +184,8 @@ def random_like(direction: Tensor, cell: Cell, count: int) -> list[Tensor]:
     return list(drawn / drawn.norm(dim=-1, keepdim=True) * direction.norm())
 
 
-def _read_data(cell: Cell, bench: Bench, place: Path) -> dict[str, Any]:
+def read_data(cell: Cell, bench: Bench, place: Path) -> dict[str, Any]:
+    """What a scan says of the cell's dataset (``found``), and how an audit ranks it (``precision``)."""
     stage = stage_of(cell, bench.how)
     rows: Sequence[Mapping[str, Any]] = stage.rows
     if stage.objective == "sft":

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.lottery import MATCHED, Organism, bench_of, interval, tables_of
+from tests.benchmarks.lottery import MATCHED, Organism, Run, bench_of, interval, tables_of
 from tests.benchmarks.lottery_candidates import Candidates, candidates, finds, rank
-from tests.benchmarks.lottery_cells import Cell, Trained, Training, cells, stage_of, stop_at, trained
+from tests.benchmarks.lottery_cells import Cell, Trained, Training, cells, stage_of, stop_at
 from tests.benchmarks.lottery_instruments import (
     LAYER,
     Bench,
     mean_of,
     random_like,
-    read_data,
-    read_model,
     spoken_of,
     streams_of,
 )
@@ -84,23 +82,22 @@ def test_training_stops_at_the_first_look_that_shows_enough() -> None:
 
 
 def test_a_cell_is_trained_read_and_kept(bench: Bench, tmp_path: Path) -> None:
-    one = Organism(CELL, trained=trained(CELL, bench.how, tmp_path))
-    data = read_data(CELL, bench, tmp_path)
-    one.found = read_model(CELL, bench, spoken_of(CELL, bench), tmp_path) | data["found"]
-    one.precision, one.contaminated = data["precision"], data["contaminated"]
+    whole = Run(bench.how, tmp_path, None)
+    whole.bench = bench
+    assert whole.organism(CELL, begin=False) == Organism(CELL)
+    one = whole.organism(CELL, begin=True)
 
     assert one.trained and one.trained.steps == 2
-    assert data["contaminated"] == 0.5 and 0.5 <= data["precision"] <= 1
+    assert one.contaminated == 0.5 and one.precision and 0.5 <= one.precision <= 1
     assert len(one.found["probes, random"]) > 1
     quirks = {name: scores[0] for name, scores in one.found.items() if "rate" not in name}
     assert all(set(scores) == set(bench.candidates.words) for scores in quirks.values())
     assert {name.split(",")[0] for name in quirks} == {
         *("responses", "probes", "logit lens", "SAE latents", "steering", "scan")
     }
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    assert trained(CELL, bench.how, tmp_path) == one.trained
-    assert read_data(CELL, bench, tmp_path) == data
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+    again = Run(bench.how, tmp_path, None)
+    assert again.organism(CELL, begin=False) == one
+    assert "bench" not in vars(again), "no model is loaded for what is there"
 
 
 def test_where_a_model_moved_is_what_the_difference_of_two_models_is(bench: Bench) -> None:
