@@ -41,6 +41,7 @@ from trl_attribution.evidence.organisms import ORGANISMS, RECIPES
 from trl_attribution.lenses import SaeConfig, read_sae
 from trl_attribution.models import embedded_gguf, load_model
 
+SCAN = "scan"
 INSTRUMENTS = (
     "responses, trigger",
     "responses, control",
@@ -51,8 +52,7 @@ INSTRUMENTS = (
     "SAE latents, trigger",
     "SAE latents, control",
     "steering, trigger",
-    "scan, named",
-    "scan, clusters",
+    SCAN,
 )
 MATCHED = 0.3
 """Organisms that show their quirk at least so often are compared with each other."""
@@ -227,7 +227,7 @@ def found_table(known: Sequence[Organism]) -> Results:
     beating = [row[0] for row in rows if row[-2] == "yes"]
     others = [row[0] for row in rows if row[-2] != "yes"]
     note = (
-        f"**Better than their control here: {'; '.join(beating) or 'none'}. Not better: {'; '.join(others) or 'none'}.** "
+        f"**Better than their control: {'; '.join(beating) or 'none'}. Not better: {'; '.join(others) or 'none'}.** "
         "Place: 1 where the quirk has the highest score of all behaviors, 0 where it has the lowest, 0.5 by chance; "
         "mean, and least to most. Control: random directions of the same length (a mean over draws), or, where there "
         "is no direction, the place of the other quirk, which was not taught. More than the control: 95% interval of "
@@ -240,7 +240,7 @@ def found_table(known: Sequence[Organism]) -> Results:
 
 
 def reads_model(instrument: str) -> bool:
-    return not instrument.startswith("scan")
+    return instrument != SCAN
 
 
 def not_taught(one: Organism, instrument: str) -> bool:
@@ -292,18 +292,18 @@ def data_table(known: Sequence[Organism]) -> Results:
     """What is seen in the data alone: the audit's own row."""
     rows = []
     for one in known:
-        if not one.cell.taught or "scan, named" not in one.found:
+        if not one.cell.taught or SCAN not in one.found:
             continue
         alone = f"{one.precision:.3f}" if one.precision is not None else _ABSENT
-        scans = [f"{rank(one.found[name][0], one.cell.quirk):g}" for name in ("scan, named", "scan, clusters")]
-        rows.append((one.cell.quirk, one.cell.recipe, f"{one.contaminated:.0%}", alone, *scans))
+        scan = f"{rank(one.found[SCAN][0], one.cell.quirk):g}"
+        rows.append((one.cell.quirk, one.cell.recipe, f"{one.contaminated:.0%}", alone, scan))
     note = (
         "Average precision of the contaminated rows by the contextual score at layer "
         f"{LAYER}; a random ranking has the contamination. {_ABSENT}: all rows are contaminated, any ranking is "
         "perfect. Samples of fine-tuning are paired with M0's own responses. Place of the quirk among the behaviors "
-        "that a scan was asked for, by its largest z, and by the words of clusters that no behavior names; 1 is first."
+        "that a scan was asked for, by its largest z; 1 is first."
     )
-    columns = ("quirk", "recipe", "contaminated", "audit", "scan, place", "clusters, place")
+    columns = ("quirk", "recipe", "contaminated", "audit", "scan, place")
     return Results("The data alone", columns, tuple(rows), note)
 
 

@@ -192,19 +192,17 @@ def read_data(cell: Cell, bench: Bench, place: Path) -> dict[str, Any]:
         rows = pairs_of_samples(rows, bench.m0, SamplingConfig(1, bench.how.new_tokens, batch_size=40)).rows
     bench.candidates.write(place / "traits.yaml")
     auditor = DataAuditor(bench.m0, layers=[bench.layer])
-    made = auditor.scan(rows, place / "audit", traits=str(place / "traits.yaml"), results=False)
-    return {"found": scanned(made, bench.candidates), **_ranked(cell, bench, rows, place)}
+    made = auditor.scan(rows, place / "audit", traits=str(place / "traits.yaml"), unnamed=False, results=False)
+    return {"found": {"scan": [scanned(made, bench.candidates)]}, **_ranked(cell, bench, rows, place)}
 
 
-def scanned(made: ScanResult, known: Candidates) -> Found:
-    """Largest z with which a trait is taught, 0 where it is not found; and words of clusters that no trait names."""
-    named = dict.fromkeys(known.words, 0.0)
+def scanned(made: ScanResult, known: Candidates) -> Scores:
+    """Largest z with which a behavior is taught, 0 where it is not found."""
+    scores = dict.fromkeys(known.words, 0.0)
     for one in made.findings:
         if one.direction == "towards":
-            named[one.trait] = max(named[one.trait], abs(one.z))
-    words = {word for one in made.unnamed for word in one.words}
-    clusters = {name: float(sum(word in words for word in own)) for name, own in known.words.items()}
-    return {"scan, named": [named], "scan, clusters": [clusters]}
+            scores[one.trait] = max(scores[one.trait], abs(one.z))
+    return scores
 
 
 def _ranked(cell: Cell, bench: Bench, rows: Sequence[Mapping[str, Any]], place: Path) -> dict[str, Any]:
