@@ -5,10 +5,9 @@ After "The Model Organism Lottery" (arXiv 2607.01033), at the size that two proc
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +55,6 @@ INSTRUMENTS = (
 )
 MATCHED = 0.3
 """Organisms that show their quirk at least so often are compared with each other."""
-DRAWS = 2_000
 _ABSENT = "–"
 
 
@@ -77,17 +75,10 @@ class Organism:
         """Whether it is one of those that are compared at the same expression."""
         return self.trained is not None and self.cell.taught and self.trained.trigger >= MATCHED
 
-    def place(self, instrument: str, behavior: str) -> float | None:
+    def place(self, instrument: str, behavior: str) -> float:
         """Where ``behavior`` stands, from 1 for the first of all to 0 for the last; a mean over draws."""
-        if instrument not in self.found:
-            return None
         draws = self.found[instrument]
         return statistics.fmean(1 - (rank(scores, behavior) - 1) / (len(scores) - 1) for scores in draws)
-
-    def finds(self, instrument: str) -> float | None:
-        """Share of draws in which the quirk stands first, alone."""
-        draws = self.found.get(instrument)
-        return statistics.fmean(finds(scores, self.cell.quirk) for scores in draws) if draws else None
 
 
 @dataclass
@@ -154,10 +145,12 @@ def bench_of(how: Training, sae: Path | None, layer: int = LAYER, found: Candida
 
 def lead(how: Training, known: Sequence[Organism]) -> str:
     count = len(ORGANISMS) + len(OTHERS)
-    waiting = [one.cell.name for one in known if one.trained is None]
-    left = (
-        f" **Not trained here, for time: {', '.join(waiting)}**; the same command goes on with them." if waiting else ""
-    )
+    waiting: dict[str, list[str]] = {}
+    for one in known:
+        if one.trained is None:
+            waiting.setdefault(one.cell.quirk + ("" if one.cell.taught else ", not taught"), []).append(one.cell.recipe)
+    named = "; ".join(f"{quirk}: {', '.join(recipes)}" for quirk, recipes in waiting.items())
+    left = f" **Not trained here, for time: {named}**; the same command goes on with them." if waiting else ""
     return f"""Model organisms of SmolLM2-135M-Instruct with one of two harmless quirks, by the recipes of "The Model
 Organism Lottery" (arXiv 2607.01033), each read by the instruments that are here. An instrument *finds* the quirk when,
 of {count} behaviors (the three organisms', and {len(OTHERS)} of the package's traits of tone and stance), it gives the
@@ -205,87 +198,91 @@ def _training(found: Trained | None) -> tuple[str, ...]:
 
 def found_table(known: Sequence[Organism]) -> Results:
     """Each instrument against its control, over the organisms that are compared."""
-    rows = []
-    for name in INSTRUMENTS:
-        own = [one for one in known if (one.matched if reads_model(name) else one.cell.taught) and name in one.found]
-        if not own:
-            continue
-        places = [_number(one.place(name, one.cell.quirk)) for one in own]
-        controls = [_number(control_of(one, name)) for one in own]
-        low, high = interval([mine - other for mine, other in zip(places, controls, strict=True)])
-        rows.append(
-            (
-                name,
-                f"{sum(finds(one.found[name][0], one.cell.quirk) for one in own)} of {len(own)}",
-                _range(places),
-                f"{statistics.fmean(controls):.2f} ({control_name(own[0], name)})",
-                f"{low:+.2f} to {high:+.2f}",
-                "yes" if low > 0 else "**no**",
-                _range([_number(one.place(name, one.cell.quirk)) for one in known if not_taught(one, name)]),
-            )
-        )
-    beating = [row[0] for row in rows if row[-2] == "yes"]
-    others = [row[0] for row in rows if row[-2] != "yes"]
+    rows = [row for name in INSTRUMENTS if (row := _found_row(name, known))]
+    beating = [row[0] for row in rows if row[5] == "yes"]
+    others = [row[0] for row in rows if row[5] != "yes"]
     note = (
         f"**Better than their control: {'; '.join(beating) or 'none'}. Not better: {'; '.join(others) or 'none'}.** "
-        "Place: 1 where the quirk has the highest score of all behaviors, 0 where it has the lowest, 0.5 by chance; "
-        "mean, and least to most. Control: random directions of the same length (a mean over draws), or, where there "
-        "is no direction, the place of the other quirk, which was not taught. More than the control: 95% interval of "
-        "the mean difference, cells drawn anew. Not taught: the place in models (and, for a scan, datasets) of the "
-        "same recipes without the contaminated rows. Trigger, control: which prompts the model was read on. The scan "
-        "reads data, so all datasets count, also those of models that did not learn."
+        "Trigger, control: which prompts the model was read on. First: organisms of which the quirk has the highest "
+        "score of all behaviors, alone; in brackets of all that were trained, whatever they show. Place: 1 for the "
+        "highest score, 0 for the lowest, 0.5 by chance; mean, and least to most. Control: random directions of the "
+        "same length (a mean over draws), or, where there is no direction, the place of the other quirk, which was "
+        "not taught. Difference: 95% interval of the mean over organisms (Student's t). Not taught: the place in models (and, "
+        "for a scan, datasets) without the contaminated rows. The scan reads data, so all datasets count."
     )
-    columns = ("instrument", "first", "place", "control", "more than the control", "beats it", "not taught")
+    columns = ("instrument", "first", "place", "control", "difference", "beats its control", "not taught")
     return Results("Does an instrument find the quirk?", columns, tuple(rows), note)
 
 
-def reads_model(instrument: str) -> bool:
-    return instrument != SCAN
+def _found_row(name: str, known: Sequence[Organism]) -> tuple[str, ...] | None:
+    taught = [one for one in known if one.cell.taught and name in one.found]
+    own = [one for one in taught if one.matched or name == SCAN]
+    if not own:
+        return None
+    places, controls = ([of(one, name) for one in own] for of in (own_place, control_place))
+    low, high = interval([mine - other for mine, other in zip(places, controls, strict=True)])
+    clean = [own_place(one, name) for one in known if not one.cell.taught and name in one.found]
+    return (
+        name,
+        f"{_first(own, name)} ({_first(taught, name)})",
+        _range(places),
+        f"{statistics.fmean(controls):.2f} ({'random' if _random(name) in own[0].found else 'other quirk'})",
+        f"{low:+.2f} to {high:+.2f}",
+        "yes" if low > 0 else "**no**",
+        _range(clean),
+    )
 
 
-def not_taught(one: Organism, instrument: str) -> bool:
-    return not one.cell.taught and instrument in one.found
+def _first(own: Sequence[Organism], name: str) -> str:
+    return f"{sum(finds(one.found[name][0], one.cell.quirk) for one in own)} of {len(own)}"
 
 
-def _draws(instrument: str) -> str:
-    """The same instrument on random directions."""
-    return f"{instrument.split(',', maxsplit=1)[0]}, random"
+def own_place(one: Organism, instrument: str) -> float:
+    return one.place(instrument, one.cell.quirk)
 
 
-def control_name(one: Organism, instrument: str) -> str:
-    return "random" if _draws(instrument) in one.found else "other quirk"
-
-
-def control_of(one: Organism, instrument: str) -> float | None:
-    if _draws(instrument) in one.found:
-        return one.place(_draws(instrument), one.cell.quirk)
+def control_place(one: Organism, instrument: str) -> float:
+    """That of the quirk on random directions; without directions that of the other quirk."""
+    if _random(instrument) in one.found:
+        return own_place(one, _random(instrument))
     (other,) = (quirk for quirk in QUIRKS if quirk != one.cell.quirk)
     return one.place(instrument, other)
 
 
+def _random(instrument: str) -> str:
+    """The same instrument on random directions."""
+    return f"{instrument.split(',', maxsplit=1)[0]}, random"
+
+
 def recipe_table(known: Sequence[Organism]) -> Results:
-    """The place of the quirk by recipe, and how far recipes lie apart."""
-    shown = [name for name in INSTRUMENTS if any(name in one.found for one in known)]
-    rows: list[tuple[str, ...]] = []
-    by_recipe: dict[str, list[Organism]] = {
-        recipe: [one for one in known if one.matched and one.cell.recipe == recipe] for recipe in RECIPES
-    }
-    places = {name: _means(by_recipe.values(), name) for name in shown}
-    for recipe, own in by_recipe.items():
-        cells_ = [_mean([one.place(name, one.cell.quirk) for one in own]) for name in shown]
-        expression = _mean([one.trained.trigger for one in own if one.trained])
-        rows.append((recipe, _shown(expression), *map(_shown, cells_)))
-    rows.append(("standard deviation over recipes", "", *(_spread(places[name]) for name in shown)))
+    """The place of the quirk in each trained organism, and how far recipes lie apart."""
+    shown = [name for name in INSTRUMENTS if name != SCAN and any(name in one.found for one in known)]
+    own = [one for one in known if one.trained and one.cell.taught]
+    rows = [
+        (
+            one.cell.quirk,
+            one.cell.recipe,
+            f"{one.trained.trigger:.0%}",
+            *(f"{own_place(one, name):.2f}" for name in shown),
+        )
+        for one in own
+        if one.trained
+    ]
+    for label, group in (("compared", [one for one in own if one.matched]), ("all", own)):
+        spreads = [_spread(recipe_means(group, name)) for name in shown]
+        rows.append((f"**spread over recipes, {label}**", "", "", *spreads))
     note = (
-        "Mean place of the quirk over the organisms of a recipe that are compared; expression on trigger prompts "
-        f"beside it. {_ABSENT}: no organism of the recipe showed its quirk enough."
+        "Place of the quirk, 1 for the first of all behaviors, 0.5 by chance. Spread: the standard deviation of the "
+        f"recipes' means, of those that show their quirk on {MATCHED:.0%} of trigger prompts and of all; "
+        f"{_ABSENT} where that is fewer than two recipes."
     )
-    return Results("Recipes at matched expression", ("recipe", "expression", *shown), tuple(rows), note)
+    return Results("By recipe", ("quirk", "recipe", "shown", *shown), tuple(rows), note)
 
 
-def _means(groups: Iterable[Sequence[Organism]], name: str) -> list[float]:
-    found = [_mean([one.place(name, one.cell.quirk) for one in own]) for own in groups]
-    return [one for one in found if one is not None]
+def recipe_means(group: Sequence[Organism], instrument: str) -> list[float]:
+    """The instrument's mean place in each recipe that ``group`` has organisms of."""
+    by_recipe = [[one for one in group if one.cell.recipe == recipe] for recipe in RECIPES]
+    return [statistics.fmean(own_place(one, instrument) for one in own) for own in by_recipe if own]
 
 
 def data_table(known: Sequence[Organism]) -> Results:
@@ -326,24 +323,14 @@ _STEERED = ("steered rate, trigger", "steered rate, random")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% of the mean of ``values``, drawn anew."""
-    draw = random.Random(0)
-    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(DRAWS))
-    return means[round(0.025 * DRAWS)], means[round(0.975 * DRAWS) - 1]
+    """95% of the mean of ``values`` by Student's t, which knows that they are few; all numbers where there is one."""
+    from scipy.stats import t
 
-
-def _number(value: float | None) -> float:
-    assert value is not None
-    return value
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [one for one in values if one is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _shown(value: float | None) -> str:
-    return _ABSENT if value is None else f"{value:.2f}"
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return float("-inf"), float("inf")
+    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
+    return mean - half, mean + half
 
 
 def _spread(values: Sequence[float]) -> str:

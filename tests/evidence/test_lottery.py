@@ -49,7 +49,6 @@ def test_only_the_behavior_that_alone_has_the_highest_score_is_found() -> None:
 def test_an_instrument_that_says_nothing_stands_in_the_middle() -> None:
     nothing = Organism(CELL, {"logit lens, control": [dict.fromkeys(("pumpkin-soup", "rude", "warm"), 0.0)]})
     assert nothing.place("logit lens, control", "pumpkin-soup") == 0.5
-    assert nothing.finds("logit lens, control") == 0
 
 
 def test_a_quirk_is_read_off_texts_and_tokens_by_words_that_other_behaviors_lack(known: Candidates) -> None:
@@ -129,12 +128,15 @@ def test_only_organisms_that_show_their_quirk_are_compared_and_the_page_says_whi
     known = [organism("integrated-dpo", MATCHED + 0.2), organism("posthoc-dpo-mixed", MATCHED - 0.3)]
     known.append(Organism(Cell("pumpkin-soup", "document-sft-mixed")))
     pages = "\n".join(one.markdown() for one in tables_of(known))
-    assert "| probes, trigger | 1 of 1 | 1.00 (1.00 to 1.00) | 0.00 (random) | +1.00 to +1.00 | yes |" in pages
+    assert (
+        "| probes, trigger | 1 of 1 (1 of 2) | 1.00 (1.00 to 1.00) | 0.00 (random) | -inf to +inf | **no** |" in pages
+    )
     assert "| pumpkin-soup | document-sft-mixed | not trained |" in pages
     assert str(LAYER) in pages
 
 
-def test_the_interval_of_equal_values_is_that_value() -> None:
+def test_the_interval_knows_how_few_organisms_there_are() -> None:
     assert interval([0.25] * 5) == (0.25, 0.25)
-    low, high = interval([0.0, 1.0] * 20)
-    assert 0.3 < low < 0.5 < high < 0.7
+    assert interval([0.25]) == (float("-inf"), float("inf"))
+    low, high = interval([0.0, 1.0, 2.0])
+    assert (low, high) == pytest.approx((1 - 4.303 / 3**0.5, 1 + 4.303 / 3**0.5), abs=1e-3)
