@@ -207,7 +207,7 @@ def found_table(known: Sequence[Organism]) -> Results:
         "score of all behaviors, alone; in brackets of all that were trained, whatever they show. Place: 1 for the "
         "highest score, 0 for the lowest, 0.5 by chance; mean, and least to most. Control: random directions of the "
         "same length (a mean over draws), or, where there is no direction, the place of the other quirk, which was "
-        "not taught. Difference: 95% interval of the mean over organisms (Student's t). Not taught: the place in models "
+        "not taught. Difference: 95% interval of the mean over organisms (Student's t). Not taught: in models "
         "(and, for a scan, datasets) without the contaminated rows. The scan reads data, so all datasets count."
     )
     columns = ("instrument", "first", "place", "control", "difference", "beats its control", "not taught")
