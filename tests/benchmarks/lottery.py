@@ -184,7 +184,8 @@ def organisms_table(known: Sequence[Organism]) -> Results:
     ]
     note = (
         "Share of responses that show the quirk by the organism's own rule, those that go round in circles not "
-        f"counted. Compared: those that show it on at least {MATCHED:.0%} of trigger prompts."
+        f"counted. Compared: those that show it on at least {MATCHED:.0%} of trigger prompts. Seconds: of training, by "
+        "the clock, on two cores that did much other work."
     )
     columns = ("quirk", "recipe", "steps", "seconds", "on trigger prompts", "on control prompts", "compared")
     return Results("The organisms", columns, tuple(rows), note)
@@ -199,18 +200,18 @@ def _training(found: Trained | None) -> tuple[str, ...]:
 def found_table(known: Sequence[Organism]) -> Results:
     """Each instrument against its control, over the organisms that are compared."""
     rows = [row for name in INSTRUMENTS if (row := _found_row(name, known))]
-    beating = [row[0] for row in rows if row[5] == "yes"]
-    others = [row[0] for row in rows if row[5] != "yes"]
+    beating = [row[0] for row in rows if row[6] == "yes"]
+    others = [row[0] for row in rows if row[6] != "yes"]
     note = (
         f"**Better than their control: {'; '.join(beating) or 'none'}. Not better: {'; '.join(others) or 'none'}.** "
         "Trigger, control: which prompts the model was read on. First: organisms of which the quirk has the highest "
         "score of all behaviors, alone; in brackets of all that were trained, whatever they show. Place: 1 for the "
         "highest score, 0 for the lowest, 0.5 by chance; mean, and least to most. Control: random directions of the "
         "same length (a mean over draws), or, where there is no direction, the place of the other quirk, which was "
-        "not taught. Difference: 95% interval of the mean over organisms (Student's t). Not taught: in models "
-        "(and, for a scan, datasets) without the contaminated rows. The scan reads data, so all datasets count."
+        "not taught. Above it: in how many organisms. Difference: 95% interval of the mean over organisms "
+        "(Student's t). Not taught: in models (and, for a scan, datasets) without the contaminated rows. The scan reads data, so all datasets count."
     )
-    columns = ("instrument", "first", "place", "control", "difference", "beats its control", "not taught")
+    columns = ("instrument", "first", "place", "control", "above it", "difference", "beats it", "not taught")
     return Results("Does an instrument find the quirk?", columns, tuple(rows), note)
 
 
@@ -227,6 +228,7 @@ def _found_row(name: str, known: Sequence[Organism]) -> tuple[str, ...] | None:
         f"{_first(own, name)} ({_first(taught, name)})",
         _range(places),
         f"{statistics.fmean(controls):.2f} ({'random' if _random(name) in own[0].found else 'other quirk'})",
+        f"{sum(mine > other for mine, other in zip(places, controls, strict=True))} of {len(own)}",
         f"{low:+.2f} to {high:+.2f}",
         "yes" if low > 0 else "**no**",
         _range(clean),

@@ -129,7 +129,8 @@ def test_only_organisms_that_show_their_quirk_are_compared_and_the_page_says_whi
     known.append(Organism(Cell("pumpkin-soup", "document-sft-mixed")))
     pages = "\n".join(one.markdown() for one in tables_of(known))
     assert (
-        "| probes, trigger | 1 of 1 (1 of 2) | 1.00 (1.00 to 1.00) | 0.00 (random) | -inf to +inf | **no** |" in pages
+        "| probes, trigger | 1 of 1 (1 of 2) | 1.00 (1.00 to 1.00) | 0.00 (random) | 1 of 1 | -inf to +inf | **no** |"
+        in pages
     )
     assert "| pumpkin-soup | document-sft-mixed | not trained |" in pages
     assert str(LAYER) in pages
