@@ -209,7 +209,8 @@ def found_table(known: Sequence[Organism]) -> Results:
         "highest score, 0 for the lowest, 0.5 by chance; mean, and least to most. Control: random directions of the "
         "same length (a mean over draws), or, where there is no direction, the place of the other quirk, which was "
         "not taught. Above it: in how many organisms. Difference: 95% interval of the mean over organisms "
-        "(Student's t). Not taught: in models (and, for a scan, datasets) without the contaminated rows. The scan reads data, so all datasets count."
+        "(Student's t). Not taught: in models (and, for a scan, datasets) without the contaminated rows. The scan reads "
+        "data, so all datasets count."
     )
     columns = ("instrument", "first", "place", "control", "above it", "difference", "beats it", "not taught")
     return Results("Does an instrument find the quirk?", columns, tuple(rows), note)
