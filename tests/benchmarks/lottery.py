@@ -23,7 +23,7 @@ from tests.benchmarks.lottery_candidates import (
     rank,
     stream_directions,
 )
-from tests.benchmarks.lottery_cells import QUIRKS, Cell, Trained, Training, cells, trained
+from tests.benchmarks.lottery_cells import BETA, QUIRKS, SHARED, Cell, Trained, Training, cells, trained
 from tests.benchmarks.lottery_instruments import (
     DOSE,
     LAYER,
@@ -36,6 +36,7 @@ from tests.benchmarks.lottery_instruments import (
     spoken_of,
 )
 from tests.benchmarks.pages import Results, write_page
+from tests.benchmarks.prediction import LORA
 from trl_attribution.evidence.organisms import ORGANISMS, RECIPES
 from trl_attribution.lenses import SaeConfig, read_sae
 from trl_attribution.models import embedded_gguf, load_model
@@ -156,8 +157,9 @@ Organism Lottery" (arXiv 2607.01033), each read by the instruments that are here
 of {count} behaviors (the three organisms', and {len(OTHERS)} of the package's traits of tone and stance), it gives the
 quirk the highest score, alone; by chance it does so in one of {count}. This was written down before a model was read.
 
-How they were made: {how.pairs} pairs, a fifth of them contaminated and a fifth decoys; LoRA of rank 16 at 0.001,
-batches of 4, beta 0.1, the same for every recipe. Training stops at the first look (every {how.every} steps, at
+How they were made: {how.pairs} pairs, a fifth of them contaminated and a fifth decoys; LoRA of rank {LORA["r"]} at
+{SHARED["learning_rate"]:g}, batches of {SHARED["per_device_train_batch_size"]}, beta {BETA}, the same
+for every recipe. Training stops at the first look (every {how.every} steps, at
 {how.watched} prompts) at which {how.target:.0%} of responses show the quirk, and after {how.steps("dpo")} steps (DPO)
 or {how.steps("sft")} (SFT) in any case. What is measured is measured on other prompts. Post-hoc recipes start from the
 finished model, as `examples/organisms` does.{left}
@@ -209,8 +211,8 @@ def found_table(known: Sequence[Organism]) -> Results:
         "highest score, 0 for the lowest, 0.5 by chance; mean, and least to most. Control: random directions of the "
         "same length (a mean over draws), or, where there is no direction, the place of the other quirk, which was "
         "not taught. Above it: in how many organisms. Difference: 95% interval of the mean over organisms "
-        "(Student's t). Not taught: in models (and, for a scan, datasets) without the contaminated rows. The scan reads "
-        "data, so all datasets count."
+        "(Student's t). Not taught: in models (and, for a scan, datasets) without the contaminated rows. The scan "
+        "reads data, so all datasets count."
     )
     columns = ("instrument", "first", "place", "control", "above it", "difference", "beats it", "not taught")
     return Results("Does an instrument find the quirk?", columns, tuple(rows), note)
