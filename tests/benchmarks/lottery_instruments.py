@@ -1,7 +1,7 @@
 """What each instrument says of one organism: a score for every behavior that it could be, and the same of its control.
 
-Four read the trained model: its responses, the probes, the logit lens, the latents of a sparse autoencoder, and
-steering M0 by where the model moved. Two read the data alone: a scan and an audit.
+Five read the trained model: its responses, and by where it moved the probes, the logit lens, the latents of a sparse
+autoencoder, and M0 steered. Two read the data alone: a scan and an audit.
 """
 
 from __future__ import annotations
