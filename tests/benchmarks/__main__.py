@@ -21,6 +21,7 @@ from tests.benchmarks import (
     decisions,
     in_run,
     judge,
+    lottery,
     many_pairs,
     oracle,
     organisms,
@@ -60,7 +61,7 @@ NAMES = (
     "sft",
 )
 """Those that run when none is named."""
-BY_HAND = ("validation", "sae", "oracle", "many-pairs")
+BY_HAND = ("validation", "sae", "oracle", "many-pairs", "lottery")
 """Those that need something to be made first, or more time and space than all others together."""
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="speed: pairs of HH-RLHF")
     parser.add_argument("--rounds", type=int, default=4, help="speed: rounds that the pairs are divided into")
     parser.add_argument("--layer", type=int, default=20, help="speed: layer of 30")
-    parser.add_argument("--seeds", type=int, default=3, help="quality, organisms, scan: seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="quality, organisms, scan, lottery: seeds 0, 1, ...")
     parser.add_argument("--share", type=float, default=1.0, help="quality: share of the default organism's pairs")
     parser.add_argument("--organism-pairs", type=int, default=400, help="organisms: pairs of each dataset")
     parser.add_argument(
@@ -87,7 +88,7 @@ def main() -> None:
         "--cache",
         type=Path,
         default=Path(".decisions"),
-        help="decisions, control-sources, witness, scan, traits, prediction, sft: folder of vectors and responses",
+        help="decisions, control-sources, witness, scan, traits, prediction, sft, lottery: folder of what is kept",
     )
     parser.add_argument(
         "--data",
@@ -110,8 +111,11 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1_000_000, help="many-pairs: stored pairs")
     parser.add_argument("--ids", type=int, default=10_000_000, help="many-pairs: ids of the store's index")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="many-pairs: whose reading to compare with")
-    parser.add_argument("--sae", type=Path, metavar="FOLDER", help="sae: what examples/sae/train_topk_sae.py wrote")
+    parser.add_argument("--sae", type=Path, metavar="FOLDER", help="sae, lottery: what train_topk_sae.py wrote")
     parser.add_argument("--oracle", type=Path, metavar="FOLDER", help="oracle: what train_oracle.py wrote")
+    parser.add_argument(
+        "--minutes", type=float, help="lottery: begin no organism after so many; by default all are made"
+    )
     parser.add_argument("--sentence", metavar="FOLDER", help="baselines: a sentence model")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as many as torch takes")
     options = parser.parse_args()
@@ -147,6 +151,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         sae.run(options.output, command, options.sae, options.data, console)
     elif name == "oracle":
         oracle.run(options.output, command, options.oracle, console)
+    elif name == "lottery":
+        lottery.run(options.output, command, options.cache, options.sae, options.seeds, options.minutes, console)
     elif name == "organisms":
         size = organisms.Size(options.organism_pairs, options.samples, options.new_tokens, options.behavior_prompts)
         organisms.run(options.output, command, tuple(range(options.seeds)), size, console)
