@@ -328,6 +328,22 @@ def test_clusters_and_pairs_are_asked_about(place: Path, loaded: LoadedModel) ->
         assert len(found["answers"][0]["others"]) == 1  # a probe of the same M0
 
 
+def test_without_another_probe_random_vectors_are_the_controls(place: Path) -> None:
+    (place / "none").mkdir()
+    found = document(run(place, f"probe ask b1 {QUESTION} {ASK} --audit audit --probes none --json"))
+    assert found["answers"][0]["others"] == {} and len(found["answers"][0]["random"]) == 1
+
+
+def test_a_layer_that_it_does_not_read_is_refused_before_a_model_is_loaded(
+    place: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "oracle", place / "lower")
+    config_of(loaded, reads=(1, 2)).write(place / "lower" / "oracle.json")
+    monkeypatch.setattr("trl_attribution.models.load_model", lambda *_, **__: pytest.fail("loaded"))
+    refused = run(place, f"probe ask garden {QUESTION} {ASK.replace('oracle oracle', 'oracle lower')}", expected=2)
+    assert "trained to read layer 1 and 2, not 3" in " ".join(refused.output.split())
+
+
 def pair_of(place: Path) -> str:
     return VectorStore.open(place / "audit" / "vectors").pair_ids[2]
 
