@@ -377,7 +377,7 @@ def test_sampling_disregards_the_models_own_generation_defaults(
     loaded.model.generation_config.update(num_beams=3, prompt_lookup_num_tokens=2, prefill_chunk_size=4)
     passes: list[torch.Size] = []
     with loaded.model.model.register_forward_pre_hook(
-        lambda _, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+        lambda _, __, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
     ):
         assert sample_responses(loaded, asked, sampling) == plain
     longest = max(len(prompt_ids(loaded, prompt, "")) for prompt in asked)
