@@ -77,9 +77,9 @@ def ask(
     """
     from trl_attribution.lenses.oracle_config import oracle_folder, read_oracle_config
 
-    options.refuse_ranks("probe ask")
     options.refuse_idle(context, _BELONGING, () if audit is None else ("audit",))
-    config = read_oracle_config(oracle_folder(oracle), oracle_preset)  # before a model is loaded
+    config = read_oracle_config(oracle_folder(oracle), oracle_preset)  # before PyTorch is
+    options.refuse_ranks("probe ask")
     if layer is None and len(config.reads) == 1:
         layer = config.reads[0]
     registry = probes or Path("probes")
