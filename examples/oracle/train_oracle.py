@@ -117,8 +117,9 @@ def _loss(loaded: LoadedModel, config: OracleConfig, batch: Sequence[Lesson], la
     end = loaded.tokenizer.eos_token_id
     answers = [[*loaded.tokenizer.encode(one.answer, add_special_tokens=False), end] for one in batch]
     longest = max(map(len, answers))
-    ids = torch.tensor([prompt.ids + ids + [end] * (longest - len(ids)) for ids in answers])
-    labels = torch.tensor([ids + [-100] * (longest - len(ids)) for ids in answers])
+    device = loaded.model.device
+    ids = torch.tensor([prompt.ids + ids + [end] * (longest - len(ids)) for ids in answers], device=device)
+    labels = torch.tensor([ids + [-100] * (longest - len(ids)) for ids in answers], device=device)
     vectors = torch.stack([one.vector for one in batch])
     with injected(loaded.model, vectors, prompt, config):
         hidden = loaded.model.get_decoder()(input_ids=ids).last_hidden_state[:, -longest - 1 : -1]
@@ -134,7 +135,8 @@ def main() -> None:
     parser.add_argument("--layer", type=int, required=True, help="whose vectors it reads; l = after decoder block l")
     parser.add_argument("--inject", type=int, default=2, help="the layer after which they go in")
     parser.add_argument("--placeholder", default=" ?", help="a single token of the model")
-    parser.add_argument("--hold-out", nargs="*", default=[], metavar="TRAIT", help="traits that it never sees")
+    every = {one.name: one for one in packaged_traits() if one.examples}
+    parser.add_argument("--hold-out", nargs="*", default=[], choices=every, metavar="TRAIT", help="it never sees them")
     parser.add_argument("--held-pairs", type=int, default=2, help="examples of each trait that it never sees")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch", type=int, default=Settings.batch)
@@ -142,7 +144,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     loaded = load_model(embedded_gguf() if given.model == "embedded" else given.model)
-    traits = [one for one in packaged_traits() if one.examples and one.name not in given.hold_out]
+    traits = [one for name, one in every.items() if name not in given.hold_out]
     seen = {one.name: pair_vectors(loaded, one, given.layer)[: -given.held_pairs or None] for one in traits}
     config = OracleConfig(
         layer=given.inject,

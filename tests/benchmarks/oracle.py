@@ -143,7 +143,7 @@ def _lens(loaded: LoadedModel, vectors: Tensor, texts: Sequence[str]) -> Tensor:
     norm, head = final_norm(loaded.model), loaded.model.get_output_embeddings()
     assert norm is not None
     with torch.no_grad():
-        logits = head(norm(vectors.to(loaded.model.dtype))).float()
+        logits = head(norm(vectors.to(loaded.model.device, loaded.model.dtype))).float().cpu()
     tokens = [loaded.tokenizer.encode(" " + text, add_special_tokens=False) for text in texts]
     scores = torch.stack([logits[:, ids].mean(dim=1) for ids in tokens], dim=1)
     return scores - scores.mean(dim=0)

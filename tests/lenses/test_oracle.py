@@ -191,6 +191,7 @@ def test_nothing_of_it_stays_on_the_model(oracle: Oracle) -> None:
         modules = [(name, type(one), one.training, len(one._forward_hooks)) for name, one in model.named_modules()]
         return modules, [(name, one.requires_grad) for name, one in model.named_parameters()], sorted(vars(model))
 
+    model.gradient_checkpointing_enable()
     model.model.layers[0].train()  # of a run that is not over
     before, logits = state(), model(ids).logits
     oracle.ask(DIRECTIONS[0], [QUESTION], LAYER, GREEDY)
@@ -204,6 +205,7 @@ def test_nothing_of_it_stays_on_the_model(oracle: Oracle) -> None:
         oracle.ask(DIRECTIONS[0], [QUESTION], LAYER, GREEDY)
     handle.remove()
     assert state() == before and torch.equal(model(ids).logits, logits)
+    model.gradient_checkpointing_disable()
     model.eval()
 
 
@@ -240,7 +242,10 @@ def of_another_width(folder: Path) -> None:
         ({"config": {"how": "pickle"}}, "field 'how'"),
         ({"adapter": {"bias": "all"}}, "its bias would change the model beyond the time"),
         ({"adapter": {"init_lora_weights": "pissa"}}, "its init_lora_weights would change the model"),
+        ({"adapter": {"layer_replication": [[0, 2], [1, 4]]}}, "its layer_replication would change the model"),
+        ({"adapter": {"alora_invocation_tokens": [5]}}, "its alora_invocation_tokens would change the model"),
         ({"adapter": {"target_modules": ["nowhere"]}}, "does not fit"),
+        ({"adapter": {"target_modules": ["q_proj", "input_layernorm"]}}, "does not fit"),  # seen when half is on
     ],
     ids=str,
 )
@@ -257,10 +262,11 @@ def test_an_oracle_that_does_not_fit_is_refused(
     if said is None:
         Oracle.load(folder, loaded)
         return
+    before = list(loaded.model.modules())
     with pytest.raises(ModelError) as refused:
         Oracle.load(folder, loaded)
     assert said in " ".join(str(refused.value).split())
-    assert not hasattr(loaded.model, "peft_config")
+    assert not hasattr(loaded.model, "peft_config") and list(loaded.model.modules()) == before
 
 
 def test_an_oracle_of_a_wider_model_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -320,6 +326,22 @@ def test_clusters_and_pairs_are_asked_about(place: Path, loaded: LoadedModel) ->
         assert found["asked"].startswith(asked) and found["layer"] == LAYER
         assert [one["question"] for one in found["answers"]] == [QUESTION, "Why?"]
         assert len(found["answers"][0]["others"]) == 1  # a probe of the same M0
+
+
+def test_without_another_probe_random_vectors_are_the_controls(place: Path) -> None:
+    (place / "none").mkdir()
+    found = document(run(place, f"probe ask b1 {QUESTION} {ASK} --audit audit --probes none --json"))
+    assert found["answers"][0]["others"] == {} and len(found["answers"][0]["random"]) == 1
+
+
+def test_a_layer_that_it_does_not_read_is_refused_before_a_model_is_loaded(
+    place: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "oracle", place / "lower")
+    config_of(loaded, reads=(1, 2)).write(place / "lower" / "oracle.json")
+    monkeypatch.setattr("trl_attribution.models.load_model", lambda *_, **__: pytest.fail("loaded"))
+    refused = run(place, f"probe ask garden {QUESTION} {ASK.replace('oracle oracle', 'oracle lower')}", expected=2)
+    assert "trained to read layer 1 and 2, not 3" in " ".join(refused.output.split())
 
 
 def pair_of(place: Path) -> str:

@@ -374,6 +374,14 @@ def test_sampling_disregards_the_models_own_generation_defaults(
     cut = {"top_k": 2, "top_p": 0.1, "min_p": 0.9, "typical_p": 0.1, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01}
     loaded.model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, **cut)
     assert sample_responses(loaded, asked, sampling) == plain
+    loaded.model.generation_config.update(num_beams=3, prompt_lookup_num_tokens=2, prefill_chunk_size=4)
+    passes: list[torch.Size] = []
+    with loaded.model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+    ):
+        assert sample_responses(loaded, asked, sampling) == plain
+    longest = max(len(prompt_ids(loaded, prompt, "")) for prompt in asked)
+    assert passes[0] == (len(asked), longest)  # whole prompts, a row each
 
 
 def test_batched_greedy_responses_are_those_of_each_prompt_alone(llama: LoadedModel) -> None:

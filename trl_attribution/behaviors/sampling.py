@@ -17,7 +17,8 @@ from trl_attribution.utils.distributed import ALONE, current_ranks, is_sharded
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
 
-# Undoes what a model's own generation defaults would do to the distribution, and what trainers do to its speed.
+# Undoes what a model's own generation defaults would do to the distribution, and what trainers do to its speed; and
+# what would hand a prompt over in other rows or pieces than hooks on it know.
 _UNCHANGED: dict[str, Any] = dict(
     min_p=None,
     typical_p=None,
@@ -25,6 +26,9 @@ _UNCHANGED: dict[str, Any] = dict(
     eta_cutoff=None,
     repetition_penalty=1.0,
     no_repeat_ngram_size=None,
+    num_beams=1,
+    prompt_lookup_num_tokens=None,
+    prefill_chunk_size=None,
     use_cache=True,
 )
 

@@ -77,13 +77,15 @@ def ask(
     """
     from trl_attribution.lenses.oracle_config import oracle_folder, read_oracle_config
 
-    options.refuse_ranks("probe ask")
     options.refuse_idle(context, _BELONGING, () if audit is None else ("audit",))
-    config = read_oracle_config(oracle_folder(oracle), oracle_preset)  # before a model is loaded
+    config = read_oracle_config(oracle_folder(oracle), oracle_preset)  # before PyTorch is
+    options.refuse_ranks("probe ask")
     if layer is None and len(config.reads) == 1:
         layer = config.reads[0]
     registry = probes or Path("probes")
     asked = _of_probe(name, registry, layer) if audit is None else _of_audit(name, audit, discovery, layer)
+    config.check_layer(asked.layer)
+    others = _least_alike(asked, registry)
     from trl_attribution.lenses import Oracle
     from trl_attribution.models import load_model
     from trl_attribution.report.oracle import answers_view
@@ -92,7 +94,6 @@ def ask(
     loaded = load_model(model, **vars(loading))
     asked.check_model(loaded.name, loaded.fingerprint)
     answering = Oracle.load(oracle, loaded, oracle_preset)
-    others = _least_alike(asked, registry)
     with out.progress() as progress:
         found = answering.ask(
             asked.vector, questions, asked.layer, sampling, others, partial(progress, "Asking the oracle")
@@ -168,7 +169,7 @@ def _least_alike(asked: _Asked, registry: Path) -> dict[str, Tensor]:
         return {}
     fitting = {
         f"probe {one.name}": one.at(asked.layer)
-        for one in ProbeRegistry(registry).load_all()
+        for one in ProbeRegistry(registry)
         if asked.layer in one.layers and one.model.digest == asked.digest and f"probe {one.name}" != asked.name
     }
     cosines = {name: float(cosine_similarity(one, asked.vector, dim=0)) for name, one in fitting.items()}

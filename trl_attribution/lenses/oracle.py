@@ -158,12 +158,7 @@ class Oracle:
     def _check(self, questions: Sequence[str], layer: int, vectors: Mapping[str, Tensor]) -> None:
         if not questions or not all(question.strip() for question in questions):
             raise SettingsError("oracle: ask at least one question, and no empty one")
-        reads = self.config.reads
-        if reads and layer not in reads:
-            raise SettingsError(
-                f"oracle: it was trained to read layer {' and '.join(map(str, reads))}, not {layer}; give a vector of "
-                "that layer (--layer)"
-            )
+        self.config.check_layer(layer)
         width = int(self.loaded.model.config.get_text_config().hidden_size)
         for name, vector in vectors.items():
             if vector.shape != (width,) or not torch.isfinite(vector).all() or not vector.any():

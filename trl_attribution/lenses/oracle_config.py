@@ -65,6 +65,18 @@ class OracleConfig(JsonFile):
         filled = filled.replace("{placeholders}", self.placeholder * self.placeholders)
         return filled.replace("{question}", question)
 
+    def check_layer(self, layer: int) -> None:
+        """Refuse a layer that the oracle was not trained to read.
+
+        Raises:
+            SettingsError: it is one.
+        """
+        if self.reads and layer not in self.reads:
+            raise SettingsError(
+                f"oracle: it was trained to read layer {' and '.join(map(str, self.reads))}, not {layer}; give a "
+                "vector of that layer (--layer)"
+            )
+
 
 PRESETS = {
     # github.com/adamkarvonen/activation_oracles: its hook sits on the block that it calls 1, which is layer 2 here.

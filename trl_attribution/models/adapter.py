@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 REFERENCE = "ref"
 """TRL keeps such a run's reference, a copy of the adapter that it begins with, under this name."""
 _SHOWN = 3
+_PLAIN = frozenset(
+    (
+        *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "runtime_config", "megatron_core", "loftq_config", "r", "lora_alpha", "lora_dropout"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern"),
+        *("alpha_pattern", "fan_in_fan_out", "use_rslora", "use_dora", "lora_bias"),
+    )
+)
+"""Settings of a LoRA adapter that say nothing about the model's own weights."""
+_PLAIN_VALUES = (("init_lora_weights", "gaussian"),)
 
 
 def adapted(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
@@ -52,20 +62,36 @@ def borrowed(model: PreTrainedModel, adapter: str | Path) -> Iterator[None]:
     if getattr(model, "peft_config", None):
         raise ModelError(f"adapter {printable(adapter)}: the model has one already; merge that into it first")
     _refuse_lasting(adapter)
+    with _given_back(model):
+        adapted(model, adapter)
+        yield
+
+
+@contextmanager
+def _given_back(model: PreTrainedModel) -> Iterator[None]:
+    """After the block, which PEFT may have left half-way, the model has its own modules, as they were."""
+    modules = list(model.modules())
+    children = [(module, name, child) for module in modules for name, child in module.named_children()]
     # What an adapter changes of what it sits on: it freezes it, and is put into evaluation mode with it.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    modes = {module: module.training for module in model.modules()}
-    wrapped = None
+    modes = [(module, module.training) for module in modules]
+    # PEFT would put a hook on the embeddings of such a model, and leave it there.
+    checkpointing: list[Any] = [module for module in modules if getattr(module, "gradient_checkpointing", False)]
     try:
-        wrapped = adapted(model, adapter)
+        for module in checkpointing:
+            module.gradient_checkpointing = False
         yield
     finally:
-        if wrapped is not None:
-            _take_off(wrapped)
+        for module, name, child in children:
+            if getattr(module, name) is not child:
+                setattr(module, name, child)
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, mode in modes.items():
+        for module, mode in modes:
             module.training = mode
+        for module in checkpointing:
+            module.gradient_checkpointing = True
+        vars(model).pop("peft_config", None)
 
 
 def _config(adapter: str | Path) -> PeftConfig:
@@ -78,21 +104,25 @@ def _config(adapter: str | Path) -> PeftConfig:
 
 
 def _refuse_lasting(adapter: str | Path) -> None:
-    """Refuse what stays in the model's own weights when the adapter is off: trained copies, biases, and some starts."""
+    """Refuse what stays in the model's own weights when the adapter is off, or needs more than its own.
+
+    Such are trained copies, biases, replicated layers and some starts. PEFT goes on inventing them, so only settings
+    that are known to be harmless may differ from its defaults.
+    """
     config = _config(adapter)
-    start = getattr(config, "init_lora_weights", True)
-    found = {
-        "peft_type": config.peft_type != "LORA",
-        "bias": getattr(config, "bias", "none") != "none",
-        "modules_to_save": bool(getattr(config, "modules_to_save", None)),
-        "trainable_token_indices": bool(getattr(config, "trainable_token_indices", None)),
-        "init_lora_weights": start not in (True, False, "gaussian"),
-    }
-    lasting = [name for name, there in found.items() if there]
+    if config.peft_type != "LORA":
+        lasting = ["peft_type"]
+    else:
+        usual = vars(type(config)())
+        lasting = [
+            name
+            for name, value in vars(config).items()
+            if value and value != usual.get(name) and name not in _PLAIN and (name, value) not in _PLAIN_VALUES
+        ]
     if lasting:
         raise ModelError(
             f"adapter {printable(adapter)}: its {' and '.join(lasting)} would change the model beyond the time that it "
-            "is lent; give a plain LoRA adapter"
+            "is lent, or is not read here; give a plain LoRA adapter"
         )
 
 
