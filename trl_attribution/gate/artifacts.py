@@ -73,7 +73,7 @@ def write_artifacts(
     actions: tuple[Action, ...] = ("filter",) if file.policy.score == "one-sided" else kind.actions
     if action not in actions:
         why = f"{kind} cannot be flipped" if not kind.flip else ONE_SIDED_FLIP
-        raise SettingsError(f"--action flip: {why}; leave it out")
+        raise SettingsError(f"--clean flip: {why}; leave it out")
     manifests = {each: _manifest(run, file, each, listed) for each in actions}
     for each, manifest in manifests.items():
         manifest.save(folder / _MANIFESTS[each])
