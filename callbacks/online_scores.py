@@ -78,7 +78,7 @@ class OnlineScores:
     Args:
         probes: the behaviors to score for.
         layers: the layers captured, each probe's own among them.
-        score: kind of score; auto is contextual for probes that know their prompts.
+        score: kind of score, as for pairs: SFT samples, which have another, are not looked at while training.
         flag_at: score from which a pair is flagged, for every probe; None takes the 99th percentile of each
             probe's calibrated clean pairs, where it has some.
     """

@@ -116,6 +116,8 @@ def test_contextual_scores_without_known_prompts_are_refused_before_anything_is_
     bare = replace(probe, name="bare", prompt_vectors=None, contexts=None)
     with pytest.raises(ProbeError) as caught:
         DataAuditor(loaded, probes=[probe, bare], score="contextual")
+    with pytest.raises(ProbeError, match="one-sided scores need probes that know their prompts"):
+        DataAuditor(loaded, probes=[probe, bare], score="one-sided")
     assert "bare" in str(caught.value) and "rude" not in str(caught.value) and "behavior file" in str(caught.value)
 
 

@@ -180,6 +180,18 @@ def test_sft_rows_are_filtered_and_looked_at(tmp_path: Path, loaded: LoadedModel
     assert len(AuditedPairs.open(tmp_path / "audit")) == 6
 
 
+def test_by_one_sided_scores_no_pair_is_flipped(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
+    audit = auditor_of(loaded, [probe], score="one-sided").audit(pair_rows(12), tmp_path)
+    flagged = audit.flag(top_k=12)
+    assert audit.scores is not None
+    (column,) = audit.scores.columns
+    above = audit.scores.of(column) > 0
+    assert (above & (audit.scores.of(column) < audit.scores.flips_of(column))).any()  # a flip of these would teach it
+    assert list(flagged.save_manifests()) == ["filter"]
+    with pytest.raises(SettingsError, match="by one-sided scores nothing is flipped"):
+        flagged.to_manifest("flip")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded: LoadedModel, probe: Probe) -> None:
     def reward(completions: list[Any], **_columns: Any) -> list[float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from trl_attribution.gate import Verdict
 from trl_attribution.gate.baseline.recording import record_baseline
 from trl_attribution.gate.formats import FORMATS, render
 from trl_attribution.gate.policy.file import load_policy
+from trl_attribution.gate.rules.scored import _beside
 from trl_attribution.pairs import pair_id
 from trl_attribution.scoring import Rule, score_view
+from trl_attribution.scoring.decision import KnownPairs, decide
 from trl_attribution.scoring.flags import flag
+from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.store import VectorStore
 
 EXAMPLES = np.linspace(0.5, 0.9, 24).tolist()
@@ -108,6 +112,17 @@ def test_a_limit_on_the_estimate_is_broken_by_the_end_that_the_policy_names(
     limit, deciding = found.limit / 230, "evidence" if "evidence" in rule else "doubt"
     share = f"{{probes: {{insults: {{max_estimated_fraction: {{limit: {limit}, fail_on: {deciding}}}}}}}}}"
     assert only_rule(place.judge(share)).passed is passes
+
+
+def test_only_one_sided_scores_have_a_kind_that_leans_neither_way() -> None:
+    examples, controls = (KnownScores(np.array(EXAMPLES) * scale, np.arange(24)) for scale in (1, 0.2))
+    trusted, own = np.array(CLEAN, dtype=np.float32), np.array([*BAD, *CLEAN])
+    beside = _beside(KnownPairs(examples, controls), trusted)
+    assert beside is not None and beside.controls is not None and len(beside.controls.scores) == 224
+    assert "control level" not in decide(own, 0.9, beside).prevalence.kinds
+    with_flips = KnownPairs(examples, replace(controls, flips=controls.scores / 2))
+    beside = _beside(with_flips, trusted)
+    assert beside is not None and "control level" in decide(own, 0.9, beside).prevalence.kinds
 
 
 def test_accepted_pairs_are_left_out_of_the_estimate(place: Place) -> None:

@@ -350,9 +350,12 @@ def test_a_gzip_file_is_recognized_by_its_content(tmp_path: Path) -> None:
 
 def test_a_stream_that_makes_its_objects_anew_gives_the_same_rows() -> None:
     shades: Iterator[int] = iter(())
+    made: list[Any] = []  # alive, so that none is made where an earlier one was
 
     def with_objects(row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "drawn": Image.new("L", (9, 9), next(shades)), "kept": np.arange(2000), "other": object()}
+        made.append(np.array([f"of {row['prompt']}", {"a": object()}], dtype=object))
+        drawn = Image.new("L", (9, 9), next(shades))
+        return {**row, "drawn": drawn, "kept": np.arange(2000), "other": object(), "words": made[-1]}
 
     stream = open_rows(Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]).to_iterable_dataset().map(with_objects))
     for colors in ((1, 2), (1, 2)):

@@ -59,6 +59,15 @@ def test_what_is_kept_is_what_was_read(data: Path, tokenizer: PreTrainedTokenize
     assert kept_pass(tmp_path, "another key") is None
 
 
+def test_a_name_that_no_text_can_hold_keeps_no_pass(
+    data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    read = pass_over(reader_of(data), tokenizer, ENCODING)
+    skipped = [replace(row, location="\udcff.jsonl:1") for row in read.skipped]  # as Python reads such a file's name
+    keep_pass(tmp_path, "key", replace(read, skipped=skipped))
+    assert kept_pass(tmp_path, "key") is None and not (tmp_path / FILE_NAME).exists()
+
+
 def test_tokens_read_again_are_those_that_were_read_first(
     data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -175,6 +175,9 @@ def test_known_pairs_need_a_prompt_each_and_finite_scores() -> None:
     for scores, prompts in ((np.zeros(0), np.zeros(0)), (np.zeros(2), np.zeros(3)), (np.array([np.nan]), np.zeros(1))):
         with pytest.raises(SettingsError, match="known pairs need"):
             KnownScores(scores, prompts.astype(int))
+    for flips in (np.zeros(3), np.array([0.1, np.nan])):
+        with pytest.raises(SettingsError, match="known pairs need"):
+            KnownScores(np.zeros(2), np.zeros(2, dtype=int), flips)
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:

@@ -27,6 +27,14 @@ def test_a_probe_of_messages_and_a_dataset_of_text_are_told_apart(form: str | No
     assert fit_notes(500, [probe], "auto", conversational=None) == ()
 
 
+def test_a_reference_of_another_kind_of_score_is_told_not_silently_left_aside() -> None:
+    probe = replace(random_probe(), reference_scores=torch.rand(2, 40), built={"calibration": {"kind": "contextual"}})
+    (told,) = fit_notes(500, [probe], "one-sided", conversational=True)
+    assert "calibrated by contextual scores" in told and "--score one-sided" in told
+    assert fit_notes(500, [probe], "contextual", conversational=True) == ()
+    assert fit_notes(500, [random_probe()], "one-sided", conversational=True) == ()
+
+
 def test_few_pairs_are_told_wherever_contexts_are_centered_by_them() -> None:
     probe = random_probe()
     (alone,) = fit_notes(15, [probe], "auto", conversational=True)

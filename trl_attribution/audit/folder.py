@@ -18,6 +18,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
+from trl_attribution.scoring.asked import ONE_SIDED_FLIP
 from trl_attribution.store import VectorStore
 from trl_attribution.utils.text import printable
 
@@ -101,7 +102,9 @@ class Flagged:
 
     @property
     def actions(self) -> tuple[Literal["filter", "flip"], ...]:
-        """What can be done to examples of this kind."""
+        """What can be done to such examples: no flips by one-sided scores, where what leans away may be above 0."""
+        if any(column.kind == "one-sided" for column in self.flags.columns):
+            return ("filter",)
         return self.audit.info.dataset.kind.actions
 
     def to_manifest(self, action: Literal["filter", "flip"]) -> Manifest:
@@ -111,14 +114,14 @@ class Flagged:
         against the behavior, and flipping them would teach it.
 
         Raises:
-            SettingsError: ``action`` is neither ``filter`` nor ``flip``.
+            SettingsError: ``action`` is neither ``filter`` nor ``flip``, or not one of :attr:`actions`.
         """
         if action not in ("filter", "flip"):
             raise SettingsError(f"action: {action!r} is unknown; choose filter or flip")
         if action not in self.actions:
-            raise SettingsError(
-                f"action: {self.audit.info.dataset.kind} cannot be flipped, they have no other side; choose filter"
-            )
+            kind = self.audit.info.dataset.kind
+            why = f"{kind} cannot be flipped, they have no other side" if not kind.flip else ONE_SIDED_FLIP
+            raise SettingsError(f"action: {why}; choose filter")
         decisions = tuple(
             Decision(
                 pair_id=found.pair_id,

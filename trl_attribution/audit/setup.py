@@ -90,9 +90,9 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
             "Build it with controls, or ask for score 'auto'."
         )
     unknowing = [probe.name for probe in found if not probe.knows_prompts]
-    if score == "contextual" and unknowing:
+    if score in ("contextual", "one-sided") and unknowing:
         raise ProbeError(
-            f"score: contextual scores need probes that know their prompts; {', '.join(unknowing)} does not. "
+            f"score: {score} scores need probes that know their prompts; {', '.join(unknowing)} does not. "
             "Build it from a behavior file, or ask for score 'response' or 'auto'."
         )
     for probe in found:

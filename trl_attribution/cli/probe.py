@@ -173,7 +173,7 @@ def import_(
 def calibrate(
     name: Name,
     reference: Annotated[
-        str, typer.Argument(help="Preference pairs known to be clean, in any dataset format."), paths.DATASET
+        str, typer.Argument(help="A dataset known to be clean, of the kind that is to be audited."), paths.DATASET
     ],
     model: options.Model,
     probes: options.Registry = Path("probes"),

@@ -87,7 +87,7 @@ def scores_of(
     scratch: Path,
     progress: Progress | None,
 ) -> Scores:
-    """The score of every audited pair for every cluster, at ``layer``: what an audit with its probe would give."""
+    """The score of every audited pair for every cluster, at ``layer``, as for pairs whatever the examples are."""
     probes = [
         Probe(name, tuple(layers), one.vector, layer, audited.model, one.prompt_vectors, one.contexts)
         for name, one in clusters.items()

@@ -17,6 +17,7 @@ from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
+from trl_attribution.scoring.asked import ONE_SIDED_FLIP
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.kinds import EXAMPLES
@@ -69,14 +70,16 @@ def write_artifacts(
     if not listed:
         return Artifacts(folder, (), None, 0)
     kind = EXAMPLES[run.reading.kind]
-    if action not in kind.actions:
-        raise SettingsError(f"--action flip: {kind} cannot be flipped; leave it out")
-    manifests = {each: _manifest(run, file, each, listed) for each in kind.actions}
+    actions: tuple[Action, ...] = ("filter",) if file.policy.score == "one-sided" else kind.actions
+    if action not in actions:
+        why = f"{kind} cannot be flipped" if not kind.flip else ONE_SIDED_FLIP
+        raise SettingsError(f"--clean flip: {why}; leave it out")
+    manifests = {each: _manifest(run, file, each, listed) for each in actions}
     for each, manifest in manifests.items():
         manifest.save(folder / _MANIFESTS[each])
     cleaned = folder / _CLEANED / _name(dataset)
     manifests[action].apply_file(dataset, cleaned, reading=run.reading)
-    return Artifacts(folder, tuple(folder / _MANIFESTS[each] for each in kind.actions), cleaned, len(listed))
+    return Artifacts(folder, tuple(folder / _MANIFESTS[each] for each in actions), cleaned, len(listed))
 
 
 def check_output(folder: Path, dataset: str | Path) -> None:

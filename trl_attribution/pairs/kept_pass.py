@@ -76,13 +76,18 @@ def pass_key(reader: PairReader, encoder: Encoder, encoding: Encoding) -> str | 
 def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
     """Write ``data`` into ``folder``, but for the tokens of single pairs: an audit holds no texts.
 
+    Nothing is written where a file whose name is no UTF-8 has rows that were left out: the names are part of it.
+
     Raises:
         AttributionError: the folder cannot be written.
     """
     sources = data.index.sources
     kept = {name: value for name, value in vars(data).items() if name not in ("index", *_TOKENS)}
     about = _Head(key=key, sources=sources.dictionary.to_pylist(), pairs=len(data.index), **kept)
-    head = about.model_dump_json().encode()
+    try:
+        head = about.model_dump_json().encode()
+    except ValueError:  # pydantic writes no lone surrogates
+        return  # it saves time, no more
     body = [
         bytes.fromhex("".join(data.index.pair_ids)),
         data.index.rows.astype("<i8").tobytes(),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Kind = Literal["contextual", "response", "controlled", "one-sided"]
 AskedKind = Literal["auto", "contextual", "response", "controlled", "one-sided"]
 
+ONE_SIDED_FLIP = "by one-sided scores nothing is flipped: what leans a little away from the behavior may score above 0"
+"""Why there is no flip, for messages."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trl_attribution.scoring.asked import AskedKind, Column, kind_for, reference_for
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.utils.kinds import PAIR, ExampleKind
+from trl_attribution.utils.text import printable
 
 FEW_PAIRS = 16
 """With fewer, the mean of their contexts alone is no center (docs/benchmarks/control-sources.md)."""
@@ -18,12 +19,13 @@ def fit_notes(
 ) -> tuple[str, ...]:
     """A sentence for each probe whose prompts were written in another form than the dataset's, or N ``pairs`` too few.
 
+    And one for each that was calibrated by another kind of score than the one it is asked for.
     ``conversational`` says whether the dataset's prompts are messages, which get the chat template in training as here;
     text does not. M0 reads the two so differently that scores of one by a probe of the other may be upside down.
     """
     form = {True: "messages", False: "text", None: ""}[conversational]
     found = [_form_note(probe, form) or _size_note(probe, pairs, kind, of) for probe in probes]
-    return tuple(note for note in found if note)
+    return tuple(note for note in (*found, *(_calibration_note(probe, kind, of) for probe in probes)) if note)
 
 
 def _form_note(probe: ProbeLike, form: str) -> str:
@@ -36,6 +38,16 @@ def _form_note(probe: ProbeLike, form: str) -> str:
         f"{probe.name}: it was built from prompts as {there}, but the dataset's are {here[0]}, which {get} the chat "
         "template. Scores of the one by the other mean little: "
         f"build the probe with --prompt-format {here[1]}, or give the dataset's prompts as {there}"
+    )
+
+
+def _calibration_note(probe: ProbeLike, kind: AskedKind, of: ExampleKind) -> str:
+    calibration, here = probe.built.get("calibration"), kind_for(probe, kind)
+    if probe.reference_scores is None or not isinstance(calibration, Mapping) or calibration.get("kind") == here:
+        return ""
+    return (
+        f"{probe.name}: it was calibrated by {printable(calibration.get('kind'), 40)} scores, which say nothing of "
+        f"{here} ones, so it counts as not calibrated. For {of.several}, calibrate it with --score {here} on clean ones"
     )
 
 

@@ -31,7 +31,9 @@ class KnownScores:
     """[E], of the same pairs with chosen and rejected swapped; None where that negates every score exactly."""
 
     def __post_init__(self) -> None:
-        if not len(self.scores) or self.scores.shape != self.prompts.shape or not np.isfinite(self.scores).all():
+        flips = self.scores if self.flips is None else self.flips
+        fits = self.scores.shape == self.prompts.shape == flips.shape
+        if not len(self.scores) or not fits or not np.isfinite([self.scores, flips]).all():
             raise SettingsError(
                 f"known pairs need one finite score and one prompt each, not {self.scores.shape} and "
                 f"{self.prompts.shape}: give at least one pair"

@@ -136,9 +136,9 @@ def _check(each: RuledProbe, first: Probe, pin: str | None, score: str) -> None:
     needs_pairs = rules.recall is not None or rules.max_reaching_count is not None or rules.estimates
     if needs_pairs and not knows_pairs(probe):
         raise ProbeError(f"rules.probes.{each.name}: {why_no_pairs(repr(each.name))}")
-    if score == "contextual" and not probe.knows_prompts:
+    if score in ("contextual", "one-sided") and not probe.knows_prompts:
         raise ProbeError(
-            f"score: contextual scores need probes that know their prompts; {probe.name!r} does not. "
+            f"score: {score} scores need probes that know their prompts; {probe.name!r} does not. "
             "Build it from a behavior file, or ask for score response or auto."
         )
 

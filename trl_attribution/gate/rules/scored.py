@@ -169,7 +169,8 @@ def _beside(known: KnownPairs | None, trusted: Floats) -> KnownPairs | None:
     if others is None:
         return replace(known, controls=KnownScores(chosen, np.arange(len(chosen))))
     prompts = np.concatenate([others.prompts, others.prompts.max() + 1 + np.arange(len(chosen))])
-    flips = np.concatenate([others.flipped().scores, -chosen])  # of the trusted ones' it is not known, nor needed
+    # Of the trusted ones' it is not known, nor needed.
+    flips = None if others.flips is None else np.concatenate([others.flips, -chosen])
     return replace(known, controls=KnownScores(np.concatenate([others.scores, chosen]), prompts, flips))
 
 
