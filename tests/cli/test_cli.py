@@ -107,13 +107,15 @@ def test_a_report_that_cannot_be_written_fails_the_command_and_costs_nothing_els
     def refuse(*_args: object, **_options: object) -> None:
         raise AttributionError("the disk is full")
 
+    told: list[str] = []
     monkeypatch.setattr("trl_attribution.report.ending.write_report", refuse)
+    monkeypatch.setattr("trl_attribution.report.ending.logger.error", lambda text, *of: told.append(text % of))
     monkeypatch.chdir(place.folder)
     done = CliRunner().invoke(app, "audit model data.jsonl --probes probes --top-k 2 -o audit-unreported --json")
     found = json.loads(done.stdout)
     assert done.exit_code == 2 and found["report"] is None and found["flagged"] == 2
     assert all(Path(path).is_file() for path in found["manifests"].values())
-    assert "no report: the disk is full. Make it with: trl-attribution report audit-unreported" in done.stderr
+    assert told == ["no report: the disk is full. Make it with: trl-attribution report audit-unreported"]
 
 
 def test_apply_writes_the_cleaned_dataset(place: Place) -> None:
