@@ -231,7 +231,9 @@ def run(step: Step, place: Path, environment: dict[str, str], instead: Sequence[
 
 def section(taken: Taken, names: Sequence[tuple[str, str]]) -> str:
     """A step on the page; ``names`` are paths of this machine and what stands for them."""
-    step, lines = taken.step, [line.rstrip() for line in replaced(taken.said, names).strip("\n").split("\n")]
+    step, said = taken.step, replaced(taken.said, names).strip("\n").split("\n")
+    # Where pip looks for packages is the machine's own affair.
+    lines = [line.rstrip() for line in said if not line.startswith("WARNING: Location ")]
     if len(lines) > step.shown + 1:
         lines = [*lines[: step.shown], f"... ({len(lines) - step.shown} more lines)"]
     return "\n".join(
