@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.manifest_cases import ids_of, manifest_for, simple_rows, write_jsonl
@@ -83,11 +83,13 @@ def test_hostile_names_are_shown_and_do_nothing(text: str) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=30))
+@example("0.0")
+@example("1. point")
 def test_no_text_at_all_keeps_a_sign_that_begins_markup(text: str) -> None:
     escaped = inline(text)
     bare = re.sub(r"&#\d+;", "", escaped)
     assert not re.search(r"[<>\[\]`*|\\@#!$~^&{}\n\r\x00-\x1f]", bare)
-    assert not re.search(r":(?=\S)|%(?=\w)|^\s*([-+:]|\d+[.)])", escaped)
+    assert not re.search(r":(?=\S)|%(?=\w)|^\s*([-+:]|\d+[.)](?=\s|$))", escaped)
     assert "www." not in bare.lower()
 
 
