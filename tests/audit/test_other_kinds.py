@@ -229,21 +229,26 @@ def test_the_completions_that_a_grpo_run_logs_are_audited(tmp_path: Path, loaded
     assert manifest.check_file(logs, tmp_path / "cleaned").filtered == report.filtered
 
 
+def write_policy(folder: Path, model: Path, rule: dict[str, float], **settings: Any) -> None:
+    """``gate.yaml``, with a rule for the probe ``rude``."""
+    policy = {
+        "version": 1,
+        "model": str(model),
+        "probes": "probes",
+        "compute": {"dtype": "float32", "vector_dtype": "float32"},
+        "own_responses": {"n": 2, "max_new_tokens": 4},
+        "rules": {"probes": {"rude": rule}},
+    }
+    (folder / "gate.yaml").write_text(yaml.safe_dump(policy | settings))
+
+
 @pytest.mark.parametrize("rows", [kto_rows, sft_rows])
 def test_the_gate_judges_other_kinds_as_an_audit_scores_them(
     rows: Callable[[int], list[dict[str, Any]]], tmp_path: Path, model_folder: Path, loaded: LoadedModel, probe: Probe
 ) -> None:
     ProbeRegistry(tmp_path / "probes").save(probe)
     data = write_rows(tmp_path / "data.jsonl", rows(8))
-    policy = {
-        "version": 1,
-        "model": str(model_folder),
-        "probes": "probes",
-        "compute": {"dtype": "float32", "vector_dtype": "float32"},
-        "own_responses": {"n": 2, "max_new_tokens": 4},
-        "rules": {"probes": {"rude": {"max_score": -1}}},
-    }
-    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
+    write_policy(tmp_path, model_folder, {"max_score": -1})
     found = run_gate(load_policy(tmp_path / "gate.yaml"), data, TODAY)
     examples = len({pair.pair_id for pair in PairReader(data)})
     assert found.verdict.computed == found.verdict.examined == examples
@@ -260,15 +265,7 @@ def test_a_gate_takes_no_rate_of_one_sided_scores_from_a_baseline(
 ) -> None:
     ProbeRegistry(tmp_path / "probes").save(probe)
     data = write_rows(tmp_path / "data.jsonl", sft_rows(4))
-    policy = {
-        "version": 1,
-        "model": str(model_folder),
-        "probes": "probes",
-        "baseline": "baseline.safetensors",
-        "own_responses": {"n": 1, "max_new_tokens": 4},
-        "rules": {"probes": {"rude": {"fdr": 0.5, "max_flagged_count": 0}}},
-    }
-    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
+    write_policy(tmp_path, model_folder, {"fdr": 0.5, "max_flagged_count": 0}, baseline="baseline.safetensors")
     made = propose(load_policy(tmp_path / "gate.yaml"), str(data), "baseline.safetensors")
     assert [column.kind for column in made.baseline.columns] == ["one-sided"]
     made.baseline.save(tmp_path / "baseline.safetensors")

@@ -96,7 +96,7 @@ def oracle_folder(name: str | Path) -> Path:
         ModelError: there is none, or peft, which puts it on M0, is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ModelError("an oracle is an adapter, which needs the peft package: pip install 'trl-attribution[peft]'")
+        raise ModelError("an oracle is an adapter, which needs the peft package: pip install peft")
     path = local_path(name, ModelError)
     if not path.exists() and is_hub_id(str(name)):
         from huggingface_hub import snapshot_download

@@ -42,11 +42,15 @@ def adapted(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     if config.is_prompt_learning:
         raise ModelError(f"adapter {printable(adapter)}: {config.peft_type} puts tokens of its own before the prompt")
     wrapped = PeftModel(model, config, adapter_name=REFERENCE)
-    try:
-        _fill(wrapped, adapter)
-    except BaseException:
-        _take_off(wrapped)
-        raise
+    base = config.base_model_name_or_path
+    result = wrapped.load_adapter(str(adapter), REFERENCE, is_trainable=False)
+    # PEFT warns of the first and says nothing of the second.
+    unlike = [*result.missing_keys, *result.unexpected_keys]
+    if unlike:
+        raise ModelError(
+            f"adapter {printable(adapter)} does not fit this model: {len(unlike)} weights are missing or have no place "
+            f"({', '.join(printable(name) for name in unlike[:_SHOWN])}). It was trained on {printable(base)}"
+        )
     wrapped.eval()
     return wrapped
 
@@ -124,22 +128,3 @@ def _refuse_lasting(adapter: str | Path) -> None:
             f"adapter {printable(adapter)}: its {' and '.join(lasting)} would change the model beyond the time that it "
             "is lent, or is not read here; give a plain LoRA adapter"
         )
-
-
-def _fill(wrapped: PeftModel, adapter: str | Path) -> None:
-    base = wrapped.peft_config[REFERENCE].base_model_name_or_path
-    result = wrapped.load_adapter(str(adapter), REFERENCE, is_trainable=False)
-    # PEFT warns of the first and says nothing of the second.
-    unlike = [*result.missing_keys, *result.unexpected_keys]
-    if unlike:
-        raise ModelError(
-            f"adapter {printable(adapter)} does not fit this model: {len(unlike)} weights are missing or have no place "
-            f"({', '.join(printable(name) for name in unlike[:_SHOWN])}). It was trained on {printable(base)}"
-        )
-
-
-def _take_off(wrapped: PeftModel) -> None:
-    """Put the model's own modules back."""
-    model = wrapped.unload()
-    if hasattr(model, "peft_config"):  # of PEFT before it took it away itself
-        del model.peft_config
