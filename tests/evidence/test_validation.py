@@ -181,6 +181,17 @@ def test_seeds_and_rankings_may_be_added_and_nothing_else_may_change(workplace: 
         validator(workplace)
 
 
+def test_a_folder_from_before_a_setting_came_is_gone_on_with(workplace: Path) -> None:
+    validator(workplace)
+    path = workplace / "out" / "binding.json"
+    values = json.loads(path.read_text())
+    for part, younger in (("training", "weighs"), ("measures", "temperature")):
+        del values["bound_to"][part][younger]
+    path.write_text(json.dumps(values))
+    validator(workplace)
+    assert "weighs" in json.loads(path.read_text())["bound_to"]["training"]
+
+
 def test_a_broken_or_newer_cell_is_refused_by_name(workplace: Path) -> None:
     changed(workplace, seeds=[1])
     running = validator(workplace)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.evidence.validation.cells import Cell
 from trl_attribution.evidence.validation.costs import RunCost
+from trl_attribution.evidence.validation.plan import MeasurePlan, MixedPlan, TrainingPlan
 from trl_attribution.utils.atomic import atomic_path, write_json
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.text import printable
@@ -23,6 +24,8 @@ RANKING = "ranking "
 """How the names of settings begin that decide about the cells of one ranking only."""
 SOURCES = "sources"
 """Name of the setting with the digest of the pairs' sources, which only plans that drop sources have."""
+PARTS = {"training": TrainingPlan, "measures": MeasurePlan, "mixed": MixedPlan}
+"""The settings that are whole parts of a plan."""
 BINDING_FORMAT = "trl-attribution validation settings"
 VERSION = 1
 
@@ -144,4 +147,14 @@ def _differing(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     """The settings in which two validations differ, a line each; a ranking that only one has is no difference."""
     shared = {name for name in stored.keys() | asked.keys() if name != SOURCES and not name.startswith(RANKING)}
     shared |= stored.keys() & asked.keys()
-    return describe_difference(*({name: one[name] for name in shared & one.keys()} for one in (stored, asked)))
+    return describe_difference(
+        *({name: _said(name, one[name]) for name in shared & one.keys()} for one in (stored, asked))
+    )
+
+
+def _said(name: str, value: Any) -> Any:
+    """A part of a plan without what is default: a field may be younger than the folder that is compared."""
+    if name not in PARTS or not isinstance(value, dict):
+        return value
+    fields = PARTS[name].model_fields
+    return {field: one for field, one in value.items() if field not in fields or one != fields[field].default}
