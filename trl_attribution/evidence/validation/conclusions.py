@@ -179,7 +179,10 @@ def _answer(claim: Claim, by_condition: Mapping[Condition, Doubles], settings: S
     if grown <= 0:
         return "undecided", "training on all pairs does not bring the behavior out, so there is nothing to take away"
     if not claim.against:
-        return "undecided", "there is no random control to compare with; add one to selections"
+        return (
+            "undecided",
+            "there is no random control to compare with; add one to selections, or take it out of leave_out",
+        )
     if claim.seeds < 2:
         return "undecided", "one seed says nothing about other training runs; add seeds"
     if reduced.high < least:
