@@ -22,6 +22,7 @@ from trl_attribution.discovery.result import ClusterVectors
 from trl_attribution.discovery.similarity import Items, Kind, RowCosines, row_cosines
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import context_means
+from trl_attribution.utils.text import tally
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all)."""
@@ -143,7 +144,7 @@ class DiscoveryRun:
     def _refuse_too_few(self, usable: int) -> None:
         least = 4 * self.config.min_size
         if usable < least:
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.left_out.items() if count)
+            reasons = tally({reason: count for reason, count in self.left_out.items() if count})
             raise SettingsError(
                 f"{usable} {self.mode} can be compared{f' ({reasons})' if reasons else ''}, but at least {least} are "
                 f"needed to find clusters of {self.config.min_size} in one half and confirm them in the other. Give "

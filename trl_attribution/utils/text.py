@@ -6,8 +6,11 @@ import json
 import re
 import shlex
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+MOST_SHOWN = 10
+"""Of many things, how many a message lists."""
 _MOST_DIGITS = 18
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -62,6 +65,22 @@ def _escape(character: str) -> str:
 def counted(number: int, one: str, several: str | None = None) -> str:
     """``1 probe``, ``2 probes``, ``1,000 probes``; ``several`` where an s is not enough."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """``empty_response: 1,200, tie: 3``."""
+    return ", ".join(f"{printable(name)}: {count:,}" for name, count in counts.items())
+
+
+def some(names: Sequence[str], most: int = MOST_SHOWN) -> str:
+    """``a, b and 3 more``: the first ``most`` of ``names``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def some_lines(lines: Sequence[str], total: int | None = None) -> list[str]:
+    """The first ten of ``lines``, indented, and a line that says how many more there are of ``total``."""
+    left = (len(lines) if total is None else total) - MOST_SHOWN
+    return [f"  {line}" for line in [*lines[:MOST_SHOWN], *([f"and {left:,} more"] if left > 0 else [])]]
 
 
 def shell_command(*words: str | Path) -> str:

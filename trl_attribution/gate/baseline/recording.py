@@ -24,7 +24,7 @@ from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
 from trl_attribution.scoring.asked import asked_of
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import printable, tally
 
 log = logging.getLogger("trl_attribution")
 
@@ -95,7 +95,7 @@ def _read(
     supply = supplier.supply(inventory, np.arange(len(inventory)))
     left_out = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in supply.unusable)])
     if left_out:
-        told = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(left_out.items()))
+        told = tally(dict(sorted(left_out.items())))
         log.warning("%s: rows left out of the baseline: %s", printable(reader.source.name), told)
     return inventory, supply
 
