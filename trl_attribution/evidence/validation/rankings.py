@@ -16,7 +16,7 @@ from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.foreign import scores_by_pair
 from trl_attribution.evidence.validation.plan import RankingPlan, ValidationPlan
-from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior
 from trl_attribution.scoring import DEFAULT_RULE, Column, ScoreTable
@@ -88,7 +88,7 @@ def find_ranking(
     config = AuditConfig(
         layers=(probe.layer,) if not isinstance(wanted.layer, int) else (wanted.layer,),
         encoding=encoding,
-        reading=Reading(**plan.reading),
+        reading=plan.reading,
         score=wanted.score,
         vector_dtype="float32",
         trust_remote_code=plan.trust_remote_code,

@@ -16,7 +16,7 @@ from trl_attribution.audit.compute import compute_shards, in_shards
 from trl_attribution.audit.own_responses import draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
-from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
+from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, shown_rows
 from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.elsewhere import holds_vectors, open_vectors
 from trl_attribution.gate.vectors.remote import RemoteCache
@@ -28,10 +28,9 @@ from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
 from trl_attribution.utils.compat import keeps_whole_prompts
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import MOST_SHOWN, counted, printable, some_lines
 
 SHARD_PAIRS = 512
-_SHOWN = 10
 
 
 class JointView:
@@ -196,16 +195,15 @@ class Supplier:
     def _check_computable(self, inventory: Inventory, wanted: dict[int, int]) -> None:
         count, most = len(wanted), self._policy.compute.max_pairs
         if self._policy.model is None:
-            first = dict(list(wanted.items())[:_SHOWN])
-            shown = [f"  {printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
-            more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+            first = dict(list(wanted.items())[:MOST_SHOWN])
+            shown = [f"{printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
             where = str(self._vectors or self._policy.vectors or "the cache")
             fix = (
                 f"Compute them where M0 is (`trl-attribution audit M0 DATASET --vectors {printable(where)}`), "
                 "or name `model` in the policy."
             )
             head = f"{count} of the pairs to be judged have no vectors in {printable(where)}, and there is no model:"
-            raise StoreError("\n".join([head, *shown, *more, fix]))
+            raise StoreError("\n".join([head, *some_lines(shown, count), fix]))
         if most is not None and count > most:
             raise SettingsError(
                 f"{count} pairs have no vectors in the cache, and compute.max_pairs is {most}. Has the cache been "
@@ -351,4 +349,4 @@ class _Computation:
 
 
 def _rows(inventory: Inventory, wanted: dict[int, int]) -> Iterator[tuple[Row, Pair]]:
-    return rows_again(inventory.reader, {row: inventory.pair_ids[place] for row, place in wanted.items()})
+    return inventory.reader.again({row: inventory.pair_ids[place] for row, place in wanted.items()})
