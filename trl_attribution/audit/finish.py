@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit.config import AskedScore
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo, CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo, versions
 from trl_attribution.pairs import PairReader
@@ -17,6 +16,7 @@ from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, dataset_i
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view, write_scores
 from trl_attribution.scoring.asked import asked_of
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.store import VectorStore
 
 PairsScored = Callable[[int, int], None]
@@ -64,7 +64,7 @@ class Ending:
     data: DatasetPass
     vectors: Vectors
     probes: Sequence[Probe]
-    score: AskedScore
+    score: AskedKind
     layers: tuple[int, ...]
     model: ModelInfo
     settings: Mapping[str, Any]

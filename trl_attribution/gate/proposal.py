@@ -19,9 +19,9 @@ from trl_attribution.gate.policy.probes import RuledProbe
 from trl_attribution.gate.policy.template import Trusted
 from trl_attribution.gate.rows.inventory import OnProgress
 from trl_attribution.scoring import DEFAULT_RULE, Column, reference_for
-from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import Decision, KnownPairs, decide
 from trl_attribution.scoring.held_out import known_pairs
+from trl_attribution.scoring.kinds import Kind
 from trl_attribution.scoring.recall import threshold_for
 
 STOPPED = 0.01

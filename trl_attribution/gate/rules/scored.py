@@ -29,9 +29,9 @@ from trl_attribution.scoring import (
     reference_for,
     score_view,
 )
-from trl_attribution.scoring.asked import AskedKind
 from trl_attribution.scoring.decision import Decision, KnownPairs, decide
 from trl_attribution.scoring.held_out import why_no_pairs
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.power import power_sentence
 from trl_attribution.scoring.recall import KnownScores
 
