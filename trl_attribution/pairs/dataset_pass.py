@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.reader import PairReader
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import MOST_SHOWN, counted, some_lines, tally
 
@@ -248,8 +249,7 @@ def encoded_pairs(
     pairs: Iterable[Pair], tokenizer: Encoder, encoding: Encoding
 ) -> Iterator[tuple[Pair, EncodedPair | RowFault]]:
     """Each pair with its tokens, or the fault that keeps it out; tokenized in batches, in order."""
-    remaining = iter(pairs)
-    while batch := list(islice(remaining, ENCODE_BATCH)):
+    for batch in in_chunks(pairs, ENCODE_BATCH):
         yield from zip(batch, encode_pairs(batch, tokenizer, encoding), strict=True)
 
 
@@ -281,8 +281,7 @@ class _Counter:
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
     def read(self) -> None:
-        remaining = iter(self.reader)
-        while batch := list(islice(remaining, ENCODE_BATCH)):
+        for batch in in_chunks(self.reader, ENCODE_BATCH):
             for pair in batch:
                 self.census.add(pair)
             chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))

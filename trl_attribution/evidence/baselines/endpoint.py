@@ -13,8 +13,9 @@ from typing import Any
 
 from trl_attribution.behaviors import EndpointJudge, Prompt
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, chunks, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.utils.chunks import in_chunks
 
 _CHUNK = 64
 VERDICTS_FORMAT = "trl-attribution verdicts"
@@ -55,7 +56,7 @@ class EndpointRanking:
         reused = len(known)
         self._check_budget(pairs, known)
         scores: dict[str, float] = {}
-        for chunk in chunks(pairs, _CHUNK):
+        for chunk in in_chunks(pairs, _CHUNK):
             asked = [one for pair in chunk for one in _both(pair)]
             missing = list({_key(*one): one for one in asked if _key(*one) not in known}.values())
             self._ask(missing, known, kept)

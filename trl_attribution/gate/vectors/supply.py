@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.compute import compute_shards, in_shards
+from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.own_responses import draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
@@ -27,6 +27,7 @@ from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.text import MOST_SHOWN, counted, printable, some_lines
 
@@ -317,7 +318,7 @@ class _Computation:
         """Compute the pairs of the ``wanted`` rows; returns those that no tokens can be made of."""
         self._cache.store(self.settings)
         unusable: list[tuple[int, BadRow]] = []
-        shards = in_shards(self._encoded(inventory, wanted, unusable), SHARD_PAIRS)
+        shards = in_chunks(self._encoded(inventory, wanted, unusable), SHARD_PAIRS)
         with self._shared(), self._engine.in_step():
             compute_shards(self._engine, shards, self._keep, on_progress)
         return unusable
