@@ -18,11 +18,10 @@ from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
-from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import WholeTable, as_text, facts, table
-from trl_attribution.utils.text import counted, printable, shell_command, tally
+from trl_attribution.utils.text import counted, duration_text, printable, shell_command, tally
 
 if TYPE_CHECKING:
     from trl_attribution.audit.estimate import Estimate

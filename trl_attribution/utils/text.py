@@ -67,6 +67,18 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def duration_text(seconds: float) -> str:
+    """In seconds, minutes or hours, whichever reads best.
+
+    >>> duration_text(40.08), duration_text(600)
+    ('40.1 s', '10.0 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
 def tally(counts: Mapping[str, int]) -> str:
     """``empty_response: 1,200, tie: 3``."""
     return ", ".join(f"{printable(name)}: {count:,}" for name, count in counts.items())
