@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.audit.folder import Audit, Flagged
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.probes import Probe
     from trl_attribution.scoring import Flags
+    from trl_attribution.utils.progress import OnProgress
 
 _PARTIAL = "witness.partial.parquet"
 _BATCH = 64

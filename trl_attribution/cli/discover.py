@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, StoredDiscovery
     from trl_attribution.discovery.audited import ReadPairs
-    from trl_attribution.discovery.run import Namer, OnProgress
+    from trl_attribution.discovery.run import Namer
     from trl_attribution.models import LoadedModel
+    from trl_attribution.utils.progress import OnProgress
 
 
 @verb

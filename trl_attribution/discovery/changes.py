@@ -30,10 +30,9 @@ from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
+from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import printable, tally
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all)."""
 _AT_ONCE = 256
 
 

@@ -6,7 +6,7 @@ Axis letters: P items, N pairs, L layers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,10 +22,9 @@ from trl_attribution.discovery.result import ClusterVectors
 from trl_attribution.discovery.similarity import Items, Kind, RowCosines, row_cosines
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import context_means
+from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import tally
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all)."""
 _HEATMAP = 300
 
 

@@ -45,12 +45,12 @@ from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
+from trl_attribution.utils.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from trl_attribution.audit.auditor import DataAuditor
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.pairs.rows import RowSource
 
 _BLOCK = 8192
@@ -74,7 +74,7 @@ def scan_dataset(
 ) -> ScanResult:
     """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
     settings = config or ScanConfig()
-    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format, sae)
+    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or silent, changes, prompt_format, sae)
     return scan.run()
 
 
@@ -384,7 +384,3 @@ def _is_sample(info: AuditInfo, asked: int | None) -> bool:
     if info.reading.kind in ("kto", "rollouts"):  # an example may be several rows
         return asked is not None
     return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""

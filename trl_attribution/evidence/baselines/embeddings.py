@@ -20,13 +20,12 @@ from trl_attribution.evidence.baselines.baseline import (
     BaselineScores,
     Cost,
     Counted,
-    OnProgress,
     PairSet,
-    silent,
 )
 from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
 Doubles = npt.NDArray[np.float64]

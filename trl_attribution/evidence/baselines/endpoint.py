@@ -13,9 +13,10 @@ from typing import Any
 
 from trl_attribution.behaviors import EndpointJudge, Prompt
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.pairs import Pair, whole_text
 from trl_attribution.utils.chunks import in_chunks
+from trl_attribution.utils.progress import OnProgress, silent
 
 _CHUNK = 64
 VERDICTS_FORMAT = "trl-attribution verdicts"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.models.likelihood import forward_flops, pair_margins
 from trl_attribution.pairs import Encoding
 from trl_attribution.utils.chunks import in_chunks
+from trl_attribution.utils.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel

@@ -18,7 +18,7 @@ from trl_attribution.evidence.validation.measuring import Gauge, judge_config, r
 from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.rankings import Ranking, behavior_prompts, find_ranking
 from trl_attribution.evidence.validation.records import RANKING, SOURCES, CellFolder
-from trl_attribution.evidence.validation.running import OnProgress, Say, Validator
+from trl_attribution.evidence.validation.running import Say, Validator
 from trl_attribution.evidence.validation.selections import Selector
 from trl_attribution.evidence.validation.training import dpo_config, step_count
 from trl_attribution.models import LoadedModel, load_model
@@ -26,13 +26,14 @@ from trl_attribution.pairs import Encoding, Pair, PairReader
 from trl_attribution.pairs.dataset_pass import pass_over
 from trl_attribution.pairs.unsupported import require_pairs
 from trl_attribution.utils.distributed import current_ranks
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import tally
 
 
 def prepare_validation(
     plan: ValidationPlan,
     folder: Path,
-    on_progress: OnProgress = lambda _stage, _done, _total: None,
+    on_progress: OnProgress = silent,
     say: Say = lambda _text: None,
 ) -> Validator:
     """Load M0, read what the plan names, make its rankings, and tie ``folder`` to all that decides its numbers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,12 +22,11 @@ from trl_attribution.scoring import DEFAULT_RULE, Column, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.scoring.outcomes import outcome_of
 from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
-
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from trl_attribution.evidence.validation.selections import Selector
 from trl_attribution.evidence.validation.statistics import Doubles
 from trl_attribution.evidence.validation.training import Job, StepCount, trainer_of
 from trl_attribution.models import LoadedModel
+from trl_attribution.utils.progress import OnProgress
 
-OnProgress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 

@@ -16,7 +16,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.gate.baseline.baseline import GateBaseline, Origin, sorted_scores
 from trl_attribution.gate.materials import Materials, load_materials
 from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rows.inventory import Inventory, OnProgress, take_inventory
+from trl_attribution.gate.rows.inventory import Inventory, take_inventory
 from trl_attribution.gate.rules.scored import baseline_column, column_of, score_pairs
 from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.manifest import Manifest
@@ -24,6 +24,7 @@ from trl_attribution.manifest.manifest import MANIFEST_FORMAT
 from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
 from trl_attribution.scoring.asked import asked_of
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable, tally
 
 log = logging.getLogger("trl_attribution")
@@ -54,7 +55,7 @@ def record_baseline(
         SettingsError: the policy has no probes, so there is nothing to record.
         DataError, StoreError, ProbeError, ModelError: as :func:`run_gate` raises.
     """
-    report = on_progress or (lambda _stage, _done, _total: None)
+    report = on_progress or silent
     materials = load_materials(file, download, with_baseline=False)
     ruled = materials.probes.ruled
     if not ruled:

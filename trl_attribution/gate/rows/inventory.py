@@ -21,14 +21,13 @@ from trl_attribution.pairs.faults import UNTAUGHT
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
 from trl_attribution.utils.kinds import EXAMPLES
+from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import MOST_SHOWN, printable, some_lines, tally
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Examine = Callable[[Sequence[Content]], list[bool]]
 """Which of all rows of a dataset, in order, are to be judged."""
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
 
 _REPORT_EVERY = 1000
 

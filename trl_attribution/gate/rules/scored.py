@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trl_attribution.errors import SettingsError
 from trl_attribution.gate.baseline.baseline import BaselineColumn, GateBaseline
 from trl_attribution.gate.policy.probes import RuledProbe
-from trl_attribution.gate.rows.inventory import Flags, Integers, OnProgress
+from trl_attribution.gate.rows.inventory import Flags, Integers
 from trl_attribution.gate.vectors.supply import JointView
 from trl_attribution.scoring import (
     Column,
@@ -34,6 +34,7 @@ from trl_attribution.scoring.held_out import why_no_pairs
 from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.power import power_sentence
 from trl_attribution.scoring.recall import KnownScores
+from trl_attribution.utils.progress import OnProgress
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
