@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationEngine, PairVectors
-from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.online_dpo import OnlinePairHook
@@ -33,6 +32,7 @@ from trl_attribution.pairs.identity import prompt_key
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.distributed import ALONE, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.compute import compute_shards
-from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.finish import Ending, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
@@ -25,7 +25,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
-from trl_attribution.utils.progress import OnProgress, silent
+from trl_attribution.utils.progress import OnProgress, Stopwatch, silent
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -93,7 +93,7 @@ def discover_pairs(
 
 def _read(run: DiscoveryRun, compared: Compared, read: ReadPairs | None, further: Sequence[int]) -> PairTexts:
     """The texts of the top pairs and of ``further`` places."""
-    with run.timed("texts"):
+    with run.watch.timed("texts"):
         wanted = [*_top_places(run, compared), *further] if compared.kept else []
         return PairTexts.read(run.audited, read, wanted)
 
@@ -118,7 +118,7 @@ def _stored(
         run.on_progress("Describing clusters", place + 1, len(compared.kept))
         cluster = _described(run, one, words[place], typical[place], texts)
         clusters.append(cluster if namer is None else _named(cluster, namer, notes))
-    with run.timed("map"):
+    with run.watch.timed("map"):
         points = _map(run, compared)
     info = run.audited.info
     discovery = Discovery(
@@ -137,7 +137,7 @@ def _stored(
         heatmap=compared.heatmap_labels,
         map=points,
         notes=tuple(notes),
-        seconds={stage: round(taken, 3) for stage, taken in run.seconds.items()},
+        seconds=run.watch.rounded(),
     )
     return StoredDiscovery(discovery, {one.name: one.vectors for one in compared.kept}, compared.heatmap)
 
