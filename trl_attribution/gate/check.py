@@ -14,7 +14,7 @@ from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rows.changes import NewRows
-from trl_attribution.gate.rows.inventory import Integers, Inventory, take_inventory
+from trl_attribution.gate.rows.inventory import Inventory, take_inventory
 from trl_attribution.gate.rules.docket import AllowList, Docket, Outcome
 from trl_attribution.gate.rules.hygiene import hygiene_outcomes
 from trl_attribution.gate.rules.listing import cut_notes, listed
@@ -26,6 +26,7 @@ from trl_attribution.gate.verdict import Statement, Verdict, Violation, as_writt
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import fit_notes
 from trl_attribution.scoring.asked import asked_of
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.progress import OnProgress, silent

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError
@@ -23,12 +22,12 @@ from trl_attribution.evidence.baselines.baseline import (
     PairSet,
 )
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.utils.arrays import Doubles
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
-Doubles = npt.NDArray[np.float64]
 Kind = Literal["response", "contextual"]
 
 _CHUNK = 512

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.errors import DataError
 from trl_attribution.gate.rows.changes import Content, content_of
@@ -20,12 +19,11 @@ from trl_attribution.pairs.dataset_pass import Census
 from trl_attribution.pairs.faults import UNTAUGHT
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.arrays import Bools, Integers
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import MOST_SHOWN, printable, some_lines, tally
 
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Examine = Callable[[Sequence[Content]], list[bool]]
 """Which of all rows of a dataset, in order, are to be judged."""
 
@@ -59,9 +57,9 @@ class Inventory:
     source_names: list[str]
     sources: Integers
     """[N], index into ``source_names`` of that row's source."""
-    examined: Flags
+    examined: Bools
     """[N]"""
-    contradicted: Flags
+    contradicted: Bools
     """[N], whether the dataset also holds the pair the other way round."""
     prompt_length: Integers
     """[N], characters."""
@@ -143,7 +141,7 @@ class _Rows:
         self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
         self.lacks_own |= pair.lacks_own
 
-    def inventory(self, reader: PairReader, wanted: Flags | None) -> Inventory:
+    def inventory(self, reader: PairReader, wanted: Bools | None) -> Inventory:
         ids = self.census.ids
         _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -179,7 +177,7 @@ class _Rows:
         )
 
 
-def _repeats(pair_of: Integers, judged: Flags, numbers: Integers) -> tuple[tuple[int, int], ...]:
+def _repeats(pair_of: Integers, judged: Bools, numbers: Integers) -> tuple[tuple[int, int], ...]:
     """Of the rows of one pair, one counts as the original: one that was there before, else the first."""
     order = np.lexsort((np.arange(len(pair_of)), judged, pair_of))
     sorted_pairs = pair_of[order]

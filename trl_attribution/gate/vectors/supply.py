@@ -16,7 +16,7 @@ from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.own_responses import draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
-from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, shown_rows
+from trl_attribution.gate.rows.inventory import BadRow, Inventory, shown_rows
 from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.elsewhere import holds_vectors, open_vectors
 from trl_attribution.gate.vectors.remote import RemoteCache
@@ -27,6 +27,7 @@ from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.progress import OnProgress
