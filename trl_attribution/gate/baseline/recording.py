@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -20,7 +19,7 @@ from trl_attribution.gate.rows.inventory import Inventory, take_inventory
 from trl_attribution.gate.rules.scored import baseline_column, column_of, score_pairs
 from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.manifest import Manifest
-from trl_attribution.manifest.manifest import MANIFEST_FORMAT
+from trl_attribution.manifest.manifest import MANIFEST_LINES
 from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
 from trl_attribution.scoring.asked import asked_of
@@ -104,7 +103,7 @@ def _read(
 def _known_bad(
     given: str | Path, materials: Materials, supplier: Supplier, report: OnProgress
 ) -> tuple[tuple[str, ...], Tensor]:
-    if _is_manifest(Path(given)):
+    if Path(given).is_file() and MANIFEST_LINES.begins(Path(given)):
         listed = [decision.pair_id for decision in Manifest.load(given).decisions if decision.action != "keep"]
         if not listed:
             raise SettingsError(f"--known-bad {given}: the manifest lists no pair to filter or flip")
@@ -115,16 +114,3 @@ def _known_bad(
     none = torch.empty(0, len(materials.layers), materials.hidden_size)
     blocks = supply.view(listed).blocks(materials.layers, 1024)
     return tuple(listed), torch.cat([none, *(block.pair for block in blocks)])
-
-
-def _is_manifest(path: Path) -> bool:
-    """Whether the first line is a manifest's header; a dataset may end in ``.jsonl`` just as well."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as handle:
-        line = handle.readline(2**20)
-    try:
-        header = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(header, dict) and header.get("format") == MANIFEST_FORMAT
