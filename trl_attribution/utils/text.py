@@ -7,13 +7,15 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 MOST_SHOWN = 10
 """Of many things, how many a message lists."""
 _MOST_DIGITS = 18
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+"""Categories of characters that control, format or turn round what is shown; bidirectional marks are Cf."""
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -28,7 +30,7 @@ def printable(text: object, limit: int = 200) -> str:
     shown: list[str] = []
     length = 0
     for character in str(text):
-        piece = _escape(character)
+        piece = " " if character in "\n\t " else escaped(character)
         length += len(piece)
         if length > limit:
             return "".join(shown).rstrip() + "…"
@@ -54,12 +56,11 @@ def json_fault(error: ValueError | RecursionError) -> str:
     return f"a number that cannot be read: {printable(str(error).partition(';')[0])}"  # Python limits its digits
 
 
-def _escape(character: str) -> str:
-    if character in "\n\t ":
-        return " "
-    if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+@lru_cache(maxsize=65_536)
+def escaped(character: str) -> str:
+    r"""``character``, or where it is invisible its ``\x1b``-style escape."""
+    hidden = unicodedata.category(character) in _INVISIBLE
+    return character.encode("unicode_escape").decode("ascii") if hidden else character
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
