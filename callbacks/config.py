@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from trl_attribution.activations.config import ActivationConfig
 from trl_attribution.activations.config import Path as PassPath
-from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.behaviors.sampling import SamplingConfig
 from trl_attribution.errors import SettingsError
 from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
 from trl_attribution.utils.declared import taken
 
@@ -36,7 +37,7 @@ class CallbackConfig:
         metadata={"help": "JSONL file or folder of prompts to sample on before and after training."},
     )
     layers: list[int] | None = taken(AuditConfig, "layers")
-    score: AskedScore = taken(AuditConfig, "score")
+    score: AskedKind = taken(AuditConfig, "score")
     top_k: int | None = taken(Rule, "top_k")
     threshold: float | None = taken(Rule, "threshold")
     fdr: float | None = taken(Rule, "fdr")

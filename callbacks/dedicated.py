@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.compute import compute_shards, in_shards
+from trl_attribution.audit.compute import compute_shards
 from trl_attribution.callbacks.recorder import Recorder
 from trl_attribution.callbacks.reference_model import reloaded
 from trl_attribution.callbacks.reference_pass import ReferenceModel
@@ -19,6 +19,7 @@ from trl_attribution.pairs import EncodedPair, Encoder, Encoding, PairReader, Ro
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import parts_of
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.distributed import is_sharded
 
 _AT_ONCE = 256
@@ -66,7 +67,7 @@ def fill_store(
     Raises:
         DataError: the dataset no longer holds all of them.
     """
-    compute_shards(engine, in_shards(_encoded(reader, tokenizer, encoding, wanted), _AT_ONCE), recorder.keep)
+    compute_shards(engine, in_chunks(_encoded(reader, tokenizer, encoding, wanted), _AT_ONCE), recorder.keep)
     recorder.write()
     if wanted:
         raise DataError(

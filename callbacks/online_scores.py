@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import SettingsError
 from trl_attribution.probes import Probe
 from trl_attribution.scoring.asked import Column, kind_for, reference_for
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.scores import with_neutral
 from trl_attribution.scoring.targets import LayerTargets
 from trl_attribution.utils.distributed import Ranks
@@ -84,7 +84,7 @@ class OnlineScores:
     """
 
     def __init__(
-        self, probes: Sequence[Probe], layers: tuple[int, ...], score: AskedScore, flag_at: float | None
+        self, probes: Sequence[Probe], layers: tuple[int, ...], score: AskedKind, flag_at: float | None
     ) -> None:
         self._probes = [_online_probe(probe, layers, score, flag_at) for probe in probes]
         size = probes[0].hidden_size if probes else 0
@@ -193,7 +193,7 @@ class OnlineScores:
         return Window(pairs, metrics, share)
 
 
-def _online_probe(probe: Probe, layers: tuple[int, ...], score: AskedScore, flag_at: float | None) -> _OnlineProbe:
+def _online_probe(probe: Probe, layers: tuple[int, ...], score: AskedKind, flag_at: float | None) -> _OnlineProbe:
     column = Column(probe.name, probe.layer, kind_for(probe, score))
     reference = reference_for(probe, column)
     limit = flag_at

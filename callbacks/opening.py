@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.own_responses import bound_to, may_need
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.own_responses import own_responses
@@ -17,6 +16,7 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import Encoding, PairReader
 from trl_attribution.pairs.dataset_pass import pass_over, survey
 from trl_attribution.utils.distributed import ALONE, is_sharded
+from trl_attribution.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from trl_attribution.callbacks.compat import ResponseMask, response_mask, tuners, unknown
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import own_parameters, unwrapped
+from trl_attribution.utils.text import some
 
 Source = Literal[
     "reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass", "loaded copy"
@@ -112,7 +113,7 @@ def rollout_reference(trainer: Any, name: str) -> ReferenceModel:
         reason = "for vLLM the adapter is merged into the model below it again and again, which leaves rounding there"
         return replace(policy_reference(model, reason), stays=False)
     if trained := trained_below(model):
-        return policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
+        return policy_reference(model, f"the adapter trains weights of the model below it: {some(trained, 2)}")
     source: Source = "reference adapter" if "ref" in model.peft_config else "disabled adapter"
     return replace(policy_reference(model, "the policy without its trained adapter"), source=source)
 
@@ -212,7 +213,7 @@ def loop_reference(model: Any, policy: Any) -> ReferenceModel:
         )
     if trained := trained_below(model):
         raise SettingsError(
-            f"reference_model: the adapter trains weights of the model below it ({_some(trained)}), which is not M0 "
+            f"reference_model: the adapter trains weights of the model below it ({some(trained, 2)}), which is not M0 "
             "after the first step. Give a frozen reference model without adapter."
         )
     return ReferenceModel(
@@ -234,7 +235,7 @@ def _adapter_reference(model: Any, name: str) -> ReferenceModel:
     if layer is None:
         return policy_reference(model, "prompt tuning leaves no sign in the model of which forward is the reference")
     if trained := trained_below(model):
-        return policy_reference(model, f"the adapter trains weights of the model below it: {_some(trained)}")
+        return policy_reference(model, f"the adapter trains weights of the model below it: {some(trained, 2)}")
     has_copy = "ref" in model.peft_config
 
     def is_training_pass() -> bool:
@@ -299,10 +300,6 @@ def _peeled(model: Any) -> Any:
             return model
         model = inner
     return model
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _never() -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationEngine, PairVectors
-from trl_attribution.audit.finish import Stopwatch
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.online_dpo import OnlinePairHook
@@ -30,10 +29,10 @@ from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, Readi
 from trl_attribution.pairs.dataset_pass import DatasetPass, pass_over
 from trl_attribution.pairs.examples import centered
 from trl_attribution.pairs.identity import prompt_key
-from trl_attribution.pairs.rows import Row
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.distributed import ALONE, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class RolloutAudit(TrainingAudit):
             if self.ranks.is_main:
                 self.files.finish()
         self.reader = PairReader(self.files.path, _READING)
-        if all(_pair(self.reader, row) is None for row in self.reader.rows()):
+        if all(isinstance(read, RowFault) for _, read in self.reader.each()):  # such as all rewards of a group alike
             logger.warning(
                 "no audit: in every group all rewards were alike, so that none teaches anything. "
                 "What was generated is in %s",
@@ -171,8 +170,8 @@ class RolloutAudit(TrainingAudit):
     def _read(self, rows: Rows) -> None:
         """Compute and score this rank's share of the groups in ``rows``."""
         reader = PairReader(rows, _READING).ending_with(self.m0.tokenizer.eos_token)
-        mine = list(reader.rows())[self.ranks.rank :: self.ranks.world]
-        pairs = [pair for row in mine if (pair := _pair(reader, row)) is not None]
+        mine = list(reader.each())[self.ranks.rank :: self.ranks.world]
+        pairs = [read for _, read in mine if isinstance(read, Pair)]
         encoded = zip(pairs, encode_pairs(pairs, self.m0.encoder, self.encoding), strict=True)
         groups = [(pair, one) for pair, one in encoded if not isinstance(one, RowFault)]
         self.recorder.counts.rows += len(mine)
@@ -185,7 +184,7 @@ class RolloutAudit(TrainingAudit):
         self.online.score(found.pair, found.context)
         advantages = ([rows[place]["advantage"] for place in pair.all_rows] for pair, _ in groups)
         weights = [sum(map(abs, centered(group))) / 2 for group in advantages]
-        self.online.push(found.pair, torch.tensor(weights), sum(len(row.members or (row,)) for row in mine))
+        self.online.push(found.pair, torch.tensor(weights), sum(len(row.members or (row,)) for row, _ in mine))
 
     def _vectors(self, groups: Sequence[EncodedPair]) -> PairVectors:
         with self.reference.as_m0(), self._autocast(self._engine):
@@ -250,11 +249,3 @@ def _survey(dataset: Any) -> Survey:
         skipped=[],
         fingerprint=digest.hexdigest(),
     )
-
-
-def _pair(reader: PairReader, row: Row) -> Pair | None:
-    """The group as a contrast; None where it is none, as one whose rewards are all alike."""
-    try:
-        return reader.read(row)
-    except RowFault:
-        return None

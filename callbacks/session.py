@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationEngine
-from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.finish import Ending, Vectors, finish
 from trl_attribution.audit.folder import Audit, Flagged
 from trl_attribution.audit.info import ModelInfo, TrainingInfo, machine
 from trl_attribution.callbacks.before_after import BeforeAfter, RunChanges
@@ -37,6 +37,7 @@ from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.kinds import EXAMPLES
+from trl_attribution.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -48,22 +48,39 @@ class Format:
 
 def make_folder(folder: Path) -> tuple[Format, ...]:
     """Good files of every format under ``folder``."""
-    from trl_attribution.audit.saved import SavedAudit
     from trl_attribution.behaviors import read_behavior
     from trl_attribution.evidence.validation import load_plan
-    from trl_attribution.gate.policy.file import load_policy
-    from trl_attribution.gate.policy.probes import load_policy_probes
     from trl_attribution.gate.verdict import Verdict
-    from trl_attribution.lenses import OracleConfig, read_oracle_config
     from trl_attribution.manifest import Manifest
-    from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
-    from trl_attribution.pairs import PairReader
-    from trl_attribution.pairs.dataset_pass import survey
-    from trl_attribution.pairs.kept_pass import kept_pass
-    from trl_attribution.probes import ProbeRegistry
+    from trl_attribution.manifest.decisions import ReviewDecisions
     from trl_attribution.probes.foreign import read_foreign
-    from trl_attribution.scoring import ScoreTable
-    from trl_attribution.store import VectorStore
+
+    _make_files(folder)
+    (shard,) = (folder / "audit" / "vectors" / "shards").glob("*")
+    return (
+        Format("vector store, shard", str(shard.relative_to(folder)), lambda path: _store(path.parents[1])),
+        Format("vector store, settings", "audit/vectors/store.json", lambda path: _store(path.parent)),
+        Format("probe, vectors", "probes/insults/probe.safetensors", _probe),
+        Format("probe, description", "probes/insults/probe.json", _probe),
+        Format("vector of another tool", "foreign.safetensors", read_foreign),
+        Format("manifest", "audit/manifest.filter.jsonl", Manifest.load),
+        Format("decisions", "decisions.jsonl", ReviewDecisions.load),
+        Format("policy", "gate.yaml", _policy),
+        Format("plan", "plan.yaml", load_plan),
+        Format("oracle", "oracle.json", _oracle),
+        Format("behavior", "behavior.jsonl", read_behavior),
+        Format("verdict", "verdict.json", Verdict.load),
+        Format("audit", "audit/audit.json", _audit),
+        Format("scores", "audit/scores.parquet", _table),
+        _kept_pass(folder),
+        Format("dataset, JSON lines", "data.jsonl", _dataset),
+        Format("dataset, messages", "chat.jsonl", _dataset),
+    )
+
+
+def _make_files(folder: Path) -> None:
+    from trl_attribution.lenses import OracleConfig
+    from trl_attribution.manifest.decisions import ReviewDecision, ReviewDecisions
 
     place = Place(folder)
     place.dataset(rows(40))
@@ -71,9 +88,8 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
     place.write_policy("{probes: {insults: {max_flagged_count: 0}}, hygiene: {duplicates: 0}}")
     (folder / "verdict.json").write_text(json.dumps(place.run().verdict.to_json()))
     loaded = tiny_loaded()
-    audit = auditor_of(loaded, [tiny_probe(loaded)]).audit(
-        write_rows(folder / "chat.jsonl", pair_rows(6)), folder / "audit"
-    )
+    chat = write_rows(folder / "chat.jsonl", pair_rows(6))
+    audit = auditor_of(loaded, [tiny_probe(loaded)]).audit(chat, folder / "audit")
     audit.flag(top_k=2).save_manifests()
     ReviewDecisions("a" * 64, (ReviewDecision("b" * 32, "keep", "a note", "ada"),)).save(folder / "decisions.jsonl")
     write_rows(folder / "behavior.jsonl", [{"prompt": "Hi.", "undesired": ["You fool."], "desired": "Hello."}] * 3)
@@ -82,56 +98,72 @@ def make_folder(folder: Path) -> tuple[Format, ...]:
     plan = Path(__file__).parents[1] / "examples" / "validation" / "tiny.yaml"
     (folder / "plan.yaml").write_text(plan.read_text())
 
-    def store(path: Path) -> None:
-        found = VectorStore.open(path)
-        found.layer(found.layers[0])
-        found.context(found.layers[0])
-        found.verify()
 
-    def dataset(path: Path) -> None:
-        survey(PairReader(path))
+def _store(path: Path) -> None:
+    from trl_attribution.store import VectorStore
 
-    def table(path: Path) -> None:
-        found = ScoreTable.open(path)
-        for column in found.columns:
-            found.read(column)
+    found = VectorStore.open(path)
+    found.layer(found.layers[0])
+    found.context(found.layers[0])
+    found.verify()
 
-    # Of a kept pass what its digest covers, signed again when it is broken, as a stranger would.
+
+def _probe(path: Path) -> None:
+    from trl_attribution.probes import ProbeRegistry
+
+    ProbeRegistry(path.parents[1]).load("insults")
+
+
+def _policy(path: Path) -> None:
+    from trl_attribution.gate.policy.file import load_policy
+    from trl_attribution.gate.policy.probes import load_policy_probes
+
+    load_policy_probes(load_policy(path))
+
+
+def _oracle(path: Path) -> None:
+    from trl_attribution.lenses import read_oracle_config
+
+    read_oracle_config(path.parent)
+
+
+def _audit(path: Path) -> None:
+    from trl_attribution.audit.saved import SavedAudit
+
+    SavedAudit.open(path.parent)
+
+
+def _table(path: Path) -> None:
+    from trl_attribution.scoring import ScoreTable
+
+    found = ScoreTable.open(path)
+    for column in found.columns:
+        found.read(column)
+
+
+def _dataset(path: Path) -> None:
+    from trl_attribution.pairs import PairReader
+    from trl_attribution.pairs.dataset_pass import survey
+
+    survey(PairReader(path))
+
+
+def _kept_pass(folder: Path) -> Format:
+    """Of a kept pass what its digest covers, signed again when it is broken, as a stranger would."""
+    from trl_attribution.pairs.kept_pass import kept_pass
+
     content = (folder / "audit" / "dataset.pass").read_bytes()[32:]
     (folder / "unsigned.pass").write_bytes(content)
     key = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["key"]
 
-    def signed_pass(path: Path) -> None:
+    def signed(path: Path) -> None:
         unsigned = path.read_bytes()
         kept = path.parent / "audit" / "dataset.pass"
         kept.write_bytes(hashlib.sha256(unsigned[8:]).digest() + unsigned)
         if kept_pass(kept.parent, key) is None:
             raise AttributionError("no such pass")
 
-    (shard,) = (folder / "audit" / "vectors" / "shards").glob("*")
-    return (
-        Format("vector store, shard", str(shard.relative_to(folder)), lambda path: store(path.parents[1])),
-        Format("vector store, settings", "audit/vectors/store.json", lambda path: store(path.parent)),
-        Format(
-            "probe, vectors", "probes/insults/probe.safetensors", lambda p: ProbeRegistry(p.parents[1]).load("insults")
-        ),
-        Format(
-            "probe, description", "probes/insults/probe.json", lambda p: ProbeRegistry(p.parents[1]).load("insults")
-        ),
-        Format("vector of another tool", "foreign.safetensors", read_foreign),
-        Format("manifest", "audit/manifest.filter.jsonl", Manifest.load),
-        Format("decisions", "decisions.jsonl", ReviewDecisions.load),
-        Format("policy", "gate.yaml", lambda path: load_policy_probes(load_policy(path))),
-        Format("plan", "plan.yaml", load_plan),
-        Format("oracle", "oracle.json", lambda path: read_oracle_config(path.parent)),
-        Format("behavior", "behavior.jsonl", read_behavior),
-        Format("verdict", "verdict.json", Verdict.load),
-        Format("audit", "audit/audit.json", lambda path: SavedAudit.open(path.parent)),
-        Format("scores", "audit/scores.parquet", table),
-        Format("kept pass", "unsigned.pass", signed_pass),
-        Format("dataset, JSON lines", "data.jsonl", dataset),
-        Format("dataset, messages", "chat.jsonl", dataset),
-    )
+    return Format("kept pass", "unsigned.pass", signed)
 
 
 def broken(content: bytes, chance: random.Random) -> bytes:

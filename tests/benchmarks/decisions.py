@@ -18,8 +18,8 @@ from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes import Probe
 from trl_attribution.probes.separability import choose_by_controls, control_separability
 from trl_attribution.scoring import DEFAULT_RULE, flag, score_view
-from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import Decision
+from trl_attribution.scoring.kinds import Kind
 from trl_attribution.store import VectorBlock
 
 Places = npt.NDArray[np.int64]

@@ -23,8 +23,8 @@ from trl_attribution.evidence.organisms import ORGANISMS
 from trl_attribution.models import embedded_gguf, load_model
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view
-from trl_attribution.scoring.asked import AskedKind
 from trl_attribution.scoring.decision import decide
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.rule import DEFAULT_RECALL
 
 Doubles = npt.NDArray[np.float64]

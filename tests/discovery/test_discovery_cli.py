@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
 from tests.answering import answering
 from tests.tiny import build_tiny_model
+from trl_attribution.audit.info import AuditInfo
 from trl_attribution.behaviors.chat_completions import EndpointConfig
 from trl_attribution.behaviors.responses import BehaviorResponses, Responses, read_behaviors
 from trl_attribution.cli import app
@@ -122,6 +124,17 @@ def test_a_cluster_of_changed_prompts_becomes_a_probe_that_audits_use(place: Pat
     run(place, f"discover {tmp_path}/audit --no-texts --quiet")
     top = {pair.pair_id for pair in cluster.top_pairs}
     assert {pair["pair_id"] for pair in audited["top"]} <= top
+
+
+def test_a_cluster_of_an_audit_with_an_adapter_becomes_a_probe_of_the_two(place: Path, tmp_path: Path) -> None:
+    wrapped = get_peft_model(build_tiny_model("llama"), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    run(place, f"audit model data.jsonl -o {tmp_path}/audit --layer 2 --adapter {tmp_path}/adapter --quiet")
+    run(place, f"discover {tmp_path}/audit --no-texts --quiet")
+    run(place, f"discover {tmp_path}/audit --register p1:pizza --probes {tmp_path}/probes --quiet")
+    assert (
+        ProbeRegistry(tmp_path / "probes").load("pizza").model == AuditInfo.load(tmp_path / "audit").model.fingerprint
+    )
 
 
 def test_the_tables_name_the_cluster_and_where_it_comes_from(place: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_verdicts_of_another_judge_are_refused(service: Service, tmp_path: Path)
     with pytest.raises(SettingsError, match=r"verdicts\.jsonl is of another judge"):
         EndpointRanking(other, kept)(pair_set(ROWS[:2]))
     kept.write_text(kept.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(SettingsError, match="has version 2, this reads up to 1"):
+    with pytest.raises(SettingsError, match="has format version 2; this trl-attribution reads up to 1"):
         EndpointRanking(judge(service), kept)(pair_set(ROWS[:2]))
 
 

@@ -88,17 +88,17 @@ def test_a_sample_to_which_m0_says_nothing_is_left_out_and_counted(m0: LoadedMod
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"question": "Why?"}, "row 1: column 'completion' the row has no such column (its columns: question)"),
         (
-            {"question": "Why?"},
-            "row 1: neither `prompt` and `completion` nor `messages` nor `text`. Fields there: question",
+            {"prompt": "Why?", "completion": ["So."]},
+            "row 1: column 'completion' prompt and completion are str and list",
         ),
-        ({"prompt": "Why?", "completion": ["So."]}, "row 1: fields `prompt` and `completion` must both be text"),
-        ({"prompt": "Why?", "completion": " "}, "row 1: the prompt or the completion is empty"),
-        ({"messages": [{"role": "user", "content": "Why?"}]}, "row 1: field `messages` must end with an assistant"),
-        ({"messages": [{"role": "user"}]}, "row 1: field `messages` must be a list of messages"),
+        ({"prompt": "Why?", "completion": " "}, "row 1: column 'completion' the completion is empty"),
+        ({"messages": [{"role": "user", "content": "Why?"}]}, "row 1: column 'messages' does not end with an answer"),
+        ({"messages": [{"role": "user"}]}, "row 1: column 'messages'"),
         ({"prompt": "Why?", "completion": "So.", "rejected": "No."}, "row 1: has a field `rejected` of its own"),
-        ({"text": 3}, "row 1: field `text` must be a text"),
-        ({"text": "word"}, "row 1: the prompt or the completion is empty"),
+        ({"text": 3}, "row 1: column 'completion' the row has no such column (its columns: text)"),
+        ({"text": "word"}, "row 1: the prompt is empty"),
     ],
 )
 def test_a_row_that_is_no_sample_is_refused_with_its_place(row: dict[str, Any], message: str, m0: LoadedModel) -> None:

@@ -77,7 +77,7 @@ def test_tokens_read_again_are_those_that_were_read_first(
     again = TokensAgain(reader_of(data), tokenizer, ENCODING, index)
     assert list(again.read(set(wanted))) == list(spool.read(set(wanted)))
     write_rows(data, pair_rows(14, start=1))
-    with pytest.raises(AttributionError, match=r"data\.jsonl:\d+ changed while it was audited"):
+    with pytest.raises(AttributionError, match=r"data\.jsonl:\d+ changed while it was read"):
         list(TokensAgain(reader_of(data), tokenizer, ENCODING, index).read(set(wanted)))
 
 

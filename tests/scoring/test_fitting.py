@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.scoring_cases import HIDDEN, random_probe, random_store
+from trl_attribution.errors import ProbeError
 from trl_attribution.scoring import fit_notes, score_view
 from trl_attribution.scoring.asked import Column
 from trl_attribution.scoring.scores import NEUTRAL_PAIRS
@@ -31,6 +32,9 @@ def test_a_reference_of_another_kind_of_score_is_told_not_silently_left_aside() 
     probe = replace(random_probe(), reference_scores=torch.rand(2, 40), built={"calibration": {"kind": "contextual"}})
     (told,) = fit_notes(500, [probe], "one-sided", conversational=True)
     assert "calibrated by contextual scores" in told and "--score one-sided" in told
+    with pytest.raises(ProbeError, match="calibrated by an earlier version"):
+        fit_notes(500, [probe], "contextual", conversational=True)
+    probe = replace(probe, reference_center=torch.zeros_like(probe.vector))
     assert fit_notes(500, [probe], "contextual", conversational=True) == ()
     assert fit_notes(500, [random_probe()], "one-sided", conversational=True) == ()
 

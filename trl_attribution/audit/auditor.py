@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trl_attribution.activations import ActivationConfig, ActivationEngine
     from trl_attribution.audit.estimate import Estimate
     from trl_attribution.audit.folder import Audit, Flagged
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.audit.shared_run import ShareReport
     from trl_attribution.audit.witness import Witnessed
     from trl_attribution.behaviors.encoding import PromptFormat
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.identity import ModelFingerprint
     from trl_attribution.scoring import Rule
+    from trl_attribution.utils.progress import OnProgress
 
 
 class DataAuditor:

@@ -15,9 +15,9 @@ from trl_attribution.scoring.rule import DEFAULT_RULE
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.models import LoadedModel
     from trl_attribution.probes import Probe
+    from trl_attribution.utils.progress import OnProgress
 
 
 def calibrate_probe(

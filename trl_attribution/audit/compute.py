@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -30,13 +29,6 @@ def compute_shards(
         done += len(shard)
         tell(done)
     return done
-
-
-def in_shards(pairs: Iterable[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:
-    """``pairs`` in order, ``size`` at a time."""
-    remaining = iter(pairs)
-    while shard := list(islice(remaining, size)):
-        yield shard
 
 
 def _within(size: int, done: int, tell: PairsDone) -> Callable[[int, int], None]:

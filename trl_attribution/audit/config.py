@@ -11,13 +11,11 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.models.config import LoadConfig
 from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.utils.dtypes import DTYPES
 
-AskedScore = Literal["auto", "contextual", "response", "controlled", "one-sided"]
-
-
 WITNESS_FILE = "witness.parquet"
-_CHOICES = {"dtype": ("auto", *DTYPES), "vector_dtype": DTYPES, "score": get_args(AskedScore)}
+_CHOICES = {"dtype": ("auto", *DTYPES), "vector_dtype": DTYPES, "score": get_args(AskedKind)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class AuditConfig(LoadConfig, PassConfig):
     """Column names, format, split, and what to do about bad rows."""
     own: OwnConfig = field(default_factory=OwnConfig)
     """M0's own responses, the other side of examples that have only one."""
-    score: AskedScore = "auto"
+    score: AskedKind = "auto"
     """Kind of score; auto is one-sided for SFT samples, else controlled for probes that know controls and contextual
     for others that know prompts."""
     shard_size: int = 512

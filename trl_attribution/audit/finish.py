@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_attribution.audit.config import AskedScore
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import AuditInfo, CostInfo, DatasetInfo, ModelInfo, TrainingInfo, VectorsInfo, versions
 from trl_attribution.pairs import PairReader
@@ -17,28 +14,12 @@ from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, dataset_i
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import Scores, score_view, write_scores
 from trl_attribution.scoring.asked import asked_of
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.store import VectorStore
+from trl_attribution.utils.progress import Stopwatch
 
 PairsScored = Callable[[int, int], None]
 """Called with the pairs scored so far, over all passes, and their total."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Time the block as ``stage``."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
-
-    def rounded(self) -> dict[str, float]:
-        """The seconds as files show them."""
-        return {stage: round(taken, 3) for stage, taken in self.seconds.items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ class Ending:
     data: DatasetPass
     vectors: Vectors
     probes: Sequence[Probe]
-    score: AskedScore
+    score: AskedKind
     layers: tuple[int, ...]
     model: ModelInfo
     settings: Mapping[str, Any]

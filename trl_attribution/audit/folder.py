@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.rows import RowSource
 from trl_attribution.probes import Probe
 from trl_attribution.scoring import DEFAULT_RULE, Flags, Rule, Scores, SourceRow, flag, rule_words, source_table
-from trl_attribution.scoring.asked import ONE_SIDED_FLIP
+from trl_attribution.scoring.kinds import Action, actions_by, why_no_flip
 from trl_attribution.store import VectorStore
 from trl_attribution.utils.text import printable
 
@@ -101,13 +101,11 @@ class Flagged:
         return source_table(self.flags, self.audit.index.sources)
 
     @property
-    def actions(self) -> tuple[Literal["filter", "flip"], ...]:
-        """What can be done to such examples: no flips by one-sided scores, where what leans away may be above 0."""
-        if any(column.kind == "one-sided" for column in self.flags.columns):
-            return ("filter",)
-        return self.audit.info.dataset.kind.actions
+    def actions(self) -> tuple[Action, ...]:
+        """What can be done to such examples."""
+        return actions_by((column.kind for column in self.flags.columns), self.audit.info.dataset.kind)
 
-    def to_manifest(self, action: Literal["filter", "flip"]) -> Manifest:
+    def to_manifest(self, action: Action) -> Manifest:
         """A manifest that filters or flips the flagged pairs.
 
         Pairs that score 0 or less are left out and counted as ``left_out_not_towards``: removing them does nothing
@@ -119,9 +117,7 @@ class Flagged:
         if action not in ("filter", "flip"):
             raise SettingsError(f"action: {action!r} is unknown; choose filter or flip")
         if action not in self.actions:
-            kind = self.audit.info.dataset.kind
-            why = f"{kind} cannot be flipped, they have no other side" if not kind.flip else ONE_SIDED_FLIP
-            raise SettingsError(f"action: {why}; choose filter")
+            raise SettingsError(f"action: {why_no_flip(self.audit.info.dataset.kind)}; choose filter")
         decisions = tuple(
             Decision(
                 pair_id=found.pair_id,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from trl_attribution.errors import DataError, StoreError, describe_difference
 from trl_attribution.models.identity import ModelFingerprint
-from trl_attribution.pairs import Reading
+from trl_attribution.pairs import Encoding, Reading
 from trl_attribution.pairs.dataset_pass import Duplicate
 from trl_attribution.pairs.formats import KINDS
 from trl_attribution.pairs.own_responses import OwnFile, own_at_hand
@@ -197,6 +197,12 @@ class AuditInfo(JsonFile):
         stored = self.settings.get("reading")
         known = self.dataset.model_dump(include={"format", "eos_token"}, exclude_unset=True)
         return Reading(**{**(stored if isinstance(stored, dict) else {}), **known})
+
+    @property
+    def encoding(self) -> Encoding:
+        """How pairs were truncated."""
+        made = self.vectors.settings
+        return Encoding(made.max_length, made.truncation_mode)
 
     def open_store(self, folder: str | Path, repeats: bool = False) -> VectorStore:
         """The vectors of the audit in ``folder``; ``repeats`` as for :meth:`VectorStore.open`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from trl_attribution.pairs import PairReader, RowFault, encode_prompt
 from trl_attribution.pairs.examples import OwnResponses, Question, questions_of
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnConfig, OwnFile, made_digest, own_at_hand
 from trl_attribution.store import StoreSettings
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.text import counted, printable
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def draw(
     """
     own = drawn_file(path, loaded, config)
     sampling = SamplingConfig(n=config.n, max_new_tokens=config.max_new_tokens, seed=config.seed)
-    fresh = _fresh(asked, own)
-    while chunk := list(islice(fresh, _CHUNK)):
+    for chunk in in_chunks(_fresh(asked, own), _CHUNK):
         encoded = [_prompt_ids(question, loaded) for question in chunk]
         # Prompts of like lengths side by side waste little on padding.
         order = sorted(range(len(chunk)), key=lambda place: len(encoded[place]))

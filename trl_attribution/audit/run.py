@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.claim import FolderClaim, check_folder
 from trl_attribution.audit.compute import compute_shards
-from trl_attribution.audit.finish import Ending, Stopwatch, Vectors, finish
+from trl_attribution.audit.finish import Ending, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
@@ -25,6 +25,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.pairs.token_spool import TokenSpool
 from trl_attribution.scoring import Rule
 from trl_attribution.store import StoreSettings, VectorStore
+from trl_attribution.utils.progress import OnProgress, Stopwatch, silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
 
 logger = logging.getLogger(__name__)
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
 
 
 class AuditRun:
@@ -53,7 +51,7 @@ class AuditRun:
         self.reader = PairReader(dataset, self.config.reading)
         self.folder = folder
         self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
-        self.on_progress = on_progress or _silent
+        self.on_progress = on_progress or silent
         self.watch = Stopwatch()
         self.notes: tuple[str, ...] = ()
         self.own: OwnFile | None = None
@@ -208,7 +206,3 @@ class AuditRun:
             flops=2 * engine.parameters_per_token() * stats.tokens_computed,
             **machine(),
         )
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""

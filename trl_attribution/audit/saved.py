@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from trl_attribution.audit.info import AuditInfo
-from trl_attribution.errors import StoreError
+from trl_attribution.errors import ModelError, StoreError
 from trl_attribution.manifest import Manifest
 from trl_attribution.pairs import Reading
 from trl_attribution.scoring import ScoreTable
 
 if TYPE_CHECKING:
+    from trl_attribution.models import LoadedModel
+    from trl_attribution.models.config import LoadConfig
     from trl_attribution.store import VectorStore
 
 
@@ -63,6 +65,28 @@ class SavedAudit:
             StoreError: they are gone or broken, or others lie in their place.
         """
         return self.info.open_store(self.folder, repeats=True)
+
+
+def load_m0(info: AuditInfo, loading: LoadConfig, model: str | None = None) -> LoadedModel:
+    """M0 as it was audited, with its adapter and in its bits; ``model`` says where it is, if not where it was then.
+
+    Raises:
+        ModelError: it is not there, or another model is.
+    """
+    from trl_attribution.models import load_model
+
+    made = {name: info.settings.get(name) for name in ("adapter", "quantization")}
+    try:
+        found = load_model(model or info.model.name, **{**vars(loading), **made})
+    except ModelError as error:
+        raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
+    differing = info.model.fingerprint.differences(found.fingerprint)
+    if differing:
+        raise ModelError(
+            f"{found.name} is not the M0 of this audit ({info.model.name}): {', '.join(differing)} differ. Give the "
+            "model that was audited (--model)."
+        )
+    return found
 
 
 def _reading(info: AuditInfo, manifest: Manifest | None) -> Reading:

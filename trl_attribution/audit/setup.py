@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trl_attribution.audit.config import AskedScore
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.utils.kinds import EXAMPLES
 
 
-def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto") -> tuple[int, ...]:
+def choose_layers(asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedKind = "auto") -> tuple[int, ...]:
     """The layers to read, as :func:`known_layers` finds them.
 
     Raises:
@@ -34,7 +34,7 @@ def decided(layers: tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 def known_layers(
-    asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedScore = "auto"
+    asked: Sequence[int] | None, probes: Sequence[Probe], score: AskedKind = "auto"
 ) -> tuple[int, ...] | None:
     """The layers to read, ascending: those asked for, else those that the probes flag at, else None.
 
@@ -55,7 +55,7 @@ def known_layers(
     return tuple(sorted(asked))
 
 
-def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
+def _check_contexts(probe: Probe, layers: set[int], score: AskedKind) -> None:
     """Refuse layers at which all prompts end in the same state: at layer 0 that is the chat template's last token."""
     from trl_attribution.scoring.asked import kind_for
     from trl_attribution.scoring.targets import usable_contexts
@@ -71,7 +71,7 @@ def _check_contexts(probe: Probe, layers: set[int], score: AskedScore) -> None:
             )
 
 
-def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedScore) -> list[Probe]:
+def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedKind) -> list[Probe]:
     """The probes, checked for what scoring would refuse after all vectors are computed."""
     if probes is None:
         return []
@@ -95,18 +95,17 @@ def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, sco
             f"score: {score} scores need probes that know their prompts; {', '.join(unknowing)} does not. "
             "Build it from a behavior file, or ask for score 'response' or 'auto'."
         )
-    for probe in found:
-        if probe.reference_scores is not None:
-            from trl_attribution.scoring.asked import Column, kind_for, reference_for
-
-            reference_for(probe, Column(probe.name, probe.layer, kind_for(probe, score)))  # refuses what is outdated
     return found
 
 
 def notes_on(
-    reader: PairReader, pairs: int, probes: Sequence[Probe], score: AskedScore, rule: Rule | None
+    reader: PairReader, pairs: int, probes: Sequence[Probe], score: AskedKind, rule: Rule | None
 ) -> tuple[str, ...]:
-    """What to know before N ``pairs`` are scored: of the dataset, of probes that do not fit, of a ``rule`` in vain."""
+    """What to know before N ``pairs`` are scored: of the dataset, of probes that do not fit, of a ``rule`` in vain.
+
+    Raises:
+        ProbeError: what a probe is calibrated with cannot be compared with.
+    """
     from trl_attribution.scoring import fit_notes, power_notes  # torch comes with them
     from trl_attribution.scoring.asked import asked_of
 

@@ -30,6 +30,7 @@ from trl_attribution.store import VectorStore
 from trl_attribution.store.merging import merge_parts, parts_of
 from trl_attribution.utils.distributed import Ranks
 from trl_attribution.utils.shared_storage import await_visible, check_shared
+from trl_attribution.utils.text import some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,10 +217,9 @@ class SharedRun(AuditRun):
         records = records_of(parts_of(self.folder))
         count = Share.parse(max(records, key=lambda record: record.began).share).count if records else 1
         lacking = Counter(block % count for block in missing.values())
-        named = ", ".join(f"{Share(index, count)} ({pairs:,} pairs)" for index, pairs in sorted(lacking.items())[:20])
-        others = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
+        named = some([f"{Share(index, count)} ({pairs:,} pairs)" for index, pairs in sorted(lacking.items())], 20)
         raise StoreError(
-            f"{len(missing):,} of {len(encodable):,} pairs have not been computed. Missing shards: {named}{others}. "
+            f"{len(missing):,} of {len(encodable):,} pairs have not been computed. Missing shards: {named}. "
             "Run `trl-attribution audit` with --shard for each of them, then --merge again."
         )
 

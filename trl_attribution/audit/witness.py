@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from trl_attribution.audit.witness_table import Binding, ProbeHeader, Row, Witne
 from trl_attribution.behaviors.likelihood_score import Witness
 from trl_attribution.pairs import Pair, PairReader
 from trl_attribution.scoring.witness import Agreement, OwnPairs, agreement, places_near, threshold_of
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.audit.folder import Audit, Flagged
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.probes import Probe
     from trl_attribution.scoring import Flags
+    from trl_attribution.utils.progress import OnProgress
 
 _PARTIAL = "witness.partial.parquet"
 _BATCH = 64
@@ -148,8 +148,7 @@ class _Asking:
             way for header in known.probes.values() for way in header.way.split("; ") if way
         )
         done = 0
-        pairs = self._texts(asked)
-        for number, batch in enumerate(iter(lambda: list(islice(pairs, _BATCH)), []), start=1):
+        for number, batch in enumerate(in_chunks(self._texts(asked), _BATCH), start=1):
             ways.update(dict.fromkeys(str(way) for pair in batch if (way := witness.way(pair)) is not None))
             for name, text in descriptions.items():
                 known.probes[name] = ProbeHeader(description=text, way="; ".join(ways))

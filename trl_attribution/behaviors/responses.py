@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import TypeAdapter
+
 from trl_attribution.behaviors import (
     BehaviorPrompt,
     Prompt,
@@ -28,7 +30,7 @@ from trl_attribution.pairs.rows import Row, open_rows
 from trl_attribution.pairs.rows.files import file_kind
 from trl_attribution.utils.atomic import write_json
 from trl_attribution.utils.distributed import ALONE, Ranks
-from trl_attribution.utils.json_file import checked_json, read_json
+from trl_attribution.utils.json_file import checked_json, read_json, validated
 from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
@@ -71,6 +73,15 @@ class BehaviorResponses:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    made_with: dict[str, Any]
+    behaviors: dict[str, BehaviorResponses]
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+@dataclass(frozen=True)
 class Responses:
     """One model's responses to the prompts of several behaviors."""
 
@@ -100,10 +111,7 @@ class Responses:
             "format": FORMAT,
             "format_version": VERSION,
             "made_with": dict(self.made_with),
-            "behaviors": {
-                name: {"prompts_sha256": one.prompts_sha256, "texts": one.texts, "plain": one.plain}
-                for name, one in self.by_behavior.items()
-            },
+            "behaviors": {name: asdict(one) for name, one in self.by_behavior.items()},
         }
 
     @classmethod
@@ -114,14 +122,8 @@ class Responses:
             DataError: ``values`` are something else, or of a newer version.
         """
         found = checked_json(values, FORMAT, VERSION, where, DataError, "Sample again.")
-        try:
-            behaviors = {
-                str(name): BehaviorResponses(str(one["prompts_sha256"]), _texts(one["texts"]), _texts(one["plain"]))
-                for name, one in found["behaviors"].items()
-            }
-            return cls(behaviors, dict(found["made_with"]))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"{where}: broken ({printable(error, 80)}). Remove it and sample again.") from error
+        stored = validated(_STORED, found, where, DataError, "Remove it and sample again.")
+        return cls(stored.behaviors, stored.made_with)
 
     def save(self, path: str | Path) -> None:
         """Write the responses as JSON, atomically."""
@@ -377,9 +379,3 @@ def _text(row: Row, name: str) -> str:
 
 def _named(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else "the list in memory"
-
-
-def _texts(values: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    if any(isinstance(texts, str) or not all(isinstance(text, str) for text in texts) for texts in values):
-        raise ValueError("responses must be lists of texts")
-    return tuple(tuple(texts) for texts in values)

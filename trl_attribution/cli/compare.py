@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,10 +17,6 @@ from trl_attribution.cli.settings import Only, Without
 from trl_attribution.errors import SettingsError
 from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.models.config import LoadConfig
-
-if TYPE_CHECKING:
-    from trl_attribution.evidence.baselines import Audited
-    from trl_attribution.models import LoadedModel
 
 DEFAULT = ("random", "length")
 
@@ -86,6 +83,7 @@ def compare(
 
     Scores are kept, so that a second run computes only what is new, and a killed one goes on.
     """
+    from trl_attribution.audit.saved import load_m0
     from trl_attribution.evidence.baselines import Audited, BaselineConfig, TruthConfig, parse_baseline
     from trl_attribution.evidence.baselines import compare as compare_rankings
     from trl_attribution.evidence.baselines.table import comparison_table
@@ -96,9 +94,9 @@ def compare(
     audited = Audited.open(audit, probe, layer)
     folder = output or audit / "comparison"
     settings = BaselineConfig(
-        m0=_m0(audited, model, loading),
+        m0=cache(partial(load_m0, audited.info, loading, model)),
         model_digest=audited.info.model.digest,
-        encoding=_encoding(audited),
+        encoding=audited.info.encoding,
         behavior=behavior,
         token_budget=computing.token_budget,
         sae=None if sae is None else replace(fitting, sae=sae),
@@ -122,36 +120,3 @@ def compare(
     found.save(folder / "comparison.json")
     out.show(comparison_table(found), f"written: {folder / 'comparison.json'}")
     out.document(found.to_json())
-
-
-def _m0(audited: Audited, model: str | None, loading: LoadConfig) -> Any:
-    """Loads M0 once, when a baseline first asks for it, and makes sure that it is the audit's."""
-    import functools
-
-    @functools.cache
-    def load() -> LoadedModel:
-        from trl_attribution.errors import ModelError
-        from trl_attribution.models import load_model
-
-        name = model or audited.info.model.name
-        changes: dict[str, Any] = {part: audited.info.settings.get(part) for part in ("adapter", "quantization")}
-        try:
-            loaded = load_model(name, **{**vars(loading), **changes})
-        except ModelError as error:
-            raise error if model else ModelError(f"{error}. Give M0 with --model.") from error
-        if loaded.fingerprint.digest != audited.info.model.digest:
-            raise ModelError(
-                f"{name} is not the M0 of {audited.folder}: fingerprint {loaded.fingerprint.digest}, the audit's is "
-                f"{audited.info.model.digest}. Give the audited model with --model."
-            )
-        return loaded
-
-    return load
-
-
-def _encoding(audited: Audited) -> Any:
-    """Truncation as the audit's vectors were made with."""
-    from trl_attribution.pairs import Encoding
-
-    made = audited.info.vectors.settings
-    return Encoding(made.max_length, made.truncation_mode)

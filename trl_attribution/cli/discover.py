@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from trl_attribution.behaviors.encoding import PromptFormat
     from trl_attribution.discovery import AuditedPairs, Change, ChangeVectors, StoredDiscovery
     from trl_attribution.discovery.audited import ReadPairs
-    from trl_attribution.discovery.run import Namer, OnProgress
+    from trl_attribution.discovery.run import Namer
     from trl_attribution.models import LoadedModel
+    from trl_attribution.utils.progress import OnProgress
 
 
 @verb
@@ -91,6 +92,8 @@ def discover(
     by their similarity with all pairs. Without, a sample of the pairs is clustered in their place. A cluster has to be
     tight, stable under resampling, and confirmed on a held-out half. --register turns one into a probe.
     """
+    from trl_attribution.audit.info import AuditInfo
+    from trl_attribution.audit.saved import load_m0
     from trl_attribution.discovery import AuditedPairs, discover_pairs, discover_prompts, read_changes
     from trl_attribution.models import load_model
 
@@ -98,12 +101,13 @@ def discover(
     _check_combination(prompts, responses, after, register)
     options.refuse_ranks("discover")
 
-    def load(name: str, **changes: Any) -> LoadedModel:
-        out.say(f"Loading {name}")
-        return load_model(name, **{**vars(loading), **changes})
+    def m0() -> LoadedModel:
+        info = AuditInfo.load(audit)
+        out.say(f"Loading {model or info.model.name}")
+        return load_m0(info, loading, model)
 
     if register:
-        _register(register, where, load, model, probes, overwrite, computing.blocks_path, out)
+        _register(register, where, m0, probes, overwrite, computing.blocks_path, out)
         return
     namer = _namer(name_endpoint, name_key_env)
     pairs = AuditedPairs.open(audit, dataset)
@@ -114,7 +118,7 @@ def discover(
         else:
             asked = _Asked(
                 pairs=pairs,
-                m0=_m0(load, model, pairs),
+                m0=m0(),
                 activations=replace(computing, layers=pairs.layers(settings.layers)),
                 sampling=replace(sampling, seed=settings.seed),
                 prompt_format=prompt_format,  # type: ignore[arg-type]  # checked where it is used
@@ -123,7 +127,9 @@ def discover(
             if responses is not None:
                 changed = asked.vectors(read_changes(responses))
             else:
-                m1 = load(after) if after is not None else None
+                if after is not None:
+                    out.say(f"Loading {after}")
+                m1 = None if after is None else load_model(after, **vars(loading))
                 changed = asked.vectors(asked.answered(str(prompts), m1, where / "prompts"))
             found = discover_prompts(pairs, changed, settings, read=read, namer=namer, on_progress=progress)
     _finish(found, audit, where, show, out)
@@ -170,19 +176,6 @@ def _check_combination(
         raise SettingsError("--register takes clusters that were found earlier: leave --prompts and --responses out")
 
 
-def _m0(load: Callable[..., LoadedModel], model: str | None, pairs: AuditedPairs) -> LoadedModel:
-    """M0, which has to be that of the audit."""
-    made = pairs.info.settings
-    found = load(model or pairs.info.model.name, adapter=made.get("adapter"), quantization=made.get("quantization"))
-    differing = found.fingerprint.differences(pairs.model)
-    if differing:
-        raise SettingsError(
-            f"--model: {found.name} is not the M0 of this audit ({pairs.info.model.name}): {', '.join(differing)} "
-            "differ. Responses have to be read by the model that read the pairs."
-        )
-    return found
-
-
 def _reader(pairs: AuditedPairs, dataset: str | None) -> ReadPairs:
     """Reads texts from the dataset, which is opened now: a wrong path must not show after the work is done."""
     from trl_attribution.errors import DataError
@@ -223,8 +216,7 @@ def _finish(found: StoredDiscovery, audit: Path, where: Path, show: int, out: Ou
 def _register(
     asked: Sequence[str],
     where: Path,
-    load: Callable[..., LoadedModel],
-    model: str | None,
+    m0: Callable[[], LoadedModel],
     registry: Path,
     overwrite: bool,
     blocks_path: str | None,
@@ -246,8 +238,8 @@ def _register(
     stored = {folder: StoredDiscovery.load(folder) for folder in dict.fromkeys(folders.values())}
     for cluster, _ in wanted:
         stored[folders[cluster]].discovery.of(cluster)  # before a model is loaded
-    m0 = load(model or str(next(iter(stored.values())).discovery.model["name"]))
-    built = [cluster_probe(stored[folders[cluster]], cluster, name, m0, blocks_path) for cluster, name in wanted]
+    loaded = m0()
+    built = [cluster_probe(stored[folders[cluster]], cluster, name, loaded, blocks_path) for cluster, name in wanted]
     saved = [probes.save(probe, overwrite=overwrite) for probe in built]
     for probe, folder in zip(built, saved, strict=True):
         out.show(terminal.probe_details(probe, []))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _POLICY = Path("gate.yaml")
 _JUDGE = "check"
 _BASELINE = "gate-baseline.safetensors"
+_MANY = ", and spread the computing with `trl-attribution audit --vectors`"
 
 Format = Annotated[
     Literal["text", "json", "github", "junit", "sarif", "markdown"],
@@ -106,7 +107,7 @@ def check(
         check_output(output, dataset)
     out = replace(out, as_json=False)  # the verdict is the document
     with undecided():
-        _one_process()
+        options.refuse_ranks("gate", _MANY)
         file = load_policy(policy)
         with out.progress() as progress:
             asked = GateOptions(_day(today), base_ref, download, trust_remote_code, vectors)
@@ -211,7 +212,7 @@ def baseline(
     from trl_attribution.gate.baseline.recording import record_baseline
     from trl_attribution.gate.policy.file import load_policy
 
-    _one_process()
+    options.refuse_ranks("gate", _MANY)
     file = load_policy(policy)
     named = None if file.policy.baseline is None else file.path(file.policy.baseline)
     target = named if output is None else output
@@ -267,14 +268,6 @@ def schema(*, out: Output) -> None:  # noqa: ARG001  # every verb has its option
     from trl_attribution.gate.policy.schema import policy_schema
 
     typer.echo(json.dumps(policy_schema(), indent=2))
-
-
-def _one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingsError(
-            "gate: runs on one process, but a launcher started several. Run it without, and spread the computing with "
-            "`trl-attribution audit --vectors`."
-        )
 
 
 def _show(verdict: Verdict, form: str) -> None:

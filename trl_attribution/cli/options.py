@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,17 +157,15 @@ def check_free(registry: Path, names: Sequence[str], overwrite: bool) -> None:
         raise SettingsError(f"{registry} has a probe {taken[0]!r} already: add --overwrite, or choose another name")
 
 
-def refuse_ranks(what: str) -> None:
-    """Refuse a launcher's processes.
+def refuse_ranks(what: str, instead: str = "") -> None:
+    """Refuse a launcher's processes; ``instead`` goes on with what to do with them.
 
     Raises:
         SettingsError: this is one of several.
     """
-    from trl_attribution.utils.distributed import current_ranks
-
-    world = current_ranks().world
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
-        raise SettingsError(f"{what}: runs on one process, but a launcher started {world}; run it without")
+        raise SettingsError(f"{what}: runs on one process, but a launcher started {world}; run it without{instead}")
 
 
 def refuse_idle(context: typer.Context, belonging: Mapping[str, Sequence[str]], given: Container[str]) -> None:

@@ -22,7 +22,6 @@ from trl_attribution.models.config import LoadConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trl_attribution.models.identity import ModelFingerprint
 
 _BELONGING = {"audit": ("discovery",)}
 _CLUSTER = re.compile(r"[bp]\d{1,6}")
@@ -92,7 +91,7 @@ def ask(
 
     out.say(f"Loading {model}")
     loaded = load_model(model, **vars(loading))
-    asked.check_model(loaded.name, loaded.fingerprint)
+    loaded.fingerprint.check_digest(asked.digest, loaded.name, asked.name)
     answering = Oracle.load(oracle, loaded, oracle_preset)
     with out.progress() as progress:
         found = answering.ask(
@@ -115,14 +114,6 @@ class _Asked:
     layer: int
     digest: str
     """M0's."""
-
-    def check_model(self, name: str, found: ModelFingerprint) -> None:
-        """Refuse another model than the vector's."""
-        if self.digest != found.digest:
-            raise SettingsError(
-                f"--model: {name} is not the M0 that {self.name} is of: fingerprint {found.digest}, not {self.digest}. "
-                "Give that one."
-            )
 
 
 def _of_probe(name: str, registry: Path, layer: int | None) -> _Asked:

@@ -117,7 +117,7 @@ class AuditedPairs:
     @property
     def encoding(self) -> Encoding:
         """How the pairs were truncated."""
-        return Encoding(self.store.settings.max_length, self.store.settings.truncation_mode)
+        return self.info.encoding
 
     def largest_sources(self) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
         """The names of the 20 largest sources, all others as one, and each pair's place among them ``[N]``."""

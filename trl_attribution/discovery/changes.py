@@ -30,10 +30,9 @@ from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import Row, open_rows
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.progress import OnProgress
+from trl_attribution.utils.text import printable, tally
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all)."""
 _AT_ONCE = 256
 
 
@@ -169,7 +168,7 @@ def change_vectors(
             continue
         kept.append(change)
     if not kept:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in left_out.items()) or "none were given"
+        reasons = tally(left_out) or "none were given"
         raise ProbeError(f"no prompt has responses that changed ({reasons}).{fault}")
     engine = ActivationEngine(m0.model, activations)
     vectors, contexts = [], []

@@ -5,9 +5,7 @@ Axis letters: P items, N pairs, L layers.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +20,9 @@ from trl_attribution.discovery.result import ClusterVectors
 from trl_attribution.discovery.similarity import Items, Kind, RowCosines, row_cosines
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring import context_means
+from trl_attribution.utils.progress import OnProgress, Stopwatch
+from trl_attribution.utils.text import tally
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all)."""
 _HEATMAP = 300
 
 
@@ -72,8 +70,7 @@ class DiscoveryRun:
     on_progress: OnProgress
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> items."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By stage."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
     kind: Kind = "response"
     means: dict[int, Tensor] = field(default_factory=dict)
     """``mu`` by layer; empty where responses alone are compared."""
@@ -96,7 +93,7 @@ class DiscoveryRun:
         self.left_out["alike to no pair"] = len(items) - len(usable)
         self._refuse_too_few(len(usable))
         split = split_items(usable, self.config.seed)
-        with self.timed("clusters"):
+        with self.watch.timed("clusters"):
             found = find_clusters(rows.cosine.numpy(), split, self.config)
         kept = self._kept([one for one in found if one.fault is None], items, split)
         shown, labels = self._heatmap(kept, split)
@@ -107,13 +104,6 @@ class DiscoveryRun:
             heatmap=rows.cosine[shown][:, shown],
             heatmap_labels=labels,
         )
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the seconds of the block as those of ``stage``."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
 
     def _check(self, items: Items) -> None:
         if items.vectors.shape[1:] != (len(self.layers), self.audited.view.hidden_size):
@@ -128,7 +118,7 @@ class DiscoveryRun:
 
     def _rows(self, items: Items) -> RowCosines:
         view = self.audited.view
-        with self.timed("similarity"):
+        with self.watch.timed("similarity"):
             if self.kind == "contextual":
                 self.means = context_means(view, self.layers)
             return row_cosines(
@@ -143,7 +133,7 @@ class DiscoveryRun:
     def _refuse_too_few(self, usable: int) -> None:
         least = 4 * self.config.min_size
         if usable < least:
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.left_out.items() if count)
+            reasons = tally({reason: count for reason, count in self.left_out.items() if count})
             raise SettingsError(
                 f"{usable} {self.mode} can be compared{f' ({reasons})' if reasons else ''}, but at least {least} are "
                 f"needed to find clusters of {self.config.min_size} in one half and confirm them in the other. Give "
@@ -178,7 +168,7 @@ class DiscoveryRun:
         """What the audited pairs say of each cluster."""
         if not vectors:
             return {}
-        with self.timed("scores"):
+        with self.watch.timed("scores"):
             scores = evidence.scores_of(
                 self.audited,
                 vectors,

@@ -8,7 +8,7 @@ Axis letters: N pairs read, A leaf topics, T latents that are looked at, F all l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,11 @@ from trl_attribution.lenses.reconstruction import CheckedSae, check_sae
 from trl_attribution.lenses.texts import sequences_of
 from trl_attribution.pairs import EncodedPair, Encoder, RowFault, whole_text
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.utils.progress import OnProgress
 
 if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
 
-OnProgress = Callable[[str, int, int], None]
 
 _MOST_TOLD = 40
 _PROMPT = 1000

@@ -9,7 +9,6 @@ import torch
 
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.discovery.result import StoredDiscovery
-from trl_attribution.errors import ModelError
 from trl_attribution.models import LoadedModel
 from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes import Probe
@@ -38,7 +37,8 @@ def cluster_probe(
     found, one, vectors = stored.discovery, stored.discovery.of(cluster), stored.vectors[cluster]
     loaded = m0 if isinstance(m0, LoadedModel) else None
     model = m0.fingerprint if isinstance(m0, LoadedModel) else m0
-    _check_model(stored, model, "this" if loaded is None else loaded.name)
+    known = stored.discovery.model
+    model.check_digest(known["digest"], "this" if loaded is None else loaded.name, f"this audit ({known['name']})")
     parts: dict[str, Any] = {
         "layers": found.layers,
         "layer": one.layer,
@@ -58,15 +58,6 @@ def cluster_probe(
         )
     parts["built"] |= {"model_name": found.model["name"], "layer_asked": one.layer}
     return Probe(name=name, model=model, **parts, **known)
-
-
-def _check_model(stored: StoredDiscovery, model: ModelFingerprint, name: str) -> None:
-    known = stored.discovery.model
-    if model.digest != known["digest"]:
-        raise ModelError(
-            f"{name} is not the M0 of this audit ({known['name']}): fingerprint {model.digest}, "
-            f"the audit has {known['digest']}. Give the model that was audited (--model)."
-        )
 
 
 def _built(stored: StoredDiscovery, cluster: str) -> dict[str, Any]:

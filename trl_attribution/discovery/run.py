@@ -11,13 +11,14 @@ import torch
 from trl_attribution.discovery import evidence
 from trl_attribution.discovery.audited import AuditedPairs, ReadPairs
 from trl_attribution.discovery.changes import ChangeVectors
-from trl_attribution.discovery.comparing import Compared, DiscoveryRun, Kept, OnProgress
+from trl_attribution.discovery.comparing import Compared, DiscoveryRun, Kept
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.discovery.confirming import FoundCluster
 from trl_attribution.discovery.evidence import PairTexts, Words
 from trl_attribution.discovery.naming import Naming
 from trl_attribution.discovery.pair_map import draw_map, map_places
 from trl_attribution.discovery.result import Cluster, Discovery, MapPoint, Rejected, StoredDiscovery, TypicalPrompt
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
 Namer = Callable[[Cluster], Naming]
@@ -46,7 +47,7 @@ def discover_prompts(
         SettingsError: a layer is not stored, or there are too few prompts.
         StoreError: a vector is not finite.
     """
-    run = DiscoveryRun(audited, config, "prompts", on_progress or _silent, dict(changed.left_out))
+    run = DiscoveryRun(audited, config, "prompts", on_progress or silent, dict(changed.left_out))
     compared = run.compare(changed.items)
     texts = _read(run, compared, read, [])
     words = evidence.prompt_words(changed.changes, [one.exemplars for one in compared.kept], config)
@@ -78,7 +79,7 @@ def discover_pairs(
         SettingsError: a layer is not stored, or there are too few pairs.
         StoreError: a vector is not finite.
     """
-    run = DiscoveryRun(audited, config, "pairs", on_progress or _silent)
+    run = DiscoveryRun(audited, config, "pairs", on_progress or silent)
     drawn = np.random.default_rng([config.seed, 4]).permutation(len(audited))[: config.sample]
     places = sorted(int(place) for place in drawn)
     compared = run.compare(evidence.gather(audited, places, run.layers))
@@ -92,7 +93,7 @@ def discover_pairs(
 
 def _read(run: DiscoveryRun, compared: Compared, read: ReadPairs | None, further: Sequence[int]) -> PairTexts:
     """The texts of the top pairs and of ``further`` places."""
-    with run.timed("texts"):
+    with run.watch.timed("texts"):
         wanted = [*_top_places(run, compared), *further] if compared.kept else []
         return PairTexts.read(run.audited, read, wanted)
 
@@ -117,7 +118,7 @@ def _stored(
         run.on_progress("Describing clusters", place + 1, len(compared.kept))
         cluster = _described(run, one, words[place], typical[place], texts)
         clusters.append(cluster if namer is None else _named(cluster, namer, notes))
-    with run.timed("map"):
+    with run.watch.timed("map"):
         points = _map(run, compared)
     info = run.audited.info
     discovery = Discovery(
@@ -136,7 +137,7 @@ def _stored(
         heatmap=compared.heatmap_labels,
         map=points,
         notes=tuple(notes),
-        seconds={stage: round(taken, 3) for stage, taken in run.seconds.items()},
+        seconds=run.watch.rounded(),
     )
     return StoredDiscovery(discovery, {one.name: one.vectors for one in compared.kept}, compared.heatmap)
 
@@ -203,8 +204,4 @@ def _rejected(one: FoundCluster) -> Rejected:
     )
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""
-
-
-__all__ = ["Namer", "OnProgress", "discover_pairs", "discover_prompts"]
+__all__ = ["Namer", "discover_pairs", "discover_prompts"]

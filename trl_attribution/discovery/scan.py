@@ -5,9 +5,7 @@ Axis letters: N pairs, T traits, M measures, A atoms, C cells, D hidden size.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +43,12 @@ from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
+from trl_attribution.utils.progress import OnProgress, Stopwatch, silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from trl_attribution.audit.auditor import DataAuditor
-    from trl_attribution.audit.run import OnProgress
     from trl_attribution.pairs.rows import RowSource
 
 _BLOCK = 8192
@@ -74,7 +72,7 @@ def scan_dataset(
 ) -> ScanResult:
     """What ``dataset`` would teach the auditor's model; see :meth:`DataAuditor.scan`."""
     settings = config or ScanConfig()
-    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or _silent, changes, prompt_format, sae)
+    scan = _Scan(auditor, dataset, Path(output_dir), settings, on_progress or silent, changes, prompt_format, sae)
     return scan.run()
 
 
@@ -88,7 +86,7 @@ class _Scan:
     changes: Sequence[Change] | None = None
     prompt_format: PromptFormat = "auto"
     sae: SaeConfig | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> ScanResult:
@@ -96,28 +94,28 @@ class _Scan:
         traits = read_traits(self.config.traits)  # a wrong name must not show after the vectors are made
         if self.sae is not None:
             fitting_sae(self.sae, self.auditor.model, self.auditor.config.blocks_path)  # nor a wrong file
-        with self._timed("vectors"):
+        with self.watch.timed("vectors"):
             audited, layer = self._audited()
-        with self._timed("traits"):
+        with self.watch.timed("traits"):
             panel = build_panel(traits, self.auditor, layer, self.on_progress)
-        with self._timed("texts"):
+        with self.watch.timed("texts"):
             measures_NM, prompts = self._texts(audited)
-        with self._timed("scores"):
+        with self.watch.timed("scores"):
             topics = self._topics(audited, layer)
             scanned, agreement, pairs = self._scored(audited, panel, topics, measures_NM, prompts)
             scores = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
-        with self._timed("chance"):
+        with self.watch.timed("chance"):
             tested = scores.over(scanned.cells.members).count >= self.config.min_pairs
             chance = Chance(self._highest(scanned, tested), self.config.alpha)
-        with self._timed("findings"):
+        with self.watch.timed("findings"):
             shapeless = self._shapeless(scanned, panel, measures_NM)
             stand = list(places(scores, shapeless, scanned.cells, chance.threshold, self.config.min_pairs))
             told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
-        with self._timed("prediction"):
+        with self.watch.timed("prediction"):
             prediction = self._predicted(audited, panel, topics, pairs, prompts)
-        with self._timed("latents"):
+        with self.watch.timed("latents"):
             latents = self._latents(scanned, topics, measures_NM)
-        with self._timed("unnamed"):
+        with self.watch.timed("unnamed"):
             unnamed = self._unnamed(audited, layer)
         info = audited.info
         result = ScanResult(
@@ -139,7 +137,7 @@ class _Scan:
             prediction=prediction,
             latents=latents,
             notes=tuple(self.notes),
-            seconds={stage: round(taken, 3) for stage, taken in self.seconds.items()},
+            seconds=self.watch.rounded(),
         )
         result.save(self.folder)
         return result
@@ -351,12 +349,6 @@ class _Scan:
             for one in found.discovery.clusters[:_UNNAMED]
         )
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
-
 
 def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, ...]:
     return tuple(
@@ -384,7 +376,3 @@ def _is_sample(info: AuditInfo, asked: int | None) -> bool:
     if info.reading.kind in ("kto", "rollouts"):  # an example may be several rows
         return asked is not None
     return data.pairs + data.duplicate_rows + sum(data.skipped.values()) < data.rows
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from trl_attribution.errors import AttributionError, SettingsError, StoreError
 from trl_attribution.gate.check import GateRun
@@ -17,13 +16,12 @@ from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rules.scores import KNOWN_BAD
 from trl_attribution.gate.verdict import VERDICT_FORMAT, Violation
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
-from trl_attribution.scoring.asked import ONE_SIDED_FLIP
+from trl_attribution.scoring.kinds import Action, actions_by, why_no_flip
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.json_file import read_json
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
 
-Action = Literal["filter", "flip"]
 _VERDICT = "verdict.json"
 _MANIFESTS: dict[Action, str] = {"filter": "manifest.filter.jsonl", "flip": "manifest.flip.jsonl"}
 _REPORTS = {"junit": "verdict.junit.xml", "sarif": "verdict.sarif", "markdown": "verdict.md"}
@@ -70,10 +68,9 @@ def write_artifacts(
     if not listed:
         return Artifacts(folder, (), None, 0)
     kind = EXAMPLES[run.reading.kind]
-    actions: tuple[Action, ...] = ("filter",) if file.policy.score == "one-sided" else kind.actions
+    actions = actions_by([file.policy.score], kind)
     if action not in actions:
-        why = f"{kind} cannot be flipped" if not kind.flip else ONE_SIDED_FLIP
-        raise SettingsError(f"--clean flip: {why}; leave it out")
+        raise SettingsError(f"--clean flip: {why_no_flip(kind)}; leave it out")
     manifests = {each: _manifest(run, file, each, listed) for each in actions}
     for each, manifest in manifests.items():
         manifest.save(folder / _MANIFESTS[each])

@@ -14,8 +14,7 @@ from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.rows.changes import NewRows
-from trl_attribution.gate.rows.inventory import Integers, Inventory, OnProgress, take_inventory
-from trl_attribution.gate.rows.places import as_written
+from trl_attribution.gate.rows.inventory import Inventory, take_inventory
 from trl_attribution.gate.rules.docket import AllowList, Docket, Outcome
 from trl_attribution.gate.rules.hygiene import hygiene_outcomes
 from trl_attribution.gate.rules.listing import cut_notes, listed
@@ -23,12 +22,14 @@ from trl_attribution.gate.rules.scored import judge, needs_whole_dataset, nothin
 from trl_attribution.gate.rules.scores import known_bad_outcome, probe_outcomes
 from trl_attribution.gate.rules.statements import statement
 from trl_attribution.gate.vectors.supply import Supplier, Supply
-from trl_attribution.gate.verdict import Statement, Verdict, Violation
+from trl_attribution.gate.verdict import Statement, Verdict, Violation, as_written
 from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.scoring import fit_notes
 from trl_attribution.scoring.asked import asked_of
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 from trl_attribution.utils.version import __version__
 
@@ -88,7 +89,7 @@ def run_gate(
         SettingsError: the policy, its baseline, stores and probes do not fit one another, or cannot decide.
         StoreError, ProbeError, ModelError: vectors, probes or model are missing or broken.
     """
-    return _Gate(file, dataset, options, on_progress or (lambda _stage, _done, _total: None)).run()
+    return _Gate(file, dataset, options, on_progress or silent).run()
 
 
 class _Gate:

@@ -17,12 +17,12 @@ from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
 from trl_attribution.gate.policy.probes import RuledProbe
 from trl_attribution.gate.policy.template import Trusted
-from trl_attribution.gate.rows.inventory import OnProgress
 from trl_attribution.scoring import DEFAULT_RULE, Column, reference_for
-from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import Decision, KnownPairs, decide
 from trl_attribution.scoring.held_out import known_pairs
+from trl_attribution.scoring.kinds import Kind
 from trl_attribution.scoring.recall import threshold_for
+from trl_attribution.utils.progress import OnProgress
 
 STOPPED = 0.01
 """The share of trusted pairs that a rule about single pairs may stop."""

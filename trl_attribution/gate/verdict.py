@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,16 @@ class Place:
     """Counted from 1; JSONL and CSV only."""
     row: int
     """Counted from 0 in the whole dataset."""
+
+    @classmethod
+    def of(cls, row: int, file: Path | None, line: int | None) -> Place:
+        """The place of a row, its file as reports name it."""
+        return cls(None if file is None else as_written(file), line, row)
+
+
+def as_written(path: str | Path) -> str:
+    """A path relative to the working directory, with slashes, so that reports do not depend on the machine."""
+    return Path(os.path.relpath(path)).as_posix()
 
 
 @dataclass(frozen=True)

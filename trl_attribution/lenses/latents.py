@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.lenses.sae import SparseAutoencoder
+from trl_attribution.utils.chunks import in_chunks
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -47,8 +47,8 @@ def latents_of_pairs(
     engine: ActivationEngine, pairs: Iterable[EncodedPair], on_progress: Callable[[int], None] | None = None
 ) -> Iterator[PairLatents]:
     """The latents of ``pairs``, some at a time, in their order; ``on_progress`` is told how many are done."""
-    waiting, done = iter(pairs), 0
-    while chunk := list(islice(waiting, _PAIRS)):
+    done = 0
+    for chunk in in_chunks(pairs, _PAIRS):
         yield PairLatents(tuple(pair.pair_id for pair in chunk), engine.pair_vectors(chunk).pair[:, 0])
         done += len(chunk)
         if on_progress is not None:

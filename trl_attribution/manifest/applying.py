@@ -20,6 +20,7 @@ from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, Reading
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.rows.files import FolderRows
 from trl_attribution.pairs.rows.typed import without_progress_bars
+from trl_attribution.utils.text import some
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _D = TypeVar("_D", bound="Dataset | Sequence[Mapping[str, Any]]")
 KEEP, FILTER, FLIP, ZERO, WEIGH = 0, 1, 2, 3, 4
 _DONE = {FILTER: "filtered", FLIP: "flipped", WEIGH: "weighed"}
-SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -367,13 +367,12 @@ def check_types(plan: Plan) -> None:
 
 def _lacks(name: str, scan: _Scan, listed: int, undo: bool) -> str:
     missing = scan.missing
-    shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
     hint = "Is it the dataset that was audited?"
     if scan.opposed and undo:
         hint = f"{scan.opposed} rows hold listed pairs that are not flipped: was this manifest undone already?"
     elif scan.opposed:
         hint = f"{scan.opposed} rows hold listed pairs the other way round: was this manifest applied already?"
     return (
-        f"{name}: lacks {len(missing)} of the {listed} pairs that the manifest lists: {shown}. {hint} "
+        f"{name}: lacks {len(missing)} of the {listed} pairs that the manifest lists: {some(missing)}. {hint} "
         "To go on with the pairs that are there, allow missing ones (--allow-missing)."
     )

@@ -13,7 +13,7 @@ from trl_attribution.manifest.order import Leaves, OrderEvidence, leaves_of, wor
 from trl_attribution.manifest.swapping import Turning, negated
 from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.rows import Row
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import printable, some_lines
 
 # Words that name one side of a pair, in column names of public preference datasets.
 _SIDES = (("chosen", "rejected"), ("winner", "loser"), ("better", "worse"), ("preferred", "dispreferred"))
@@ -36,7 +36,6 @@ _QUALIFIERS = frozenset(
 _GAPS = frozenset(("margin", "margins", "diff", "difference", "gap", "delta", "advantage"))
 # Who won says nothing about a tie.
 _UNSIDED = frozenset(("tie", "ties", "both", "neither"))
-_SHOWN = 10
 _COMPARED = 1000
 
 
@@ -159,16 +158,15 @@ class ColumnInspector:
         said: set[str | None] = set()
         for column in columns:
             if column not in said:
-                lines += [f"  {line}" for line in self._suspicion(column, by_words)]
+                lines += self._suspicion(column, by_words)
                 told = self._order.telling(column)
                 said |= {_counterpart(column, by_words, self._sides), told and told.other}
         if lines:
-            more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
             head = (
                 f"{name}: flipping a pair would leave columns behind that look as if they belonged to one of its "
                 "responses. Say what is to be done with each:"
             )
-            raise ManifestError("\n".join([head, *lines[:_SHOWN], *more]))
+            raise ManifestError("\n".join([head, *some_lines(lines)]))
 
     def _suspicion(self, column: str, by_words: Mapping[tuple[str, ...], str]) -> Iterator[str]:
         shown = printable(column, 80)

@@ -14,11 +14,10 @@ from trl_attribution.manifest.config import MergeRules, Precedence
 from trl_attribution.manifest.decisions import Action, ReviewDecision, ReviewDecisions
 from trl_attribution.manifest.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Reading
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import MOST_SHOWN, counted, printable, some_lines
 from trl_attribution.utils.version import __version__
 
 _STRICTNESS = {"keep": 0, "flip": 1, "filter": 2}
-_SHOWN = 10
 _NAME = re.compile(r'(?:\A|, )(?:"((?:[^"]|"")*)"(?=, |\Z)|((?:(?!, ).)*))', re.DOTALL)
 
 
@@ -173,13 +172,13 @@ class _Settled:
         if self._precedence != "refuse" or not self.conflicts:
             return
         lines = [
-            f"  {one.pair_id}: " + ", ".join(f"{printable(who, 60)} says {action}" for who, action in one.actions[:5])
-            for one in self.conflicts[:_SHOWN]
+            f"{one.pair_id}: " + ", ".join(f"{printable(who, 60)} says {action}" for who, action in one.actions[:5])
+            for one in self.conflicts[:MOST_SHOWN]
         ]
-        more = [f"  and {len(self.conflicts) - _SHOWN} more"] if len(self.conflicts) > _SHOWN else []
+        shown = some_lines(lines, len(self.conflicts))
         last = f"Say who wins with --precedence: {', '.join(get_args(Precedence)[1:])}."
         raise ManifestError(
-            "\n".join([f"decisions differ about {counted(len(self.conflicts), 'pair')}:", *lines, *more, last])
+            "\n".join([f"decisions differ about {counted(len(self.conflicts), 'pair')}:", *shown, last])
         )
 
     def _action(self, pair_id: str, opinions: list[tuple[str, Action]], note: bool = True) -> Action:

@@ -67,6 +67,11 @@ class LineFormat:
         _check_numbers(header, location)
         return checked
 
+    def begins(self, path: Path) -> bool:
+        """Whether the file at ``path`` is of this format; a dataset may end in ``.jsonl`` just as well."""
+        with path.open("rb") as handle:
+            return self._is_header(handle.readline(_LONGEST_HEADER))
+
     def _is_header(self, line: bytes) -> bool:
         try:
             header = json.loads(line)

@@ -32,7 +32,7 @@ MANIFEST_FORMAT: Final = "trl-attribution manifest"
 # A reader from before "mixed", "parents", "reviews", "reviewer" and "kind" refuses a manifest that has one of them, and
 # can read all others: nothing is misread, so the version stays.
 MANIFEST_VERSION: Final = 1
-_FORMAT = LineFormat(
+MANIFEST_LINES = LineFormat(
     MANIFEST_FORMAT,
     MANIFEST_VERSION,
     "manifest",
@@ -166,8 +166,8 @@ class Manifest:
             ManifestError: no such file, not a manifest, of a newer version, cut short, or a faulty line; the message
                 names file and line.
         """
-        lines = _FORMAT.lines(path)
-        header = _FORMAT.header(_HEADER, lines, path)
+        lines = MANIFEST_LINES.lines(path)
+        header = MANIFEST_LINES.header(_HEADER, lines, path)
         read = list(entries(_DECISION, lines, path))
         decisions = tuple(decision for _, decision in read)
         for place, fault in _faults(header, decisions):

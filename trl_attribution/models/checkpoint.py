@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 
 from trl_attribution.errors import ModelError
 from trl_attribution.models.text_part import text_part
+from trl_attribution.utils.text import some
 
 _SHOWN = 3
 
@@ -42,10 +43,9 @@ def whole_checkpoint(kind: Any, source: str, **options: Any) -> PreTrainedModel:
         found, expected = shapes[name]
         faults.append(f"{name} ({'x'.join(map(str, found))}, not {'x'.join(map(str, expected))})")
     if faults:
-        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise ModelError(
             f"{type(model).__name__} needs weights that the checkpoint does not have as config.json says: "
-            f"{', '.join(faults[:_SHOWN])}{more}. Without them it would compute with random numbers; get the whole "
+            f"{some(faults, _SHOWN)}. Without them it would compute with random numbers; get the whole "
             "checkpoint, or the config.json that belongs to it"
         )
     loaded: PreTrainedModel = model

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trl_attribution.errors import ModelError
+
 
 @dataclass(frozen=True)
 class ModelFingerprint:
@@ -27,6 +29,17 @@ class ModelFingerprint:
         mine, theirs = asdict(self), asdict(other)
         decided = [part for part in mine if part != "quantization" and mine[part] != theirs[part]]
         return decided + ["quantization"] * ("weights" in decided and self.quantization != other.quantization)
+
+    def check_digest(self, digest: str, name: str, of: str) -> None:
+        """Refuse the model with this fingerprint, called ``name``, where M0 ``of`` something has another digest.
+
+        Raises:
+            ModelError: it has.
+        """
+        if self.digest != digest:
+            raise ModelError(
+                f"{name} is not the M0 of {of}: fingerprint {self.digest}, not {digest}. Give that one (--model)."
+            )
 
     def to_json(self) -> dict[str, str]:
         """The parts as a JSON object."""

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from trl_attribution.pairs.encoding import Encoder, Encoding, encode_pairs, toke
 from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
-from trl_attribution.pairs.reader import SHOWN, PairReader
+from trl_attribution.pairs.reader import PairReader
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import is_there
-from trl_attribution.utils.text import counted
+from trl_attribution.utils.text import MOST_SHOWN, counted, some_lines, tally
 
 Choose = Callable[[Sequence[Pair]], Sequence[bool]]
 """Of the next pairs of the dataset, which to tokenize."""
@@ -39,8 +40,7 @@ _ALIKE = {
 
 def alike_text(alike: Mapping[str, int]) -> str:
     """How many pairs have two responses of the same tokens and why, for people; empty where none has."""
-    causes = ", ".join(f"{cause}: {count:,}" for cause, count in alike.items())
-    return f"{sum(alike.values()):,} have two responses of the same tokens ({causes})" if alike else ""
+    return f"{sum(alike.values()):,} have two responses of the same tokens ({tally(alike)})" if alike else ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,68 @@ class Survey:
     """Rows left out."""
     fingerprint: str
     """The dataset's fingerprint."""
+
+
+@dataclass
+class Census:
+    """What every pass over a dataset keeps of each pair that it meets, repeats too: 36 bytes.
+
+    Axis letters: R pairs in the order of the dataset, repeats too.
+    """
+
+    _ids: bytearray = field(default_factory=bytearray)
+    _flipped: bytearray = field(default_factory=bytearray)
+    _rows: bytearray = field(default_factory=bytearray)
+    _sources: Counter[str] = field(default_factory=Counter)
+    fingerprint: FingerprintBuilder = field(default_factory=FingerprintBuilder)
+    """The dataset's."""
+    _count: int = 0
+
+    def add(self, pair: Pair) -> None:
+        """Take the next pair of the dataset."""
+        self._count += len(pair.all_rows)
+        self._ids += bytes.fromhex(pair.pair_id)
+        self._flipped += bytes.fromhex(pair.flipped_id)
+        self._rows += pair.row.to_bytes(4, "little")
+        self._sources[pair.source] += 1
+        self.fingerprint.add(pair.pair_id)
+
+    def __len__(self) -> int:
+        return len(self._rows) // 4
+
+    @property
+    def ids(self) -> npt.NDArray[np.void]:
+        """[R], 16 bytes each."""
+        return np.frombuffer(bytes(self._ids), dtype="V16")
+
+    @property
+    def flipped(self) -> npt.NDArray[np.void]:
+        """[R], the id of each pair the other way round."""
+        return np.frombuffer(bytes(self._flipped), dtype="V16")
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint32]:
+        """[R], the row of each."""
+        return np.frombuffer(bytes(self._rows), dtype="<u4")
+
+    def survey(self, skipped: Sequence[SkippedRow]) -> Survey:
+        """All that was taken, in numbers; ``skipped`` rows were left out."""
+        unique, first, counts = np.unique(self.ids, return_index=True, return_counts=True)
+        rows = self.rows
+        return Survey(
+            pairs=len(self),
+            rows=self._count,
+            unique=len(unique),
+            duplicates=[
+                Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(rows[first[place]]))
+                for place in np.lexsort((first, -counts))[:MOST_SHOWN]
+                if counts[place] > 1
+            ],
+            contradictions=int(np.isin(unique, self.flipped).sum()) // 2,
+            sources=dict(self._sources.most_common()),
+            skipped=list(skipped),
+            fingerprint=self.fingerprint.hexdigest(),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +186,7 @@ def pass_over(
     encoding: Encoding,
     on_progress: Callable[[int], None] | None = None,
     on_encoded: Callable[[EncodedPair], None] | None = None,
+    on_pair: Callable[[Pair], None] | None = None,
     choose: Choose | None = None,
 ) -> DatasetPass:
     """Read and tokenize the whole dataset once; memory holds ids and rows, never texts.
@@ -134,6 +197,7 @@ def pass_over(
         encoding: truncation.
         on_progress: called with the number of rows read so far.
         on_encoded: called with the tokens of each different pair, in the order of the index.
+        on_pair: called with each pair that has tokens, repeats too, in the order of the dataset.
         choose: tokenizes only some of the pairs; all but the survey is of these alone then, and may be of none.
 
     Raises:
@@ -142,13 +206,13 @@ def pass_over(
         ModelError: the tokenizer lacks a chat template or an EOS token that the pairs need.
     """
     reader.ending_with(tokenizer_of(tokenizer).eos_token)
-    counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, choose)
-    found = survey(counter)  # type: ignore[arg-type]  # anything that iterates as a PairReader does
+    counter = _Counter(reader, tokenizer, encoding, on_progress or (lambda _done: None), on_encoded, on_pair, choose)
+    counter.read()
     counter.refuse_faults()
     return DatasetPass(
-        survey=found,
+        survey=counter.census.survey(reader.skipped),
         index=counter.index(),
-        skipped=[*found.skipped, *counter.faulty],
+        skipped=[*reader.skipped, *counter.faulty],
         tokens=counter.tokens,
         longest=counter.longest,
         longest_pair=counter.longest_pair,
@@ -185,21 +249,22 @@ def encoded_pairs(
     pairs: Iterable[Pair], tokenizer: Encoder, encoding: Encoding
 ) -> Iterator[tuple[Pair, EncodedPair | RowFault]]:
     """Each pair with its tokens, or the fault that keeps it out; tokenized in batches, in order."""
-    remaining = iter(pairs)
-    while batch := list(islice(remaining, ENCODE_BATCH)):
+    for batch in in_chunks(pairs, ENCODE_BATCH):
         yield from zip(batch, encode_pairs(batch, tokenizer, encoding), strict=True)
 
 
 @dataclass
 class _Counter:
-    """Passes a reader's pairs on while it encodes and counts them."""
+    """Encodes and counts a reader's pairs."""
 
     reader: PairReader
     tokenizer: Encoder
     encoding: Encoding
     on_progress: Callable[[int], None]
     on_encoded: Callable[[EncodedPair], None] | None
+    on_pair: Callable[[Pair], None] | None
     choose: Choose | None
+    census: Census = field(default_factory=Census)
     ids: dict[str, None] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -215,28 +280,25 @@ class _Counter:
     sample: list[EncodedPair] = field(default_factory=list)
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
-    @property
-    def skipped(self) -> list[SkippedRow]:
-        return self.reader.skipped
-
-    def __iter__(self) -> Iterator[Pair]:
-        seen = 0
-        remaining = iter(self.reader)
-        while batch := list(islice(remaining, ENCODE_BATCH)):
+    def read(self) -> None:
+        for batch in in_chunks(self.reader, ENCODE_BATCH):
+            for pair in batch:
+                self.census.add(pair)
             chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))
             self.partial |= len(chosen) < len(batch)
             for pair, encoded in encoded_pairs(chosen, self.tokenizer, self.encoding):
                 self._take(pair, encoded)
-            yield from batch
-            seen += len(batch)
-            self.on_progress(seen)
+            self.on_progress(len(self.census))
 
     def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
         if isinstance(encoded, RowFault):
             self.faulty += (SkippedRow(row, pair.location, encoded.reason) for row in pair.all_rows)
-            if len(self.faults) < SHOWN:
-                self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
-        elif pair.pair_id not in self.ids:
+            if len(self.faults) < MOST_SHOWN:
+                self.faults.append(f"{pair.location}: column '{encoded.field}' {encoded.detail}")
+            return
+        if self.on_pair is not None:
+            self.on_pair(pair)
+        if pair.pair_id not in self.ids:
             self._count(pair, encoded)
 
     def _count(self, pair: Pair, encoded: EncodedPair) -> None:
@@ -267,15 +329,12 @@ class _Counter:
 
     def refuse_faults(self) -> None:
         """Bad rows are an error unless the reader is to skip them, pairs without a difference where most are."""
-        name = self.reader.source.name
+        name, shown = self.reader.source.name, some_lines(self.faults, len(self.faulty))
         if not self.ids and not self.partial:
-            raise DataError("\n".join([f"{name}: no pair can be encoded.", *self.faults]))
+            raise DataError("\n".join([f"{name}: no pair can be encoded.", *shown]))
         if self.faulty and self.reader.reading.on_bad_row == "error":
-            more = [f"  and {len(self.faulty) - SHOWN} more"] if len(self.faulty) > SHOWN else []
             fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
-            raise DataError(
-                "\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *self.faults, *more, fix])
-            )
+            raise DataError("\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *shown, fix]))
         if 2 * self.alike.total() > len(self.ids):
             causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]
             head = f"{name}: {self.alike.total()} of {len(self.ids)} pairs have two responses of the same tokens."
@@ -290,41 +349,12 @@ class _Counter:
 
 
 def survey(reader: PairReader) -> Survey:
-    """Read a dataset once: check every row, count repeats and sources, and take its fingerprint.
-
-    Memory: 36 bytes a pair.
+    """Read a dataset once without tokens: check every row, count repeats and sources, and take its fingerprint.
 
     Raises:
         DataError: as ``PairReader`` raises.
     """
-    ids, flipped, rows = bytearray(), bytearray(), bytearray()
-    sources: Counter[str] = Counter()
-    fingerprint = FingerprintBuilder()
-    count = 0
+    census = Census()
     for pair in reader:
-        count += len(pair.all_rows)
-        ids += bytes.fromhex(pair.pair_id)
-        flipped += bytes.fromhex(pair.flipped_id)
-        rows += pair.row.to_bytes(4, "little")
-        sources[pair.source] += 1
-        fingerprint.add(pair.pair_id)
-    unique, first, counts = np.unique(_as_ids(ids), return_index=True, return_counts=True)
-    row_of = np.frombuffer(rows, dtype="<u4")
-    return Survey(
-        pairs=sources.total(),
-        rows=count,
-        unique=len(unique),
-        duplicates=[
-            Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))
-            for place in np.lexsort((first, -counts))[:SHOWN]
-            if counts[place] > 1
-        ],
-        contradictions=int(np.isin(unique, _as_ids(flipped)).sum()) // 2,
-        sources=dict(sources.most_common()),
-        skipped=list(reader.skipped),
-        fingerprint=fingerprint.hexdigest(),
-    )
-
-
-def _as_ids(data: bytearray) -> npt.NDArray[np.void]:
-    return np.frombuffer(bytes(data), dtype="V16")
+        census.add(pair)
+    return census.survey(reader.skipped)

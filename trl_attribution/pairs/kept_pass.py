@@ -8,7 +8,6 @@ import struct
 from collections.abc import Container, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from trl_attribution.errors import WRONG_VALUES, AttributionError
-from trl_attribution.pairs.dataset_pass import ENCODE_BATCH, DatasetPass, PairIndex, Survey, encoded_pairs
+from trl_attribution.errors import WRONG_VALUES, DataError
+from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex, Survey, encoded_pairs
 from trl_attribution.pairs.encoded import EncodedPair
 from trl_attribution.pairs.encoding import Encoder, Encoding, tokenizer_of
 from trl_attribution.pairs.faults import RowFault, SkippedRow
@@ -127,24 +126,15 @@ class TokensAgain:
         """The pairs whose ids are in ``wanted``, in the order of the dataset.
 
         Raises:
-            AttributionError: the dataset changed while it was audited.
+            DataError: the dataset changed while it was audited.
         """
-        rows = {
-            row
-            for pair_id, row in zip(self._index.pair_ids, self._index.rows.tolist(), strict=True)
-            if pair_id in wanted
-        }
-        left = len(rows)
-        remaining = (self._reader.read(row) for row in self._reader.rows() if row.index in rows)
-        while batch := list(islice(remaining, ENCODE_BATCH)):
-            for pair, encoded in encoded_pairs(batch, self._tokenizer, self._encoding):
-                if isinstance(encoded, RowFault) or pair.pair_id not in wanted:
-                    raise AttributionError(f"{pair.location} changed while it was audited: start again.")
-                left -= 1
-                yield encoded
-        if left:
-            name = self._reader.source.name
-            raise AttributionError(f"{name} changed while it was audited ({left:,} pairs are gone): start again.")
+        pairs = zip(self._index.rows.tolist(), self._index.pair_ids, strict=True)
+        rows = {row: pair_id for row, pair_id in pairs if pair_id in wanted}
+        read = (pair for _, pair in self._reader.again(rows))
+        for pair, encoded in encoded_pairs(read, self._tokenizer, self._encoding):
+            if isinstance(encoded, RowFault):
+                raise DataError(f"{pair.location} changed while it was audited: start again.")
+            yield encoded
 
 
 def _files_of(source: Any) -> list[FileRows] | None:

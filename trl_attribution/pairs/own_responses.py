@@ -12,8 +12,9 @@ from typing import Any, Final
 from trl_attribution.errors import AttributionError, DataError, SettingsError, describe_difference
 from trl_attribution.pairs.examples import Question
 from trl_attribution.pairs.identity import prompt_key
+from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.paths import is_there
-from trl_attribution.utils.text import json_fault, printable
+from trl_attribution.utils.text import json_fault
 
 FORMAT: Final = "trl-attribution own responses"
 VERSION: Final = 1
@@ -144,12 +145,7 @@ class OwnFile:
             raise DataError(f"own responses: cannot read {self.path}: {error.strerror or error}") from error
 
     def _check_header(self, values: dict[str, Any], where: str) -> None:
-        version = values.get("version")
-        if not isinstance(version, int) or version > VERSION:
-            raise DataError(
-                f"{where}: own responses of format version {printable(version)}, which this version of trl-attribution "
-                "cannot read. Upgrade it."
-            )
+        check_format_version(values.get("version"), VERSION, where, DataError)
         stated = values.get("made")
         if not isinstance(stated, dict):
             raise DataError(f"{where}: the header does not say what the responses were drawn with. Draw them again.")

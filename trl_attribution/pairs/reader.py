@@ -20,12 +20,11 @@ from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
 from trl_attribution.pairs.unsupported import refuse_unsupported
 from trl_attribution.utils.kinds import EXAMPLES, Kind
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import MOST_SHOWN, printable, some_lines, tally
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SHOWN = 10
 _PEEK_ROWS = 100
 _OTHER_NAMES = {
     "prompt": ("instruction", "question", "query", "input", "context", "problem", "conversation", "messages"),
@@ -143,25 +142,53 @@ class PairReader:
         faults = _Faults(str(EXAMPLES[self.kind]))
         refuse = self.reading.on_bad_row == "error"
         good = 0
-        for row in self.rows():
-            try:
-                pair = self.read(row)
-            except RowFault as fault:
-                harmless = fault.reason in UNTAUGHT
+        for row, read in self.each():
+            if isinstance(read, RowFault):
+                harmless = read.reason in UNTAUGHT
                 if not harmless:
-                    faults.add(row, fault)
+                    faults.add(row, read)
                 if harmless or not refuse:
                     members = row.members or (row,)
-                    self.skipped += (SkippedRow(one.index, one.location, fault.reason) for one in members)
+                    self.skipped += (SkippedRow(one.index, one.location, read.reason) for one in members)
                 continue
             good += 1
             if not (refuse and faults.count):
-                yield row, pair
+                yield row, read
         if faults.count and (refuse or not good):
             raise DataError(faults.message(self.source.name, good + faults.count, skippable=good > 0))
         if not good:
             reasons = ", ".join(sorted({row.reason for row in self.skipped}))
             raise DataError(f"{self.source.name}: no example teaches anything ({reasons}: all of them).")
+
+    def each(self) -> Iterator[tuple[Row, Pair | RowFault]]:
+        """Every row of the source with its pair, or with what keeps it from being one."""
+        return ((row, self._read(row)) for row in self.rows())
+
+    def again(self, wanted: Mapping[int, str]) -> Iterator[tuple[Row, Pair]]:
+        """The rows whose numbers are the keys of ``wanted``, in order; only these are read as pairs.
+
+        Raises:
+            DataError: a row is gone, or no longer holds the pair whose id is the value.
+        """
+        left = len(wanted)
+        for row in self.rows() if wanted else ():
+            if row.index not in wanted:
+                continue
+            read = self._read(row)
+            if isinstance(read, RowFault) or read.pair_id != wanted[row.index]:
+                raise DataError(f"{row.location} changed while it was read: start again.")
+            yield row, read
+            left -= 1
+            if not left:
+                return
+        if left:
+            raise DataError(f"{self.source.name} changed while it was read ({left:,} pairs are gone): start again.")
+
+    def _read(self, row: Row) -> Pair | RowFault:
+        try:
+            return self.read(row)
+        except RowFault as fault:
+            return fault
 
     def read(self, row: Row) -> Pair:
         """One row of the source as a pair.
@@ -294,16 +321,15 @@ class _Faults:
 
     def add(self, row: Row, fault: RowFault) -> None:
         self.reasons[fault.reason] += 1
-        if len(self.lines) < SHOWN:
-            self.lines.append(f"  {row.location}: column '{fault.field}' {fault.detail}")
+        if len(self.lines) < MOST_SHOWN:
+            self.lines.append(f"{row.location}: column '{fault.field}' {fault.detail}")
 
     def message(self, name: str, rows: int, skippable: bool) -> str:
-        by_reason = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
-        rest = [f"  and {self.count - SHOWN} more"] if self.count > SHOWN else []
+        by_reason = tally(dict(self.reasons.most_common()))
         fix = (
             "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
             if skippable
             else "Not one row can be read: check the column names and the format."
         )
         head = f"{name}: {self.count} of {rows} rows cannot be read as {self.what} ({by_reason})."
-        return "\n".join([head, *self.lines, *rest, fix])
+        return "\n".join([head, *some_lines(self.lines, self.count), fix])

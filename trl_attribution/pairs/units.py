@@ -14,9 +14,8 @@ from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Reading
 from trl_attribution.pairs.identity import KEY_BYTES, prompt_key
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.text import counted
-
-Integers = npt.NDArray[np.int64]
 
 _NO_LABEL = 2
 

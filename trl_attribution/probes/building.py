@@ -41,6 +41,7 @@ from trl_attribution.probes.config import BuildConfig
 from trl_attribution.probes.probe import Probe
 from trl_attribution.probes.separability import cross_validated_auc
 from trl_attribution.scoring.protocols import OWN_CONTROLS
+from trl_attribution.utils.text import tally
 
 _PAIRS_A_PROMPT = 4
 """More pairs of one prompt say little more, and are kept with the probe."""
@@ -221,7 +222,7 @@ def _description_check(examples: Examples, loaded: LoadedModel, config: BuildCon
 
 
 def _nothing_changed(asked: Prompts, left_out: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+    reasons = tally(dict(sorted(left_out.items())))
     return (
         f"{asked.source}: the behavior changed on none of {len(asked.prompts)} prompts ({reasons}). "
         "Sample more responses a prompt, check the judge on a few responses, or give other prompts."

@@ -17,11 +17,10 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from trl_attribution.errors import WRONG_VALUES, ProbeError
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import printable, some
 
 _LAYER_KEY = re.compile(r"(?:layers?[._-]?)?(\d+)")
 _GGUF_KEY = re.compile(r"direction\.(\d+)")
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -183,5 +182,4 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _listed(names: Mapping[Any, Any]) -> str:
-    shown = ", ".join(printable(key, 40) for key in list(names)[:_SHOWN]) or "nothing"
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return some([printable(key, 40) for key in names]) or "nothing"

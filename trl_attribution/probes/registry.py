@@ -8,23 +8,22 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+from pydantic import BaseModel, TypeAdapter
 
 from trl_attribution.behaviors.names import check_name
 from trl_attribution.errors import WRONG_VALUES, ProbeError
+from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.probes.probe import Probe
 from trl_attribution.utils.atomic import flush_folder
-from trl_attribution.utils.format_version import check_format_version
+from trl_attribution.utils.json_file import DescribedFile, validated
 from trl_attribution.utils.text import json_bytes, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from trl_attribution.models.identity import ModelFingerprint
 
 FORMAT = "trl-attribution probe"
 VERSION = 3
@@ -46,8 +45,8 @@ AXES = {
 _AXES_OF = {1: dict(list(AXES.items())[:4]), 2: dict(list(AXES.items())[:10]), VERSION: AXES}
 """By version."""
 _TENSORS, _DESCRIPTION = "probe.safetensors", "probe.json"
-
-T = TypeVar("T")
+_OF_THE_FILE = ("version", "sign", "axes", "fingerprint")
+_AGAIN = "Build the probe again."
 
 
 class ProbeRegistry:
@@ -192,6 +191,26 @@ class ProbeRegistry:
             lock.release()
 
 
+class _Description(BaseModel):
+    """What ``probe.json`` says, besides format and checksum."""
+
+    version: int
+    name: str
+    layers: tuple[int, ...]
+    layer: int
+    sign: str
+    axes: dict[str, Any]
+    model: ModelFingerprint
+    fingerprint: str
+    separability: dict[int, float]
+    promoted_tokens: list[str]
+    built: dict[str, Any]
+    description: str | None = None
+
+
+_DESCRIBED = TypeAdapter(_Description)
+
+
 def read_probe(folder: str | Path, expected_name: str | None = None) -> Probe:
     """The probe in ``folder``.
 
@@ -199,95 +218,36 @@ def read_probe(folder: str | Path, expected_name: str | None = None) -> Probe:
         ProbeError: a file is missing, broken or foreign, does not belong to the other one, or is of a newer
             format version; the message names the file.
     """
-    folder = Path(folder)
-    path = folder / _DESCRIPTION
-    description = _parse_description(path)
-    name = _field(description, "name", str, path)
-    if expected_name is not None and name != expected_name:
+    path = Path(folder) / _DESCRIPTION
+    files = DescribedFile(path, path.with_name(_TENSORS), FORMAT, VERSION, _AGAIN, error=ProbeError)
+    stored = files.load()
+    said = validated(_DESCRIBED, stored.values, path, ProbeError, _AGAIN)
+    axes = _AXES_OF.get(said.version, AXES)
+    if said.sign != SIGN or said.axes != axes:
         raise ProbeError(
-            f"{path}: this is probe {printable(name, 80)!r} in a folder called {expected_name!r}. "
+            f"{path}: `sign` must be {SIGN!r} and `axes` {axes}: with another meaning of the numbers "
+            f"the wrong pairs would be flagged. {_AGAIN}"
+        )
+    if expected_name is not None and said.name != expected_name:
+        raise ProbeError(
+            f"{path}: this is probe {printable(said.name, 80)!r} in a folder called {expected_name!r}. "
             "Rename the folder back."
         )
-    tensors = _read_tensors(folder / _TENSORS, _field(description, "payload_sha256", str, path))
-    return _assemble(description, tensors, path)
-
-
-def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Probe:
-    layers = _field(description, "layers", list, path)
-    separability = _field(description, "separability", dict, path)
-    tokens = _field(description, "promoted_tokens", list, path)
     try:
-        probe = Probe(
-            name=_field(description, "name", str, path),
-            layers=tuple(int(layer) for layer in layers),
-            layer=_field(description, "layer", int, path),
-            model=_model(_field(description, "model", dict, path), path),
-            built=_field(description, "built", dict, path),
-            separability={int(layer): float(auc) for layer, auc in separability.items()},
-            promoted_tokens=[str(token) for token in tokens],
-            description=description.get("description"),
-            **tensors,
-        )
-    except WRONG_VALUES as error:
-        raise ProbeError(f"{path}: a value has the wrong type ({error}); build the probe again") from error
+        about: dict[str, Any] = {name: value for name, value in said if name not in _OF_THE_FILE}
+        about.update(_tensors_in(stored.payload, files.payload))
+        probe = Probe(**about)
     except ProbeError as error:
         raise ProbeError(f"{path}: {error}") from error
-    if probe.fingerprint != _field(description, "fingerprint", str, path):
-        raise ProbeError(f"{path}: the description was changed after the probe was built; build the probe again")
+    if probe.fingerprint != said.fingerprint:
+        raise ProbeError(f"{path}: the description was changed after the probe was built. {_AGAIN}")
     return probe
 
 
-def _parse_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ProbeError(
-            f"{path} is missing, so {path.parent} is not a probe. Remove the folder or build the probe again."
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ProbeError(f"{path}:{error.lineno}: broken JSON ({error.msg}); build the probe again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ProbeError(f"{path} cannot be read: {printable(error, 120)}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ProbeError(f"{path} does not describe a probe: its `format` is not {FORMAT!r}")
-    check_format_version(description.get("version"), VERSION, path, ProbeError)
-    axes = _AXES_OF.get(description["version"], AXES)
-    if description.get("sign") != SIGN or description.get("axes") != axes:
-        raise ProbeError(
-            f"{path}: `sign` must be {SIGN!r} and `axes` {axes}: with another meaning of the numbers "
-            "the wrong pairs would be flagged. Build the probe again."
-        )
-    return description
-
-
-def _field(description: dict[str, Any], key: str, kind: type[T], path: Path) -> T:
-    value = description.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ProbeError(f"{path}: field `{key}` is missing or is not of type {kind.__name__}; build the probe again")
-    return value
-
-
-def _model(parts: dict[str, Any], path: Path) -> ModelFingerprint:
-    from trl_attribution.models.identity import ModelFingerprint
-
-    known = [part.name for part in fields(ModelFingerprint) if part.default is MISSING or part.name in parts]
-    return ModelFingerprint(**{part: _field(parts, part, str, path) for part in known})
-
-
-def _read_tensors(path: Path, expected_digest: str) -> dict[str, Tensor]:
+def _tensors_in(payload: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
-        payload = path.read_bytes()
-    except OSError as error:
-        raise ProbeError(f"{path} cannot be read: {error.strerror or error}. Build the probe again.") from error
-    digest = hashlib.sha256(payload).hexdigest()
-    if digest != expected_digest:
-        raise ProbeError(
-            f"{path} is damaged: its SHA-256 is {digest}, {_DESCRIPTION} says {expected_digest}. "
-            "Restore it from a copy or build the probe again."
-        )
     try:
         tensors = load(payload)
     except (SafetensorError, *WRONG_VALUES) as error:

@@ -105,7 +105,7 @@ def _origins(found: Findings) -> str:
     part = sum(row.flagged for row in enriched)
     named = ", ".join(_origin(row) for row in enriched[:_NAMED])
     more = f", and {len(enriched) - _NAMED} more" if len(enriched) > _NAMED else ""
-    count = "1 source" if len(enriched) == 1 else f"{len(enriched)} sources"
+    count = counted(len(enriched), "source")
     verb = "stands" if len(enriched) == 1 else "stand"
     return f"{count} {verb} out with {part:,} of them ({part / found.listed.flagged:.0%}): {named}{more}."
 
@@ -129,7 +129,7 @@ def _discovered(found: Findings) -> str:
     parts = []
     for stored in found.extras.discoveries:
         one = stored.discovery
-        behaviors = "1 behavior" if len(one.clusters) == 1 else f"{len(one.clusters):,} behaviors"
+        behaviors = counted(len(one.clusters), "behavior")
         titles = [cluster_title(cluster, 3) for cluster in one.clusters[:_NAMED]]
         named = "; ".join(title for title in titles if title)
         over = f"{one.items:,} {one.mode}"

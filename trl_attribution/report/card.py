@@ -16,7 +16,7 @@ from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.utils.card import Section, hub_name, read_card, shown_name
 from trl_attribution.utils.markdown import inline, table
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted, printable, tally
 from trl_attribution.utils.version import __version__
 
 CardKind = Literal["dataset", "model"]
@@ -158,7 +158,7 @@ def _limits(found: Findings, kind: CardKind) -> Iterator[str]:
         yield "A probe finds what it was built for; a behavior that nobody built a probe for is not looked for."
     dataset = found.info.dataset
     if dataset.skipped:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
+        reasons = tally(dataset.skipped)
         yield f"Rows left out of the audit: {reasons}."
     if dataset.truncated_pairs:
         yield f"{found.kind.counted(dataset.truncated_pairs)} reach the longest sequence that was read, and may be cut."

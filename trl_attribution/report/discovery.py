@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trl_attribution.report.terminal import examples_table, sides_text, sources_table
 from trl_attribution.utils.tables import facts, table
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted, printable, tally
 
 if TYPE_CHECKING:
     from trl_attribution.discovery import Cluster, Discovery
@@ -90,7 +90,7 @@ def discovery_facts(discovery: Discovery) -> list[tuple[str, str]]:
         ("similarity", f"{discovery.kind}, layer {layers}"),
     ]
     if discovery.left_out:
-        listed = ", ".join(f"{reason}: {count:,}" for reason, count in discovery.left_out.items())
+        listed = tally(discovery.left_out)
         lines.append(("left out", listed))
     lines.append(("found", counted(len(discovery.clusters), "cluster") if discovery.clusters else "nothing"))
     if discovery.rejected:

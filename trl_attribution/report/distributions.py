@@ -14,9 +14,7 @@ import numpy.typing as npt
 from trl_attribution.scoring import Column, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.utils import arrow
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from trl_attribution.utils.arrays import Doubles, Integers
 
 LEVELS = (0.01, 0.05, 0.1)
 """False discovery rates that pairs are counted at, where a probe keeps no pairs to estimate from."""
@@ -27,11 +25,11 @@ _BINS = 60
 class Histogram:
     """Counts of scores in equal bins."""
 
-    edges: Floats
+    edges: Doubles
     """``[B + 1]``, rising."""
     counts: Integers
     """``[B]``: all N pairs."""
-    null: Floats | None
+    null: Doubles | None
     """``[B]``: how many of the N pairs are not of the behavior by the estimate, or else by the null; None where neither
     is at hand."""
 
@@ -70,7 +68,7 @@ def layer_scores(table: ScoreTable, column: Column) -> LayerScores:
 
 
 def histogram(
-    scores: npt.NDArray[np.float32], expected: npt.NDArray[np.floating] | None, unlike: Floats | None = None
+    scores: npt.NDArray[np.float32], expected: npt.NDArray[np.floating] | None, unlike: Doubles | None = None
 ) -> Histogram:
     """Bins that hold the scores, and those ``expected`` by the null where these are at hand."""
     low, high = float(scores.min()), float(scores.max())

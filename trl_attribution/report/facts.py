@@ -15,9 +15,8 @@ from trl_attribution.probes import CosineTable, cosine_table
 from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.answer import rule_text
 from trl_attribution.report.findings import Findings
-from trl_attribution.report.units import duration_text
 from trl_attribution.utils.kinds import ExampleKind
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted, duration_text, printable, tally
 
 Fact = tuple[str, str]
 _LONGEST = 400
@@ -102,7 +101,7 @@ def about(found: Findings) -> list[tuple[str, list[Fact]]]:
 
 
 def _dataset_facts(dataset: DatasetInfo) -> list[Fact]:
-    skipped = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
+    skipped = tally(dataset.skipped)
     return [
         ("name", printable(dataset.name, _LONGEST)),
         ("format", dataset.format),

@@ -17,14 +17,7 @@ from trl_attribution.manifest.decisions import ReviewDecision
 from trl_attribution.pairs import Reading
 from trl_attribution.probes import Probe
 from trl_attribution.report.agreement import verdicts
-from trl_attribution.report.distributions import (
-    Floats,
-    Histogram,
-    LayerScores,
-    column_scores,
-    histogram,
-    layer_scores,
-)
+from trl_attribution.report.distributions import Histogram, LayerScores, column_scores, histogram, layer_scores
 from trl_attribution.report.extras import Extras, read_extras
 from trl_attribution.report.listed import Listed, Scored, nothing
 from trl_attribution.report.reviewed import Reviewable, Reviewed, read_reviews
@@ -41,6 +34,7 @@ from trl_attribution.scoring import (
 )
 from trl_attribution.scoring.calibration import Null
 from trl_attribution.scoring.witness import Agreement
+from trl_attribution.utils.arrays import Doubles
 from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import printable
 
@@ -197,7 +191,7 @@ def _probe_findings(
     )
 
 
-def _reference(column: Column, known: Sequence[Probe]) -> Floats | None:
+def _reference(column: Column, known: Sequence[Probe]) -> Doubles | None:
     probe = next((each for each in known if each.name == column.probe), None)
     if probe is None or column.layer not in probe.layers:
         return None

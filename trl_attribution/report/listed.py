@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from trl_attribution.errors import StoreError
 from trl_attribution.manifest import Manifest
-from trl_attribution.report.distributions import Floats, Integers, column_scores, column_worth
+from trl_attribution.report.distributions import column_scores, column_worth
 from trl_attribution.scoring import Column, Flags, Outcome, Rule, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.scoring.flags import BestProbe
 from trl_attribution.scoring.outcomes import outcome_of
 from trl_attribution.utils import arrow
+from trl_attribution.utils.arrays import Doubles, Integers
 from trl_attribution.utils.kinds import ExampleKind
 
 FEWEST_LISTED = 50
@@ -45,7 +46,7 @@ class Listed:
     """``[F]``: which probe ranks the pair best."""
     score: npt.NDArray[np.float32]
     rank: Integers
-    q_value: Floats
+    q_value: Doubles
     columns: Mapping[Column, npt.NDArray[np.float32]]
     """Scores ``[F]`` at every probe and layer."""
     read_first: Integers

@@ -19,10 +19,8 @@ from trl_attribution.report.agreement import verdicts
 from trl_attribution.scoring import Outcome
 from trl_attribution.scoring.prevalence import Interval, Prevalence
 from trl_attribution.utils import arrow
+from trl_attribution.utils.arrays import Doubles, Integers
 from trl_attribution.utils.kinds import PAIR, ExampleKind
-
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _DRAWS = 4000
 _PRIOR = 2.0

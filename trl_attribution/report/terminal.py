@@ -18,11 +18,10 @@ from trl_attribution.pairs.dataset_pass import alike_text
 from trl_attribution.probes import Probe, cosine_table
 from trl_attribution.probes.controls import controls_text
 from trl_attribution.report.texts import ListedPairs
-from trl_attribution.report.units import duration_text
 from trl_attribution.scoring import SourceRow, rule_words
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.tables import WholeTable, as_text, facts, table
-from trl_attribution.utils.text import counted, printable, shell_command
+from trl_attribution.utils.text import counted, duration_text, printable, shell_command, tally
 
 if TYPE_CHECKING:
     from trl_attribution.audit.estimate import Estimate
@@ -49,7 +48,7 @@ def audit_summary(audit: Audit) -> RenderableType:
         ),
     ]
     if dataset.skipped:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dataset.skipped.items())
+        reasons = tally(dataset.skipped)
         lines.insert(2, ("left out", reasons))
     if audit.scores is not None:
         for layer, count in audit.scores.zero_pairs.items():
@@ -225,7 +224,7 @@ def estimate_table(found: Estimate) -> RenderableType:
         ("trial run", counted(found.sample_pairs, "pair")),
     ]
     if found.skipped:
-        lines.insert(1, ("left out", ", ".join(f"{reason}: {count:,}" for reason, count in found.skipped.items())))
+        lines.insert(1, ("left out", tally(found.skipped)))
     return facts(lines)
 
 

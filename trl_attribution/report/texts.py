@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from trl_attribution.pairs import Pair, Reading
 from trl_attribution.pairs.examples import OwnResponses
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.rows import RowSource
+from trl_attribution.utils.text import escaped
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,14 +97,7 @@ def visible(text: str, limit: int) -> tuple[str, int]:
     ('two\nlines \\u202eturned', 0)
     """
     kept = text[:limit].replace("\r\n", "\n")
-    return _SUSPECT.sub(lambda found: _shown(found[0]), kept), max(0, len(text) - limit)
-
-
-@lru_cache(maxsize=65_536)
-def _shown(character: str) -> str:
-    if unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+    return _SUSPECT.sub(lambda found: escaped(found[0]), kept), max(0, len(text) - limit)
 
 
 def _segments(content: str | Sequence[Mapping[str, Any]], characters: int) -> tuple[Segment, ...]:

@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import ProbeError, SettingsError
+from trl_attribution.scoring.kinds import AskedKind, Kind
 from trl_attribution.scoring.protocols import ProbeLike, VectorViewLike
 from trl_attribution.utils.kinds import Kind as ExampleName
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Kind = Literal["contextual", "response", "controlled", "one-sided"]
-AskedKind = Literal["auto", "contextual", "response", "controlled", "one-sided"]
-
-ONE_SIDED_FLIP = "by one-sided scores nothing is flipped: what leans a little away from the behavior may score above 0"
-"""Why there is no flip, for messages."""
 
 
 @dataclass(frozen=True)

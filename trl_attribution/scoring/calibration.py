@@ -25,11 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError, StoreError
+from trl_attribution.utils.arrays import Doubles, Integers, Reals
 
 Null = Literal["reference", "mirror"]
-Floats = npt.NDArray[np.floating]
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Calibration:
     """``[N]``: the smallest false discovery rate at which the pair is flagged (Benjamini-Hochberg)."""
 
 
-def calibrate(scores: Floats, reference: Floats | None = None, flips: Floats | None = None) -> Calibration:
+def calibrate(scores: Reals, reference: Reals | None = None, flips: Reals | None = None) -> Calibration:
     """Rank ``scores`` [N] and give their p- and q-values under the null of ``reference`` [R], or the mirror null.
 
     ``flips`` [N] are the scores of the same pairs flipped, where these are not the negated ones.
@@ -74,7 +72,7 @@ def calibrate(scores: Floats, reference: Floats | None = None, flips: Floats | N
     return Calibration(null, rank, percentile, p_value, q_values(p_value))
 
 
-def p_values(scores: Floats, reference: Floats | None = None) -> Doubles:
+def p_values(scores: Reals, reference: Reals | None = None) -> Doubles:
     """One-sided p-values [N] of ``scores`` [N]: how often the null scores at least as high.
 
     ``(1 + #{r: ref_r >= s}) / (1 + R)`` with a reference [R], else the mirror null of the module's docstring,
@@ -127,13 +125,13 @@ def fewest_discoveries(rate: float, pairs: int, null_size: int) -> int:
     return max(1, math.ceil(round(pairs / (rate * (1 + null_size)), 9)))
 
 
-def _mirror_p_values(scores: Floats, rising: Floats) -> Doubles:
+def _mirror_p_values(scores: Reals, rising: Reals) -> Doubles:
     """P-values of ``scores`` when the null is the negated ``rising`` scores: -s_j >= s where s_j <= -s."""
     at_least = np.searchsorted(rising, -scores, side="right")
     return np.asarray((1.0 + at_least) / (1.0 + len(rising)), dtype=np.float64)
 
 
-def _refuse_unless_finite(values: Floats, what: str) -> None:
+def _refuse_unless_finite(values: Reals, what: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise StoreError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trl_attribution.scoring.asked import AskedKind, Column, kind_for, reference_for
+from trl_attribution.scoring.asked import Column, kind_for, reference_for
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.utils.kinds import PAIR, ExampleKind
 from trl_attribution.utils.text import printable
@@ -22,6 +23,9 @@ def fit_notes(
     And one for each that was calibrated by another kind of score than the one it is asked for.
     ``conversational`` says whether the dataset's prompts are messages, which get the chat template in training as here;
     text does not. M0 reads the two so differently that scores of one by a probe of the other may be upside down.
+
+    Raises:
+        ProbeError: as :func:`reference_for` raises.
     """
     form = {True: "messages", False: "text", None: ""}[conversational]
     found = [_form_note(probe, form) or _size_note(probe, pairs, kind, of) for probe in probes]
@@ -43,7 +47,10 @@ def _form_note(probe: ProbeLike, form: str) -> str:
 
 def _calibration_note(probe: ProbeLike, kind: AskedKind, of: ExampleKind) -> str:
     calibration, here = probe.built.get("calibration"), kind_for(probe, kind)
-    if probe.reference_scores is None or not isinstance(calibration, Mapping) or calibration.get("kind") == here:
+    if probe.reference_scores is None or not isinstance(calibration, Mapping):
+        return ""
+    if calibration.get("kind") == here:
+        reference_for(probe, Column(probe.name, probe.layer, here))  # refuses what is outdated
         return ""
     return (
         f"{probe.name}: it was calibrated by {printable(calibration.get('kind'), 40)} scores, which say nothing of "

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.asked import Column
-from trl_attribution.scoring.calibration import Calibration, Doubles, Integers, Null, q_values
+from trl_attribution.scoring.calibration import Calibration, Null, q_values
 from trl_attribution.scoring.decision import Decision, KnownPairs
 from trl_attribution.scoring.outcomes import Outcome, outcome_of
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.utils import arrow
+from trl_attribution.utils.arrays import Doubles, Integers
 from trl_attribution.utils.kinds import ExampleKind
 
 if TYPE_CHECKING:

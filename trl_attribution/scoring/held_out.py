@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.decision import KnownPairs
+from trl_attribution.scoring.kinds import Kind
 from trl_attribution.scoring.protocols import OWN_CONTROLS, ProbeLike
 from trl_attribution.scoring.recall import KnownScores
 from trl_attribution.scoring.targets import LayerTargets, unit_rows

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trl_attribution.scoring.asked import AskedKind, Column, kind_for, reference_for
+from trl_attribution.scoring.asked import Column, kind_for, reference_for
 from trl_attribution.scoring.calibration import fewest_discoveries
 from trl_attribution.scoring.decision import KnownPairs, decide
 from trl_attribution.scoring.held_out import known_pairs, knows_pairs, why_no_pairs
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.protocols import ProbeLike
 from trl_attribution.scoring.rule import Rule
 from trl_attribution.utils.kinds import PAIR, ExampleKind

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.scoring.recall import CONFIDENCE, Doubles, KnownScores
+from trl_attribution.scoring.recall import CONFIDENCE, KnownScores
+from trl_attribution.utils.arrays import Doubles
 
 Random = np.random.Generator
 DRAWS = 200

@@ -20,9 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trl_attribution.scoring.prevalence import Prevalence
-
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from trl_attribution.utils.arrays import Doubles, Integers
 
 MARGIN = 0.15
 """The share of the flagged pairs that is wrong is confirmed to within this, with 95% confidence."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.rule import check_recall
+from trl_attribution.utils.arrays import Doubles, Integers
 
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 CONFIDENCE = 0.95
 
 

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreError
-from trl_attribution.scoring.asked import AskedKind, Column, plan_columns, reference_for
+from trl_attribution.scoring.asked import Column, plan_columns, reference_for
 from trl_attribution.scoring.calibration import Calibration, calibrate
 from trl_attribution.scoring.columns import ColumnFile
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.held_out import known_pairs
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError
 from trl_attribution.scoring.asked import Column
-from trl_attribution.scoring.calibration import Integers, Null
+from trl_attribution.scoring.calibration import Null
 from trl_attribution.scoring.decision import KnownPairs
 from trl_attribution.scoring.recall import KnownScores
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.text import printable

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import ProbeError
-from trl_attribution.scoring.asked import Kind
 from trl_attribution.scoring.controlled import ContextClassifier, ControlledTarget
+from trl_attribution.scoring.kinds import Kind
 from trl_attribution.scoring.protocols import ProbeLike
 
 # A centred context smaller than this share of the context is the rounding error of float32, not a direction.

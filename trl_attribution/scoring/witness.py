@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from trl_attribution.scoring.flags import Flags
 from trl_attribution.scoring.protocols import ProbeLike
-
-Floats = npt.NDArray[np.floating]
-Integers = npt.NDArray[np.int64]
+from trl_attribution.utils.arrays import Integers, Reals
 
 LEAST_ASKED = 50
 """Pairs that the witness is asked about at least, those that rank highest."""
@@ -54,7 +52,7 @@ class OwnPairs:
         return seen if self.trusted else f"{seen}, fewer than {TRUSTED:.0%}: M0 does not take it as it is meant"
 
 
-def places_near(scores: Floats, threshold: float | None) -> Integers:
+def places_near(scores: Reals, threshold: float | None) -> Integers:
     """Of N ``scores`` the places at or above ``threshold`` and of half as many that follow, 50 at least; in order."""
     above = 0 if threshold is None else int((scores.astype(np.float64) >= threshold).sum())
     count = min(len(scores), max(LEAST_ASKED, above + above // 2))

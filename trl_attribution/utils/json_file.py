@@ -131,6 +131,8 @@ class DescribedFile:
     """As for :func:`read_json`."""
     checksum: str = "payload_sha256"
     """The description's key for the SHA-256 of the payload."""
+    error: type[AttributionError] = StoreError
+    """Of what is wrong with one of them."""
 
     def save(self, values: Mapping[str, Any], payload: bytes) -> None:
         """Write both, each whole or not at all.
@@ -147,15 +149,15 @@ class DescribedFile:
         """Read both.
 
         Raises:
-            StoreError: one is missing or cannot be read, or they do not belong together.
+            AttributionError: one is missing or cannot be read, or they do not belong together.
         """
-        values = read_json(self.description, self.expected, self.newest, advice=self.advice)
+        values = read_json(self.description, self.expected, self.newest, self.error, self.advice)
         try:
             payload = self.payload.read_bytes()
         except OSError as error:
-            raise StoreError(f"cannot read {printable(self.payload)}: {printable(error)}. {self.advice}") from error
+            raise self.error(f"cannot read {printable(self.payload)}: {printable(error)}. {self.advice}") from error
         if hashlib.sha256(payload).hexdigest() != values.get(self.checksum):
-            raise StoreError(
+            raise self.error(
                 f"{printable(self.payload)} is damaged or does not belong to {self.description.name}. {self.advice}"
             )
         return Described(values, payload)

@@ -13,14 +13,13 @@ from pydantic import BaseModel, ValidationError, ValidationInfo
 from trl_attribution.errors import SettingsError
 from trl_attribution.utils.format_version import refuse_newer
 from trl_attribution.utils.paths import local_path
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.text import MOST_SHOWN, counted, printable, some_lines
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _MOST_BYTES = 16 * 2**20
 _DEEPEST = 20
-_SHOWN = 10
 
 Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[str | int, ...]
@@ -83,10 +82,9 @@ class SettingsKind(Generic[Model]):
             return self.model.model_validate(values, context=folder)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False)
-        shown = [self._sentence(fault, place, lines) for fault in faults[:_SHOWN]]
-        more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise SettingsError("\n".join([f"the {self.name} {place} has {count}:", *shown, *more]))
+        shown = [self._sentence(fault, place, lines) for fault in faults[:MOST_SHOWN]]
+        told = [f"the {self.name} {place} has {counted(len(faults), 'fault')}:", *some_lines(shown, len(faults))]
+        raise SettingsError("\n".join(told))
 
     def _parsed(self, text: str, place: str) -> tuple[Any, dict[Keys, int]]:
         """The values of a YAML document, and the line of each, by keys."""
@@ -135,7 +133,7 @@ class SettingsKind(Generic[Model]):
         keys: Keys = tuple(fault["loc"])
         line = next((lines[keys[:end]] for end in range(len(keys), -1, -1) if keys[:end] in lines), None)
         where = f"{place}:{line}" if line is not None else place
-        return f"  {where}: {_spoken(keys) or f'the {self.name}'}: {self._wanted(fault, keys)}"
+        return f"{where}: {_spoken(keys) or f'the {self.name}'}: {self._wanted(fault, keys)}"
 
     def _wanted(self, fault: ErrorDetails, keys: Keys) -> str:
         kind, given = fault["type"], fault["input"]

@@ -6,11 +6,16 @@ import json
 import re
 import shlex
 import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+MOST_SHOWN = 10
+"""Of many things, how many a message lists."""
 _MOST_DIGITS = 18
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+"""Categories of characters that control, format or turn round what is shown; bidirectional marks are Cf."""
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -25,7 +30,7 @@ def printable(text: object, limit: int = 200) -> str:
     shown: list[str] = []
     length = 0
     for character in str(text):
-        piece = _escape(character)
+        piece = " " if character in "\n\t " else escaped(character)
         length += len(piece)
         if length > limit:
             return "".join(shown).rstrip() + "…"
@@ -51,17 +56,44 @@ def json_fault(error: ValueError | RecursionError) -> str:
     return f"a number that cannot be read: {printable(str(error).partition(';')[0])}"  # Python limits its digits
 
 
-def _escape(character: str) -> str:
-    if character in "\n\t ":
-        return " "
-    if character in _BIDI or unicodedata.category(character) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+@lru_cache(maxsize=65_536)
+def escaped(character: str) -> str:
+    r"""``character``, or where it is invisible its ``\x1b``-style escape."""
+    hidden = unicodedata.category(character) in _INVISIBLE
+    return character.encode("unicode_escape").decode("ascii") if hidden else character
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
     """``1 probe``, ``2 probes``, ``1,000 probes``; ``several`` where an s is not enough."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def duration_text(seconds: float) -> str:
+    """In seconds, minutes or hours, whichever reads best.
+
+    >>> duration_text(40.08), duration_text(600)
+    ('40.1 s', '10.0 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """``empty_response: 1,200, tie: 3``."""
+    return ", ".join(f"{printable(name)}: {count:,}" for name, count in counts.items())
+
+
+def some(names: Sequence[str], most: int = MOST_SHOWN) -> str:
+    """``a, b and 3 more``: the first ``most`` of ``names``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def some_lines(lines: Sequence[str], total: int | None = None) -> list[str]:
+    """The first ten of ``lines``, indented, and a line that says how many more there are of ``total``."""
+    left = (len(lines) if total is None else total) - MOST_SHOWN
+    return [f"  {line}" for line in [*lines[:MOST_SHOWN], *([f"and {left:,} more"] if left > 0 else [])]]
 
 
 def shell_command(*words: str | Path) -> str:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.utils.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Item = TypeVar("Item")
-OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, in all); ``in all`` is 0 where it is not known."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """The progress of a caller who asked for none."""
 
 
 class PairSet:
@@ -124,13 +116,6 @@ class RankingBaseline(Protocol):
         Raises:
             AttributionError: what it needs is not there.
         """
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items, ``size`` at a time."""
-    waiting = iter(items)
-    while chunk := list(islice(waiting, size)):
-        yield chunk
 
 
 @dataclass

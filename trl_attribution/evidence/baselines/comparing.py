@@ -16,10 +16,8 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.baseline import (
     BaselineScores,
     Cost,
-    OnProgress,
     PairSet,
     RankingBaseline,
-    silent,
 )
 from trl_attribution.evidence.baselines.endpoint import EndpointRanking
 from trl_attribution.evidence.baselines.gradients import GradientCosine
@@ -31,6 +29,7 @@ from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.pairs.unsupported import require_pairs
 from trl_attribution.scoring import Column
 from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
 COMPARISON_FORMAT = "trl-attribution comparison"

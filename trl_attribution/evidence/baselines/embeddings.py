@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError
@@ -20,16 +19,15 @@ from trl_attribution.evidence.baselines.baseline import (
     BaselineScores,
     Cost,
     Counted,
-    OnProgress,
     PairSet,
-    chunks,
-    silent,
 )
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.utils.arrays import Doubles
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import local_path
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
-Doubles = npt.NDArray[np.float64]
 Kind = Literal["response", "contextual"]
 
 _CHUNK = 512
@@ -228,7 +226,7 @@ class EmbeddingCosine:
         directions = self._directions()
         centers = self._centers(pairs) if self.kind == "contextual" else None
         scores: dict[str, float] = {}
-        for chunk in chunks(pairs, _CHUNK):
+        for chunk in in_chunks(pairs, _CHUNK):
             values = self._scores(chunk, directions, centers)
             scores.update((pair.pair_id, float(value)) for pair, value in zip(chunk, values, strict=True))
             on_progress(self.name, len(scores), pairs.count)
@@ -249,7 +247,7 @@ class EmbeddingCosine:
     def _centers(self, pairs: PairSet) -> tuple[Doubles, Doubles]:
         """The dataset's mean prompt [D], and the behavior's prompts without it [M, D], of length 1."""
         total, count = np.zeros(1), 0
-        for chunk in chunks(pairs, _CHUNK):
+        for chunk in in_chunks(pairs, _CHUNK):
             rows = self.embedder.embed([whole_text(pair.prompt) for pair in chunk])
             total, count = total + rows.sum(axis=0), count + len(rows)
         mean = total / max(count, 1)

@@ -13,8 +13,11 @@ from typing import Any
 
 from trl_attribution.behaviors import EndpointJudge, Prompt
 from trl_attribution.errors import AttributionError, JudgeError, SettingsError
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, chunks, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.utils.chunks import in_chunks
+from trl_attribution.utils.format_version import refuse_newer
+from trl_attribution.utils.progress import OnProgress, silent
 
 _CHUNK = 64
 VERDICTS_FORMAT = "trl-attribution verdicts"
@@ -55,7 +58,7 @@ class EndpointRanking:
         reused = len(known)
         self._check_budget(pairs, known)
         scores: dict[str, float] = {}
-        for chunk in chunks(pairs, _CHUNK):
+        for chunk in in_chunks(pairs, _CHUNK):
             asked = [one for pair in chunk for one in _both(pair)]
             missing = list({_key(*one): one for one in asked if _key(*one) not in known}.values())
             self._ask(missing, known, kept)
@@ -129,10 +132,8 @@ class VerdictFile:
         if not lines or (len(lines) == 1 and self._first.startswith(lines[0])):
             return {}
         if parsed[:1] != [self._header]:
-            version = parsed[0].get("version") if parsed else None
-            newer = isinstance(version, int) and version > VERDICTS_VERSION
-            reason = f"has version {version}, this reads up to {VERDICTS_VERSION}" if newer else "is of another judge"
-            raise SettingsError(f"{self.path} {reason}. Give another folder, or remove it to start anew.")
+            refuse_newer(parsed[0].get("version") if parsed else None, VERDICTS_VERSION, self.path, SettingsError)
+            raise SettingsError(f"{self.path} is of another judge. Give another folder, or remove it to start anew.")
         return {
             one["response"]: one["verdict"]
             for one in parsed[1:]

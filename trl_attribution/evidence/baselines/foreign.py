@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import DataError
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.pairs.rows import open_rows
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
 

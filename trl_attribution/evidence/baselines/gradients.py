@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import Examples
 from trl_attribution.errors import ModelError, SettingsError
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.models.likelihood import forward_flops
 from trl_attribution.pairs import EncodedResponse, Encoding
 from trl_attribution.utils.atomic import atomic_path, write_json
+from trl_attribution.utils.progress import OnProgress, silent
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:

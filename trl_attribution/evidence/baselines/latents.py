@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.behaviors import Examples
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.lenses.config import SaeConfig
 from trl_attribution.pairs import EncodedPair, Encoding
+from trl_attribution.utils.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from torch import Tensor

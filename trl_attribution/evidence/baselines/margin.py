@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, chunks, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.models.likelihood import forward_flops, pair_margins
 from trl_attribution.pairs import Encoding
+from trl_attribution.utils.chunks import in_chunks
+from trl_attribution.utils.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
@@ -60,7 +62,7 @@ class ReferenceMargin:
         start = time.perf_counter()
         scores: dict[str, float] = {}
         computed = 0
-        for chunk in chunks(pairs.encoded(loaded.tokenizer, self.encoding, self.name), _CHUNK):
+        for chunk in in_chunks(pairs.encoded(loaded.tokenizer, self.encoding, self.name), _CHUNK):
             found = pair_margins(loaded.model, chunk, budget, per_token=self.per_token)
             computed += found.computed
             scores.update((pair.pair_id, -margin) for pair, margin in zip(chunk, found.values, strict=True))

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
-
-Doubles = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
+from trl_attribution.utils.arrays import Bools, Doubles
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Agreement:
     """Share of one's top k that is in the other's top k."""
 
 
-def quality(scores: Doubles, wanted: Truths, k: int) -> Quality:
+def quality(scores: Doubles, wanted: Bools, k: int) -> Quality:
     """Quality of ``scores`` [N] for the pairs that are ``wanted`` [N].
 
     Raises:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, OnProgress, PairSet, silent
+from trl_attribution.evidence.baselines.baseline import BaselineScores, Cost, PairSet
 from trl_attribution.pairs import whole_text
+from trl_attribution.utils.progress import OnProgress, silent
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trl_attribution.errors import DataError
-from trl_attribution.evidence.baselines.quality import Truths
 from trl_attribution.pairs import PairReader
+from trl_attribution.utils.arrays import Bools
 from trl_attribution.utils.text import printable
 
 _YES = ("1", "true", "yes", "contaminated")
@@ -34,7 +34,7 @@ class Truth:
     column: str
     values: tuple[str, ...]
     """What stood for wanted, as the dataset spells it."""
-    wanted: Truths
+    wanted: Bools
     """[N]"""
 
 

@@ -11,7 +11,6 @@ from trl_attribution.evidence.validation.plan import StatisticsPlan
 from trl_attribution.evidence.validation.statistics import (
     Bootstrap,
     DifferenceTest,
-    Doubles,
     IntervalEstimate,
     advantage,
     compare,
@@ -20,6 +19,7 @@ from trl_attribution.evidence.validation.statistics import (
     share,
 )
 from trl_attribution.scoring import holm
+from trl_attribution.utils.arrays import Doubles
 
 Answer = Literal["supported", "not supported", "undecided"]
 _ORDER: tuple[Answer, ...] = ("supported", "undecided", "not supported")

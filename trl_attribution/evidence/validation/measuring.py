@@ -28,7 +28,7 @@ from trl_attribution.evidence.readouts.expression import Shown, responses_to
 from trl_attribution.evidence.validation.likelihoods import HeldOut, margins, perplexity, read_held_out
 from trl_attribution.evidence.validation.plan import BehaviorPlan, MeasurePlan, ValidationPlan
 from trl_attribution.models import LoadedModel
-from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs import Encoding
 from trl_attribution.utils.text import printable
 
 OVER_REFUSAL = "over-refusal"
@@ -155,7 +155,7 @@ def read_gauge(plan: ValidationPlan, loaded: LoadedModel) -> Gauge:
         prompts = read_prompts(measures.over_refusal.file).prompts
         asked[OVER_REFUSAL] = _asked(prompts, parse_rule(measures.over_refusal.judge, judges))
     held_out = read_held_out(
-        measures.pairs, measures.text, loaded, Encoding(max_length=measures.max_length), Reading(**plan.reading)
+        measures.pairs, measures.text, loaded, Encoding(max_length=measures.max_length), plan.reading
     )
     reference = margins(loaded, held_out.pairs)
     return Gauge(measures, tuple(behaviors), asked, held_out, reference, str(loaded.model.device))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
+from trl_attribution.errors import SettingsError
+from trl_attribution.pairs.formats import Reading
 from trl_attribution.utils.settings_file import SettingsKind, beside_settings
 from trl_attribution.utils.text import printable
 
@@ -22,6 +25,15 @@ def _size(value: Any) -> Any:
     if value == "rule" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError(f"must be a number of pairs from 1 on, or rule, not {printable(value, 40)}")
+
+
+def _reading(given: Any) -> Reading:
+    try:
+        return given if isinstance(given, Reading) else Reading(**given)
+    except TypeError as error:
+        raise ValueError(f"{printable(error, 300)}; choose from {', '.join(asdict(Reading()))}") from None
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
 
 
 Size = Annotated[int | Literal["rule"], PlainValidator(_size)]
@@ -199,7 +211,7 @@ class ValidationPlan(_Part):
     model: Place
     """M0."""
     dataset: Place
-    reading: dict[str, Any] = Field(default_factory=dict)
+    reading: Annotated[Reading, BeforeValidator(_reading)] = Reading()
     """How the dataset's rows become pairs: fields of Reading."""
     dtype: str = "auto"
     device: str = "auto"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,22 @@ from trl_attribution.evidence.validation.measuring import Gauge, judge_config, r
 from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.rankings import Ranking, behavior_prompts, find_ranking
 from trl_attribution.evidence.validation.records import RANKING, SOURCES, CellFolder
-from trl_attribution.evidence.validation.running import OnProgress, Say, Validator
+from trl_attribution.evidence.validation.running import Say, Validator
 from trl_attribution.evidence.validation.selections import Selector
 from trl_attribution.evidence.validation.training import dpo_config, step_count
 from trl_attribution.models import LoadedModel, load_model
-from trl_attribution.pairs import Encoding, Pair, PairReader, Reading, RowFault, dataset_fingerprint
-from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.pairs import Encoding, Pair, PairReader
+from trl_attribution.pairs.dataset_pass import pass_over
 from trl_attribution.pairs.unsupported import require_pairs
 from trl_attribution.utils.distributed import current_ranks
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.progress import OnProgress, silent
+from trl_attribution.utils.text import tally
 
 
 def prepare_validation(
     plan: ValidationPlan,
     folder: Path,
-    on_progress: OnProgress = lambda _stage, _done, _total: None,
+    on_progress: OnProgress = silent,
     say: Say = lambda _text: None,
 ) -> Validator:
     """Load M0, read what the plan names, make its rankings, and tie ``folder`` to all that decides its numbers.
@@ -95,35 +95,15 @@ class _Trainable:
     pairs: Sequence[Pair]
     fingerprint: str
     """Of the whole dataset, as an audit takes it."""
-    faults: Counter[str]
+    faults: Mapping[str, int]
     """Reason -> rows that TRL would drop without a word, after which the steps would not fit."""
 
 
 def _trainable(plan: ValidationPlan, loaded: LoadedModel, encoding: Encoding) -> _Trainable:
-    reading = _reading(plan)
-    reader = require_pairs(PairReader(plan.dataset, reading), "validate").ending_with(loaded.tokenizer.eos_token)
-    encoded = list(encoded_pairs(reader, loaded.tokenizer, encoding))
-    faults = Counter(found.reason for _, found in encoded if isinstance(found, RowFault))
-    faults.update(row.reason for row in reader.skipped)
-    if faults and reading.on_bad_row == "error":
-        raise SettingsError(
-            f"dataset: {faults.total()} rows cannot be trained on ({_listed(faults)}). Mend them, raise max_length, or "
-            "leave them out with `reading: {on_bad_row: skip}`."
-        )
-    kept = [pair for pair, found in encoded if not isinstance(found, RowFault)]
-    return _Trainable(kept, dataset_fingerprint(pair.pair_id for pair, _ in encoded), faults)
-
-
-def _listed(faults: Counter[str]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in faults.most_common())
-
-
-def _reading(plan: ValidationPlan) -> Reading:
-    try:
-        return Reading(**plan.reading)
-    except TypeError as error:
-        known = ", ".join(asdict(Reading()))
-        raise SettingsError(f"reading: {printable(error, 300)}; choose from {known}") from None
+    reader = require_pairs(PairReader(plan.dataset, plan.reading), "validate")
+    kept: list[Pair] = []
+    data = pass_over(reader, loaded.tokenizer, encoding, on_pair=kept.append)
+    return _Trainable(kept, data.survey.fingerprint, data.skip_reasons)
 
 
 def _encoding(plan: ValidationPlan, folder: Path) -> Encoding:
@@ -166,7 +146,7 @@ def _digest(parts: Iterable[str]) -> str:
 def _notes(plan: ValidationPlan, data: _Trainable, gauge: Gauge, rankings: Mapping[str, Ranking]) -> Iterator[str]:
     """What a reader of the results should know of what they were made from."""
     if data.faults:
-        yield f"{data.faults.total():,} rows were left out of the dataset ({_listed(data.faults)})."
+        yield f"{sum(data.faults.values()):,} rows were left out of the dataset ({tally(data.faults)})."
     if out := left_out(plan):
         yield f"Left out by the plan, so not tested: {'; '.join(one.title for one in out)}."
     asked = {_key(prompt) for one in gauge.asked.values() for prompt in one.prompts}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,19 +15,18 @@ from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.baselines.foreign import scores_by_pair
 from trl_attribution.evidence.validation.plan import RankingPlan, ValidationPlan
-from trl_attribution.pairs import Encoding, Reading
+from trl_attribution.pairs import Encoding
 from trl_attribution.pairs.rows import open_rows
 from trl_attribution.probes import BuildConfig, Probe, ProbeRegistry, build_from_behavior
 from trl_attribution.scoring import DEFAULT_RULE, Column, ScoreTable
 from trl_attribution.scoring.calibration import Calibration
 from trl_attribution.scoring.outcomes import outcome_of
 from trl_attribution.utils.atomic import write_json
+from trl_attribution.utils.progress import OnProgress
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.models import LoadedModel
-
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def find_ranking(
     config = AuditConfig(
         layers=(probe.layer,) if not isinstance(wanted.layer, int) else (wanted.layer,),
         encoding=encoding,
-        reading=Reading(**plan.reading),
+        reading=plan.reading,
         score=wanted.score,
         vector_dtype="float32",
         trust_remote_code=plan.trust_remote_code,

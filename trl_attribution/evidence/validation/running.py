@@ -23,11 +23,11 @@ from trl_attribution.evidence.validation.plan import ValidationPlan
 from trl_attribution.evidence.validation.rankings import Ranking
 from trl_attribution.evidence.validation.records import CellFolder, CellResult
 from trl_attribution.evidence.validation.selections import Selector
-from trl_attribution.evidence.validation.statistics import Doubles
 from trl_attribution.evidence.validation.training import Job, StepCount, trainer_of
 from trl_attribution.models import LoadedModel
+from trl_attribution.utils.arrays import Doubles
+from trl_attribution.utils.progress import OnProgress
 
-OnProgress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator
 
 from trl_attribution.evidence.readouts.behavior_change import CONFIDENCE, most_unseen
+from trl_attribution.utils.arrays import Doubles
 
 # What is infinite or undefined is null in JSON files.
 Bound = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-Doubles = npt.NDArray[np.float64]
 POWER = 0.8
 MOST_SEEDS = 200
 _EXACT_PROMPTS = 13

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -16,15 +15,16 @@ from trl_attribution.errors import SettingsError
 from trl_attribution.gate.baseline.baseline import GateBaseline, Origin, sorted_scores
 from trl_attribution.gate.materials import Materials, load_materials
 from trl_attribution.gate.policy.file import PolicyFile
-from trl_attribution.gate.rows.inventory import Inventory, OnProgress, take_inventory
+from trl_attribution.gate.rows.inventory import Inventory, take_inventory
 from trl_attribution.gate.rules.scored import baseline_column, column_of, score_pairs
 from trl_attribution.gate.vectors.supply import Supplier, Supply
 from trl_attribution.manifest import Manifest
-from trl_attribution.manifest.manifest import MANIFEST_FORMAT
+from trl_attribution.manifest.manifest import MANIFEST_LINES
 from trl_attribution.pairs import PairReader
 from trl_attribution.scoring import context_means
 from trl_attribution.scoring.asked import asked_of
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.progress import OnProgress, silent
+from trl_attribution.utils.text import printable, tally
 
 log = logging.getLogger("trl_attribution")
 
@@ -54,7 +54,7 @@ def record_baseline(
         SettingsError: the policy has no probes, so there is nothing to record.
         DataError, StoreError, ProbeError, ModelError: as :func:`run_gate` raises.
     """
-    report = on_progress or (lambda _stage, _done, _total: None)
+    report = on_progress or silent
     materials = load_materials(file, download, with_baseline=False)
     ruled = materials.probes.ruled
     if not ruled:
@@ -95,7 +95,7 @@ def _read(
     supply = supplier.supply(inventory, np.arange(len(inventory)))
     left_out = Counter(row.reason for row in [*inventory.bad_rows, *(row for _, row in supply.unusable)])
     if left_out:
-        told = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(left_out.items()))
+        told = tally(dict(sorted(left_out.items())))
         log.warning("%s: rows left out of the baseline: %s", printable(reader.source.name), told)
     return inventory, supply
 
@@ -103,7 +103,7 @@ def _read(
 def _known_bad(
     given: str | Path, materials: Materials, supplier: Supplier, report: OnProgress
 ) -> tuple[tuple[str, ...], Tensor]:
-    if _is_manifest(Path(given)):
+    if Path(given).is_file() and MANIFEST_LINES.begins(Path(given)):
         listed = [decision.pair_id for decision in Manifest.load(given).decisions if decision.action != "keep"]
         if not listed:
             raise SettingsError(f"--known-bad {given}: the manifest lists no pair to filter or flip")
@@ -114,16 +114,3 @@ def _known_bad(
     none = torch.empty(0, len(materials.layers), materials.hidden_size)
     blocks = supply.view(listed).blocks(materials.layers, 1024)
     return tuple(listed), torch.cat([none, *(block.pair for block in blocks)])
-
-
-def _is_manifest(path: Path) -> bool:
-    """Whether the first line is a manifest's header; a dataset may end in ``.jsonl`` just as well."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as handle:
-        line = handle.readline(2**20)
-    try:
-        header = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(header, dict) and header.get("format") == MANIFEST_FORMAT

@@ -23,6 +23,7 @@ from trl_attribution.gate.formats.wording import (
     where,
 )
 from trl_attribution.gate.verdict import RuleResult, Verdict, Violation
+from trl_attribution.utils import tables
 
 SHOWN = 20
 """Violations shown of each broken rule."""
@@ -52,17 +53,9 @@ def terminal(verdict: Verdict) -> RenderableType:
     """The verdict for a console of one's own, in color where that has color."""
     headline = Text(sentence(f"{verdict.status}."), style="bold green" if verdict.passed else "bold red")
     headline.append(sentence(verdict.outcome.removeprefix(f"{verdict.status}.")), style="not bold default")
-    parts = (_facts(verdict), _rules(verdict), *_details(verdict), *_unlisted(verdict), *_notes(verdict))
+    told = tables.facts((fact.name, visible(fact.value)) for fact in facts(verdict))
+    parts = (told, _rules(verdict), *_details(verdict), *_unlisted(verdict), *_notes(verdict))
     return Group(headline, Text(), *parts)
-
-
-def _facts(verdict: Verdict) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for fact in facts(verdict):
-        table.add_row(fact.name, Text(visible(fact.value)))
-    return table
 
 
 def _rules(verdict: Verdict) -> Table:

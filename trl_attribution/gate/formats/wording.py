@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trl_attribution.gate.verdict import RuleResult, Statement, Verdict, Violation
-from trl_attribution.utils.text import counted
+from trl_attribution.utils.text import counted, tally
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def facts(verdict: Verdict) -> Iterator[Fact]:
     reused = f", {verdict.reused:,} from vectors made before" if verdict.reused else ""
     yield Fact("vectors", f"{verdict.computed:,} computed, {verdict.cached - verdict.reused:,} from the cache{reused}")
     if verdict.skipped:
-        yield Fact("left out", ", ".join(f"{reason}: {count:,}" for reason, count in sorted(verdict.skipped.items())))
+        yield Fact("left out", tally(dict(sorted(verdict.skipped.items()))))
     yield Fact("M0", verdict.model_fingerprint or "none needed")
     for name, fingerprint in sorted(verdict.probe_fingerprints.items()):
         yield Fact("probe", f"{name} {fingerprint}")

@@ -19,12 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from trl_attribution.audit.config import AskedScore, AuditConfig
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.gate.policy.rules import Part, Rules
 from trl_attribution.gate.policy.taken import Taken, one_of
 from trl_attribution.pairs.encoding import TRUNCATION_MODES, Encoding
 from trl_attribution.pairs.formats import BAD_ROW_RULES, FORMATS, Reading
 from trl_attribution.pairs.own_responses import OwnConfig
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.utils.dtypes import DTYPES
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Policy(Part):
     """The fingerprint of each probe by name, 12 digits of it or more: another probe of that name is refused."""
     layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     """Layers to compute and keep; those that the probes are scored at if left out."""
-    score: AskedScore = "auto"
+    score: AskedKind = "auto"
     """Kind of score; ``auto`` is one-sided for SFT samples, else controlled for probes with controls and contextual
     for others that know their prompts."""
     reading: Annotated[Reading, _READING] = Field(default_factory=Reading)

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
+from itertools import starmap
 from operator import and_
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -159,11 +160,7 @@ def _rows_of(snapshot: Snapshot, dataset: str, name: str, reading: Reading) -> C
             file.write(Path(folder, dataset))
         try:
             reader = PairReader(Path(folder, dataset), reading)
-            for row in reader.rows():
-                try:
-                    rows[content_of(row, reader.read(row))] += 1
-                except RowFault as fault:
-                    rows[content_of(row, fault)] += 1
+            rows.update(starmap(content_of, reader.each()))
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", f"{name}:")) from error
     return rows

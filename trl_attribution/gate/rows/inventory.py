@@ -1,35 +1,32 @@
-"""One pass over a dataset: which pairs it holds, which of them are examined, and what is wrong with its rows."""
+"""A gate's pass over a dataset: which pairs it holds, which of them are examined, and what is wrong with its rows."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.errors import DataError
 from trl_attribution.gate.rows.changes import Content, content_of
-from trl_attribution.pairs import FingerprintBuilder, Pair, PairReader, RowFault
+from trl_attribution.pairs import Pair, PairReader, RowFault
+from trl_attribution.pairs.dataset_pass import Census
 from trl_attribution.pairs.faults import UNTAUGHT
 from trl_attribution.pairs.messages import text_of
 from trl_attribution.pairs.rows import Row
+from trl_attribution.utils.arrays import Bools, Integers
 from trl_attribution.utils.kinds import EXAMPLES
-from trl_attribution.utils.text import printable
+from trl_attribution.utils.progress import OnProgress
+from trl_attribution.utils.text import MOST_SHOWN, printable, some_lines, tally
 
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Examine = Callable[[Sequence[Content]], list[bool]]
 """Which of all rows of a dataset, in order, are to be judged."""
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage (``read``, ``vectors``, ``scores``), what is done of it, and its total (0 if unknown)."""
 
-_SHOWN = 10
 _REPORT_EVERY = 1000
 
 
@@ -60,9 +57,9 @@ class Inventory:
     source_names: list[str]
     sources: Integers
     """[N], index into ``source_names`` of that row's source."""
-    examined: Flags
+    examined: Bools
     """[N]"""
-    contradicted: Flags
+    contradicted: Bools
     """[N], whether the dataset also holds the pair the other way round."""
     prompt_length: Integers
     """[N], characters."""
@@ -94,6 +91,10 @@ def take_inventory(
 ) -> Inventory:
     """Read the whole dataset once.
 
+    Rows and what is kept of them are those of :func:`~trl_attribution.pairs.dataset_pass.pass_over`. Unlike there, bad
+    rows have a place among the others, since rules judge them; and nothing is tokenized, since which pairs need tokens
+    is known only once their ids have been looked up in the cache, and a policy about rows alone needs no tokenizer.
+
     Args:
         reader: the dataset.
         examine: says which rows are to be judged; None judges all.
@@ -104,11 +105,7 @@ def take_inventory(
         DataError: bad rows where they are errors (the first ten are listed), or not one row is a pair.
     """
     rows, contents = _Rows(), list[Content]()
-    for count, row in enumerate(reader.rows(), start=1):
-        try:
-            read: Pair | RowFault = reader.read(row)
-        except RowFault as fault:
-            read = fault
+    for count, (row, read) in enumerate(reader.each(), start=1):
         rows.add(row, read)
         if examine is not None:
             contents.append(content_of(row, read))
@@ -118,43 +115,16 @@ def take_inventory(
     return rows.inventory(reader, None if examine is None else np.array(examine(contents), dtype=np.bool_))
 
 
-def rows_again(reader: PairReader, wanted: Mapping[int, str]) -> Iterator[tuple[Row, Pair]]:
-    """The rows whose numbers are the keys of ``wanted``, in order; only these are read as pairs.
-
-    Raises:
-        DataError: a row is gone, or no longer holds the pair whose id is the value.
-    """
-    remaining = len(wanted)
-    for row in reader.rows() if wanted else ():
-        if row.index not in wanted:
-            continue
-        try:
-            pair = reader.read(row)
-        except RowFault:
-            break
-        if pair.pair_id != wanted[row.index]:
-            break
-        yield row, pair
-        remaining -= 1
-        if not remaining:
-            return
-    if remaining:
-        raise DataError(f"{reader.source.name}: changed while it was read. Run the gate again.")
-
-
 @dataclass
 class _Rows:
-    """What is kept of each row that is a pair: about 60 bytes."""
+    """What is kept of each row that is a pair, beside what every pass keeps: 32 bytes."""
 
-    ids: bytearray = field(default_factory=bytearray)
-    flipped: bytearray = field(default_factory=bytearray)
-    numbers: array[int] = field(default_factory=lambda: array("q"))
+    census: Census = field(default_factory=Census)
     lengths: array[int] = field(default_factory=lambda: array("q"))
     sources: array[int] = field(default_factory=lambda: array("q"))
     source_names: dict[str, int] = field(default_factory=dict)
     is_pair: bytearray = field(default_factory=bytearray)
     bad: list[BadRow] = field(default_factory=list)
-    fingerprint: FingerprintBuilder = field(default_factory=FingerprintBuilder)
     lacks_own: bool = False
 
     def add(self, row: Row, read: Pair | RowFault) -> None:
@@ -166,16 +136,13 @@ class _Rows:
             self.bad.append(BadRow(row.index, row.location, read.reason, sentence, True, row.file, row.line))
 
     def _add_pair(self, pair: Pair) -> None:
-        self.ids += bytes.fromhex(pair.pair_id)
-        self.flipped += bytes.fromhex(pair.flipped_id)
-        self.numbers.append(pair.row)
+        self.census.add(pair)
         self.lengths.extend((characters(pair.prompt), characters(pair.chosen), characters(pair.rejected)))
         self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
-        self.fingerprint.add(pair.pair_id)
         self.lacks_own |= pair.lacks_own
 
-    def inventory(self, reader: PairReader, wanted: Flags | None) -> Inventory:
-        ids, flipped = (np.frombuffer(bytes(data), dtype="S16") for data in (self.ids, self.flipped))
+    def inventory(self, reader: PairReader, wanted: Bools | None) -> Inventory:
+        ids = self.census.ids
         _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
         order = np.argsort(first)
         position = np.empty_like(order)
@@ -189,7 +156,7 @@ class _Rows:
         place[pair_of[latest_first]] = latest_first  # of several, the first row is written last
         examined = np.zeros(len(order), dtype=np.bool_)
         examined[pair_of[latest_first]] = True
-        numbers = np.frombuffer(self.numbers, dtype=np.int64)
+        numbers = self.census.rows.astype(np.int64)
         lengths = np.frombuffer(self.lengths, dtype=np.int64).reshape(-1, 3)[place]
         text = ids[place].tobytes().hex()
         return Inventory(
@@ -199,18 +166,18 @@ class _Rows:
             source_names=list(self.source_names),
             sources=np.frombuffer(self.sources, dtype=np.int64)[place],
             examined=examined,
-            contradicted=np.isin(flipped[place], ids),
+            contradicted=np.isin(self.census.flipped[place], ids),
             prompt_length=lengths[:, 0],
             chosen_length=lengths[:, 1],
             rejected_length=lengths[:, 2],
             repeats=_repeats(pair_of, judged, numbers),
             bad_rows=tuple(replace(row, examined=examined) for row, examined in zip(self.bad, bad_judged, strict=True)),
-            fingerprint=self.fingerprint.hexdigest(),
+            fingerprint=self.census.fingerprint.hexdigest(),
             lacks_own=self.lacks_own,
         )
 
 
-def _repeats(pair_of: Integers, judged: Flags, numbers: Integers) -> tuple[tuple[int, int], ...]:
+def _repeats(pair_of: Integers, judged: Bools, numbers: Integers) -> tuple[tuple[int, int], ...]:
     """Of the rows of one pair, one counts as the original: one that was there before, else the first."""
     order = np.lexsort((np.arange(len(pair_of)), judged, pair_of))
     sorted_pairs = pair_of[order]
@@ -222,15 +189,15 @@ def _repeats(pair_of: Integers, judged: Flags, numbers: Integers) -> tuple[tuple
 def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str]) -> None:
     skip = reader.reading.on_bad_row == "skip"
     bad = [row for row in rows.bad if row.reason not in tolerated | UNTAUGHT and not skip]
-    if rows.numbers and not bad:
+    if len(rows.census) and not bad:
         return
     shown = bad or rows.bad
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(row.reason for row in shown).most_common())
-    total = len(rows.numbers) + len(rows.bad)
+    reasons = tally(dict(Counter(row.reason for row in shown).most_common()))
+    total = len(rows.census) + len(rows.bad)
     fix = (
         "Mend these rows, or leave them out with `reading: {on_bad_row: skip}` in the policy; the rules "
         "hygiene.empty_responses and hygiene.identical_responses judge such rows instead."
-        if rows.numbers
+        if len(rows.census)
         else "Not one row can be read: check the column names and the format."
     )
     what = EXAMPLES[reader.kind]
@@ -240,8 +207,7 @@ def _refuse_bad_rows(reader: PairReader, rows: _Rows, tolerated: AbstractSet[str
 
 def shown_rows(rows: Sequence[BadRow]) -> list[str]:
     """The first ten bad rows, a line each, and how many more there are."""
-    lines = [f"  {printable(row.location)}: {row.sentence}" for row in rows[:_SHOWN]]
-    return lines + ([f"  and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else [])
+    return some_lines([f"{printable(row.location)}: {row.sentence}" for row in rows[:MOST_SHOWN]], len(rows))
 
 
 def characters(content: str | list[dict[str, Any]]) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from trl_attribution.gate.policy.rules import Limited
 from trl_attribution.gate.policy.schema import AllowEntry
-from trl_attribution.gate.rows.inventory import Integers, Inventory
+from trl_attribution.gate.rows.inventory import Inventory
 from trl_attribution.gate.verdict import Allowed, Place, RuleResult, Violation
+from trl_attribution.utils.arrays import Integers
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ import numpy as np
 
 from trl_attribution.gate.policy.rules import BAD_ROWS, TOO_LONG, CountLimit, Hygiene, LengthBias, LongPrompts
 from trl_attribution.gate.rows.inventory import BadRow
-from trl_attribution.gate.rows.places import place_of
 from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
-from trl_attribution.gate.verdict import Violation
+from trl_attribution.gate.verdict import Place, Violation
 
 _SAID = {
     "duplicates": ("row repeats a pair of the dataset", "rows repeat a pair of the dataset"),
@@ -58,7 +57,7 @@ def _contradictions(docket: Docket, rule: CountLimit) -> Outcome:
 
 def _bad_rows(docket: Docket, name: str, rule: CountLimit) -> Outcome:
     rows = [row for row in docket.inventory.bad_rows if row.examined and row.reason == BAD_ROWS[name]]
-    found = Sorted(tuple(Violation(row.sentence, place=place_of(row.row, row.file, row.line)) for row in rows))
+    found = Sorted(tuple(Violation(row.sentence, place=Place.of(row.row, row.file, row.line)) for row in rows))
     return _counted(docket, name, rule, found)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trl_attribution.gate.rows.inventory import rows_again
-from trl_attribution.gate.rows.places import place_of
 from trl_attribution.gate.rules.docket import Docket, Outcome
 from trl_attribution.gate.verdict import EXCERPT_LENGTH, Excerpt, Place, RuleResult, Statement, Violation
 from trl_attribution.pairs.messages import text_of
@@ -61,10 +59,10 @@ def _found(violations: Sequence[Violation], docket: Docket) -> dict[int, _Found]
     }
     return {
         row.index: _Found(
-            place_of(row.index, row.file, row.line),
+            Place.of(row.index, row.file, row.line),
             Excerpt(*map(_excerpt, pair.shown)),
         )
-        for row, pair in rows_again(docket.inventory.reader, wanted)
+        for row, pair in docket.inventory.reader.again(wanted)
     }
 
 

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
 from trl_attribution.gate.baseline.baseline import BaselineColumn, GateBaseline
 from trl_attribution.gate.policy.probes import RuledProbe
-from trl_attribution.gate.rows.inventory import Flags, Integers, OnProgress
 from trl_attribution.gate.vectors.supply import JointView
 from trl_attribution.scoring import (
     Column,
@@ -29,14 +27,14 @@ from trl_attribution.scoring import (
     reference_for,
     score_view,
 )
-from trl_attribution.scoring.asked import AskedKind
 from trl_attribution.scoring.decision import Decision, KnownPairs, decide
 from trl_attribution.scoring.held_out import why_no_pairs
+from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.power import power_sentence
 from trl_attribution.scoring.recall import KnownScores
+from trl_attribution.utils.arrays import Bools, Doubles, Floats, Integers
+from trl_attribution.utils.progress import OnProgress
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 _MOST_TRUSTED = 2000
 """Scores of trusted pairs that an estimate is taken from; more are drawn evenly from the lowest to the highest."""
 
@@ -53,7 +51,7 @@ class ProbeScores:
     """[E]: 1 is the highest score among the examined; equal ones rank in dataset order."""
     q_value: Doubles | None
     """[E]; None where flags are by threshold, or there are none."""
-    flagged: Flags
+    flagged: Bools
     """[E]: pairs that push towards the behavior, by the policy's threshold or rate; only positive scores do."""
     baseline: Floats | None
     """[R], the baseline's scores, rising."""

@@ -19,7 +19,6 @@ from trl_attribution.gate.policy.rules import (
     ShareLimit,
     SourceLimit,
 )
-from trl_attribution.gate.rows.inventory import Flags, Integers
 from trl_attribution.gate.rules.docket import Docket, Outcome, Sorted, outcome
 from trl_attribution.gate.rules.scored import ProbeScores
 from trl_attribution.gate.vectors.supply import JointView
@@ -28,6 +27,7 @@ from trl_attribution.scoring.decision import decide
 from trl_attribution.scoring.prevalence import Interval
 from trl_attribution.scoring.recall import threshold_for
 from trl_attribution.scoring.targets import unit_rows
+from trl_attribution.utils.arrays import Bools, Integers
 from trl_attribution.utils.text import printable
 
 KNOWN_BAD = "known-bad"
@@ -176,7 +176,7 @@ def _count_without_accepted(docket: Docket, found: ProbeScores, near: Sorted) ->
     return decide(left, found.decision.threshold.asked, found.known).prevalence.count
 
 
-def _left(docket: Docket, found: Sorted) -> Flags:
+def _left(docket: Docket, found: Sorted) -> Bools:
     """[E]: which of the examined pairs nobody has accepted."""
     accepted = [entry.violation.place.row for entry in found.allowed if entry.violation.place is not None]
     return ~np.isin(docket.inventory.rows[docket.examined], accepted)
@@ -187,7 +187,7 @@ def _end(fail_on: str, limit: str) -> str:
     return f"at most {limit} allowed: it fails {deciding}"
 
 
-def reaching(found: ProbeScores, threshold: float) -> Flags:
+def reaching(found: ProbeScores, threshold: float) -> Bools:
     """[E]: which pairs push towards the behavior and score at least ``threshold``."""
     return (found.scores.astype(np.float64) >= threshold) & (found.scores > 0)
 

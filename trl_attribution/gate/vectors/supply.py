@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from trl_attribution.audit.auditor import DataAuditor
-from trl_attribution.audit.compute import compute_shards, in_shards
+from trl_attribution.audit.compute import compute_shards
 from trl_attribution.audit.own_responses import draw
 from trl_attribution.errors import DataError, ModelError, SettingsError, StoreError, describe_difference
 from trl_attribution.gate.materials import Materials
-from trl_attribution.gate.rows.inventory import BadRow, Integers, Inventory, OnProgress, rows_again, shown_rows
+from trl_attribution.gate.rows.inventory import BadRow, Inventory, shown_rows
 from trl_attribution.gate.vectors.cache import VectorCache
 from trl_attribution.gate.vectors.elsewhere import holds_vectors, open_vectors
 from trl_attribution.gate.vectors.remote import RemoteCache
@@ -27,11 +27,13 @@ from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
 from trl_attribution.store.shard_set import first_ids
+from trl_attribution.utils.arrays import Integers
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import keeps_whole_prompts
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.progress import OnProgress
+from trl_attribution.utils.text import MOST_SHOWN, counted, printable, some_lines
 
 SHARD_PAIRS = 512
-_SHOWN = 10
 
 
 class JointView:
@@ -196,16 +198,15 @@ class Supplier:
     def _check_computable(self, inventory: Inventory, wanted: dict[int, int]) -> None:
         count, most = len(wanted), self._policy.compute.max_pairs
         if self._policy.model is None:
-            first = dict(list(wanted.items())[:_SHOWN])
-            shown = [f"  {printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
-            more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+            first = dict(list(wanted.items())[:MOST_SHOWN])
+            shown = [f"{printable(row.location)}: pair {pair.pair_id}" for row, pair in _rows(inventory, first)]
             where = str(self._vectors or self._policy.vectors or "the cache")
             fix = (
                 f"Compute them where M0 is (`trl-attribution audit M0 DATASET --vectors {printable(where)}`), "
                 "or name `model` in the policy."
             )
             head = f"{count} of the pairs to be judged have no vectors in {printable(where)}, and there is no model:"
-            raise StoreError("\n".join([head, *shown, *more, fix]))
+            raise StoreError("\n".join([head, *some_lines(shown, count), fix]))
         if most is not None and count > most:
             raise SettingsError(
                 f"{count} pairs have no vectors in the cache, and compute.max_pairs is {most}. Has the cache been "
@@ -319,7 +320,7 @@ class _Computation:
         """Compute the pairs of the ``wanted`` rows; returns those that no tokens can be made of."""
         self._cache.store(self.settings)
         unusable: list[tuple[int, BadRow]] = []
-        shards = in_shards(self._encoded(inventory, wanted, unusable), SHARD_PAIRS)
+        shards = in_chunks(self._encoded(inventory, wanted, unusable), SHARD_PAIRS)
         with self._shared(), self._engine.in_step():
             compute_shards(self._engine, shards, self._keep, on_progress)
         return unusable
@@ -351,4 +352,4 @@ class _Computation:
 
 
 def _rows(inventory: Inventory, wanted: dict[int, int]) -> Iterator[tuple[Row, Pair]]:
-    return rows_again(inventory.reader, {row: inventory.pair_ids[place] for row, place in wanted.items()})
+    return inventory.reader.again({row: inventory.pair_ids[place] for row, place in wanted.items()})

@@ -8,13 +8,13 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.pairs.rows.json_lines import Record, values_of, write_json_lines
 from trl_attribution.pairs.rows.rows import Row
+from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import is_json
 from trl_attribution.utils.text import printable
 
@@ -76,9 +76,8 @@ def _typed(rows: Iterable[Record], features: Features, folder: str, target: Path
     from datasets.arrow_writer import ArrowWriter
 
     file = f"{folder}/rows.arrow"
-    numbered = enumerate(rows)
     with ArrowWriter(path=file, features=features) as writer:
-        while batch := list(islice(numbered, _BATCH)):
+        for batch in in_chunks(enumerate(rows), _BATCH):
             values = []
             for number, row in batch:
                 _check_exact(row, features, f"{target}: row {number}")
