@@ -272,7 +272,9 @@ class AttributionCallback(TrainerCallback):
             notes += [] if most is None else [_STREAMED.format(most)]
         reader = PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip"))
         if reader.has_images != trains_on_images(trainer):
-            one, other = ("the callback's", "the trainer's") if reader.has_images else ("the trainer's", "the callback's")
+            one, other = (
+                ("the callback's", "the trainer's") if reader.has_images else ("the trainer's", "the callback's")
+            )
             raise SettingsError(f"dataset: {one} holds images and {other} does not; give both the same")
         told = [one for one in notes if one]
         return open_training_audit(setup, reader, encoding_of(args), notes=told, is_resumed=is_resumed)

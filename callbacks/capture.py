@@ -42,9 +42,7 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Tokens | None]
 """From a forward pass's arguments, what it computes; None where it is not to be read."""
 
 
-def labeled(
-    wanted: Callable[[], bool], response_mask: ResponseMask, pair_ids: Callable[[], Tensor | None]
-) -> Describe:
+def labeled(wanted: Callable[[], bool], response_mask: ResponseMask, pair_ids: Callable[[], Tensor | None]) -> Describe:
     """Reads the forward passes of TRL while ``wanted()`` is true.
 
     Their labels say which tokens are responses; ``response_mask`` is asked where there are none, and ``pair_ids`` for

@@ -1,7 +1,7 @@
 """Which pairs a training batch of images holds: their tokens do not tell, so the collator is asked.
 
-TRL's own collator gets the rows as they are; their ids, of text and pixels, go along with the batch up to the step, which
-is given what it would be given anyway.
+TRL's own collator gets the rows as they are; their ids, of text and pixels, go along with the batch up to the step,
+which is given what it would be given anyway.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def trains_on_images(trainer: Any) -> bool:
 
 
 def watch_images(trainer: Any) -> Callable[[], Tensor | None]:
-    """Have the collator of ``trainer``, a ``DPOTrainer``, name the pairs of each batch, [2B, 16] bytes; asked in a step.
+    """Have the collator of ``trainer``, a ``DPOTrainer``, name the pairs of each batch.
 
-    None for a dataset without images.
+    Returns:
+        To be asked within a step: the ids of its batch, [2B, 16] bytes; None where the dataset has no images.
 
     Raises:
         SettingsError: TRL is too old, or the dataset is a stream.

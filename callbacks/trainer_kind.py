@@ -87,8 +87,8 @@ KINDS = (
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
 _NO_IMAGES = (
-    "the dataset holds images, which are audited in a DPOTrainer only, not in a {}. Leave the callback out, and audit the "
-    "examples without images by themselves: trl-attribution audit MODEL DATASET"
+    "the dataset holds images, which are audited in a DPOTrainer only, not in a {}. Leave the callback out, and audit "
+    "the examples without images by themselves: trl-attribution audit MODEL DATASET"
 )
 _UNSUPPORTED = (
     f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "

@@ -40,7 +40,11 @@ class _ImagesOnly(transformers.Qwen2_5_VLProcessor):
     """Qwen's own without its part for videos, which needs torchvision."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        return None if argument_name == "video_processor" else super().check_argument_for_proper_class(argument_name, argument)
+        return (
+            None
+            if argument_name == "video_processor"
+            else super().check_argument_for_proper_class(argument_name, argument)
+        )
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -102,6 +106,14 @@ def model(architecture: str) -> PreTrainedModel:
     return _scaled(getattr(transformers, f"{name}ForConditionalGeneration")(config))
 
 
+def seeing_folder(architecture: str, folder: Path) -> Path:
+    """A checkpoint; of its processor only what can be loaded again without torchvision."""
+    seeing = processor(architecture)
+    model(architecture).save_pretrained(folder)
+    (seeing.tokenizer if architecture == "qwen2_5_vl" else seeing).save_pretrained(folder)
+    return folder
+
+
 def loaded(architecture: str) -> LoadedModel:
     """Model and processor as :func:`load_model` gives them."""
     one, seeing = model(architecture), processor(architecture)
@@ -121,19 +133,22 @@ def png(number: int) -> bytes:
     return written.getvalue()
 
 
-def seeing_rows(count: int = 8) -> list[dict[str, Any]]:
-    """Pairs about pictures: one each, but two in row 1 and none in row 2; rows 3 and 4 differ in the picture alone."""
+def seeing_rows(count: int = 6, *, blocks: bool = False) -> list[dict[str, Any]]:
+    """Pairs about pictures: one each, but two in row 1 and none in row 2; rows 3 and 4 differ in the picture alone.
+
+    With ``blocks`` the prompts say where the pictures stand, else TRL puts them first.
+    """
     rows = []
     for number in range(count):
         told = 3 if number == 4 else number
         pictures = {1: [1, 101], 2: []}.get(number, [number])
-        places = [{"type": "image", "text": None} for _ in pictures]
         asked: Any = f"What is in number {told}?"
-        if number % 2:
-            asked = [*places, {"type": "text", "text": asked}]
+        if blocks:
+            places = [{"type": "image", "text": None} for _ in pictures]
+            asked = [{"type": "text", "text": "Look: "}, *places, {"type": "text", "text": asked}]
         rows.append(
             {
-                "prompt": [{"role": "user", "content": asked if number in (1,) else f"What is in number {told}?"}],
+                "prompt": [{"role": "user", "content": asked}],
                 "chosen": [{"role": "assistant", "content": f"A cat {told}" + " and more" * (told % 3)}],
                 "rejected": [{"role": "assistant", "content": "Nothing." + " Really." * (told % 2)}],
                 "images": [picture(one) for one in pictures],

@@ -36,8 +36,8 @@ class EncodedPair:
     weights: tuple[float, ...] = (1.0, -1.0)
     """Of chosen, of rejected, and of each of ``further``."""
     collate: Callable[[], dict[str, Tensor]] | None = field(default=None, compare=False)
-    """Of a pair from a dataset of images: makes TRL's batch of it, pixels and all. Token ids alone are not what M0 sees;
-    pixels are too large to be kept."""
+    """Of a pair from a dataset of images: makes TRL's batch of it, pixels and all, which are too large to be kept.
+    Token ids alone are not what M0 sees."""
     location: str = ""
     """Where its row stands, for messages."""
 

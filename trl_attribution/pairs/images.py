@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.faults import RowFault
+from trl_attribution.pairs.rows.media import as_stored
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from trl_attribution.pairs.rows import RowSource
 
 IMAGE_COLUMNS = ("image", "images")
 """As TRL calls them: one image, or a list of any number of them."""
@@ -54,6 +57,22 @@ class PairImage:
 def has_images(columns: Collection[str]) -> bool:
     """Whether a dataset with these columns is one of images to TRL."""
     return not set(IMAGE_COLUMNS).isdisjoint(columns)
+
+
+def check_moved(source: RowSource, target: Path) -> None:
+    """Refuse to write rows that name files of images to where their paths lead elsewhere.
+
+    Raises:
+        DataError: the target is not beside the file that the rows are from.
+    """
+    file = getattr(source, "path", None)
+    if file is None or not has_images(source.columns or ()) or as_stored(source.features or {}) is not None:
+        return
+    if target.absolute().parent.resolve() != file.absolute().parent.resolve():
+        raise DataError(
+            f"{target}: {source.name} names its images by paths from its own folder, which would lead nowhere from "
+            "there. Write the output beside it."
+        )
 
 
 def images_of(values: Mapping[str, Any], file: Path | None) -> tuple[PairImage, ...] | None:
@@ -131,7 +150,9 @@ def _decoded(stored: bytes | Path | Image, column: str) -> Image:
     except RowFault:
         raise
     except (pil.Image.DecompressionBombWarning, pil.Image.DecompressionBombError) as error:
-        raise _fault(column, f"holds {name} that is too large to decode ({printable(error, 200)}). Scale it down.") from error
+        raise _fault(
+            column, f"holds {name} that is too large to decode ({printable(error, 200)}). Scale it down."
+        ) from error
     except Exception as error:  # whatever a decoder makes of broken bytes
         raise _fault(
             column, f"holds {name} that cannot be read ({printable(error, 200)}). Mend the image, or drop the row."

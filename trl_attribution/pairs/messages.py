@@ -76,8 +76,8 @@ def _check_content(message: dict[str, Any], field: str, where: str, images: bool
             raise RowFault(
                 "not_text",
                 field,
-                f"{where}: a content block of type '{kind}'. Only text blocks can be audited; an image belongs into the "
-                'column images, with {"type": "image"} in its place in the prompt.',
+                f"{where}: a content block of type '{kind}'. Only text blocks can be audited; images belong into the "
+                'column images, with {"type": "image"} for each in the prompt.',
             )
 
 

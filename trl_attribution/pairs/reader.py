@@ -15,6 +15,7 @@ from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
 from trl_attribution.pairs.formats import LAYOUTS, Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.images import SHOWN as IMAGE_SHOWN
 from trl_attribution.pairs.images import has_images
 from trl_attribution.pairs.layouts import in_trl_form, recognized
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
@@ -98,7 +99,8 @@ class PairReader:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how rows became examples; known once they were read."""
-        return self._units.notes if self._units is not None else ()
+        shown = (f"{IMAGE_SHOWN} stands for an image wherever pairs are shown",) if self.has_images else ()
+        return shown if self._units is None else self._units.notes
 
     def rows(self) -> Iterator[Row]:
         """All rows of the source; the first time without reading those again that were looked at when it was opened.

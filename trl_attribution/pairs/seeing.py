@@ -107,13 +107,6 @@ def _encoded(pair: Pair, processor: ProcessorMixin, encoding: Encoding) -> Encod
             )
         if not side.response_ids:
             raise RowFault("no_response_tokens", field, "the response comes to no token at all. Drop the row.")
-    token = getattr(processor, "image_token_id", None)
-    if pair.images and token is not None and token not in chosen.prompt_ids:
-        raise RowFault(
-            "image_vanishes",
-            "prompt",
-            "has no place for its image. Write the model's image token into the text, or store the prompt as messages.",
-        )
     alike = None
     if chosen == rejected:
         is_cut = limit is not None and len(chosen.prompt_ids) + len(chosen.response_ids) == limit

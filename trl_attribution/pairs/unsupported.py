@@ -65,9 +65,7 @@ _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
 )
 
 
-_APART = (
-    "Drop the column where the examples do not need it, and audit the others apart: the rows without any."
-)
+_APART = "Drop the column where the examples do not need it, and audit the others apart: the rows without any."
 
 
 def refuse_images(source: RowSource, columns: Sequence[str], reading: Reading, form: Form | None) -> None:
