@@ -36,11 +36,13 @@ def watch_images(trainer: Any) -> Callable[[], Tensor | None]:
     Raises:
         SettingsError: TRL is too old, or the dataset is a stream.
     """
+    from datasets import IterableDataset
+
     if not trains_on_images(trainer):
         return lambda: None
     if is_before("trl", SINCE):
         raise SettingsError(f"images are audited from TRL {SINCE} on; {version_of('trl')} is installed. Upgrade it.")
-    if not hasattr(trainer.train_dataset, "__getitem__"):
+    if isinstance(trainer.train_dataset, IterableDataset):
         raise SettingsError(
             "dataset: images cannot be read of a stream. Give the trainer a map-style dataset: "
             "Dataset.from_list(list(stream))"

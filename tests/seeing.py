@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,15 @@ class _ImagesOnly(transformers.Qwen2_5_VLProcessor):
         )
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+@cache
+def _shared() -> PreTrainedTokenizerFast:
     tokenizer = build_tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": _TOKENS})
     return tokenizer
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return deepcopy(_shared())
 
 
 def processor(architecture: str) -> ProcessorMixin:
