@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import socket
@@ -22,7 +23,10 @@ from tests.seeing import picture, png, processor, seeing_rows
 from tests.tiny import build_tiny_tokenizer
 from trl_attribution import pair_id
 from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
+from trl_attribution.gate.check import GateOptions, run_gate
+from trl_attribution.gate.policy.file import load_policy
 from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs
+from trl_attribution.pairs.unsupported import require_pairs
 
 Row = dict[str, Any]
 
@@ -286,6 +290,18 @@ def test_an_image_known_by_its_path_alone_is_not_copied_into_a_typed_file(tmp_pa
     with pytest.raises(AttributionError, match="stored by its path alone, 'own.png'"):
         manifest.apply_file(tmp_path / "data.parquet", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_gate_judges_rows_with_images_and_refuses_to_judge_what_it_cannot(tmp_path: Path) -> None:
+    path = files(tmp_path / "data", [*seeing_rows(2), seeing_rows(1)[0]])
+    policy = tmp_path / "gate.yaml"
+    policy.write_text("version: 1\nrules: {hygiene: {duplicates: {limit: 1}}}\n")
+    today = datetime.date(2026, 1, 1)
+    assert run_gate(load_policy(policy), path, GateOptions(today)).verdict.passed
+    with pytest.raises(SettingsError, match="holds images, and the gate judges .* without --base-ref"):
+        run_gate(load_policy(policy), path, GateOptions(today, base_ref="main"))
+    with pytest.raises(DataError, match="holds images, and compare works on text only"):
+        require_pairs(PairReader(path), "compare")
 
 
 def test_without_pillow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import ProcessorMixin
 
     from trl_attribution.pairs.encoding import Encoder, Encoding
 
@@ -47,7 +46,7 @@ def check_seeing(encoder: Encoder, encoding: Encoding) -> None:
 
 
 def encode_seen(
-    pairs: Sequence[Pair], processor: Encoder, encoding: Encoding, check_text: Any
+    pairs: Sequence[Pair], processor: Any, encoding: Encoding, check_text: Any
 ) -> list[EncodedPair | RowFault]:
     """For each pair its tokens, or the fault that keeps it out; ``check_text`` looks for text that vanishes."""
     check_seeing(processor, encoding)
@@ -93,7 +92,7 @@ def collated(pair: Pair, processor: Any, encoding: Encoding) -> dict[str, Tensor
         ) from error
 
 
-def _encoded(pair: Pair, processor: ProcessorMixin, encoding: Encoding) -> EncodedPair:
+def _encoded(pair: Pair, processor: Any, encoding: Encoding) -> EncodedPair:
     batch = collated(pair, processor, encoding)
     chosen, rejected = _sides(batch)
     limit = encoding.max_length
