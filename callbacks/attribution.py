@@ -31,6 +31,7 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.callbacks.rollout_session import open_rollout_audit
 from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.run_setup import RunSetup
+from trl_attribution.callbacks.seeing import trains_on_images, watch_images
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
@@ -108,10 +109,12 @@ class AttributionCallback(TrainerCallback):
         self._session: TrainingAudit | None = None
         self._saved_at: int | None = None
         self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
+        self._image_ids: Callable[[], torch.Tensor | None] = lambda: None
         if trainer is None:
             self._check_alone()
         else:
             self._check_trainer(kind_of(trainer))
+            self._image_ids = watch_images(trainer)  # a training loop takes the collator before it calls us
             if self.config.weights is not None:
                 weigh_by_column(trainer, self.config.weights)
             if self.config.on_flag == "skip":
@@ -268,13 +271,20 @@ class AttributionCallback(TrainerCallback):
             rows = prepared_rows(trainer.train_dataset, kind.examples, most)
             notes += [] if most is None else [_STREAMED.format(most)]
         reader = PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip"))
+        if reader.has_images != trains_on_images(trainer):
+            one, other = (
+                ("the callback's", "the trainer's") if reader.has_images else ("the trainer's", "the callback's")
+            )
+            raise SettingsError(f"dataset: {one} holds images and {other} does not; give both the same")
         told = [one for one in notes if one]
         return open_training_audit(setup, reader, encoding_of(args), notes=told, is_resumed=is_resumed)
 
     def _reference(self) -> ReferenceModel:
         trainer = self._trainer or _calling_trainer(self)
         found = kind_of(trainer).reference(trainer)
-        return found if self._trainer is not None else dedicated(found, "the callback was not given the trainer")
+        if self._trainer is None:
+            return dedicated(found, "the callback was not given the trainer")
+        return replace(found, pair_ids=self._image_ids)
 
     def _read_precompute(
         self, trainer: Any, args: TrainingArguments, state: TrainerState, about: dict[str, Any]

@@ -34,16 +34,19 @@ class Tokens:
     """[R, T], 1 for tokens, 0 for padding."""
     response_mask: Tensor
     """[R, T], True for the tokens of a response."""
+    pair_ids: Tensor | None = None
+    """[R, 16] bytes, where the collator says which pairs these are; elsewhere their tokens tell."""
 
 
 Describe = Callable[[tuple[Any, ...], dict[str, Any]], Tokens | None]
 """From a forward pass's arguments, what it computes; None where it is not to be read."""
 
 
-def labeled(wanted: Callable[[], bool], response_mask: ResponseMask) -> Describe:
+def labeled(wanted: Callable[[], bool], response_mask: ResponseMask, pair_ids: Callable[[], Tensor | None]) -> Describe:
     """Reads the forward passes of TRL while ``wanted()`` is true.
 
-    Their labels say which tokens are responses; ``response_mask`` is asked where there are none.
+    Their labels say which tokens are responses; ``response_mask`` is asked where there are none, and ``pair_ids`` for
+    what the collator knows.
     """
 
     def describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens | None:
@@ -63,6 +66,7 @@ def labeled(wanted: Callable[[], bool], response_mask: ResponseMask) -> Describe
             input_ids.detach(),
             (torch.ones_like(input_ids) if attention_mask is None else attention_mask).detach(),
             mask.detach(),
+            pair_ids(),
         )
 
     return describe
@@ -95,6 +99,8 @@ class SeenPass:
     def one_pair(self) -> SeenPass:
         """The pass over the first of its pairs alone (two sequences where it is half a batch); it showed the same."""
         rows = len(self.batch.means)
+        if self.batch.tokens.pair_ids is not None:  # nothing tells which pixels are whose: the whole pass
+            return self
         kept = torch.tensor([0, rows // 2])
 
         def cut(value: Any) -> Any:

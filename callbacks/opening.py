@@ -19,6 +19,7 @@ from trl_attribution.utils.distributed import ALONE, is_sharded
 from trl_attribution.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
+_NO_DRIFT = "the drift of the layers is not measured on pairs with images"
 
 
 def open_training_audit(
@@ -58,16 +59,20 @@ def open_training_audit(
         data = pass_over(reader, m0.encoder, encoding, on_encoded=lookup.add)
     config.rule.check(len(data.index))
     told = (*notes, *notes_on(reader, len(data.index), setup.probes, config.score, config.rule))
+    told = (*told, _NO_DRIFT) if reader.has_images and config.drift_pairs else told
     for one in told if ranks.is_main else ():
         logger.warning(one)
     settings = bound_to(unbound, own)
-    compare = setup.compare(encoding, data.sample)
+    if reader.has_images:
+        settings = replace(settings, vision=m0.vision_digest)
+    # What M0 and the trained model make of token ids without the pixels says nothing of either.
+    compare = setup.compare(encoding, [pair for pair in data.sample if pair.collate is None])
     is_shared = is_sharded(reference.model)
     with ranks.together():
         before_after = compare(reference, ranks if is_shared else ALONE) if ranks.is_main or is_shared else None
     setup.claim(settings, data.survey, reader.source.name)
-    # TRL leaves long prompts out itself; on all other rows that make no pair it trains.
-    unreadable = sum(row.reason != "prompt_too_long" for row in data.skipped)
+    # TRL leaves long prompts out itself, without images; on all other rows that make no pair it trains.
+    unreadable = sum(row.reason != "prompt_too_long" or reader.has_images for row in data.skipped)
     return TrainingAudit(
         **setup.fields(settings, lookup, unreadable),
         reader=reader,

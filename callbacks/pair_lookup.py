@@ -1,4 +1,4 @@
-"""Finds the pair that a row of a batch is by a digest of its tokens, which are all that reaches a batch."""
+"""Finds the pair that a row of a batch is by a digest of its tokens, which are all that reaches a batch of texts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,10 @@ class PairLookup:
         self._more: dict[Digest, list[str]] = {}
 
     def add(self, encoded: EncodedPair) -> None:
-        """Make ``encoded`` known by its tokens."""
-        digest = token_digest(
-            encoded.chosen.prompt_ids,
-            encoded.chosen.response_ids,
-            encoded.rejected.prompt_ids,
-            encoded.rejected.response_ids,
-        )
+        """Make ``encoded`` known by its tokens; with images, which tokens do not tell apart, by its id."""
+        sides = encoded.chosen.prompt_ids, encoded.chosen.response_ids
+        others = encoded.rejected.prompt_ids, encoded.rejected.response_ids
+        digest = token_digest(*sides, *others) if encoded.collate is None else bytes.fromhex(encoded.pair_id)
         if self._first.setdefault(digest, encoded.pair_id) != encoded.pair_id:
             self._more.setdefault(digest, []).append(encoded.pair_id)
 

@@ -51,7 +51,8 @@ class ReferencePasses:
 
     def attach_to_trainer(self, reference: ReferenceModel) -> None:
         """Read the passes that TRL makes."""
-        self.attach(reference, labeled(reference.is_training_pass, reference.response_mask), self._take)
+        describe = labeled(reference.is_training_pass, reference.response_mask, reference.pair_ids)
+        self.attach(reference, describe, self._take)
 
     def detach(self) -> None:
         """Take the hooks off."""

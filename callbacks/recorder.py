@@ -228,6 +228,7 @@ class Recorder:
 
 def _digests(tokens: Tokens) -> list[tuple[int, Digest | None, bool]]:
     """Each pair's row, its tokens' digest (None without response tokens), and whether its prompts are the same."""
+    named = None if tokens.pair_ids is None else tokens.pair_ids.cpu()
     ids = tokens.input_ids.cpu()
     attended = tokens.attention_mask.cpu() != 0
     response = tokens.response_mask.cpu() & attended
@@ -237,10 +238,9 @@ def _digests(tokens: Tokens) -> list[tuple[int, Digest | None, bool]]:
     found: list[tuple[int, Digest | None, bool]] = []
     for row in range(half):
         other = row + half
-        digest = (
-            token_digest(prompts[row], responses[row], prompts[other], responses[other])
-            if responses[row] and responses[other]
-            else None
-        )
+        digest = None
+        if responses[row] and responses[other]:
+            sides = prompts[row], responses[row], prompts[other], responses[other]
+            digest = token_digest(*sides) if named is None else bytes(named[row].tolist())
         found.append((row, digest, prompts[row] == prompts[other]))
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trl_attribution.callbacks.compat import ResponseMask, response_mask, tuners, unknown
@@ -18,6 +19,10 @@ from trl_attribution.utils.text import some
 Source = Literal[
     "reference model", "disabled adapter", "reference adapter", "precompute pass", "dedicated pass", "loaded copy"
 ]
+
+
+def _nobody() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class ReferenceModel:
     """Modules that call ``model``, perhaps past its hooks."""
     response_mask: ResponseMask = unknown
     """Which tokens of a forward pass that has no labels are responses."""
+    pair_ids: Callable[[], Tensor | None] = _nobody
+    """What the trainer's collator says of the batch that is computed."""
 
     @property
     def is_free(self) -> bool:

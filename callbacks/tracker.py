@@ -138,7 +138,13 @@ class AttributionTracker:
             ranks=current_ranks(),
             judge=self._judge,
         )
-        self._session = open_training_audit(setup, PairReader(self._dataset, self._reading), self._encoding)
+        reader = PairReader(self._dataset, self._reading)
+        if reader.has_images:
+            raise SettingsError(
+                "dataset: it holds images, and the tracker knows a batch's pairs by their tokens, which do not tell "
+                "images apart. Use TRL's DPOTrainer with AttributionCallback, or audit it: trl-attribution audit"
+            )
+        self._session = open_training_audit(setup, reader, self._encoding)
         try:
             self._session.look_before(is_resumed=False)
             self._session.passes.attach(self._reference, self._describe, self._seen.append)

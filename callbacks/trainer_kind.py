@@ -14,6 +14,7 @@ from trl_attribution.callbacks.reference_pass import (
     policy_reference,
     rollout_reference,
 )
+from trl_attribution.callbacks.seeing import trains_on_images
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder
@@ -47,6 +48,8 @@ class TrainerKind:
     """The pass that it makes over its dataset before training shows M0, and can be read."""
     can_skip: bool = False
     """Flagged examples can be left out of its loss: examples can be weighed there."""
+    takes_images: bool = False
+    """Its pairs may have images."""
     writes: bool = True
     """Its model writes responses, which can be compared before and after."""
 
@@ -71,7 +74,7 @@ def _of_rollouts(name: str, since: str = "0") -> TrainerKind:
 
 
 KINDS = (
-    TrainerKind("DPOTrainer", "pair", dpo_reference, reads_precompute=True, can_skip=True),
+    TrainerKind("DPOTrainer", "pair", dpo_reference, reads_precompute=True, can_skip=True, takes_images=True),
     TrainerKind("KTOTrainer", "kto", kto_reference, since="1.8"),
     TrainerKind("SFTTrainer", "sft", _without_reference("SFTTrainer"), sft.texts_gone, sft.refusal, note=sft.loss_note),
     _pairs_without_reference("RewardTrainer", writes=False),
@@ -83,9 +86,9 @@ KINDS = (
 )
 SUPPORTED = tuple(kind.name for kind in KINDS)
 _BY_CLASS = {name: kind for kind in KINDS for name in (kind.name, kind.name.replace("Trainer", "Config"))}
-NO_IMAGES = (
-    "the dataset holds images, and only text can be audited. Leave the callback out, and audit the examples without "
-    "images by themselves: trl-attribution audit MODEL DATASET"
+_NO_IMAGES = (
+    "the dataset holds images, which are audited in a DPOTrainer only, not in a {}. Leave the callback out, and audit "
+    "the examples without images by themselves: trl-attribution audit MODEL DATASET"
 )
 _UNSUPPORTED = (
     f"is not supported: AttributionCallback audits {', '.join(SUPPORTED)} of TRL. For a training loop of your own use "
@@ -97,14 +100,14 @@ def kind_of(trainer: Any) -> TrainerKind:
     """Which of the supported trainers ``trainer`` is, subclasses included.
 
     Raises:
-        SettingsError: none of them, or one that trains on images.
+        SettingsError: none of them, or one that trains on images and is no ``DPOTrainer``.
         ModelError: its model is an encoder-decoder model.
     """
     kind = _BY_CLASS.get(_of_trl(trainer))
     if kind is None:
         raise SettingsError(f"{type(trainer).__name__} {_UNSUPPORTED}")
-    if getattr(trainer, "_is_vision_dataset", False):
-        raise SettingsError(NO_IMAGES)
+    if trains_on_images(trainer) and not kind.takes_images:
+        raise SettingsError(_NO_IMAGES.format(kind.name))
     if is_before("trl", kind.since):
         raise SettingsError(
             f"{kind.name} is audited from TRL {kind.since} on; {version_of('trl')} is installed. Upgrade it, or audit "

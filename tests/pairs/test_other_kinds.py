@@ -392,7 +392,6 @@ def test_columns_of_other_tools_are_read(row: Mapping[str, Any], reading: Readin
         ([{"text": "Once upon a time"}], "plain text for language modeling"),
         ([{"prompt_tokens": [1], "response_tokens": [2], "reward": 1.0}], "rollouts as token ids"),
         ([{"input_ids": [1, 2], "labels": [1, 2]}], "tokenized dataset"),
-        ([{"prompt": "P", "completion": "C", "label": True, "image": "x.png"}], "more than text"),
     ],
 )
 def test_other_kinds_of_data_are_refused_by_name(rows: Rows, says: str) -> None:

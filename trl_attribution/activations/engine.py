@@ -18,13 +18,14 @@ from transformers import PreTrainedModel
 from trl_attribution.activations.attention import UnsupportedAttentionError, attention_replaced
 from trl_attribution.activations.blocks import DecoderBlocks, find_blocks
 from trl_attribution.activations.config import ActivationConfig, Path
+from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import GroupActivations, PromptGroup
 from trl_attribution.activations.passes import ForwardPass, Layout, Lens
 from trl_attribution.activations.path import PathChoice, Verdict
-from trl_attribution.activations.running import Runner, runner_for
+from trl_attribution.activations.running import Runner, is_out_of_memory, runner_for
 from trl_attribution.activations.schedule import OnProgress, TokenBudget, run_in_batches
 from trl_attribution.activations.workers import workers_for
-from trl_attribution.errors import ModelError
+from trl_attribution.errors import DataError, ModelError
 from trl_attribution.models.limits import InputLimits, input_limits
 from trl_attribution.utils.distributed import numel
 
@@ -109,6 +110,8 @@ class ActivationEngine:
         of a pair have different prompts, as truncation may leave them, the context is the mean of these, by the
         responses' weights.
         """
+        if any(pair.collate is not None for pair in pairs):
+            return self._seen_vectors(pairs, on_progress)
         groups, places = _group(pairs)
         found = self.activations(groups, on_progress)
         pair = torch.empty(len(pairs), len(self.layers), self.width)
@@ -121,6 +124,42 @@ class ActivationEngine:
             shares = _shares(sides, weights)
             context[index] = sum(share * found[group].context for group, share in shares.items())
         return PairVectors(pair, context)
+
+    def _seen_vectors(self, pairs: Sequence[EncodedPair], on_progress: OnProgress) -> PairVectors:
+        """Of pairs with images: one at a time, as TRL's collator lays it out, for pixels have no place in a stream."""
+        self._choice.take_plain("pairs with images are run one at a time")
+        if type(self.runner) is not Runner:
+            raise ModelError("pairs with images cannot run through a model in pieces; let each rank load all of it")
+        start = time.perf_counter()
+        found: list[GroupActivations] = []
+        forward = ForwardPass(self.runner, self.blocks, self.layers, self.lens)
+        for done, pair in enumerate(pairs, start=1):
+            found.append(self._seen(forward, pair))
+            on_progress(done, len(pairs))
+        self._refuse_broken(found)
+        self.stats.seconds += time.perf_counter() - start
+        self.stats.sequences += 2 * len(pairs)
+        return PairVectors(
+            torch.stack([one.responses[0] - one.responses[1] for one in found]),
+            torch.stack([one.context for one in found]),
+        )
+
+    def _seen(self, forward: ForwardPass, pair: EncodedPair) -> GroupActivations:
+        assert pair.collate is not None, "pairs of one dataset have images all, or none"
+        lengths = [(*side.prompt_ids, *side.response_ids) for side in pair.sides]
+        self.limits.check(max(map(max, lengths)), max(map(len, lengths)))
+        try:
+            batch = pair.collate()
+            with self.runner.session():
+                found = forward.seen(batch)
+        except DataError as error:
+            raise DataError(f"{pair.location}: column {error}") from error
+        except MODEL_FAULTS as error:
+            what = "out of memory" if is_out_of_memory(error) else f"the model fails ({type(error).__name__}: {error})"
+            raise ModelError(f"{pair.location}: {what} on this pair with its images. Leave it out.") from error
+        self.stats.tokens_computed += found.tokens
+        self.stats.tokens_in_sequences += sum(map(len, lengths))
+        return found.groups[0]
 
     def activations(self, groups: Sequence[PromptGroup], on_progress: OnProgress = _silent) -> list[GroupActivations]:
         """Context and mean response activations of each group, in their order.

@@ -78,6 +78,20 @@ class ForwardPass:
             self.runner.forward(input_ids=input_ids)
         return found
 
+    def seen(self, batch: dict[str, Tensor]) -> BatchActivations:
+        """Activations of one pair with images, laid out as TRL's collator does: a chosen row and a rejected one."""
+        batch = {name: value.to(self.runner.device) for name, value in batch.items()}
+        response = batch.pop("completion_mask") * batch["attention_mask"]
+        count, width = response.shape
+        last_prompt = response.argmax(dim=1) - 1
+        readout = torch.zeros(2 * count, count, width, device=response.device)
+        for row, mask in enumerate(response):
+            if last_prompt[row] >= 0:
+                readout[row, row, last_prompt[row]] = 1.0
+            readout[count + row, row] = mask / mask.sum()
+        means = self._read(readout.flatten(1), **batch)
+        return BatchActivations([GroupActivations(means[0], means[count:])], batch["input_ids"].numel())
+
     def _packed(self, groups: Sequence[PromptGroup], *, fused: bool) -> BatchActivations:
         layout = pack(groups, self.runner.device, fused=fused)
         with packed_layout(layout):

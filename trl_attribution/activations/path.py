@@ -13,6 +13,7 @@ from trl_attribution.activations.faults import MODEL_FAULTS
 from trl_attribution.activations.packing import PromptGroup
 from trl_attribution.activations.passes import Layout
 from trl_attribution.activations.running import Runner, is_out_of_memory
+from trl_attribution.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,16 @@ class PathChoice:
     def layout(self) -> Layout:
         """How to lay sequences out now."""
         return self._left[0] if self.path == "auto" else self.path
+
+    def take_plain(self, reason: str) -> None:
+        """From now on every sequence by itself, unless another path was asked for, which cannot be had.
+
+        Raises:
+            SettingsError: one was.
+        """
+        if self.settled and self.path != "plain":
+            raise SettingsError(f"path: {self.path} cannot be taken: {reason}. Leave it out.")
+        self.path, self.reason, self.settled = "plain", reason, True
 
     def check(
         self,

@@ -17,7 +17,7 @@ from trl_attribution.audit.finish import Ending, Vectors, finish
 from trl_attribution.audit.folder import Audit
 from trl_attribution.audit.info import ComputeCost, ModelInfo, machine
 from trl_attribution.audit.own_responses import bound_to, may_need, with_own_responses
-from trl_attribution.audit.setup import notes_on
+from trl_attribution.audit.setup import check_for_images, notes_on
 from trl_attribution.pairs import Encoder, PairReader, Survey
 from trl_attribution.pairs.dataset_pass import Choose, DatasetPass, pass_over, survey
 from trl_attribution.pairs.kept_pass import TokensAgain, keep_pass, kept_pass, pass_key
@@ -49,6 +49,8 @@ class AuditRun:
         self.auditor = auditor
         self.config = auditor.config
         self.reader = PairReader(dataset, self.config.reading)
+        if self.reader.has_images:
+            check_for_images(self.config)
         self.folder = folder
         self.vectors = Path(vectors) if vectors is not None else folder / "vectors"
         self.on_progress = on_progress or silent
@@ -108,7 +110,8 @@ class AuditRun:
 
     def settings(self, engine: ActivationEngine) -> StoreSettings:
         """What the vectors are bound to."""
-        return bound_to(self.auditor.store_settings(engine), self.own)
+        found = bound_to(self.auditor.store_settings(engine), self.own)
+        return replace(found, vision=self.auditor.model.vision_digest) if self.reader.has_images else found
 
     def read(self, tokenizer: Encoder, choose: Choose | None = None) -> DatasetPass:
         """Check and count the whole dataset, and keep the tokens of all of it or of what ``choose`` picks."""
@@ -118,15 +121,19 @@ class AuditRun:
                 self.tokens = TokensAgain(self.reader, tokenizer, self.config.encoding, kept.index)
                 return kept
             total = self.reader.source.num_rows or 0
-            self.tokens = spool = TokenSpool(beside=self.folder)
-            return pass_over(
+            spool = None if self.reader.has_images else TokenSpool(beside=self.folder)
+            data = pass_over(
                 self.reader,
                 tokenizer,
                 self.config.encoding,
                 on_progress=lambda done: self.on_progress("read", done, total),
-                on_encoded=spool.add,
+                on_encoded=None if spool is None else spool.add,
                 choose=choose,
             )
+            # Pixels are no tokens to be kept: such rows are read once more.
+            again = TokensAgain(self.reader, tokenizer, self.config.encoding, data.index)
+            self.tokens = again if spool is None else spool
+            return data
 
     def drawn(self, sample: int) -> Choose:
         """Takes about ``sample`` pairs of the dataset, by their ids: which ones depends on nothing else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trl_attribution.audit.config import AuditConfig
 from trl_attribution.errors import ProbeError, SettingsError
 from trl_attribution.pairs import PairReader
 from trl_attribution.probes import Probe, ProbeRegistry
@@ -69,6 +70,25 @@ def _check_contexts(probe: Probe, layers: set[int], score: AskedKind) -> None:
                 f"layers: at layer {layer} all prompts of probe {probe.name!r} have the same context, so that every "
                 "score but the response score is 0; take another layer, or score='response' (--score response)"
             )
+
+
+def check_for_images(config: AuditConfig) -> None:
+    """Refuse what cannot be had on a dataset of images, before a model is loaded.
+
+    Raises:
+        SettingsError: the path, the way of truncation, or a model in pieces.
+    """
+    from trl_attribution.models.sharding import asked_sharding
+
+    if config.path in ("packed", "fused"):
+        raise SettingsError(f"path: {config.path} is for text; the dataset holds images. Leave it out.")
+    if config.encoding.truncation_mode != "keep_start":
+        raise SettingsError("truncation_mode: TRL takes keep_start alone where the dataset holds images")
+    if asked_sharding() is not None:
+        raise SettingsError(
+            "the launch config cuts the model in pieces (ZeRO-3, FSDP), and the dataset holds images, which ranks "
+            "compute on whole copies only. Launch with DDP."
+        )
 
 
 def load_probes(probes: str | Path | ProbeRegistry | Sequence[Probe] | None, score: AskedKind) -> list[Probe]:

@@ -57,7 +57,7 @@ def hear(
     """
     audit = flagged.audit
     told = {probe.name: probe for probe in audit.probes if probe.description}
-    silent = {name: why for name, probe in told.items() if (why := _unheard(probe, config))}
+    silent = {name: why for name, probe in told.items() if (why := _unheard(audit, probe, config))}
     heard = {name: probe for name, probe in told.items() if name not in silent}
     if not heard or config.witness == "none":
         return Witnessed((), silent if config.witness != "none" else {})
@@ -66,7 +66,9 @@ def hear(
     return Witnessed(tuple(_agreement(table, flagged, probe) for probe in heard.values()), silent)
 
 
-def _unheard(probe: Probe, config: WitnessConfig) -> str | None:
+def _unheard(audit: Audit, probe: Probe, config: WitnessConfig) -> str | None:
+    if audit.store.settings.vision:
+        return "is asked about text only, and the dataset holds images"
     check = OwnPairs.of(probe)
     return None if check is None or check.trusted or config.witness == "all" else check.sentence()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trl_attribution.errors import SettingsError
 from trl_attribution.gate.baseline.baseline import GateBaseline
 from trl_attribution.gate.materials import load_materials
 from trl_attribution.gate.policy.file import PolicyFile
@@ -144,10 +145,17 @@ class _Gate:
 
     def _read(self) -> Inventory:
         reading, base_ref = self.policy.reading, self.options.base_ref
+        reader = PairReader(self.dataset, reading)
+        if reader.has_images and (base_ref is not None or self.policy.rules.need_vectors):
+            what = "--base-ref" if base_ref is not None else "rules about scores and known-bad pairs"
+            raise SettingsError(
+                f"{reader.source.name}: holds images, and the gate judges the rows of such a dataset without {what}. "
+                "Leave them out here, and audit the dataset: trl-attribution audit"
+            )
         new = None if base_ref is None else NewRows(self.dataset, base_ref, reading)
         examine = None if new is None else new.among
         tolerated = self.policy.rules.hygiene.tolerated
-        inventory = take_inventory(PairReader(self.dataset, reading), examine, tolerated, self.on_progress)
+        inventory = take_inventory(reader, examine, tolerated, self.on_progress)
         self.notes += new.notes if new is not None else ()
         return inventory
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trl_attribution.behaviors.encoding import encode_responses
 from trl_attribution.behaviors.harmless import harmless
+from trl_attribution.errors import SettingsError
 from trl_attribution.pairs import EncodedPair, Encoding, PairReader, Reading, RowFault
 from trl_attribution.pairs.dataset_pass import encoded_pairs
 
@@ -18,9 +19,18 @@ _RESPONSES = 48
 
 
 def sequences_of(pairs: Iterable[EncodedPair]) -> list[list[int]]:
-    """Token ids of the first 48 responses of ``pairs`` with their prompts."""
-    sequences = ([*side.prompt_ids, *side.response_ids] for pair in pairs for side in pair.sides)
-    return list(islice(sequences, _RESPONSES))
+    """Token ids of the first 48 responses of ``pairs`` with their prompts.
+
+    Raises:
+        SettingsError: the pairs have images, which no token id stands for.
+    """
+    return [ids for pair in islice(pairs, _RESPONSES) for ids in _sequences(pair)][:_RESPONSES]
+
+
+def _sequences(pair: EncodedPair) -> list[list[int]]:
+    if pair.collate is not None:
+        raise SettingsError("the dataset holds images, and an autoencoder is checked on text only: leave it out")
+    return [[*side.prompt_ids, *side.response_ids] for side in pair.sides]
 
 
 def text_sequences(loaded: LoadedModel, dataset: str | None = None) -> list[list[int]]:
@@ -30,7 +40,7 @@ def text_sequences(loaded: LoadedModel, dataset: str | None = None) -> list[list
         DataError: the dataset cannot be read as pairs.
     """
     if dataset is None:
-        encoding, tokenizer = Encoding(), loaded.tokenizer
+        encoding, tokenizer = Encoding(), loaded.encoder
         groups = [encode_responses(one.prompt, ["Yes."], tokenizer, encoding)[0] for one in harmless().examples]
         return [[*group.prompt_ids, *group.responses[0]] for group in groups]
     reader = PairReader(dataset, Reading(on_bad_row="skip"))

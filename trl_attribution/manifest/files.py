@@ -23,6 +23,7 @@ from trl_attribution.manifest.card import Provenance, file_card_written, update_
 from trl_attribution.manifest.config import ApplyOptions
 from trl_attribution.manifest.tally import ApplyReport
 from trl_attribution.pairs import Reading
+from trl_attribution.pairs.images import check_moved
 from trl_attribution.pairs.rows import OpenDataset, open_dataset, write_rows
 from trl_attribution.pairs.rows.files import FolderRows
 from trl_attribution.pairs.rows.typed import dataset_on_disk, save_to_folder
@@ -61,6 +62,7 @@ def write_applied(
     opened = open_dataset(source, reading.split)
     folder = local_path(source) if isinstance(opened.source, FolderRows) and kind == "save_to_disk" else None
     listed = None if folder is None else files_of(folder)
+    check_moved(opened.source, target)
     plan = make_plan(manifest, opened.source, reading, options)
     provenance = Provenance(manifest, str(source), options.undo)
     if folder is not None and listed is not None:

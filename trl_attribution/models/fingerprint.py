@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from trl_attribution.errors import ModelError
 from trl_attribution.models.adapter import REFERENCE
@@ -79,6 +79,22 @@ def with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: st
                 digest.update(name.encode())
                 digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return replace(identity, weights=digest.hexdigest()[:32])
+
+
+def vision_digest(model: torch.nn.Module, processor: ProcessorMixin | None) -> str:
+    """What images go through, which is no part of a fingerprint: the weights and settings of all but the text part."""
+    base, settings = unwrapped(model), getattr(processor, "image_processor", None)
+    digest, part = hashlib.sha256(), text_part(base)
+    text = {id(parameter) for parameter in part.module.parameters()}
+    for name, parameter in sorted(own_parameters(base), key=lambda item: item[0]):
+        if id(parameter) not in text:
+            with full_parameter(parameter) as whole:
+                digest.update(f"{name}:{tuple(whole.shape)};".encode())
+                digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())
+    of_images = {} if settings is None else settings.to_dict()
+    kept = {name: value for name, value in of_images.items() if not name.endswith(("_type", "_class", "_format"))}
+    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:32]
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:

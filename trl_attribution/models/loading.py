@@ -24,7 +24,7 @@ from transformers import (
 from trl_attribution.errors import AttributionError, ModelError, SettingsError
 from trl_attribution.models.adapter import adapted
 from trl_attribution.models.checkpoint import model_class, whole_checkpoint
-from trl_attribution.models.fingerprint import fingerprint, with_adapter
+from trl_attribution.models.fingerprint import fingerprint, vision_digest, with_adapter
 from trl_attribution.models.identity import ModelFingerprint
 from trl_attribution.models.quantization import quantization_config
 from trl_attribution.models.sharding import Sharding, load_sharded
@@ -56,6 +56,11 @@ class LoadedModel:
     def encoder(self) -> PreTrainedTokenizerBase | ProcessorMixin:
         """What makes token ids of pairs as TRL does: the processor where there is one, else the tokenizer."""
         return self.processor or self.tokenizer
+
+    @property
+    def vision_digest(self) -> str:
+        """What vectors of images are bound to besides the fingerprint: :func:`fingerprint.vision_digest`."""
+        return vision_digest(self.model, self.processor)
 
     @property
     def dtype(self) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Alike = Literal["template", "tokenizer", "truncation"]
 """What makes two responses one: the template writes them alike, the tokenizer reads them alike, or both are cut before
@@ -31,6 +35,11 @@ class EncodedPair:
     """The further responses of a contrast that is no pair."""
     weights: tuple[float, ...] = (1.0, -1.0)
     """Of chosen, of rejected, and of each of ``further``."""
+    collate: Callable[[], dict[str, Tensor]] | None = field(default=None, compare=False)
+    """Of a pair from a dataset of images: makes TRL's batch of it, pixels and all, which are too large to be kept.
+    Token ids alone are not what M0 sees."""
+    location: str = ""
+    """Where its row stands, for messages."""
 
     @property
     def sides(self) -> tuple[EncodedResponse, ...]:

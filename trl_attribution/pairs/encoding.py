@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +13,7 @@ from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Response
 from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.messages import Messages
+from trl_attribution.pairs.seeing import encode_seen
 from trl_attribution.pairs.vanishing import TemplateCheck
 from trl_attribution.utils.compat import drops_empty_keys, keeps_whole_prompts
 from trl_attribution.utils.text import printable
@@ -97,6 +98,8 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) 
     """
     from transformers import ProcessorMixin
 
+    if any(pair.images is not None for pair in pairs):
+        return encode_seen(pairs, tokenizer, encoding, _checker(tokenizer))
     encode = _one_by_one if isinstance(tokenizer, ProcessorMixin) else _tokenized
     split = [pair if _is_pair(pair) else _alone(pair) for pair in pairs]
     singles = [one for part in split for one in (part if isinstance(part, list) else [part])]
@@ -226,6 +229,11 @@ def _written_together(pairs: Sequence[Pair], tokenizer: Any) -> dict[int, list[s
         return dict(zip(places, _render([pairs[place] for place in places], tokenizer), strict=True))
     except RowFault:
         return {}
+
+
+def _checker(encoder: Encoder) -> Callable[[Pair], None]:
+    check = TemplateCheck(lambda pair: _pair_ids(pair, encoder))
+    return lambda pair: check.check(pair, _pair_ids(pair, encoder))
 
 
 def _one_by_one(pairs: Sequence[Pair], encoder: Encoder) -> list[_Sequences | RowFault]:

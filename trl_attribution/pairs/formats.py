@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from trl_attribution.errors import SettingsError
@@ -12,8 +13,15 @@ from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
 from trl_attribution.pairs.identity import content_ids, without_none
+from trl_attribution.pairs.images import PairImage, has_images, images_of
 from trl_attribution.pairs.implicit import split_prompt
-from trl_attribution.pairs.messages import Messages, check_response, checked_messages, looks_like_messages
+from trl_attribution.pairs.messages import (
+    Messages,
+    check_response,
+    checked_messages,
+    looks_like_messages,
+    with_places_shown,
+)
 from trl_attribution.utils.kinds import Kind
 from trl_attribution.utils.text import printable
 
@@ -144,12 +152,14 @@ class Pair:
     """M0's own responses to the prompt are the other side, and are not at hand: one of the two sides is empty."""
     tokens: tuple[EncodedResponse, ...] = ()
     """The responses' token ids in the order of ``weights``, where the rows bring them; texts are not tokenized then."""
+    images: tuple[PairImage, ...] | None = None
+    """What the prompt shows, none or several; None where the dataset has no column of images."""
 
     @property
     def shown(self) -> tuple[str | Messages, str | Messages, str | Messages]:
-        """Prompt, chosen and rejected for people: M0's own responses by name where they are not at hand."""
+        """Prompt, chosen and rejected for people: images and M0's own responses that are not at hand by name."""
         if not self.lacks_own:
-            return self.prompt, self.chosen, self.rejected
+            return with_places_shown(self.prompt, len(self.images or ())), self.chosen, self.rejected
         own: Any = [{"role": "assistant", "content": OWN_SHOWN}] if self.conversational else OWN_SHOWN
         return self.prompt, self.chosen or own, self.rejected or own
 
@@ -208,6 +218,7 @@ def read_pair(
     row: int = 0,
     location: str = "row 0",
     default_source: str = "all",
+    file: Path | None = None,
 ) -> Pair:
     """One row as a pair.
 
@@ -218,6 +229,7 @@ def read_pair(
         row: its place in the dataset.
         location: the same for messages.
         default_source: source of a row that names none.
+        file: that it is from, which paths of images go out from.
 
     Raises:
         RowFault: the row is no preference pair, or has another form.
@@ -232,8 +244,9 @@ def read_pair(
         )
     prompt, chosen, rejected = _parts(values, reading, own)
     tools, extra = tools_of(values.get("tools")), template_kwargs_of(values.get("chat_template_kwargs"))
+    images = images_of(values, file)
     try:
-        ids = content_ids(prompt, chosen, rejected, tools, extra)
+        ids = content_ids(prompt, chosen, rejected, tools, extra, [image.digest for image in images or ()])
     except RowFault as fault:
         columns = {"chosen": reading.chosen_column, "rejected": reading.rejected_column}
         columns |= {"prompt": reading.prompt_column} if own.explicit else {}
@@ -249,6 +262,7 @@ def read_pair(
         rejected=rejected,
         tools=tools,
         chat_template_kwargs=extra,
+        images=images,
     )
 
 
@@ -314,7 +328,7 @@ def _parts(values: Mapping[str, Any], reading: Reading, form: Form) -> tuple[Any
     prompt = values[reading.prompt_column] if form.explicit else None
     if not form.conversational:
         return _text(prompt, chosen, rejected, names, reading.eos_token)
-    shared = None if prompt is None else checked_messages(prompt, reading.prompt_column)
+    shared = None if prompt is None else checked_messages(prompt, reading.prompt_column, images=has_images(values))
     return _conversation(shared, checked_messages(chosen, names[0]), checked_messages(rejected, names[1]), names)
 
 

@@ -44,13 +44,19 @@ class ContentIds:
 
 
 def content_ids(
-    prompt: Any, chosen: Any, rejected: Any, tools: Any = None, chat_template_kwargs: Mapping[str, Any] | None = None
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    tools: Any = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    images: Sequence[str] = (),
 ) -> ContentIds:
     """The first 32 hex characters of the SHA-256 of the pair's canonical JSON.
 
     Canonical: sorted keys, no spaces, entries whose value is None left out at every depth (Arrow fills them in where
     rows differ in their keys), empty tools and template arguments left out. Text is taken as it is, not normalized;
-    dates, decimals and bytes, which a message may hold where its column has types, are written as text.
+    dates, decimals and bytes, which a message may hold where its column has types, are written as text. ``images`` are
+    digests of their pixels; without any, the id is that of the text.
 
     Raises:
         RowFault: a text holds a lone surrogate, or a value has no JSON form; its field is the argument at fault.
@@ -59,6 +65,7 @@ def content_ids(
     document |= {"tools": tools} if tools else {}
     extra = without_none(chat_template_kwargs)
     document |= {"chat_template_kwargs": extra} if extra else {}
+    document |= {"images": list(images)} if images else {}
     # Each value is written once, for both ids: most of the time that reading a dataset takes is spent here.
     values = {name: _canonical_json(name, value) for name, value in document.items()}
     exchanged = {**values, "chosen": values["rejected"], "rejected": values["chosen"]}

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
+from trl_attribution.pairs.identity import without_none
+from trl_attribution.pairs.images import SHOWN
 from trl_attribution.utils.text import printable
 
 Messages = list[dict[str, Any]]
@@ -16,8 +18,10 @@ RESPONSE_ROLES = ("assistant", "tool")
 _MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 
 
-def checked_messages(value: list[Any], field: str) -> Messages:
+def checked_messages(value: list[Any], field: str, *, images: bool = False) -> Messages:
     """The messages without their None entries (transformers drops them too).
+
+    With ``images`` they may hold places for images (``{"type": "image"}``), which stand in a column of their own.
 
     Raises:
         RowFault: an entry is no message, its role is unknown, or it has neither text nor tool calls.
@@ -33,7 +37,7 @@ def checked_messages(value: list[Any], field: str) -> Messages:
             )
         messages.append({str(key): entry for key, entry in message.items() if entry is not None})
         _check_role(messages[-1], field, where)
-        _check_content(messages[-1], field, where)
+        _check_content(messages[-1], field, where, images)
     return messages
 
 
@@ -52,7 +56,7 @@ def _check_role(message: dict[str, Any], field: str, where: str) -> None:
         )
 
 
-def _check_content(message: dict[str, Any], field: str, where: str) -> None:
+def _check_content(message: dict[str, Any], field: str, where: str, images: bool) -> None:
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return
@@ -65,11 +69,21 @@ def _check_content(message: dict[str, Any], field: str, where: str) -> None:
             "not_text", field, f"{where}: content is a {type(content).__name__}, not text. Write it as text."
         )
     for block in content:
+        if images and is_place_of_image(block):
+            continue
         if not isinstance(block, Mapping) or not isinstance(block.get("text"), str):
             kind = printable(block.get("type"), 40) if isinstance(block, Mapping) else type(block).__name__
             raise RowFault(
-                "not_text", field, f"{where}: a content block of type '{kind}'. Only text blocks can be audited."
+                "not_text",
+                field,
+                f"{where}: a content block of type '{kind}'. Only text blocks can be audited; images belong into the "
+                'column images, with {"type": "image"} for each in the prompt.',
             )
+
+
+def is_place_of_image(block: Any) -> bool:
+    """Whether a content block is the place of an image, and nothing more: Arrow may have filled in empty entries."""
+    return isinstance(block, Mapping) and without_none(block) == {"type": "image"}
 
 
 def check_response(messages: Messages, field: str, prompt: Messages) -> None:
@@ -104,7 +118,23 @@ def check_response(messages: Messages, field: str, prompt: Messages) -> None:
 def text_of(message: dict[str, Any]) -> str:
     """All text of a message, its blocks joined."""
     content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(block["text"] for block in content)
+    return content if isinstance(content, str) else "".join(block.get("text") or SHOWN for block in content)
+
+
+def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
+    """``prompt`` with the places of its ``images``, which TRL puts before what the user says first if there are none.
+
+    A plain text holds the model's own words for them.
+    """
+    if not images or isinstance(prompt, str):
+        return prompt
+    contents = [message.get("content") for message in prompt]
+    marked = any(is_place_of_image(block) for blocks in contents if isinstance(blocks, list) for block in blocks)
+    asked = [place for place, message in enumerate(prompt) if message["role"] == "user"]
+    if marked or not asked:
+        return prompt
+    first = prompt[asked[0]]
+    return [*prompt[: asked[0]], {**first, "content": f"{SHOWN * images} {text_of(first)}"}, *prompt[asked[0] + 1 :]]
 
 
 def whole_text(part: str | Sequence[dict[str, Any]]) -> str:

@@ -15,10 +15,12 @@ from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
 from trl_attribution.pairs.formats import LAYOUTS, Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.images import SHOWN as IMAGE_SHOWN
+from trl_attribution.pairs.images import has_images
 from trl_attribution.pairs.layouts import in_trl_form, recognized
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
-from trl_attribution.pairs.unsupported import refuse_unsupported
+from trl_attribution.pairs.unsupported import refuse_images, refuse_unsupported
 from trl_attribution.utils.kinds import EXAMPLES, Kind
 from trl_attribution.utils.text import MOST_SHOWN, printable, some_lines, tally
 
@@ -76,6 +78,8 @@ class PairReader:
         if self.kind == "pair":
             self._check_columns(head)
         self.form: Form | None = self._first_form(head)
+        if self.has_images:
+            refuse_images(self.source, self._columns, self.reading, self.form)
         if self.kind == "pair":
             self._check_overlooked_prompt(head)
         self._begun: Iterator[Row] | None = chain(head, opened)
@@ -87,9 +91,15 @@ class PairReader:
         return self.reading.kind
 
     @property
+    def has_images(self) -> bool:
+        """Whether TRL takes it for a dataset of images; single rows may have none."""
+        return has_images(self._columns)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how rows became examples; known once they were read."""
-        return self._units.notes if self._units is not None else ()
+        shown = (f"{IMAGE_SHOWN} stands for an image wherever pairs are shown",) if self.has_images else ()
+        return shown if self._units is None else self._units.notes
 
     def rows(self) -> Iterator[Row]:
         """All rows of the source; the first time without reading those again that were looked at when it was opened.
@@ -124,7 +134,7 @@ class PairReader:
 
         Called wherever ids are made beside a tokenizer, in a run and offline, so that both give a pair the same one.
         """
-        if self.form is not None and not self.form.conversational:
+        if self.form is not None and not self.form.conversational and not self.has_images:  # there TRL puts none
             self.reading = replace(self.reading, eos_token=eos_token)
         return self
 
@@ -201,7 +211,7 @@ class PairReader:
         if self.kind != "pair":
             return read_example(replace(row, values=values), self.reading, self.form, default, self.own)
         values = in_trl_form(values, self.reading)
-        return read_pair(values, self.reading, self.form, row.index, row.location, default)
+        return read_pair(values, self.reading, self.form, row.index, row.location, default, row.file)
 
     def _with_its_source_named(self, values: dict[str, Any]) -> dict[str, Any]:
         """The source of a ``ClassLabel`` column by its name, which such a column stores apart from its rows."""

@@ -51,6 +51,7 @@ class TokenSpool:
         Raises:
             AttributionError: the disk is full.
         """
+        assert pair.collate is None, "what a pair with images is cannot be kept as token ids"
         first = pair.chosen.prompt_ids
         for number, side in enumerate(pair.sides):
             shared = number > 0 and side.prompt_ids == first

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trl_attribution.errors import DataError
-from trl_attribution.pairs.formats import Reading
+from trl_attribution.pairs.formats import LAYOUTS, Form, Reading
+from trl_attribution.pairs.images import IMAGE_COLUMNS
+from trl_attribution.pairs.rows import RowSource
+from trl_attribution.pairs.rows.media import image_modes
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.text import printable
 
@@ -62,17 +65,44 @@ _ADVICE: tuple[tuple[frozenset[str], str, str], ...] = (
 )
 
 
+_APART = "Drop the column where the examples do not need it, and audit the others apart: the rows without any."
+
+
+def refuse_images(source: RowSource, columns: Sequence[str], reading: Reading, form: Form | None) -> None:
+    """Refuse images where TRL does not train on them, or they cannot be read.
+
+    Raises:
+        DataError: the examples are no preference pairs with a prompt of their own as TRL has them, or a stream's.
+    """
+    fault = None
+    if len(set(IMAGE_COLUMNS) & set(columns)) > 1:
+        fault = "are in two columns, image and images, of which TRL reads the first alone. Drop one"
+    elif reading.kind != "pair":
+        fault = f"are read of preference pairs only, and these are {EXAMPLES[reading.kind]}"
+    elif reading.format in LAYOUTS or (form is not None and form.anthropic):
+        layout = "anthropic" if form is not None and form.anthropic else reading.format
+        fault = f"are read of pairs in TRL's own format only (prompt, chosen, rejected), and this one is {layout}"
+    elif form is not None and not form.explicit:
+        fault = "need a column 'prompt': TRL splits no prompt off responses where there are images. Add it"
+    elif source.kind == "stream":
+        fault = "cannot be read of a stream. Give a map-style dataset: Dataset.from_list(list(stream))"
+    elif modes := image_modes(source.features):
+        fault = f"are converted while they are read (datasets.Image(mode={modes[0]!r})). Store them converted"
+    if fault is not None:
+        raise DataError(f"{source.name}: images {fault}. {_APART}")
+
+
 def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> None:
     """Refuse what is known and cannot be read.
 
     Raises:
-        DataError: the columns are those of such a kind of data, or hold images, videos or sounds.
+        DataError: the columns are those of such a kind of data, or hold videos or sounds.
     """
-    for media in ("image", "images", "video", "videos", "audio", "audios"):
+    for media in ("video", "videos", "audio", "audios"):
         if media in columns:
             raise DataError(
-                f"{name}: column '{media}' makes this a dataset of more than text, and only text can be audited. Drop "
-                "the column where the examples do not need it, and audit the others apart: the rows without any."
+                f"{name}: column '{media}' makes this a dataset of more than text, and only text and images can be "
+                f"audited. {_APART}"
             )
     if reading.format != "auto" or {reading.chosen_column, reading.rejected_column} & set(columns):
         return
@@ -84,11 +114,13 @@ def refuse_unsupported(name: str, columns: Sequence[str], reading: Reading) -> N
 
 
 def require_pairs(reader: PairReader, verb: str) -> PairReader:
-    """Refuse a dataset of other examples than pairs, for work that knows pairs alone.
+    """Refuse a dataset of other examples than pairs of text, for work that knows these alone.
 
     Raises:
         DataError: it holds others.
     """
+    if reader.has_images:
+        raise DataError(f"{reader.source.name}: holds images, and {verb} works on text only. {_APART}")
     if reader.kind != "pair":
         raise DataError(
             f"{reader.source.name}: holds {EXAMPLES[reader.kind]}, and {verb} works on preference pairs only. Audit it "

@@ -167,7 +167,7 @@ def build_from_examples(
     encoded = [encode_example(one, loaded.encoder, config.encoding, config.prompt_format) for one in examples.examples]
     activations = example_activations(engine, encoded)
     controls, everyday = (
-        control_activations(engine, prompts, loaded.tokenizer, config.encoding, config.prompt_format)
+        control_activations(engine, prompts, loaded.encoder, config.encoding, config.prompt_format)
         for prompts in (chosen, _everyday(examples))
     )
     prompt_vectors = torch.stack([one.direction for one in activations])

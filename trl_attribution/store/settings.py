@@ -37,6 +37,9 @@ class StoreSettings:
     whole_prompts: bool = False
     """Whether prompts were kept whole where responses part from them earlier, as TRL does before 1.14.2."""
 
+    vision: str = ""
+    """Digest of what images go through; "" where no dataset of images was read."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
@@ -50,7 +53,9 @@ class StoreSettings:
         """The settings as JSON holds them (layers a list); what older releases do not know only where it matters."""
         values = {**dataclasses.asdict(self), "layers": list(self.layers)}
         return {
-            name: value for name, value in values.items() if value or name not in ("own_responses", "whole_prompts")
+            name: value
+            for name, value in values.items()
+            if value or name not in ("own_responses", "whole_prompts", "vision")
         }
 
     @property

@@ -21,6 +21,7 @@ from trl_attribution.pairs.rows.lines import (
     reading_fault,
     rows_key,
 )
+from trl_attribution.pairs.rows.media import ROWS_AT_ONCE, as_stored
 from trl_attribution.pairs.rows.rows import BATCH_ROWS, Row, RowSource, unzip
 from trl_attribution.pairs.rows.tables import PACKED, Loader, file_loader
 from trl_attribution.utils.paths import check_arrow_path
@@ -192,9 +193,11 @@ class FileRows:
         while (table := self._read(lambda: next(tables, None))) is not None:
             # Through Dataset, so that columns which datasets stores encoded (Json) come back decoded. Without a
             # fingerprint it would make one, which takes longer than all the rest.
-            part = Dataset(table, fingerprint="rows")
-            for start in range(0, len(table), BATCH_ROWS):
-                yield from unzip(self._read(partial(part.__getitem__, slice(start, start + BATCH_ROWS))))
+            part, step = Dataset(table, fingerprint="rows"), BATCH_ROWS
+            if (stored := as_stored(part.features)) is not None:
+                part.info.features, step = stored, ROWS_AT_ONCE
+            for start in range(0, len(table), step):
+                yield from unzip(self._read(partial(part.__getitem__, slice(start, start + step))))
 
     def _rows_as_written(self, reason: Exception) -> Iterator[Row]:
         """The lines by themselves, so that a row at fault can be named; any other fault is the file's."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from trl_attribution.errors import DataError
+from trl_attribution.pairs.rows.media import ROWS_AT_ONCE, as_stored
 from trl_attribution.utils.paths import local_path
 
 if TYPE_CHECKING:
@@ -110,9 +111,11 @@ class DatasetRows:
     def __iter__(self) -> Iterator[Row]:
         prefix = "" if self.kind == "memory" else f"{self.name} "
         file = local_path(self.name) if self.kind == "save_to_disk" else None
-        plain = self.dataset.with_format(None)
-        for start in range(0, len(plain), BATCH_ROWS):
-            for offset, values in enumerate(unzip(plain[start : start + BATCH_ROWS])):
+        plain, step = self.dataset.with_format(None), BATCH_ROWS
+        if (stored := as_stored(plain.features)) is not None:
+            plain.info.features, step = stored, ROWS_AT_ONCE
+        for start in range(0, len(plain), step):
+            for offset, values in enumerate(unzip(plain[start : start + step])):
                 index = start + offset
                 yield Row(index, f"{prefix}row {index}", values, file=file)
 
@@ -141,6 +144,7 @@ class SequenceRows:
     def _typed(self) -> dict[str, list[Any]]:
         """Columns of messages and objects in the types that ``datasets`` would give them."""
         nested = {name for row in self.rows for name, value in row.items() if isinstance(value, list | tuple | Mapping)}
+        nested -= {"image", "images"}  # which would be encoded for it
         return {name: typed_column([row.get(name) for row in self.rows]) for name in nested}
 
 

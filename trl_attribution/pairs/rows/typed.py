@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_attribution.errors import AttributionError, DataError
 from trl_attribution.pairs.rows.json_lines import Record, values_of, write_json_lines
+from trl_attribution.pairs.rows.media import check_embedded
 from trl_attribution.pairs.rows.rows import Row
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import is_json
@@ -132,6 +133,7 @@ def _fitted(value: Any, feature: Any, where: str) -> Any:
     """The value as its type stores it, JSON written out; a key that a struct lacks, which Arrow drops, is refused."""
     if value is None:
         return None
+    check_embedded(value, feature, where)
     if is_json(feature):
         return json.dumps(value)
     if isinstance(value, Mapping) and isinstance(feature, dict):
