@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from trl_attribution.errors import DataError, SettingsError, describe_difference
 from trl_attribution.evidence.validation.cells import Cell
@@ -24,7 +24,7 @@ RANKING = "ranking "
 """How the names of settings begin that decide about the cells of one ranking only."""
 SOURCES = "sources"
 """Name of the setting with the digest of the pairs' sources, which only plans that drop sources have."""
-PARTS = {"training": TrainingPlan, "measures": MeasurePlan, "mixed": MixedPlan}
+PARTS: dict[str, type[BaseModel]] = {"training": TrainingPlan, "measures": MeasurePlan, "mixed": MixedPlan}
 """The settings that are whole parts of a plan."""
 BINDING_FORMAT = "trl-attribution validation settings"
 VERSION = 1
