@@ -130,6 +130,15 @@ def test_an_audit_of_a_checkpoint_on_disk_reads_through_its_own_processor(tmp_pa
     assert again.info.vectors.computed == 0
 
 
+def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> None:
+    place, rows = seeing_folder("llava", tmp_path / "model"), seeing_rows(4)
+    for share in ("1/2", "2/2"):
+        auditor = DataAuditor(place, layers=LAYERS, dtype="float32", vector_dtype="float32", shard_size=2)
+        assert auditor.audit_share(rows, tmp_path / "audit", share).computed == 2
+    merged = auditor.merge(rows, tmp_path / "audit")
+    assert least_cosine(merged.store, offline("llava", rows, tmp_path / "offline").store) >= 0.99999
+
+
 def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> None:
     rows = seeing_rows(2)
     offline("llava", rows, tmp_path / "audit")

@@ -248,6 +248,20 @@ def test_a_model_of_text_and_a_cut_that_takes_images_off_are_refused() -> None:
         encode_pairs(pairs, processor("llava"), Encoding(truncation_mode="keep_end"))
 
 
+def test_a_line_that_lacks_what_others_have_is_a_bad_row(tmp_path: Path) -> None:
+    path = files(tmp_path / "data", seeing_rows(2))
+    with path.open("a") as out:
+        out.write(json.dumps({name: value for name, value in seeing_rows(1)[0].items() if name != "images"}) + "\n")
+    with pytest.raises(DataError, match=r":3: column 'images' is a NoneType, not a list of images"):
+        ids(path)
+
+
+def test_a_place_of_an_image_may_say_more_than_that_it_is_one() -> None:
+    row = seeing_rows(1, blocks=True)[0]
+    row["prompt"][0]["content"][1] = {"type": "image", "index": 0, "text": None}
+    assert encoded(row).chosen == encoded(seeing_rows(1, blocks=True)[0]).chosen
+
+
 def test_a_manifest_passes_the_bytes_of_images_on(tmp_path: Path) -> None:
     rows = seeing_rows()
     rows[0]["images"] = [{"bytes": png(0) + b"trailing", "path": "of-old.png"}]  # which no decoder would keep

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.images import SHOWN
 from trl_attribution.utils.text import printable
 
@@ -82,8 +81,10 @@ def _check_content(message: dict[str, Any], field: str, where: str, images: bool
 
 
 def is_place_of_image(block: Any) -> bool:
-    """Whether a content block is the place of an image, and nothing more: Arrow may have filled in empty entries."""
-    return isinstance(block, Mapping) and without_none(block) == {"type": "image"}
+    """Whether a content block is the place of an image, not one itself; Arrow may have filled in empty entries."""
+    if not isinstance(block, Mapping) or block.get("type") != "image":
+        return False
+    return all(block.get(name) is None for name in ("text", "image", "url", "path", "base64"))
 
 
 def check_response(messages: Messages, field: str, prompt: Messages) -> None:
@@ -118,7 +119,11 @@ def check_response(messages: Messages, field: str, prompt: Messages) -> None:
 def text_of(message: dict[str, Any]) -> str:
     """All text of a message, its blocks joined."""
     content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(block.get("text") or SHOWN for block in content)
+    return content if isinstance(content, str) else "".join(map(_text_of_block, content))
+
+
+def _text_of_block(block: Mapping[str, Any]) -> str:
+    return SHOWN if is_place_of_image(block) else str(block["text"])
 
 
 def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
