@@ -109,7 +109,6 @@ class AttributionCallback(TrainerCallback):
         self._session: TrainingAudit | None = None
         self._saved_at: int | None = None
         self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
-        self._image_ids: Callable[[], torch.Tensor | None] = lambda: None
         if trainer is None:
             self._check_alone()
         else:

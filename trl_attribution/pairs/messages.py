@@ -127,19 +127,10 @@ def _text_of_block(block: Mapping[str, Any]) -> str:
 
 
 def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
-    """``prompt`` with the places of its ``images``, which TRL puts before what the user says first if there are none.
-
-    A plain text holds the model's own words for them.
-    """
-    if not images or isinstance(prompt, str):
+    """``prompt`` with its ``images`` in front, as TRL puts them, if it is messages that say no place for them."""
+    if not images or isinstance(prompt, str) or SHOWN in whole_text(prompt):
         return prompt
-    contents = [message.get("content") for message in prompt]
-    marked = any(is_place_of_image(block) for blocks in contents if isinstance(blocks, list) for block in blocks)
-    asked = [place for place, message in enumerate(prompt) if message["role"] == "user"]
-    if marked or not asked:
-        return prompt
-    first = prompt[asked[0]]
-    return [*prompt[: asked[0]], {**first, "content": f"{SHOWN * images} {text_of(first)}"}, *prompt[asked[0] + 1 :]]
+    return [{"role": "user", "content": SHOWN * images}, *prompt]
 
 
 def whole_text(part: str | Sequence[dict[str, Any]]) -> str:
