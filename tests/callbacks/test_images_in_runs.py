@@ -18,6 +18,7 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionTracker
 from trl_attribution.errors import DataError, ModelError, SettingsError
+from trl_attribution.lenses import SaeConfig
 from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pairs
 from trl_attribution.store import VectorStore
 
@@ -182,6 +183,13 @@ def test_a_model_that_fails_on_a_row_names_it() -> None:
     seeing.num_additional_image_tokens = 3  # so that there are more places than the model makes of an image
     with pytest.raises(ModelError, match=r"row 0: the model fails \(ValueError: Image features and image tokens"):
         engine.pair_vectors([pair])
+
+
+def test_a_scan_through_an_autoencoder_refuses_images_before_it_begins(tmp_path: Path) -> None:
+    auditor = DataAuditor(loaded("llava"))
+    with pytest.raises(SettingsError, match="sae: the dataset holds images"):
+        auditor.scan(seeing_rows(2), tmp_path / "scan", sae=SaeConfig("none", layer=1))
+    assert not (tmp_path / "scan").exists()
 
 
 def test_what_knows_a_batch_by_its_tokens_alone_refuses_images(tmp_path: Path) -> None:
