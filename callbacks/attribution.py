@@ -31,7 +31,7 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.callbacks.rollout_session import open_rollout_audit
 from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.run_setup import RunSetup
-from trl_attribution.callbacks.seeing import trains_on_images, watch_images
+from trl_attribution.callbacks.seeing import check_alike, watch_images
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
@@ -109,7 +109,6 @@ class AttributionCallback(TrainerCallback):
         self._session: TrainingAudit | None = None
         self._saved_at: int | None = None
         self._recent: deque[Window] = deque(maxlen=self.config.stop_window)
-        self._image_ids: Callable[[], torch.Tensor | None] = lambda: None
         if trainer is None:
             self._check_alone()
         else:
@@ -271,11 +270,7 @@ class AttributionCallback(TrainerCallback):
             rows = prepared_rows(trainer.train_dataset, kind.examples, most)
             notes += [] if most is None else [_STREAMED.format(most)]
         reader = PairReader(rows, Reading(format=kind.reading_format, on_bad_row="skip"))
-        if reader.has_images != trains_on_images(trainer):
-            one, other = (
-                ("the callback's", "the trainer's") if reader.has_images else ("the trainer's", "the callback's")
-            )
-            raise SettingsError(f"dataset: {one} holds images and {other} does not; give both the same")
+        check_alike(reader, trainer)
         told = [one for one in notes if one]
         return open_training_audit(setup, reader, encoding_of(args), notes=told, is_resumed=is_resumed)
 

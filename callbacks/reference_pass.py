@@ -21,10 +21,6 @@ Source = Literal[
 ]
 
 
-def _nobody() -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class ReferenceModel:
     """M0 as one training run has it."""
@@ -52,7 +48,7 @@ class ReferenceModel:
     """Modules that call ``model``, perhaps past its hooks."""
     response_mask: ResponseMask = unknown
     """Which tokens of a forward pass that has no labels are responses."""
-    pair_ids: Callable[[], Tensor | None] = _nobody
+    pair_ids: Callable[[], Tensor | None] = lambda: None
     """What the trainer's collator says of the batch that is computed."""
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import DataError, SettingsError
-from trl_attribution.pairs import Reading, pair_id
+from trl_attribution.pairs import PairReader, Reading, pair_id
 from trl_attribution.pairs.seeing import SINCE
 from trl_attribution.utils.compat import is_before, version_of
 
@@ -25,6 +25,17 @@ _READING = Reading(format="trl")
 def trains_on_images(trainer: Any) -> bool:
     """Whether TRL takes its dataset for one of images."""
     return bool(getattr(trainer, "_is_vision_dataset", False))
+
+
+def check_alike(reader: PairReader, trainer: Any) -> None:
+    """Refuse a dataset of the callback's that is not the trainer's.
+
+    Raises:
+        SettingsError: one holds images, and the other does not.
+    """
+    if reader.has_images != trains_on_images(trainer):
+        one, other = ("callback", "trainer") if reader.has_images else ("trainer", "callback")
+        raise SettingsError(f"dataset: the {one}'s holds images, and the {other}'s does not. Give both the same.")
 
 
 def watch_images(trainer: Any) -> Callable[[], Tensor | None]:

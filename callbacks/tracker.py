@@ -298,7 +298,7 @@ def _joined(chosen: CapturedBatch, rejected: CapturedBatch) -> CapturedBatch:
     """Two halves [B, T] of a batch as one [2B, T]; the shorter one is padded."""
     if len(chosen.means) != len(rejected.means):
         raise CaptureError(f"{len(chosen.means)} chosen sequences and {len(rejected.means)} rejected ones are no pairs")
-    sides = [list(vars(side.tokens).values()) for side in (chosen, rejected)]
+    sides = [[part for part in vars(side.tokens).values() if part is not None] for side in (chosen, rejected)]
     width = max(parts[0].shape[1] for parts in sides)
     padded = [[pad(part, (0, width - part.shape[1])) for part in parts] for parts in sides]
     return CapturedBatch(

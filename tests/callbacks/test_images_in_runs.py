@@ -18,6 +18,7 @@ from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.folder import Audit
 from trl_attribution.callbacks import AttributionTracker
 from trl_attribution.errors import DataError, ModelError, SettingsError
+from trl_attribution.lenses import SaeConfig
 from trl_attribution.pairs import Encoding, PairReader, Reading, encode_pairs
 from trl_attribution.store import VectorStore
 
@@ -130,6 +131,15 @@ def test_an_audit_of_a_checkpoint_on_disk_reads_through_its_own_processor(tmp_pa
     assert again.info.vectors.computed == 0
 
 
+def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> None:
+    place, rows = seeing_folder("llava", tmp_path / "model"), seeing_rows(4)
+    for share in ("1/2", "2/2"):
+        auditor = DataAuditor(place, layers=LAYERS, dtype="float32", vector_dtype="float32", shard_size=2)
+        assert auditor.audit_share(rows, tmp_path / "audit", share).computed == 2
+    merged = auditor.merge(rows, tmp_path / "audit")
+    assert least_cosine(merged.store, offline("llava", rows, tmp_path / "offline").store) >= 0.99999
+
+
 def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> None:
     rows = seeing_rows(2)
     offline("llava", rows, tmp_path / "audit")
@@ -173,6 +183,13 @@ def test_a_model_that_fails_on_a_row_names_it() -> None:
     seeing.num_additional_image_tokens = 3  # so that there are more places than the model makes of an image
     with pytest.raises(ModelError, match=r"row 0: the model fails \(ValueError: Image features and image tokens"):
         engine.pair_vectors([pair])
+
+
+def test_a_scan_through_an_autoencoder_refuses_images_before_it_begins(tmp_path: Path) -> None:
+    auditor = DataAuditor(loaded("llava"))
+    with pytest.raises(SettingsError, match="sae: the dataset holds images"):
+        auditor.scan(seeing_rows(2), tmp_path / "scan", sae=SaeConfig("none", layer=1))
+    assert not (tmp_path / "scan").exists()
 
 
 def test_what_knows_a_batch_by_its_tokens_alone_refuses_images(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from trl_attribution import pair_id
 from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
 from trl_attribution.gate.policy.file import load_policy
-from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs
+from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs, whole_text
 from trl_attribution.pairs.unsupported import require_pairs
 
 Row = dict[str, Any]
@@ -211,9 +211,7 @@ def test_an_image_inside_a_message_or_a_response_is_refused_with_the_place_where
 
 def test_pairs_are_shown_with_a_word_for_each_image() -> None:
     first, second = next(iter(PairReader(seeing_rows(2)))), list(PairReader(seeing_rows(2, blocks=True)))[1]
-    assert first.shown[0][0]["content"] == "[image] What is in number 0?"
-    from trl_attribution.pairs import whole_text
-
+    assert whole_text(first.shown[0]) == "[image]\nWhat is in number 0?"
     assert whole_text(second.shown[0]) == "Look: [image][image]What is in number 1?"
 
 
@@ -246,6 +244,20 @@ def test_a_model_of_text_and_a_cut_that_takes_images_off_are_refused() -> None:
         encode_pairs(pairs, build_tiny_tokenizer(), Encoding())
     with pytest.raises(SettingsError, match="keep_start alone"):
         encode_pairs(pairs, processor("llava"), Encoding(truncation_mode="keep_end"))
+
+
+def test_a_line_that_lacks_what_others_have_is_a_bad_row(tmp_path: Path) -> None:
+    path = files(tmp_path / "data", seeing_rows(2))
+    with path.open("a") as out:
+        out.write(json.dumps({name: value for name, value in seeing_rows(1)[0].items() if name != "images"}) + "\n")
+    with pytest.raises(DataError, match=r":3: column 'images' is a NoneType, not a list of images"):
+        ids(path)
+
+
+def test_a_place_of_an_image_may_say_more_than_that_it_is_one() -> None:
+    row = seeing_rows(1, blocks=True)[0]
+    row["prompt"][0]["content"][1] = {"type": "image", "index": 0, "text": None}
+    assert encoded(row).chosen == encoded(seeing_rows(1, blocks=True)[0]).chosen
 
 
 def test_a_manifest_passes_the_bytes_of_images_on(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from trl_attribution.activations import ActivationConfig, ActivationEngine
     from trl_attribution.audit.estimate import Estimate
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from trl_attribution.lenses import SaeConfig
     from trl_attribution.models import LoadedModel
     from trl_attribution.models.identity import ModelFingerprint
+    from trl_attribution.pairs import Encoder
     from trl_attribution.scoring import Rule
     from trl_attribution.utils.progress import OnProgress
 
@@ -383,14 +383,15 @@ class DataAuditor:
                 "Give the settings that the shards were computed with."
             )
 
-    def tokenizer_for(self, known: ModelFingerprint) -> PreTrainedTokenizerBase:
-        """M0's tokenizer, without M0's weights where they are not loaded yet.
+    def encoder_for(self, known: ModelFingerprint, *, images: bool = False) -> Encoder:
+        """M0's tokenizer, or with ``images`` its processor, without M0's weights where they are not loaded yet.
 
         Raises:
             ModelError: the model is not the one whose fingerprint is ``known``, as far as can be told.
         """
         from trl_attribution.models import LoadedModel, load_tokenizer
         from trl_attribution.models.fingerprint import tokenizer_digest
+        from trl_attribution.models.loading import load_processor
 
         model = self._given_model()
         if isinstance(model, LoadedModel):
@@ -404,7 +405,12 @@ class DataAuditor:
                 f"the model given is not the one that the shards were computed with: another {', '.join(changed)}. "
                 "Give the same model as to the shards."
             )
-        return tokenizer
+        if not images:
+            return tokenizer
+        given = (
+            model.processor if isinstance(model, LoadedModel) else load_processor(model, self.config.trust_remote_code)
+        )
+        return given or tokenizer
 
     def _given_model(self) -> str | Path | LoadedModel:
         if self._model is None:

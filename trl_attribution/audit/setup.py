@@ -76,14 +76,12 @@ def check_for_images(config: AuditConfig) -> None:
     """Refuse what cannot be had on a dataset of images, before a model is loaded.
 
     Raises:
-        SettingsError: the path, the way of truncation, or a model in pieces.
+        SettingsError: the path, or a model in pieces.
     """
     from trl_attribution.models.sharding import asked_sharding
 
     if config.path in ("packed", "fused"):
         raise SettingsError(f"path: {config.path} is for text; the dataset holds images. Leave it out.")
-    if config.encoding.truncation_mode != "keep_start":
-        raise SettingsError("truncation_mode: TRL takes keep_start alone where the dataset holds images")
     if asked_sharding() is not None:
         raise SettingsError(
             "the launch config cuts the model in pieces (ZeRO-3, FSDP), and the dataset holds images, which ranks "

@@ -22,7 +22,7 @@ from trl_attribution.audit.saved import SavedAudit
 from trl_attribution.audit.shares import Blocks, Share, held_by_any
 from trl_attribution.errors import SettingsError, StoreError
 from trl_attribution.models.sharding import asked_sharding
-from trl_attribution.pairs import Pair, Reading
+from trl_attribution.pairs import Encoder, Pair, Reading
 from trl_attribution.pairs.dataset_pass import DatasetPass, PairIndex
 from trl_attribution.pairs.own_responses import FILE_NAME
 from trl_attribution.scoring import Rule
@@ -34,8 +34,6 @@ from trl_attribution.utils.text import some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class SharedRun(AuditRun):
         self.read_own_responses()
         parts = parts_of(self.folder)
         blocks = Blocks(self._base(), parts, None, self.config.shard_size)
-        data = self.read(self._merging_tokenizer(), choose=lambda batch: _all(blocks, batch))
+        data = self.read(self._merging_encoder(), choose=lambda batch: _all(blocks, batch))
         self.look_at_rule(rule, data)
         settings = (parts[0] if parts else VectorStore.open(self.vectors)).settings
         FolderClaim(self.folder, self.vectors, settings, data.survey, self.reader.source.name).check()
@@ -194,8 +192,8 @@ class SharedRun(AuditRun):
             "with --shard 1/n to --shard n/n and this output folder first."
         )
 
-    def _merging_tokenizer(self) -> PreTrainedTokenizerBase:
-        """M0's tokenizer, once parts, probes and settings are known to fit together.
+    def _merging_encoder(self) -> Encoder:
+        """M0's tokenizer or processor, once parts, probes and settings are known to fit together.
 
         Raises:
             ModelError: the model named now is another than that of the parts.
@@ -207,7 +205,7 @@ class SharedRun(AuditRun):
             probe.check_model(known)
         stores = [*parts_of(self.folder), *([base] if (base := self._base()) else [])]
         self.auditor.check_stored(stores[0].settings, stores[0].path)
-        return self.auditor.tokenizer_for(known)
+        return self.auditor.encoder_for(known, images=self.reader.has_images)
 
     def _check_complete(self, blocks: Blocks, data: DatasetPass) -> None:
         encodable = set(data.index.pair_ids)

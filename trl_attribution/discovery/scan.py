@@ -93,6 +93,8 @@ class _Scan:
         """The whole scan."""
         traits = read_traits(self.config.traits)  # a wrong name must not show after the vectors are made
         if self.sae is not None:
+            if PairReader(self.dataset, self.auditor.config.reading).has_images:
+                raise SettingsError("sae: the dataset holds images, and an autoencoder reads text only; leave it out")
             fitting_sae(self.sae, self.auditor.model, self.auditor.config.blocks_path)  # nor a wrong file
         with self.watch.timed("vectors"):
             audited, layer = self._audited()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,7 @@ def fingerprint(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | Non
     base = unwrapped(model)
     return ModelFingerprint(
         config=digest_of(json.dumps(_stable(text_part(base).config.to_diff_dict()), sort_keys=True, default=str)),
-        weights=_weights_digest(base),
+        weights=_weights_digest(_text_parameters(base)),
         chat_template=tokenizer_digest(tokenizer),
         quantization=quantization_of(base),
     )
@@ -84,17 +84,12 @@ def with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: st
 def vision_digest(model: torch.nn.Module, processor: ProcessorMixin | None) -> str:
     """What images go through, which is no part of a fingerprint: the weights and settings of all but the text part."""
     base, settings = unwrapped(model), getattr(processor, "image_processor", None)
-    digest, part = hashlib.sha256(), text_part(base)
-    text = {id(parameter) for parameter in part.module.parameters()}
-    for name, parameter in sorted(own_parameters(base), key=lambda item: item[0]):
-        if id(parameter) not in text:
-            with full_parameter(parameter) as whole:
-                digest.update(f"{name}:{tuple(whole.shape)};".encode())
-                digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())
+    text = {id(parameter) for parameter in text_part(base).module.parameters()}
+    weights = _weights_digest((name, one) for name, one in own_parameters(base) if id(one) not in text)
     of_images = {} if settings is None else settings.to_dict()
-    kept = {name: value for name, value in of_images.items() if not name.endswith(("_type", "_class", "_format"))}
-    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:32]
+    # Its class depends on what is installed.
+    kept = {name: value for name, value in of_images.items() if not name.endswith(("_type", "_class"))}
+    return digest_of(weights + json.dumps(kept, sort_keys=True, default=str))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -128,9 +123,9 @@ def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
     return inner
 
 
-def _weights_digest(model: PreTrainedModel) -> str:
+def _weights_digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, parameter in sorted(_text_parameters(model), key=lambda item: item[0]):
+    for name, parameter in sorted(parameters, key=lambda item: item[0]):
         with full_parameter(parameter) as whole:
             digest.update(f"{name}:{tuple(whole.shape)};".encode())
             digest.update(_sample(whole.detach()).view(torch.int16).numpy().tobytes())

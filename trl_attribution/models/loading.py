@@ -159,6 +159,11 @@ def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> PreTrai
     return _tokenizer(resolve(name), name, trust_remote_code)
 
 
+def load_processor(name: str | Path, trust_remote_code: bool = False) -> ProcessorMixin | None:
+    """Load the processor of a model alone; None where it has none."""
+    return _processor(resolve(name), name, trust_remote_code)
+
+
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """How many tokens a model and its tokenizer take at most; None where neither names a limit."""
     limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)

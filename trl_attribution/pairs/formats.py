@@ -194,7 +194,7 @@ class Form:
 
 
 def pair_id(example: Mapping[str, Any], reading: Reading | None = None) -> str:
-    """The id of one dataset row: 32 hex characters that depend on nothing but prompt, responses and template input.
+    """The id of one dataset row: 32 hex characters that depend on prompt, responses, images and template input alone.
 
     Args:
         example: a row in any format that can be audited.

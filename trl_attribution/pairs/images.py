@@ -65,10 +65,13 @@ def check_moved(source: RowSource, target: Path) -> None:
     Raises:
         DataError: the target is not beside the file that the rows are from.
     """
-    file = getattr(source, "path", None)
-    if file is None or not has_images(source.columns or ()) or as_stored(source.features or {}) is not None:
+    if not has_images(source.columns or ()) or as_stored(source.features or {}) is not None:
         return
-    if target.absolute().parent.resolve() != file.absolute().parent.resolve():
+    parts = getattr(source, "parts", None)
+    if parts is not None and not target.suffix:  # the folder is copied, with all that lies in it
+        return
+    files = [one.path for one in parts or [source] if hasattr(one, "path")]
+    if any(file.absolute().parent.resolve() != target.absolute().parent.resolve() for file in files):
         raise DataError(
             f"{target}: {source.name} names its images by paths from its own folder, which would lead nowhere from "
             "there. Write the output beside it."

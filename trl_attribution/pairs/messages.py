@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_attribution.pairs.faults import RowFault
-from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.images import SHOWN
 from trl_attribution.utils.text import printable
 
@@ -82,8 +81,10 @@ def _check_content(message: dict[str, Any], field: str, where: str, images: bool
 
 
 def is_place_of_image(block: Any) -> bool:
-    """Whether a content block is the place of an image, and nothing more: Arrow may have filled in empty entries."""
-    return isinstance(block, Mapping) and without_none(block) == {"type": "image"}
+    """Whether a content block is the place of an image, not one itself; Arrow may have filled in empty entries."""
+    if not isinstance(block, Mapping) or block.get("type") != "image":
+        return False
+    return all(block.get(name) is None for name in ("text", "image", "url", "path", "base64"))
 
 
 def check_response(messages: Messages, field: str, prompt: Messages) -> None:
@@ -118,23 +119,18 @@ def check_response(messages: Messages, field: str, prompt: Messages) -> None:
 def text_of(message: dict[str, Any]) -> str:
     """All text of a message, its blocks joined."""
     content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(block.get("text") or SHOWN for block in content)
+    return content if isinstance(content, str) else "".join(map(_text_of_block, content))
+
+
+def _text_of_block(block: Mapping[str, Any]) -> str:
+    return SHOWN if is_place_of_image(block) else str(block["text"])
 
 
 def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
-    """``prompt`` with the places of its ``images``, which TRL puts before what the user says first if there are none.
-
-    A plain text holds the model's own words for them.
-    """
-    if not images or isinstance(prompt, str):
+    """``prompt`` with its ``images`` in front, as TRL puts them, if it is messages that say no place for them."""
+    if not images or isinstance(prompt, str) or SHOWN in whole_text(prompt):
         return prompt
-    contents = [message.get("content") for message in prompt]
-    marked = any(is_place_of_image(block) for blocks in contents if isinstance(blocks, list) for block in blocks)
-    asked = [place for place, message in enumerate(prompt) if message["role"] == "user"]
-    if marked or not asked:
-        return prompt
-    first = prompt[asked[0]]
-    return [*prompt[: asked[0]], {**first, "content": f"{SHOWN * images} {text_of(first)}"}, *prompt[asked[0] + 1 :]]
+    return [{"role": "user", "content": SHOWN * images}, *prompt]
 
 
 def whole_text(part: str | Sequence[dict[str, Any]]) -> str:

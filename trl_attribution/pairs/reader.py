@@ -15,8 +15,8 @@ from trl_attribution.pairs.columns import format_of
 from trl_attribution.pairs.examples import OwnResponses, form_of_example, read_example
 from trl_attribution.pairs.faults import UNTAUGHT, RowFault, SkippedRow
 from trl_attribution.pairs.formats import LAYOUTS, Form, Pair, Reading, form_of, read_pair
+from trl_attribution.pairs.images import IMAGE_COLUMNS, has_images
 from trl_attribution.pairs.images import SHOWN as IMAGE_SHOWN
-from trl_attribution.pairs.images import has_images
 from trl_attribution.pairs.layouts import in_trl_form, recognized
 from trl_attribution.pairs.rows import Row, RowSource, open_rows
 from trl_attribution.pairs.units import Units, by_group, by_label
@@ -210,6 +210,8 @@ class PairReader:
         values = self._with_its_source_named(row.values) if self._source_names else row.values
         if self.kind != "pair":
             return read_example(replace(row, values=values), self.reading, self.form, default, self.own)
+        if self.has_images and not has_images(values):  # a line may lack what others have
+            values = {**values, **dict.fromkeys(set(IMAGE_COLUMNS) & set(self._columns))}
         values = in_trl_form(values, self.reading)
         return read_pair(values, self.reading, self.form, row.index, row.location, default, row.file)
 

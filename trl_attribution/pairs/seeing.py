@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def check_seeing(encoder: Encoder, encoding: Encoding) -> None:
 
 
 def encode_seen(
-    pairs: Sequence[Pair], processor: Any, encoding: Encoding, check_text: Any
+    pairs: Sequence[Pair], processor: Any, encoding: Encoding, check_text: Callable[[Pair], None]
 ) -> list[EncodedPair | RowFault]:
     """For each pair its tokens, or the fault that keeps it out; ``check_text`` looks for text that vanishes."""
     check_seeing(processor, encoding)
