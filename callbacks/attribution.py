@@ -31,10 +31,10 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.callbacks.rollout_session import open_rollout_audit
 from trl_attribution.callbacks.rollouts import check_rollouts
 from trl_attribution.callbacks.run_setup import RunSetup
-from trl_attribution.callbacks.seeing import check_alike, watch_images
 from trl_attribution.callbacks.session import Finished, TrainingAudit
 from trl_attribution.callbacks.skipping import skip_flagged
 from trl_attribution.callbacks.trainer_kind import TrainerKind, kind_of, kind_of_arguments
+from trl_attribution.callbacks.vision import check_alike, watch_images
 from trl_attribution.errors import SettingsError
 from trl_attribution.manifest.weighted_loss import weigh_by_column
 from trl_attribution.models import LoadedModel

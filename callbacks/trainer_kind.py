@@ -14,7 +14,7 @@ from trl_attribution.callbacks.reference_pass import (
     policy_reference,
     rollout_reference,
 )
-from trl_attribution.callbacks.seeing import trains_on_images
+from trl_attribution.callbacks.vision import trains_on_images
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
 from trl_attribution.models.text_part import refuse_encoder_decoder

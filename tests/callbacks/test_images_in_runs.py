@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from tests.seeing import loaded, model, processor, seeing_folder, seeing_rows
 from tests.training import LAYERS, least_cosine, make_trainer, text_rows, train
+from tests.vision import image_rows, loaded, model, processor, vision_folder
 from trl_attribution import AttributionCallback, DataAuditor, pair_id
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.folder import Audit
@@ -82,8 +82,8 @@ def run(architecture: str, model_folder: Path, folder: Path, rows: list[Row], *,
 def test_a_run_on_images_is_undisturbed_and_has_the_vectors_of_the_audit_and_of_one_row_at_a_time(
     architecture: str, tmp_path: Path
 ) -> None:
-    place = seeing_folder(architecture, tmp_path / "model")
-    rows = seeing_rows(blocks=architecture == "llava")
+    place = vision_folder(architecture, tmp_path / "model")
+    rows = image_rows(blocks=architecture == "llava")
     (plain,) = run(architecture, place, tmp_path / "plain", rows, audit=False)
     audited, callback = run(architecture, place, tmp_path / "audited", rows, audit=True)
     assert all(torch.equal(one, audited.model.state_dict()[name]) for name, one in plain.model.state_dict().items())
@@ -103,12 +103,12 @@ def test_a_run_on_images_is_undisturbed_and_has_the_vectors_of_the_audit_and_of_
 
 
 def test_gemma_is_audited_as_one_row_at_a_time(tmp_path: Path) -> None:
-    rows = seeing_rows()
+    rows = image_rows()
     assert cosines(offline("gemma3", rows, tmp_path / "audit").store, rows, "gemma3").min() >= 0.99999
 
 
 def test_a_callback_given_at_construction_passes_over_the_images_first(tmp_path: Path) -> None:
-    place, rows = seeing_folder("llava", tmp_path / "model"), seeing_rows(4)
+    place, rows = vision_folder("llava", tmp_path / "model"), image_rows(4)
     callback = AttributionCallback(
         dataset=rows, layers=LAYERS, output_dir=tmp_path / "audit", vector_dtype="float32", on_flag="log"
     )
@@ -122,7 +122,7 @@ def test_a_callback_given_at_construction_passes_over_the_images_first(tmp_path:
 
 
 def test_an_audit_of_a_checkpoint_on_disk_reads_through_its_own_processor(tmp_path: Path) -> None:
-    place, rows = seeing_folder("llava", tmp_path / "model"), seeing_rows(4)
+    place, rows = vision_folder("llava", tmp_path / "model"), image_rows(4)
     auditor = DataAuditor(place, layers=LAYERS, dtype="float32", vector_dtype="float32")
     found = auditor.audit(Dataset.from_list(rows), tmp_path / "audit")
     assert least_cosine(found.store, offline("llava", rows, tmp_path / "offline").store) >= 0.99999
@@ -132,7 +132,7 @@ def test_an_audit_of_a_checkpoint_on_disk_reads_through_its_own_processor(tmp_pa
 
 
 def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> None:
-    place, rows = seeing_folder("llava", tmp_path / "model"), seeing_rows(4)
+    place, rows = vision_folder("llava", tmp_path / "model"), image_rows(4)
     for share in ("1/2", "2/2"):
         auditor = DataAuditor(place, layers=LAYERS, dtype="float32", vector_dtype="float32", shard_size=2)
         assert auditor.audit_share(rows, tmp_path / "audit", share).computed == 2
@@ -141,7 +141,7 @@ def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> 
 
 
 def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> None:
-    rows = seeing_rows(2)
+    rows = image_rows(2)
     offline("llava", rows, tmp_path / "audit")
     other = loaded("llava")
     torch.nn.init.zeros_(other.model.get_parameter("model.vision_tower.encoder.layers.1.mlp.fc1.weight"))
@@ -150,7 +150,7 @@ def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> N
 
 
 def test_a_row_with_a_broken_image_ends_an_audit_before_anything_is_written(tmp_path: Path) -> None:
-    rows = [*seeing_rows(2), {**seeing_rows(1)[0], "images": [{"bytes": b"broken", "path": None}]}]
+    rows = [*image_rows(2), {**image_rows(1)[0], "images": [{"bytes": b"broken", "path": None}]}]
     with pytest.raises(DataError, match=r"row 2: column 'images' holds an image that cannot be read"):
         offline("llava", rows, tmp_path / "audit")
     assert not (tmp_path / "audit").exists()
@@ -167,19 +167,19 @@ def test_a_row_with_a_broken_image_ends_an_audit_before_anything_is_written(tmp_
 )
 def test_settings_that_images_rule_out_are_refused(settings: Row, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
-        offline("llava", seeing_rows(1), tmp_path / "audit", **settings)
+        offline("llava", image_rows(1), tmp_path / "audit", **settings)
     assert not (tmp_path / "audit").exists()
 
 
 def test_a_model_of_text_refuses_images(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no processor that takes any"):
-        DataAuditor(model_folder, layers=LAYERS).audit(seeing_rows(2), tmp_path / "audit")
+        DataAuditor(model_folder, layers=LAYERS).audit(image_rows(2), tmp_path / "audit")
     assert not (tmp_path / "audit").exists()
 
 
 def test_a_model_that_fails_on_a_row_names_it() -> None:
     seeing, engine = processor("llava"), ActivationEngine(model("llava"), ActivationConfig((1,)))
-    (pair,) = encode_pairs(list(PairReader(seeing_rows(1))), seeing, Encoding())
+    (pair,) = encode_pairs(list(PairReader(image_rows(1))), seeing, Encoding())
     seeing.num_additional_image_tokens = 3  # so that there are more places than the model makes of an image
     with pytest.raises(ModelError, match=r"row 0: the model fails \(ValueError: Image features and image tokens"):
         engine.pair_vectors([pair])
@@ -188,13 +188,13 @@ def test_a_model_that_fails_on_a_row_names_it() -> None:
 def test_a_scan_through_an_autoencoder_refuses_images_before_it_begins(tmp_path: Path) -> None:
     auditor = DataAuditor(loaded("llava"))
     with pytest.raises(SettingsError, match="sae: the dataset holds images"):
-        auditor.scan(seeing_rows(2), tmp_path / "scan", sae=SaeConfig("none", layer=1))
+        auditor.scan(image_rows(2), tmp_path / "scan", sae=SaeConfig("none", layer=1))
     assert not (tmp_path / "scan").exists()
 
 
 def test_what_knows_a_batch_by_its_tokens_alone_refuses_images(tmp_path: Path) -> None:
     tracker = AttributionTracker(
-        model("llava"), processor("llava").tokenizer, seeing_rows(2), layers=LAYERS, output_dir=str(tmp_path / "audit")
+        model("llava"), processor("llava").tokenizer, image_rows(2), layers=LAYERS, output_dir=str(tmp_path / "audit")
     )
     with pytest.raises(SettingsError, match="the tracker knows a batch's pairs by their tokens"), tracker:
         pass
@@ -213,8 +213,8 @@ def test_other_trainers_on_images_are_refused_when_the_callback_is_made(
 
 
 def test_a_stream_of_images_is_refused_when_the_callback_is_made(tmp_path: Path) -> None:
-    stream = Dataset.from_list(seeing_rows(2)).to_iterable_dataset()
-    place = seeing_folder("llava", tmp_path / "model")
+    stream = Dataset.from_list(image_rows(2)).to_iterable_dataset()
+    place = vision_folder("llava", tmp_path / "model")
     trainer = make_trainer(place, tmp_path, stream, trainer={"processing_class": processor("llava")}, max_steps=1)
     with pytest.raises(SettingsError, match="images cannot be read of a stream"):
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")

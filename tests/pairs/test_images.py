@@ -19,8 +19,8 @@ from datasets import Image as ImageColumn
 from PIL import Image
 
 from tests.manifest_cases import manifest_for
-from tests.seeing import picture, png, processor, seeing_rows
 from tests.tiny import build_tiny_tokenizer
+from tests.vision import image_rows, picture, png, processor
 from trl_attribution import pair_id
 from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
@@ -50,11 +50,11 @@ def ids(dataset: Any) -> list[str]:
 
 def with_image(image: Any) -> Row:
     """A row that has ``image``, whatever that is."""
-    return {**seeing_rows(1)[0], "images": [image]}
+    return {**image_rows(1)[0], "images": [image]}
 
 
 def test_a_pair_has_one_id_in_memory_in_columns_of_images_and_beside_its_files(tmp_path: Path) -> None:
-    rows = seeing_rows()
+    rows = image_rows()
     Dataset.from_list(rows).to_parquet(tmp_path / "data.parquet")
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     found = [pair_id(row) for row in rows]
@@ -69,7 +69,7 @@ def test_a_pair_has_one_id_in_memory_in_columns_of_images_and_beside_its_files(t
 
 
 def test_pairs_that_differ_in_the_image_alone_have_different_ids_and_without_one_the_id_of_the_text() -> None:
-    rows = seeing_rows()
+    rows = image_rows()
     assert len(set(ids(rows))) == len(rows)
     for row in rows:
         bare = {name: value for name, value in row.items() if name != "images"}
@@ -136,13 +136,13 @@ def test_a_hostile_image_ends_in_an_error_that_names_the_row(
     (tmp_path / "secret.png").write_bytes(png(1))
     image, message = HOSTILE[name]
     image = image() if callable(image) else image
-    path = files(tmp_path / "data", seeing_rows(2))
+    path = files(tmp_path / "data", image_rows(2))
     if isinstance(image, bytes):
         (path.parent / "pics" / "hostile").write_bytes(image)
         image = "pics/hostile"
     with path.open("a") as out:
-        out.write(json.dumps({**seeing_rows(1)[0], "images": [image if isinstance(image, str | None) else "x"]}) + "\n")
-    dataset: Any = path if isinstance(image, str | None) else [*seeing_rows(1), with_image(image)]
+        out.write(json.dumps({**image_rows(1)[0], "images": [image if isinstance(image, str | None) else "x"]}) + "\n")
+    dataset: Any = path if isinstance(image, str | None) else [*image_rows(1), with_image(image)]
     where = f"{path}:3" if dataset == path else "row 1"
     with pytest.raises(DataError) as error:
         ids(dataset)
@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "read of preference pairs only, and these are KTO rows",
     ),
     "SFT rows": (
-        lambda: [{"messages": seeing_rows(1)[0]["prompt"] + seeing_rows(1)[0]["chosen"], "images": [picture(1)]}],
+        lambda: [{"messages": image_rows(1)[0]["prompt"] + image_rows(1)[0]["chosen"], "images": [picture(1)]}],
         "read of preference pairs only, and these are SFT rows",
     ),
     "another framework's pairs": (
@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "this one is sharegpt",
     ),
     "no prompt": (lambda: [{"chosen": "P a", "rejected": "P b", "images": []}], "need a column 'prompt'"),
-    "a stream": (lambda: Dataset.from_list(seeing_rows(2)).to_iterable_dataset(), "cannot be read of a stream"),
+    "a stream": (lambda: Dataset.from_list(image_rows(2)).to_iterable_dataset(), "cannot be read of a stream"),
     "images that are converted": (
         lambda: Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b", "image": picture(1)}]).cast_column(
             "image", ImageColumn(mode="L")
@@ -199,18 +199,18 @@ def test_images_that_trl_or_the_audit_cannot_take_are_refused_by_name(name: str)
 
 
 def test_an_image_inside_a_message_or_a_response_is_refused_with_the_place_where_it_belongs() -> None:
-    row = seeing_rows(1, blocks=True)[0]
+    row = image_rows(1, blocks=True)[0]
     row["prompt"][0]["content"][1] = {"type": "image", "image": "x.png"}
     with pytest.raises(RowFault, match="images belong into the column images"):
         pair_id(row)
-    answer = {**seeing_rows(1, blocks=True)[0]}
+    answer = {**image_rows(1, blocks=True)[0]}
     answer["chosen"] = [{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "This."}]}]
     with pytest.raises(RowFault, match="chosen: message 0: a content block of type 'image'"):
         pair_id(answer)
 
 
 def test_pairs_are_shown_with_a_word_for_each_image() -> None:
-    first, second = next(iter(PairReader(seeing_rows(2)))), list(PairReader(seeing_rows(2, blocks=True)))[1]
+    first, second = next(iter(PairReader(image_rows(2)))), list(PairReader(image_rows(2, blocks=True)))[1]
     assert whole_text(first.shown[0]) == "[image]\nWhat is in number 0?"
     assert whole_text(second.shown[0]) == "Look: [image][image]What is in number 1?"
 
@@ -221,17 +221,17 @@ def encoded(row: Row, architecture: str = "llava", **encoding: Any) -> Any:
 
 
 def test_a_row_that_its_processor_cannot_take_is_a_fault_of_that_row() -> None:
-    lacking = seeing_rows(1, blocks=True)[0]
+    lacking = image_rows(1, blocks=True)[0]
     lacking["prompt"][0]["content"] = [one for one in lacking["prompt"][0]["content"] if one["type"] == "text"]
     assert "does not match number of image placeholders" in encoded(lacking).detail
     plain = {"prompt": "What is it?", "chosen": " A cat.", "rejected": " No.", "images": [picture(1)]}
     assert encoded(plain).reason == "processor_error"
     assert encoded({**plain, "prompt": "<image>What is it?"}).chosen.response_ids
-    assert encoded(seeing_rows(1)[0], max_length=20).reason == "prompt_too_long"
+    assert encoded(image_rows(1)[0], max_length=20).reason == "prompt_too_long"
 
 
 def test_truncation_is_that_of_the_collator() -> None:
-    whole, cut = encoded(seeing_rows(1)[0]), encoded(seeing_rows(1)[0], max_length=36)
+    whole, cut = encoded(image_rows(1)[0]), encoded(image_rows(1)[0], max_length=36)
     length = len(whole.chosen.prompt_ids)
     assert length < 36 < length + len(whole.chosen.response_ids)
     assert cut.chosen.prompt_ids == whole.chosen.prompt_ids
@@ -239,7 +239,7 @@ def test_truncation_is_that_of_the_collator() -> None:
 
 
 def test_a_model_of_text_and_a_cut_that_takes_images_off_are_refused() -> None:
-    pairs = list(PairReader(seeing_rows(1)))
+    pairs = list(PairReader(image_rows(1)))
     with pytest.raises(ModelError, match="no processor that takes any: it is a model of text"):
         encode_pairs(pairs, build_tiny_tokenizer(), Encoding())
     with pytest.raises(SettingsError, match="keep_start alone"):
@@ -247,23 +247,23 @@ def test_a_model_of_text_and_a_cut_that_takes_images_off_are_refused() -> None:
 
 
 def test_a_line_that_lacks_what_others_have_is_a_bad_row(tmp_path: Path) -> None:
-    path = files(tmp_path / "data", seeing_rows(2))
+    path = files(tmp_path / "data", image_rows(2))
     with path.open("a") as out:
-        out.write(json.dumps({name: value for name, value in seeing_rows(1)[0].items() if name != "images"}) + "\n")
+        out.write(json.dumps({name: value for name, value in image_rows(1)[0].items() if name != "images"}) + "\n")
     with pytest.raises(DataError, match=r":3: column 'images' is a NoneType, not a list of images"):
         ids(path)
 
 
 def test_a_place_of_an_image_may_say_more_than_that_it_is_one() -> None:
-    row = seeing_rows(1, blocks=True)[0]
+    row = image_rows(1, blocks=True)[0]
     row["prompt"][0]["content"][1] = {"type": "image", "index": 0, "text": None}
-    assert encoded(row).chosen == encoded(seeing_rows(1, blocks=True)[0]).chosen
+    assert encoded(row).chosen == encoded(image_rows(1, blocks=True)[0]).chosen
 
 
 def test_a_manifest_passes_the_bytes_of_images_on(tmp_path: Path) -> None:
-    rows = seeing_rows()
+    rows = image_rows()
     rows[0]["images"] = [{"bytes": png(0) + b"trailing", "path": "of-old.png"}]  # which no decoder would keep
-    dataset = Dataset.from_list(rows, features=Dataset.from_list(seeing_rows()).features)
+    dataset = Dataset.from_list(rows, features=Dataset.from_list(image_rows()).features)
     dataset.to_parquet(tmp_path / "data.parquet")
     dataset.save_to_disk(tmp_path / "saved")
     listed = [pair_id(rows[place]) for place in (0, 3)]
@@ -284,7 +284,7 @@ def test_a_manifest_passes_the_bytes_of_images_on(tmp_path: Path) -> None:
 
 
 def test_lines_with_paths_of_images_are_written_beside_them_only(tmp_path: Path) -> None:
-    path = files(tmp_path / "data", seeing_rows())
+    path = files(tmp_path / "data", image_rows())
     manifest = manifest_for(path, ids(path)[:2], "filter")
     manifest.apply_file(path, path.parent / "kept.jsonl")
     assert (path.parent / "kept.jsonl").read_text().splitlines() == path.read_text().splitlines()[2:]
@@ -294,9 +294,9 @@ def test_lines_with_paths_of_images_are_written_beside_them_only(tmp_path: Path)
 
 
 def test_an_image_known_by_its_path_alone_is_not_copied_into_a_typed_file(tmp_path: Path) -> None:
-    dataset = Dataset.from_list(seeing_rows(3))
+    dataset = Dataset.from_list(image_rows(3))
     picture(9).save(tmp_path / "own.png")
-    rows = [*seeing_rows(3), with_image({"bytes": None, "path": "own.png"})]
+    rows = [*image_rows(3), with_image({"bytes": None, "path": "own.png"})]
     pq.write_table(Dataset.from_list(rows, features=dataset.features).data.table, tmp_path / "data.parquet")
     manifest = manifest_for(tmp_path / "data.parquet", [pair_id(rows[0])], "filter")
     with pytest.raises(AttributionError, match="stored by its path alone, 'own.png'"):
@@ -305,7 +305,7 @@ def test_an_image_known_by_its_path_alone_is_not_copied_into_a_typed_file(tmp_pa
 
 
 def test_the_gate_judges_rows_with_images_and_refuses_to_judge_what_it_cannot(tmp_path: Path) -> None:
-    path = files(tmp_path / "data", [*seeing_rows(2), seeing_rows(1)[0]])
+    path = files(tmp_path / "data", [*image_rows(2), image_rows(1)[0]])
     policy = tmp_path / "gate.yaml"
     policy.write_text("version: 1\nrules: {hygiene: {duplicates: {limit: 1}}}\n")
     today = datetime.date(2026, 1, 1)

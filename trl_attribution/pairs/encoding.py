@@ -13,8 +13,8 @@ from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.formats import Pair, Response
 from trl_attribution.pairs.identity import without_none
 from trl_attribution.pairs.messages import Messages
-from trl_attribution.pairs.seeing import encode_seen
 from trl_attribution.pairs.vanishing import TemplateCheck
+from trl_attribution.pairs.vision import encode_with_images
 from trl_attribution.utils.compat import drops_empty_keys, keeps_whole_prompts
 from trl_attribution.utils.text import printable
 
@@ -99,7 +99,7 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Encoder, encoding: Encoding) 
     from transformers import ProcessorMixin
 
     if any(pair.images is not None for pair in pairs):
-        return encode_seen(pairs, tokenizer, encoding, _checker(tokenizer))
+        return encode_with_images(pairs, tokenizer, encoding, _checker(tokenizer))
     encode = _one_by_one if isinstance(tokenizer, ProcessorMixin) else _tokenized
     split = [pair if _is_pair(pair) else _alone(pair) for pair in pairs]
     singles = [one for part in split for one in (part if isinstance(part, list) else [part])]

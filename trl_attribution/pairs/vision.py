@@ -24,7 +24,7 @@ SINCE = "1.16"
 """The first version of TRL whose collator of images is known."""
 
 
-def check_seeing(encoder: Encoder, encoding: Encoding) -> None:
+def check_vision(encoder: Encoder, encoding: Encoding) -> None:
     """Refuse what cannot encode images.
 
     Raises:
@@ -45,11 +45,11 @@ def check_seeing(encoder: Encoder, encoding: Encoding) -> None:
         )
 
 
-def encode_seen(
+def encode_with_images(
     pairs: Sequence[Pair], processor: Any, encoding: Encoding, check_text: Callable[[Pair], None]
 ) -> list[EncodedPair | RowFault]:
     """For each pair its tokens, or the fault that keeps it out; ``check_text`` looks for text that vanishes."""
-    check_seeing(processor, encoding)
+    check_vision(processor, encoding)
     found: list[EncodedPair | RowFault] = []
     for pair in pairs:
         try:

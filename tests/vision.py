@@ -113,7 +113,7 @@ def model(architecture: str) -> PreTrainedModel:
     return _scaled(getattr(transformers, f"{name}ForConditionalGeneration")(config))
 
 
-def seeing_folder(architecture: str, folder: Path) -> Path:
+def vision_folder(architecture: str, folder: Path) -> Path:
     """A checkpoint; of its processor only what can be loaded again without torchvision."""
     seeing = processor(architecture)
     model(architecture).save_pretrained(folder)
@@ -140,7 +140,7 @@ def png(number: int) -> bytes:
     return written.getvalue()
 
 
-def seeing_rows(count: int = 6, *, blocks: bool = False) -> list[dict[str, Any]]:
+def image_rows(count: int = 6, *, blocks: bool = False) -> list[dict[str, Any]]:
     """Pairs about pictures: one each, but two in row 1 and none in row 2; rows 3 and 4 differ in the picture alone.
 
     With ``blocks`` the prompts say where the pictures stand, else TRL puts them first.

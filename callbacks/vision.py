@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs import PairReader, Reading, pair_id
-from trl_attribution.pairs.seeing import SINCE
+from trl_attribution.pairs.vision import SINCE
 from trl_attribution.utils.compat import is_before, version_of
 
 _KEY = "attribution_pair_ids"
