@@ -97,8 +97,8 @@ def test_applying_takes_the_same_memory_for_many_rows_as_for_few(tmp_path: Path)
 
     manifest = manifest_for(ROWS, ids_of(ROWS)[:3], "flip")
     peak(10)  # the first call of a process also imports: up to 20 MB
-    # datasets reads 10 MB at a time.
-    assert peak(4000) < 1.2 * peak(2000)
+    # Of 60 MB more, what datasets reads at a time may be held twice longer: 10 MB, until garbage is collected.
+    assert peak(4000) < 2 * peak(1000)
 
 
 def test_a_folder_can_be_written_as_one_file(folder: Path, tmp_path: Path) -> None:
