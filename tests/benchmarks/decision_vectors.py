@@ -61,6 +61,7 @@ class ReferenceModel:
     layers: tuple[int, ...]
     path: Path | None = None
     """None: the embedded model."""
+    quantization: str | None = None
 
 
 SMOLLM2 = ReferenceModel("SmolLM2-135M-Instruct", 30, (10, 12, 15, 18, 20, 22, 24, 27))
@@ -123,7 +124,9 @@ class VectorCache:
         rows = pairs.rows()
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._loaded = self._loaded or load_model(self.model.path or embedded_gguf())
+            self._loaded = self._loaded or load_model(
+                self.model.path or embedded_gguf(), quantization=self.model.quantization
+            )
             computed = _compute(rows, self._loaded, self.model.layers)
             with atomic_path(path) as part:
                 save_file(computed, part)

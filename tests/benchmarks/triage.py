@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.benchmarks.decisions import DRAWN, Draw, View, _all_vectors
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.scoring import DEFAULT_RULE, flag, score_view
 
+M0 = replace(SMOLLM2, name=f"{SMOLLM2.name}-shallow", layers=(4, 6, 8, *SMOLLM2.layers))
 KEPT = (0.99, 0.95)
 NOTE = (
     "Share: so many of all pairs, the highest first at the shallow layer, have to be read at the full depth so that "
@@ -29,7 +31,7 @@ LEAD = (
 
 def run(output: Path, command: str, cache: Path, data: Path, console: Console, draws: int) -> None:
     rows = []
-    for name, vectors in _all_vectors(SMOLLM2, cache, data).items():
+    for name, vectors in _all_vectors(M0, cache, data).items():
         drawn = [DRAWN[name](vectors, None, seed) for seed in range(draws)]
         deep = {draw.default_probe().layer for draw in drawn}
         for layer in (one for one in vectors.layers if one < min(deep)):

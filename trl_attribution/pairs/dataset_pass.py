@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.reader import SHOWN, PairReader
+from trl_attribution.store.ids import Ids, IdSet, PairIds, as_ids, hex_ids, parse_ids
 from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import counted
 
@@ -78,7 +80,7 @@ class Survey:
 class PairIndex:
     """The N different pairs to audit, in dataset order."""
 
-    pair_ids: tuple[str, ...]
+    pair_ids: Sequence[str]
     rows: npt.NDArray[np.int64]
     """[N], each pair's first row in the dataset."""
     sources: pa.DictionaryArray
@@ -200,9 +202,11 @@ class _Counter:
     on_progress: Callable[[int], None]
     on_encoded: Callable[[EncodedPair], None] | None
     choose: Choose | None
-    ids: dict[str, None] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
+    seen: IdSet = field(default_factory=IdSet)
+    ids: bytearray = field(default_factory=bytearray)
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    sources: array[int] = field(default_factory=lambda: array("i"))
+    source_names: dict[str, int] = field(default_factory=dict)
     faulty: list[SkippedRow] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -225,24 +229,31 @@ class _Counter:
         while batch := list(islice(remaining, ENCODE_BATCH)):
             chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))
             self.partial |= len(chosen) < len(batch)
-            for pair, encoded in encoded_pairs(chosen, self.tokenizer, self.encoding):
-                self._take(pair, encoded)
+            self._take(list(encoded_pairs(chosen, self.tokenizer, self.encoding)))
             yield from batch
             seen += len(batch)
             self.on_progress(seen)
 
-    def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
-        if isinstance(encoded, RowFault):
-            self.faulty += (SkippedRow(row, pair.location, encoded.reason) for row in pair.all_rows)
-            if len(self.faults) < SHOWN:
-                self.faults.append(f"  {pair.location}: column '{encoded.field}' {encoded.detail}")
-        elif pair.pair_id not in self.ids:
+    def _take(self, batch: Sequence[tuple[Pair, EncodedPair | RowFault]]) -> None:
+        good = []
+        for pair, encoded in batch:
+            if isinstance(encoded, RowFault):
+                self._refuse(pair, encoded)
+            else:
+                good.append((pair, encoded))
+        ids = parse_ids([pair.pair_id for pair, _ in good])
+        for pair, encoded in compress(good, self.seen.add(ids)):
             self._count(pair, encoded)
 
+    def _refuse(self, pair: Pair, fault: RowFault) -> None:
+        self.faulty += (SkippedRow(row, pair.location, fault.reason) for row in pair.all_rows)
+        if len(self.faults) < SHOWN:
+            self.faults.append(f"  {pair.location}: column '{fault.field}' {fault.detail}")
+
     def _count(self, pair: Pair, encoded: EncodedPair) -> None:
-        self.ids[pair.pair_id] = None
+        self.ids += bytes.fromhex(pair.pair_id)
         self.rows.append(pair.row)
-        self.sources.append(pair.source)
+        self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
         sides = encoded.sides
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
         if longest > self.longest:
@@ -262,7 +273,7 @@ class _Counter:
         """Reservoir sampling: every pair has the same chance to be in the sample, whatever N turns out to be."""
         if len(self.sample) < _SAMPLE:
             self.sample.append(encoded)
-        elif (place := self.draw.randrange(len(self.ids))) < _SAMPLE:
+        elif (place := self.draw.randrange(len(self.rows))) < _SAMPLE:
             self.sample[place] = encoded
 
     def refuse_faults(self) -> None:
@@ -276,16 +287,18 @@ class _Counter:
             raise DataError(
                 "\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *self.faults, *more, fix])
             )
-        if 2 * self.alike.total() > len(self.ids):
+        if 2 * self.alike.total() > len(self.rows):
             causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]
-            head = f"{name}: {self.alike.total()} of {len(self.ids)} pairs have two responses of the same tokens."
+            head = f"{name}: {self.alike.total()} of {len(self.rows)} pairs have two responses of the same tokens."
             raise DataError("\n".join([f"{head} They teach nothing, and their vectors are zero.", *causes]))
 
     def index(self) -> PairIndex:
         return PairIndex(
-            tuple(self.ids),
-            np.array(self.rows, dtype=np.int64),
-            pa.array(self.sources, pa.string()).dictionary_encode(),
+            PairIds(as_ids(self.ids)),
+            np.frombuffer(self.rows, dtype=np.int64),
+            pa.DictionaryArray.from_arrays(
+                np.frombuffer(self.sources, dtype=np.int32), pa.array(list(self.source_names), pa.string())
+            ),
         )
 
 
@@ -308,23 +321,25 @@ def survey(reader: PairReader) -> Survey:
         rows += pair.row.to_bytes(4, "little")
         sources[pair.source] += 1
         fingerprint.add(pair.pair_id)
-    unique, first, counts = np.unique(_as_ids(ids), return_index=True, return_counts=True)
+    unique, first, counts = np.unique(as_ids(ids), return_index=True, return_counts=True)
     row_of = np.frombuffer(rows, dtype="<u4")
     return Survey(
         pairs=sources.total(),
         rows=count,
         unique=len(unique),
         duplicates=[
-            Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(row_of[first[place]]))
+            Duplicate(hex_ids(unique[[place]])[0], int(counts[place]), int(row_of[first[place]]))
             for place in np.lexsort((first, -counts))[:SHOWN]
             if counts[place] > 1
         ],
-        contradictions=int(np.isin(unique, _as_ids(flipped)).sum()) // 2,
+        contradictions=len(np.unique(_places_in(unique, as_ids(flipped)))) // 2,
         sources=dict(sources.most_common()),
         skipped=list(reader.skipped),
         fingerprint=fingerprint.hexdigest(),
     )
 
 
-def _as_ids(data: bytearray) -> npt.NDArray[np.void]:
-    return np.frombuffer(bytes(data), dtype="V16")
+def _places_in(rising: Ids, ids: Ids) -> npt.NDArray[np.int64]:
+    """Where in ``rising`` those of ``ids`` stand that are there."""
+    places = np.minimum(np.searchsorted(rising, ids), len(rising) - 1)
+    return places[rising[places] == ids]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import StoreError
-from trl_attribution.store.shards import ID_BYTES, Ids, Kind, Shard
+from trl_attribution.store.ids import ID_BYTES, Ids, first_ids
+from trl_attribution.store.shards import Kind, Shard
 from trl_attribution.utils.dtypes import torch_dtype
 
 Rows = npt.NDArray[np.int64]
@@ -94,38 +93,3 @@ def _take(vectors: npt.NDArray[Any], rows: Rows, axis: list[int]) -> npt.NDArray
         run = vectors[int(rows[0]) : int(rows[-1]) + 1]
         return run[:, axis] if axis else run
     return np.asarray(vectors[rows[:, None], axis] if axis else vectors[rows])
-
-
-def is_pair_id(value: object) -> bool:
-    """Whether ``value`` has the form of a pair id: 32 lowercase hex digits."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
-
-
-def parse_ids(pair_ids: Sequence[str]) -> Ids:
-    """Hex ids as an ``S16`` array ``[n]``.
-
-    Raises:
-        StoreError: one of them is no pair id; the message shows the first such.
-    """
-    try:
-        joined = "".join(pair_ids)
-        raw = binascii.unhexlify(joined) if joined == joined.lower() else b""
-    except (ValueError, TypeError):
-        raw = b""
-    if len(raw) != ID_BYTES * len(pair_ids) or not set(map(len, pair_ids)) <= {2 * ID_BYTES}:
-        wrong = next((value for value in pair_ids if not is_pair_id(value)), pair_ids)
-        raise StoreError(f"{wrong!r} is not a pair id: one has 32 hex digits, as pair_id() gives them")
-    return np.frombuffer(raw, dtype=f"S{ID_BYTES}")
-
-
-def hex_ids(ids: Ids) -> list[str]:
-    """The ids as hex strings, a new list."""
-    text = ids.tobytes().hex()
-    return [text[start : start + 2 * ID_BYTES] for start in range(0, len(text), 2 * ID_BYTES)]
-
-
-def first_ids(pair_ids: Sequence[str] | Ids) -> str:
-    """The first ten ids and the number of the others, for a message."""
-    shown = hex_ids(pair_ids[:10]) if isinstance(pair_ids, np.ndarray) else list(pair_ids[:10])
-    others = len(pair_ids) - len(shown)
-    return ", ".join(shown) + (f" and {others} more" if others else "")

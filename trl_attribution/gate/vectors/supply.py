@@ -26,7 +26,7 @@ from trl_attribution.pairs.examples import questions_of
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
-from trl_attribution.store.shard_set import first_ids
+from trl_attribution.store.ids import first_ids
 from trl_attribution.utils.compat import keeps_whole_prompts
 from trl_attribution.utils.text import counted, printable
 

@@ -1,0 +1,45 @@
+"""Ids without a Python object each: what a list and a set of strings would say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trl_attribution.errors import StoreError
+from trl_attribution.store.ids import IdSet, PairIds, parse_ids
+
+IDS = st.integers(0, 40).map(lambda number: f"{number:030x}00")  # zero bytes at the end, which numpy leaves out
+
+
+@given(st.lists(IDS, max_size=30))
+def test_pair_ids_are_the_list_that_they_were_made_of(texts: list[str]) -> None:
+    ids = PairIds(parse_ids(texts))
+    assert list(ids) == texts and ids == texts and texts == ids and ids == tuple(texts)
+    assert ids[1:4] == tuple(texts[1:4]) and [ids[place] for place in range(len(ids))] == texts
+    assert (ids == [*texts, "0" * 32]) is False and ids != PairIds(parse_ids([*texts, "0" * 32]))
+    assert parse_ids(ids) is ids.array and pa.array(ids, pa.string()).to_pylist() == texts
+
+
+@given(st.lists(st.lists(IDS, max_size=9), max_size=12))
+def test_a_set_of_ids_tells_which_are_new(batches: list[list[str]]) -> None:
+    known, seen = IdSet(), set()
+    for batch in batches:
+        new = [text not in seen and text not in batch[:place] for place, text in enumerate(batch)]
+        assert known.add(parse_ids(batch)).tolist() == new
+        seen.update(batch)
+
+
+def test_a_set_of_ids_keeps_few_arrays_and_no_id_twice() -> None:
+    known, chance = IdSet(), np.random.default_rng(0)
+    for _ in range(100):
+        known.add(np.frombuffer(chance.bytes(16 * 256), dtype="S16"))
+    parts = [len(part) for part in known._parts]
+    assert sum(parts) == 25_600 and len(parts) < 10
+
+
+def test_what_is_no_pair_id_is_refused() -> None:
+    with pytest.raises(StoreError, match="'xyz' is not a pair id"):
+        parse_ids(["xyz"])
