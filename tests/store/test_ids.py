@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_attribution.errors import StoreError
-from trl_attribution.store.ids import IdSet, PairIds, parse_ids
+from trl_attribution.store.ids import IdIndex, PairIds, parse_ids
 
 IDS = st.integers(0, 40).map(lambda number: f"{number:030x}00")  # zero bytes at the end, which numpy leaves out
 
@@ -24,20 +24,23 @@ def test_pair_ids_are_the_list_that_they_were_made_of(texts: list[str]) -> None:
 
 
 @given(st.lists(st.lists(IDS, max_size=9), max_size=12))
-def test_a_set_of_ids_tells_which_are_new(batches: list[list[str]]) -> None:
-    known, seen = IdSet(), set()
+def test_an_index_of_ids_tells_which_are_new_and_where_they_are(batches: list[list[str]]) -> None:
+    index, rows = IdIndex(), dict[str, int]()
     for batch in batches:
-        new = [text not in seen and text not in batch[:place] for place, text in enumerate(batch)]
-        assert known.add(parse_ids(batch)).tolist() == new
-        seen.update(batch)
+        new = [text not in rows and text not in batch[:place] for place, text in enumerate(batch)]
+        assert index.take_new(parse_ids(batch)).tolist() == new
+        for text in batch:
+            rows.setdefault(text, len(rows))
+        asked = [f"{number:030x}00" for number in range(42)]
+        assert index.find(parse_ids(asked)).tolist() == [rows.get(text, -1) for text in asked]
 
 
-def test_a_set_of_ids_keeps_few_arrays_and_no_id_twice() -> None:
-    known, chance = IdSet(), np.random.default_rng(0)
+def test_an_index_of_many_small_portions_keeps_few_arrays() -> None:
+    index, chance = IdIndex(), np.random.default_rng(0)
     for _ in range(100):
-        known.add(np.frombuffer(chance.bytes(16 * 256), dtype="S16"))
-    parts = [len(part) for part in known._parts]
-    assert sum(parts) == 25_600 and len(parts) < 10
+        index.append(np.frombuffer(chance.bytes(16 * 256), dtype="S16"))
+    sizes = [len(rising) for rising, _ in index._parts]
+    assert sum(sizes) == 25_600 and len(sizes) < 10 and len(index.repeated()) == 0
 
 
 def test_what_is_no_pair_id_is_refused() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
-from trl_attribution.store.ids import IdSet, parse_ids
+from trl_attribution.store.ids import IdIndex, parse_ids
 from trl_attribution.utils.distributed import Ranks
 from trl_attribution.utils.text import printable, whole_number
 
@@ -80,7 +80,7 @@ class Blocks:
         self._parts = parts
         self._share = share
         self._shard_size = shard_size
-        self._seen = IdSet()
+        self._seen = IdIndex()
         self._count = 0
         self.missing: dict[str, int] = {}
         """The share's pairs that no part holds, with the number of each one's block."""
@@ -88,7 +88,7 @@ class Blocks:
     def add(self, pairs: Sequence[Pair]) -> list[bool]:
         """Take in the next pairs of the dataset; for each, whether it is now in :attr:`missing` for the first time."""
         ids = [pair.pair_id for pair in pairs]
-        new = self._seen.add(parse_ids(ids))
+        new = self._seen.take_new(parse_ids(ids))
         if self.base is not None:
             new &= ~self.base.holds(ids)
         done = held_by_any(self._parts, ids)

@@ -22,7 +22,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.reader import SHOWN, PairReader
-from trl_attribution.store.ids import Ids, IdSet, PairIds, as_ids, hex_ids, parse_ids
+from trl_attribution.store.ids import IdIndex, Ids, PairIds, as_ids, hex_ids, parse_ids
 from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import counted
 
@@ -202,7 +202,7 @@ class _Counter:
     on_progress: Callable[[int], None]
     on_encoded: Callable[[EncodedPair], None] | None
     choose: Choose | None
-    seen: IdSet = field(default_factory=IdSet)
+    seen: IdIndex = field(default_factory=IdIndex)
     ids: bytearray = field(default_factory=bytearray)
     rows: array[int] = field(default_factory=lambda: array("q"))
     sources: array[int] = field(default_factory=lambda: array("i"))
@@ -242,7 +242,7 @@ class _Counter:
             else:
                 good.append((pair, encoded))
         ids = parse_ids([pair.pair_id for pair, _ in good])
-        for pair, encoded in compress(good, self.seen.add(ids)):
+        for pair, encoded in compress(good, self.seen.take_new(ids)):
             self._count(pair, encoded)
 
     def _refuse(self, pair: Pair, fault: RowFault) -> None:

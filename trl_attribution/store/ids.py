@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 ID_BYTES = 16
 Ids: TypeAlias = npt.NDArray[np.bytes_]
 """Pair ids as an ``S16`` array ``[n]``: fixed-width bytes, which numpy sorts and searches without Python objects."""
+Rows: TypeAlias = npt.NDArray[np.int64]
+"""Rows ``[n]``, counted over all shards of a store."""
 _AT_A_TIME = 1024
+_NONE = np.empty(0, dtype=f"S{ID_BYTES}")
 
 
 class PairIds(Sequence[str]):
@@ -72,26 +75,46 @@ def _arrow_strings(ids: Ids) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(text))
 
 
-class IdSet:
-    """Ids that have been seen: sorted arrays of 16 bytes an id, each longer than the next, merged as they grow."""
+class IdIndex:
+    """Finds ids by sorted arrays, 24 bytes an id: each longer than the next, merged as they grow.
+
+    So what comes in small portions is sorted again and again, but a growing number of times only: N log N in all.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[Ids] = []
+        self._parts: list[tuple[Ids, Rows]] = []
+        self._count = 0
 
-    def add(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Take ``ids`` [n] in; for each, whether it had not been seen before (of a repeated one, the first)."""
+    def find(self, ids: Ids) -> Rows:
+        """The row of each id (of a repeated one the first) among all that were appended, -1 where there is none."""
+        found: Rows = np.full(len(ids), -1, dtype=np.int64)
+        for rising, rows in self._parts:
+            places = np.minimum(np.searchsorted(rising, ids), len(rising) - 1)
+            found = np.where((found < 0) & (rising[places] == ids), rows[places], found)
+        return found
+
+    def append(self, ids: Ids) -> None:
+        """Take ``ids`` in as the next rows; none of them may be there already."""
+        rows: Rows = np.arange(self._count, self._count + len(ids))
+        self._count += len(ids)
+        while self._parts and len(self._parts[-1][0]) <= 2 * len(ids):
+            before = self._parts.pop()
+            ids, rows = np.concatenate([before[0], ids]), np.concatenate([before[1], rows])
+        order = np.argsort(ids, kind="stable")
+        if len(ids):
+            self._parts.append((ids[order], rows[order]))
+
+    def take_new(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Append those of ``ids`` [n] that are not there (of a repeated one, the first); which these are."""
         new = np.zeros(len(ids), dtype=bool)
         new[np.unique(ids, return_index=True)[1]] = True
-        for part in self._parts:
-            new &= part[np.minimum(np.searchsorted(part, ids), len(part) - 1)] != ids
-        if new.any():
-            self._keep(np.sort(ids[new]))
+        new &= self.find(ids) < 0
+        self.append(ids[new])
         return new
 
-    def _keep(self, part: Ids) -> None:
-        while self._parts and len(self._parts[-1]) <= 2 * len(part):
-            part = np.sort(np.concatenate([self._parts.pop(), part]), kind="stable")
-        self._parts.append(part)
+    def repeated(self) -> Ids:
+        """Ids that came more than once in one portion."""
+        return np.concatenate([rising[1:][rising[1:] == rising[:-1]] for rising, _ in self._parts] or [_NONE])
 
 
 def is_pair_id(value: object) -> bool:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, describe_difference
 from trl_attribution.store.header import read_settings, write_settings
-from trl_attribution.store.ids import Ids, PairIds, first_ids, is_pair_id, parse_ids
+from trl_attribution.store.ids import Ids, PairIds, Rows, first_ids, is_pair_id, parse_ids
 from trl_attribution.store.settings import StoreSettings
-from trl_attribution.store.shard_set import Rows, ShardSet
+from trl_attribution.store.shard_set import ShardSet
 from trl_attribution.store.shards import Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.text import counted
