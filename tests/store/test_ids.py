@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_attribution.errors import StoreError
@@ -14,6 +14,7 @@ from trl_attribution.store.ids import IdIndex, PairIds, parse_ids
 IDS = st.integers(0, 40).map(lambda number: f"{number:030x}00")  # zero bytes at the end, which numpy leaves out
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, max_size=30))
 def test_pair_ids_are_the_list_that_they_were_made_of(texts: list[str]) -> None:
     ids = PairIds(parse_ids(texts))
@@ -23,6 +24,7 @@ def test_pair_ids_are_the_list_that_they_were_made_of(texts: list[str]) -> None:
     assert parse_ids(ids) is ids.array and pa.array(ids, pa.string()).to_pylist() == texts
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(IDS, max_size=9), max_size=12))
 def test_an_index_of_ids_tells_which_are_new_and_where_they_are(batches: list[list[str]]) -> None:
     index, rows = IdIndex(), dict[str, int]()
