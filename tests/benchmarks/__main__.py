@@ -168,7 +168,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     elif name == "triage":
         triage.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "quantized":
-        quantized.run(options.output, command, options.cache, options.data, console, options.draws)
+        quantized.run(options.output, command, options.data, console)
     elif name == "control-sources":
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "witness":

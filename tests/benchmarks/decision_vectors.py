@@ -61,7 +61,6 @@ class ReferenceModel:
     layers: tuple[int, ...]
     path: Path | None = None
     """None: the embedded model."""
-    quantization: str | None = None
 
 
 SMOLLM2 = ReferenceModel("SmolLM2-135M-Instruct", 30, (10, 12, 15, 18, 20, 22, 24, 27))
@@ -124,10 +123,8 @@ class VectorCache:
         rows = pairs.rows()
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._loaded = self._loaded or load_model(
-                self.model.path or embedded_gguf(), quantization=self.model.quantization
-            )
-            computed = _compute(rows, self._loaded, self.model.layers)
+            self._loaded = self._loaded or load_model(self.model.path or embedded_gguf())
+            computed = compute(rows, self._loaded, self.model.layers)
             with atomic_path(path) as part:
                 save_file(computed, part)
         found = load_file(path)
@@ -139,7 +136,7 @@ class VectorCache:
         return Vectors(*vectors, truth, prompt, self.model.layers, candidates, self.model.blocks)
 
 
-def _compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
     engine = ActivationEngine(loaded.model, ActivationConfig(layers))
     columns = ("prompt", "chosen", "rejected")
     read = [{name: row[name] for name in columns if name in row} for row in rows]
