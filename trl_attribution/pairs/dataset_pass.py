@@ -341,5 +341,5 @@ def survey(reader: PairReader) -> Survey:
 
 def _places_in(rising: Ids, ids: Ids) -> npt.NDArray[np.int64]:
     """Where in ``rising`` those of ``ids`` stand that are there."""
-    places: npt.NDArray[np.int64] = np.minimum(np.searchsorted(rising, ids), len(rising) - 1)
-    return places[rising[places] == ids]
+    places = np.minimum(np.searchsorted(rising, ids), len(rising) - 1)
+    return np.asarray(places[rising[places] == ids], dtype=np.int64)
