@@ -78,7 +78,7 @@ def _arrow_strings(ids: Ids) -> pa.StringArray:
 class IdIndex:
     """Finds ids by sorted arrays, 24 bytes an id: each longer than the next, merged as they grow.
 
-    So what comes in small portions is sorted again and again, but a growing number of times only: N log N in all.
+    So an id is sorted some log N times, not once for every portion that comes after it.
     """
 
     def __init__(self) -> None:
