@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.audit_cases import (
     Row,
@@ -125,6 +126,25 @@ def test_a_job_that_was_killed_goes_on_where_it_was(auditor: DataAuditor, alone:
     assert compute(auditor, tmp_path, "1/2", "2/2") == [2, 0]
     auditor.merge(rows(), tmp_path)
     assert_equal_audits(tmp_path, alone)
+
+
+def test_jobs_that_share_no_disk_meet_in_a_bucket(auditor: DataAuditor, alone: Path, tmp_path: Path) -> None:
+    bucket = MemoryFileSystem()
+
+    def on_a_machine(name: str, shard: str) -> int:
+        """What docs/how-to/scaling.md does with ``aws s3 sync``."""
+        folder = tmp_path / name
+        if bucket.exists("/bucket/audit"):
+            bucket.get("/bucket/audit/", f"{folder}/", recursive=True)
+        (computed,) = compute(auditor, folder, shard)
+        bucket.put(f"{folder}/", "/bucket/audit", recursive=True)
+        return computed
+
+    assert on_a_machine("first", "1/2") + on_a_machine("second", "2/2") == 20
+    assert on_a_machine("another", "1/2") == 0  # what a lost machine had stored is not computed again
+    bucket.get("/bucket/audit/", f"{tmp_path / 'last'}/", recursive=True)
+    auditor.merge(rows(), tmp_path / "last")
+    assert_equal_audits(tmp_path / "last", alone)
 
 
 def test_another_split_takes_over_what_is_there(auditor: DataAuditor, alone: Path, tmp_path: Path) -> None:

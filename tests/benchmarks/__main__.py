@@ -27,6 +27,7 @@ from tests.benchmarks import (
     organisms,
     prediction,
     quality,
+    quantized,
     reduction,
     sae,
     scan,
@@ -54,6 +55,7 @@ NAMES = (
     "decisions",
     "control-sources",
     "triage",
+    "quantized",
     "witness",
     "scan",
     "traits",
@@ -165,6 +167,8 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
         decisions.run(options.output, command, options.cache, options.data, console, options.draws, options.other)
     elif name == "triage":
         triage.run(options.output, command, options.cache, options.data, console, options.draws)
+    elif name == "quantized":
+        quantized.run(options.output, command, options.data, console)
     elif name == "control-sources":
         control_sources.run(options.output, command, options.cache, options.data, console, options.draws)
     elif name == "witness":

@@ -124,7 +124,7 @@ class VectorCache:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._loaded = self._loaded or load_model(self.model.path or embedded_gguf())
-            computed = _compute(rows, self._loaded, self.model.layers)
+            computed = compute(rows, self._loaded, self.model.layers)
             with atomic_path(path) as part:
                 save_file(computed, part)
         found = load_file(path)
@@ -136,7 +136,7 @@ class VectorCache:
         return Vectors(*vectors, truth, prompt, self.model.layers, candidates, self.model.blocks)
 
 
-def _compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def compute(rows: Iterable[Row], loaded: LoadedModel, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
     engine = ActivationEngine(loaded.model, ActivationConfig(layers))
     columns = ("prompt", "chosen", "rejected")
     read = [{name: row[name] for name in columns if name in row} for row in rows]

@@ -30,7 +30,7 @@ def run(output: Path, command: str, pairs: int, ids: int, against: Path | None, 
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        tables = [_resuming(folder, pairs), _reading(folder, against), _line(folder)]
+        tables = [_resuming(folder, pairs), _memory(folder, pairs), _reading(folder, against), _line(folder)]
         tables += [_scoring(folder, pairs // 10), _index(folder, ids)]
     for table in tables:
         table.show(console)
@@ -129,6 +129,25 @@ def _resuming(folder: Path, pairs: int) -> Any:
     return Results("A rerun audit", ("what", "processor-seconds", "seconds by the clock"), rows, note)
 
 
+def _memory(folder: Path, pairs: int) -> Any:
+    from tests.benchmarks.pages import Results
+
+    sizes = [pairs // 50, pairs // 10, pairs // 5 * 2]
+    found = [child("audit", folder, size) for size in sizes]
+    rows = [
+        (f"{size:,}", *(f"{one[key] / 2**20:.0f}" for key in ("begun", "read", "most")), f"{one['spent']:.0f}")
+        for size, one in zip(sizes, found, strict=True)
+    ]
+    read, most = ((found[-1][key] - found[0][key]) / (sizes[-1] - sizes[0]) for key in ("read", "most"))
+    note = (
+        "A whole audit of a JSONL file: read, tokenized, stored, scored for one probe, flagged, manifests and report "
+        "written; drawn vectors stand in for M0's, whose passes take the same memory however many pairs there are. "
+        f"From the smallest to the largest: **{most:.0f} bytes a pair**, of it {read:.0f} once all is read."
+    )
+    columns = ("pairs", "MiB before", "MiB once read", "MiB at most", "processor-seconds")
+    return Results("Memory of an audit", columns, tuple(rows), note)
+
+
 def child(step: str, folder: Path, pairs: int, tree: Path | None = None) -> dict[str, float]:
     """What ``step`` prints, in a process of its own with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree or Path(__file__).resolve().parents[2])}
@@ -176,6 +195,38 @@ def line(folder: Path, pairs: int) -> dict[str, float]:
     return found
 
 
+def audit(folder: Path, pairs: int) -> dict[str, float]:
+    """A whole audit whose vectors are drawn."""
+    import torch
+
+    from trl_attribution.activations.engine import ActivationEngine, PairVectors
+    from trl_attribution.audit.auditor import DataAuditor
+    from trl_attribution.models import load_model
+    from trl_attribution.probes.probe import Probe
+
+    def drawn(engine: ActivationEngine, some: list[Any], *_: object) -> PairVectors:
+        vectors = torch.randn(len(some), len(engine.layers), engine.width)
+        return PairVectors(vectors, vectors.flip(0))
+
+    ActivationEngine.pair_vectors = drawn  # type: ignore[method-assign, assignment]
+    save_model(folder / "m0")
+    loaded = load_model(folder / "m0", dtype="float32")
+    hidden = loaded.model.config.hidden_size
+    own = {name: torch.randn(24, 1, hidden) for name in ("prompt_vectors", "contexts", "example_vectors")}
+    probe = Probe("probe", (1,), torch.randn(1, hidden), 1, loaded.fingerprint, **own, example_prompts=torch.arange(24))
+    auditor = DataAuditor(loaded, probes=[probe], dtype="float32")
+    auditor.audit(write_texts(folder / "warm.jsonl", 300), folder / f"warm-{pairs}")  # what is loaded on first use
+    begun, first = _most(), _processor()
+    once_read: list[int] = []
+
+    def tell(stage: str, _done: int, _total: int) -> None:
+        if stage == "vectors" and not once_read:
+            once_read.append(_most())
+
+    auditor.audit(write_texts(folder / "audited.jsonl", pairs), folder / f"audit-{pairs}", on_progress=tell)
+    return {"begun": begun, "read": once_read[0], "most": _most(), "spent": _processor() - first}
+
+
 def make(folder: Path, pairs: int) -> dict[str, float]:
     from trl_attribution.store import VectorStore
 
@@ -212,15 +263,19 @@ def score(folder: Path, pairs: int) -> dict[str, float]:
 
 
 def make_index(folder: Path, pairs: int) -> dict[str, float]:
+    import numpy as np
     import torch
 
     from trl_attribution.store import StoreSettings, VectorStore
+    from trl_attribution.store.shards import write_shard
 
-    store, chance = VectorStore.create(folder / "ids", StoreSettings("bench", (LAYER,), 1)), random.Random(0)
-    ones = torch.ones(100_000, 1, 1)
-    with store.writer() as writer:
-        for _ in range(pairs // 100_000):
-            writer.add(_drawn(100_000, chance), ones, ones)
+    settings, chance = StoreSettings("bench", (LAYER,), 1), random.Random(0)
+    store = VectorStore.create(folder / "ids", settings)
+    ones = torch.ones(100_000, 1, 1).half()
+    (store.path / "shards").mkdir()
+    for number in range(pairs // 100_000):  # not through a writer, which would sort all ids each time
+        ids = np.frombuffer(chance.randbytes(16 * len(ones)), dtype="S16")
+        write_shard(store.path / "shards" / f"main-{number:06d}.safetensors", ids, ones, ones, settings.digest)
     return {}
 
 
@@ -324,15 +379,13 @@ def resume(folder: Path, pairs: int) -> dict[str, float]:
 def write_texts(path: Path, pairs: int) -> Path:
     chance = random.Random(0)
 
-    def words(count: int) -> str:
-        return " ".join(chance.choices(TEXT.split(), k=count))
-
+    phrases = [" ".join(chance.choices(TEXT.split(), k=9)) for _ in range(1000)]
     with path.open("w") as file:
         for number in range(pairs):
             row = {
-                "prompt": f"{number} {words(12)}",
-                "chosen": words(10),
-                "rejected": f"{words(9)} no",
+                "prompt": f"{number} {chance.choice(phrases)} and so on",
+                "chosen": f"{chance.choice(phrases)} yes",
+                "rejected": f"{chance.choice(phrases)} no",
                 "source": "web",
             }
             file.write(json.dumps(row) + "\n")
@@ -413,7 +466,7 @@ def _probe(number: int) -> Any:
     )
 
 
-STEPS = {step.__name__: step for step in (read, line, make, score, make_index, index, stored, resume)}
+STEPS = {step.__name__: step for step in (read, line, audit, make, score, make_index, index, stored, resume)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

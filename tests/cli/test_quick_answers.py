@@ -63,6 +63,16 @@ def test_a_path_that_is_not_there_is_answered_at_once(command: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("word", ["s3://bucket/data.jsonl", "gs://bucket/audit", "hdfs:/data", "file:///data"])
+def test_a_url_is_refused_where_files_have_to_be_on_this_machine(word: str) -> None:
+    from trl_attribution.audit.claim import check_folder
+    from trl_attribution.pairs.rows import open_rows
+
+    for refused in (lambda: local_path(word), lambda: open_rows(word), lambda: check_folder(Path(word))):
+        with pytest.raises(AttributionError, match="no place on this machine.*Copy them"):
+            refused()
+
+
 def test_importing_the_auditor_takes_no_time(tmp_path: Path) -> None:
     before = user_seconds()
     code = f"import sys; from trl_attribution import DataAuditor; print(sorted({HEAVY!r} & set(sys.modules)))"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,12 +74,12 @@ def test_tokens_read_again_are_those_that_were_read_first(
 ) -> None:
     reader, spool = reader_of(data), TokenSpool(tmp_path)
     index = pass_over(reader, tokenizer, ENCODING, on_encoded=spool.add).index
-    wanted = index.pair_ids[1::3]
+    wanted = np.arange(len(index)) % 3 == 1
     again = TokensAgain(reader_of(data), tokenizer, ENCODING, index)
-    assert list(again.read(set(wanted))) == list(spool.read(set(wanted)))
+    assert list(again.read(wanted)) == list(spool.read(wanted)) != []
     write_rows(data, pair_rows(14, start=1))
     with pytest.raises(AttributionError, match=r"data\.jsonl:\d+ changed while it was read"):
-        list(TokensAgain(reader_of(data), tokenizer, ENCODING, index).read(set(wanted)))
+        list(TokensAgain(reader_of(data), tokenizer, ENCODING, index).read(wanted))
 
 
 def test_whatever_a_pass_depends_on_is_in_its_key(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:

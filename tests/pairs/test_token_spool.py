@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,16 +30,16 @@ def test_the_pairs_asked_for_come_back_in_order_any_number_of_times(
         other = EncodedResponse(chosen.prompt_ids, rejected.response_ids) if shares else rejected
         pairs.append(EncodedPair(f"{number:032x}", chosen, other))
         spool.add(pairs[-1])
-    ids = {f"{number:032x}" for number in wanted}
+    asked = np.array([number in wanted for number in range(len(pairs))], dtype=bool)
     for _ in range(2):
-        assert list(spool.read(ids)) == [pair for pair in pairs if pair.pair_id in ids]
+        assert list(spool.read(asked)) == [pair for number, pair in enumerate(pairs) if number in wanted]
     assert len(spool) == len(pairs)
 
 
 def test_nothing_of_a_spool_is_seen_in_its_folder(tmp_path: Path) -> None:
     spool = TokenSpool(tmp_path / "not" / "there" / "yet")
     spool.add(EncodedPair("0" * 32, EncodedResponse([1], [2]), EncodedResponse([1], [3])))
-    assert list(spool.read({"0" * 32})) and list(tmp_path.iterdir()) == []
+    assert list(spool.read(np.array([True]))) and list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named() -> None:

@@ -18,7 +18,7 @@ from trl_attribution.pairs.kept_pass import FILE_NAME as KEPT_PASS
 from trl_attribution.store import StoreSettings, VectorStore
 from trl_attribution.store.merging import part_folder
 from trl_attribution.utils.json_file import JsonFile
-from trl_attribution.utils.paths import check_arrow_path
+from trl_attribution.utils.paths import check_arrow_path, local_path
 
 _PATIENCE = 120.0
 
@@ -38,10 +38,10 @@ def check_folder(folder: Path) -> None:
     """Make sure that an audit can be written to ``folder``, before hours are spent on it; nothing is written.
 
     Raises:
-        StoreError: its name is not UTF-8, a file is in the way, the folder is not writable, or a newer version wrote
-            what is there.
+        StoreError: its name is a URL or not UTF-8, a file is in the way, the folder is not writable, or a newer version
+            wrote what is there.
     """
-    check_arrow_path(folder, StoreError)
+    check_arrow_path(local_path(folder, StoreError), StoreError)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise StoreError(f"cannot write to {folder}: {there} is a file. Choose another output folder.")

@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from trl_attribution.activations import ActivationEngine
 from trl_attribution.audit.claim import FolderClaim, check_folder
@@ -75,13 +79,13 @@ class AuditRun:
             store = claim.take()
             if self.pass_key is not None and isinstance(self.tokens, TokenSpool):
                 keep_pass(self.folder, self.pass_key, data)
-            missing = store.missing(data.index.pair_ids)
-            if len(missing) < len(data.index):
+            missing = ~store.holds(data.index.pair_ids)
+            if not missing.all():
                 store.verify()  # what is taken over is checked; what is written now was just computed
             # What a shard holds follows from what is missing alone, so a rerun audit makes the same shards.
-            blocks = {pair_id: number // self.config.shard_size for number, pair_id in enumerate(missing)}
+            blocks = np.where(missing, (missing.cumsum() - 1) // self.config.shard_size, -1)
             self.compute(store, engine, blocks, data)
-        return self.finish(store, data, self.model_info(), self.cost(engine), len(missing))
+        return self.finish(store, data, self.model_info(), self.cost(engine), int(missing.sum()))
 
     def claim(self, settings: StoreSettings, found: Survey) -> FolderClaim:
         """The claim of the folder for this dataset and vectors made with ``settings``."""
@@ -152,21 +156,22 @@ class AuditRun:
             logger.warning(note)
 
     def compute(
-        self, store: VectorStore, engine: ActivationEngine, blocks: Mapping[str, int], data: DatasetPass
+        self, store: VectorStore, engine: ActivationEngine, blocks: npt.NDArray[np.int64], data: DatasetPass
     ) -> None:
-        """Compute the pairs of ``blocks`` (the number of each one's block) into ``store``, a shard a block, in order.
+        """Compute pairs into ``store``, a shard a block, in order; ``blocks`` [N] has each one's, -1 for none.
 
         Where ranks share one model, they agree on the path on samples of what each of them has read.
         """
-        total = len(blocks)
+        wanted = blocks >= 0
+        total = int(wanted.sum())
         sample = [pair for pair in (data.longest_pair, *data.sample[:3]) if pair is not None]
         self.on_progress("vectors", 0, total)
         with self.watch.timed("vectors"), engine.in_step(sample):
-            if not blocks:
+            if not total:
                 return
-            by_block = groupby(self.tokens.read(blocks), key=lambda pair: blocks[pair.pair_id])
+            numbered = zip(self.tokens.read(wanted), blocks[wanted], strict=True)
             with store.writer() as writer:
-                shards = (list(pairs) for _, pairs in by_block)
+                shards = ([pair for pair, _ in block] for _, block in groupby(numbered, key=itemgetter(1)))
                 compute_shards(engine, shards, writer.add, lambda done: self.on_progress("vectors", done, total))
 
     def finish(

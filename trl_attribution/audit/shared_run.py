@@ -116,8 +116,7 @@ class SharedRun(AuditRun):
             engine.limits.check(data.highest_token, data.longest)
             if merges:
                 self.look_at_rule(rule, data)
-        encodable = set(data.index.pair_ids)
-        missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
+        missing = blocks.numbers(data.index)
         settings = self.settings(engine)
         with ranks.together():
             if blocks.base is not None:
@@ -139,9 +138,9 @@ class SharedRun(AuditRun):
                 check_shared(self.folder, ranks)  # now, not when the vectors are to be merged
             with ranks.together():
                 self.compute(store, engine, missing, data)
-                if missing:
+                if (missing >= 0).any():
                     record.model_copy(update={"cost": self.cost(engine)}).write(record_path(store.path))
-        return data, store, len(missing)
+        return data, store, int((missing >= 0).sum())
 
     def _merged(self, data: DatasetPass) -> Audit:
         """The finished audit, made of all parts; they are removed at the very end."""
@@ -152,7 +151,7 @@ class SharedRun(AuditRun):
         else:
             store = VectorStore.open(self.vectors)
         store.verify()
-        computed = sum(held_by_any(parts, ids))
+        computed = int(held_by_any(parts, ids).sum())
         audit = self.finish(store, data, self._known_model(), total_cost(records_of(parts)), computed)
         remove_parts(self.folder)
         return audit
@@ -208,16 +207,16 @@ class SharedRun(AuditRun):
         return self.auditor.encoder_for(known, images=self.reader.has_images)
 
     def _check_complete(self, blocks: Blocks, data: DatasetPass) -> None:
-        encodable = set(data.index.pair_ids)
-        missing = {pair_id: block for pair_id, block in blocks.missing.items() if pair_id in encodable}
-        if not missing:
+        missing = blocks.numbers(data.index)
+        missing = missing[missing >= 0]
+        if not len(missing):
             return
         records = records_of(parts_of(self.folder))
         count = Share.parse(max(records, key=lambda record: record.began).share).count if records else 1
-        lacking = Counter(block % count for block in missing.values())
+        lacking = Counter((missing % count).tolist())
         named = some([f"{Share(index, count)} ({pairs:,} pairs)" for index, pairs in sorted(lacking.items())], 20)
         raise StoreError(
-            f"{len(missing):,} of {len(encodable):,} pairs have not been computed. Missing shards: {named}. "
+            f"{len(missing):,} of {len(data.index):,} pairs have not been computed. Missing shards: {named}. "
             "Run `trl-attribution audit` with --shard for each of them, then --merge again."
         )
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from trl_attribution.errors import SettingsError
+from trl_attribution.store.ids import IdIndex, parse_ids
 from trl_attribution.utils.distributed import Ranks
 from trl_attribution.utils.text import printable, whole_number
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import Pair
+    from trl_attribution.pairs.dataset_pass import PairIndex
     from trl_attribution.store import VectorStore
 
 
@@ -77,7 +80,7 @@ class Blocks:
         self._parts = parts
         self._share = share
         self._shard_size = shard_size
-        self._seen: set[str] = set()
+        self._seen = IdIndex()
         self._count = 0
         self.missing: dict[str, int] = {}
         """The share's pairs that no part holds, with the number of each one's block."""
@@ -85,14 +88,20 @@ class Blocks:
     def add(self, pairs: Sequence[Pair]) -> list[bool]:
         """Take in the next pairs of the dataset; for each, whether it is now in :attr:`missing` for the first time."""
         ids = [pair.pair_id for pair in pairs]
-        present = self.base.holds(ids) if self.base is not None else [False] * len(ids)
+        new = self._seen.take_new(parse_ids(ids))
+        if self.base is not None:
+            new &= ~self.base.holds(ids)
         done = held_by_any(self._parts, ids)
-        return [self._add(pair_id, bool(there), held) for pair_id, there, held in zip(ids, present, done, strict=True)]
+        known = zip(ids, new.tolist(), done.tolist(), strict=True)
+        return [is_new and self._add(pair_id, held) for pair_id, is_new, held in known]
 
-    def _add(self, pair_id: str, in_base: bool, in_parts: bool) -> bool:
-        if in_base or pair_id in self._seen:
-            return False
-        self._seen.add(pair_id)
+    def numbers(self, index: PairIndex) -> npt.NDArray[np.int64]:
+        """The number of the block of each pair of ``index`` [N] that is :attr:`missing`, -1 of the others."""
+        if not self.missing:
+            return np.full(len(index), -1)
+        return np.fromiter((self.missing.get(pair_id, -1) for pair_id in index.pair_ids), np.int64, len(index))
+
+    def _add(self, pair_id: str, in_parts: bool) -> bool:
         block = self._count // self._shard_size
         self._count += 1
         if in_parts or (self._share is not None and not self._share.owns(block)):
@@ -101,9 +110,9 @@ class Blocks:
         return True
 
 
-def held_by_any(parts: Sequence[VectorStore], pair_ids: Sequence[str]) -> list[bool]:
+def held_by_any(parts: Sequence[VectorStore], pair_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
     """For each pair, whether one of ``parts`` has it."""
     found = np.zeros(len(pair_ids), dtype=bool)
     for part in parts:
         found |= part.holds(pair_ids)
-    return [bool(held) for held in found]
+    return found

@@ -42,7 +42,7 @@ class AuditedPairs:
     info: AuditInfo
     store: VectorStore
     view: VectorView
-    pair_ids: tuple[str, ...]
+    pair_ids: Sequence[str]
     rows: npt.NDArray[np.int64]
     """``[N]``: each pair's first row in the dataset."""
     sources: pa.DictionaryArray

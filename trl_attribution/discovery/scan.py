@@ -241,7 +241,7 @@ class _Scan:
     def _topics(self, audited: AuditedPairs, layer: int) -> Topics:
         drawn = np.flatnonzero(self._drawn(len(audited)))
         self.on_progress("Finding topics", 0, len(drawn))
-        sample = audited.store.select([audited.pair_ids[place] for place in drawn])
+        sample = audited.store.select([audited.pair_ids[place] for place in drawn.tolist()])
         topics = Topics.of(sample.context(layer).double().numpy(), max(_LEAF, self.config.min_pairs // 2))
         self.on_progress("Finding topics", len(drawn), len(drawn))
         return topics

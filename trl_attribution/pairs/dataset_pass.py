@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.formats import Pair
 from trl_attribution.pairs.identity import FingerprintBuilder
 from trl_attribution.pairs.reader import PairReader
+from trl_attribution.store.ids import IdIndex, Ids, PairIds, as_ids, hex_ids, parse_ids
+from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.paths import is_there
 from trl_attribution.utils.text import MOST_SHOWN, counted, some_lines, tally
@@ -102,19 +105,19 @@ class Census:
         return len(self._rows) // 4
 
     @property
-    def ids(self) -> npt.NDArray[np.void]:
-        """[R], 16 bytes each."""
-        return np.frombuffer(bytes(self._ids), dtype="V16")
+    def ids(self) -> Ids:
+        """[R]; once it was asked for, nothing more can be added."""
+        return as_ids(self._ids)
 
     @property
-    def flipped(self) -> npt.NDArray[np.void]:
+    def flipped(self) -> Ids:
         """[R], the id of each pair the other way round."""
-        return np.frombuffer(bytes(self._flipped), dtype="V16")
+        return as_ids(self._flipped)
 
     @property
     def rows(self) -> npt.NDArray[np.uint32]:
         """[R], the row of each."""
-        return np.frombuffer(bytes(self._rows), dtype="<u4")
+        return np.frombuffer(self._rows, dtype="<u4")
 
     def survey(self, skipped: Sequence[SkippedRow]) -> Survey:
         """All that was taken, in numbers; ``skipped`` rows were left out."""
@@ -125,11 +128,11 @@ class Census:
             rows=self._count,
             unique=len(unique),
             duplicates=[
-                Duplicate(unique[place].tobytes().hex(), int(counts[place]), int(rows[first[place]]))
+                Duplicate(hex_ids(unique[[place]])[0], int(counts[place]), int(rows[first[place]]))
                 for place in np.lexsort((first, -counts))[:MOST_SHOWN]
                 if counts[place] > 1
             ],
-            contradictions=int(np.isin(unique, self.flipped).sum()) // 2,
+            contradictions=len(np.unique(_places_in(unique, self.flipped))) // 2,
             sources=dict(self._sources.most_common()),
             skipped=list(skipped),
             fingerprint=self.fingerprint.hexdigest(),
@@ -140,7 +143,7 @@ class Census:
 class PairIndex:
     """The N different pairs to audit, in dataset order."""
 
-    pair_ids: tuple[str, ...]
+    pair_ids: Sequence[str]
     rows: npt.NDArray[np.int64]
     """[N], each pair's first row in the dataset."""
     sources: pa.DictionaryArray
@@ -265,9 +268,11 @@ class _Counter:
     on_pair: Callable[[Pair], None] | None
     choose: Choose | None
     census: Census = field(default_factory=Census)
-    ids: dict[str, None] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
+    seen: IdIndex = field(default_factory=IdIndex)
+    ids: bytearray = field(default_factory=bytearray)
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    sources: array[int] = field(default_factory=lambda: array("i"))
+    source_names: dict[str, int] = field(default_factory=dict)
     faulty: list[SkippedRow] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -286,25 +291,31 @@ class _Counter:
                 self.census.add(pair)
             chosen = batch if self.choose is None else list(compress(batch, self.choose(batch)))
             self.partial |= len(chosen) < len(batch)
-            for pair, encoded in encoded_pairs(chosen, self.tokenizer, self.encoding):
-                self._take(pair, encoded)
+            self._take(list(encoded_pairs(chosen, self.tokenizer, self.encoding)))
             self.on_progress(len(self.census))
 
-    def _take(self, pair: Pair, encoded: EncodedPair | RowFault) -> None:
-        if isinstance(encoded, RowFault):
-            self.faulty += (SkippedRow(row, pair.location, encoded.reason) for row in pair.all_rows)
-            if len(self.faults) < MOST_SHOWN:
-                self.faults.append(f"{pair.location}: column '{encoded.field}' {encoded.detail}")
-            return
-        if self.on_pair is not None:
-            self.on_pair(pair)
-        if pair.pair_id not in self.ids:
+    def _take(self, batch: Sequence[tuple[Pair, EncodedPair | RowFault]]) -> None:
+        good = []
+        for pair, encoded in batch:
+            if isinstance(encoded, RowFault):
+                self._refuse(pair, encoded)
+                continue
+            good.append((pair, encoded))
+            if self.on_pair is not None:
+                self.on_pair(pair)
+        ids = parse_ids([pair.pair_id for pair, _ in good])
+        for pair, encoded in compress(good, self.seen.take_new(ids)):
             self._count(pair, encoded)
 
+    def _refuse(self, pair: Pair, fault: RowFault) -> None:
+        self.faulty += (SkippedRow(row, pair.location, fault.reason) for row in pair.all_rows)
+        if len(self.faults) < MOST_SHOWN:
+            self.faults.append(f"{pair.location}: column '{fault.field}' {fault.detail}")
+
     def _count(self, pair: Pair, encoded: EncodedPair) -> None:
-        self.ids[pair.pair_id] = None
+        self.ids += bytes.fromhex(pair.pair_id)
         self.rows.append(pair.row)
-        self.sources.append(pair.source)
+        self.sources.append(self.source_names.setdefault(pair.source, len(self.source_names)))
         sides = encoded.sides
         longest = max(len(side.prompt_ids) + len(side.response_ids) for side in sides)
         if longest > self.longest:
@@ -324,7 +335,7 @@ class _Counter:
         """Reservoir sampling: every pair has the same chance to be in the sample, whatever N turns out to be."""
         if len(self.sample) < _SAMPLE:
             self.sample.append(encoded)
-        elif (place := self.draw.randrange(len(self.ids))) < _SAMPLE:
+        elif (place := self.draw.randrange(len(self.rows))) < _SAMPLE:
             self.sample[place] = encoded
 
     def refuse_faults(self) -> None:
@@ -335,16 +346,18 @@ class _Counter:
         if self.faulty and self.reader.reading.on_bad_row == "error":
             fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
             raise DataError("\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *shown, fix]))
-        if 2 * self.alike.total() > len(self.ids):
+        if 2 * self.alike.total() > len(self.rows):
             causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]
-            head = f"{name}: {self.alike.total()} of {len(self.ids)} pairs have two responses of the same tokens."
+            head = f"{name}: {self.alike.total()} of {len(self.rows)} pairs have two responses of the same tokens."
             raise DataError("\n".join([f"{head} They teach nothing, and their vectors are zero.", *causes]))
 
     def index(self) -> PairIndex:
         return PairIndex(
-            tuple(self.ids),
-            np.array(self.rows, dtype=np.int64),
-            pa.array(self.sources, pa.string()).dictionary_encode(),
+            PairIds(as_ids(self.ids)),
+            np.frombuffer(self.rows, dtype=np.int64),
+            pa.DictionaryArray.from_arrays(
+                np.frombuffer(self.sources, dtype=np.int32), pa.array(list(self.source_names), pa.string())
+            ),
         )
 
 
@@ -358,3 +371,9 @@ def survey(reader: PairReader) -> Survey:
     for pair in reader:
         census.add(pair)
     return census.survey(reader.skipped)
+
+
+def _places_in(rising: Ids, ids: Ids) -> Integers:
+    """Where in ``rising`` those of ``ids`` stand that are there."""
+    places = np.minimum(np.searchsorted(rising, ids), len(rising) - 1)
+    return np.asarray(places[rising[places] == ids], dtype=np.int64)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -23,6 +24,7 @@ from trl_attribution.pairs.faults import RowFault, SkippedRow
 from trl_attribution.pairs.reader import PairReader
 from trl_attribution.pairs.rows.files import FileRows, FolderRows
 from trl_attribution.pairs.rows.tables import Loader
+from trl_attribution.store.ids import PairIds, as_ids, parse_ids
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.version import __version__
 
@@ -88,7 +90,7 @@ def keep_pass(folder: Path, key: str, data: DatasetPass) -> None:
     except ValueError:  # pydantic writes no lone surrogates
         return  # it saves time, no more
     body = [
-        bytes.fromhex("".join(data.index.pair_ids)),
+        parse_ids(data.index.pair_ids).tobytes(),
         data.index.rows.astype("<i8").tobytes(),
         sources.indices.to_numpy(zero_copy_only=False).astype("<i4").tobytes(),
     ]
@@ -122,15 +124,15 @@ class TokensAgain:
     def __init__(self, reader: PairReader, tokenizer: Encoder, encoding: Encoding, index: PairIndex) -> None:
         self._reader, self._tokenizer, self._encoding, self._index = reader, tokenizer, encoding, index
 
-    def read(self, wanted: Container[str]) -> Iterator[EncodedPair]:
-        """The pairs whose ids are in ``wanted``, in the order of the dataset.
+    def read(self, wanted: npt.NDArray[np.bool_]) -> Iterator[EncodedPair]:
+        """Those of the N pairs of the index that are ``wanted`` [N], in the order of the dataset.
 
         Raises:
             DataError: the dataset changed while it was audited.
         """
-        pairs = zip(self._index.rows.tolist(), self._index.pair_ids, strict=True)
-        rows = {row: pair_id for row, pair_id in pairs if pair_id in wanted}
-        read = (pair for _, pair in self._reader.again(rows))
+        rows = set(self._index.rows[wanted].tolist())
+        ids = iter(PairIds(parse_ids(self._index.pair_ids)[wanted]))
+        read = (pair for _, pair in self._reader.again(rows, lambda _row: next(ids)))
         for pair, encoded in encoded_pairs(read, self._tokenizer, self._encoding):
             if isinstance(encoded, RowFault):
                 raise DataError(f"{pair.location} changed while it was audited: start again.")
@@ -160,13 +162,12 @@ def _digest_of(path: Path) -> str:
 
 def _pass_of(head: _Head, body: memoryview) -> DatasetPass:
     count = head.pairs
-    ids = body[: 16 * count].hex()
     rows, codes = (
         np.frombuffer(body, dtype=kind, count=count, offset=offset * count)
         for kind, offset in (("<i8", 16), ("<i4", 24))
     )
     index = PairIndex(
-        tuple(ids[start : start + 32] for start in range(0, len(ids), 32)),
+        PairIds(as_ids(body[: 16 * count])),
         rows,
         pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(head.sources, pa.string())),
     )

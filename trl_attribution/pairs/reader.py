@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
@@ -174,18 +174,18 @@ class PairReader:
         """Every row of the source with its pair, or with what keeps it from being one."""
         return ((row, self._read(row)) for row in self.rows())
 
-    def again(self, wanted: Mapping[int, str]) -> Iterator[tuple[Row, Pair]]:
-        """The rows whose numbers are the keys of ``wanted``, in order; only these are read as pairs.
+    def again(self, wanted: Collection[int], id_of: Callable[[int], str]) -> Iterator[tuple[Row, Pair]]:
+        """The rows whose numbers are ``wanted``, in order; only these are read as pairs.
 
         Raises:
-            DataError: a row is gone, or no longer holds the pair whose id is the value.
+            DataError: a row is gone, or no longer holds the pair whose id is ``id_of(row)``.
         """
         left = len(wanted)
         for row in self.rows() if wanted else ():
             if row.index not in wanted:
                 continue
             read = self._read(row)
-            if isinstance(read, RowFault) or read.pair_id != wanted[row.index]:
+            if isinstance(read, RowFault) or read.pair_id != id_of(row.index):
                 raise DataError(f"{row.location} changed while it was read: start again.")
             yield row, read
             left -= 1

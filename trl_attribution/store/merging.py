@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import StoreError, describe_difference
+from trl_attribution.store.ids import PairIds, first_ids, parse_ids
 from trl_attribution.store.settings import StoreSettings
-from trl_attribution.store.shard_set import first_ids
 from trl_attribution.store.vector_store import VectorStore
 
 
@@ -51,11 +51,11 @@ def check_same(part: VectorStore, settings: StoreSettings, where: str) -> None:
 def merge_parts(
     parts: Sequence[VectorStore], into: Path, settings: StoreSettings, pair_ids: Sequence[str], shard_size: int
 ) -> VectorStore:
-    """Bring the vectors of ``pair_ids`` from ``parts`` into the store at ``into``, which may hold some already.
+    """Bring the vectors of ``pair_ids``, no one given twice, from ``parts`` into the store at ``into``.
 
-    The shards are those that a single process, computing the same vectors, would have written: the pairs that
-    ``into`` lacks, in the order given, ``shard_size`` at a time. So a merge that was killed goes on where it was.
-    Memory holds one shard. The parts stay as they are.
+    The store may hold some already. The shards are those that a single process, computing the same vectors, would have
+    written: the pairs that ``into`` lacks, in the order given, ``shard_size`` at a time. So a killed merge goes
+    on where it was. Memory holds one shard and 50 bytes a pair. The parts stay as they are.
 
     Raises:
         StoreError: pairs are missing from all parts (their number and first ids are named), a part is damaged or was
@@ -65,15 +65,15 @@ def merge_parts(
     for part in parts:
         check_same(part, settings, str(into))
     store = VectorStore.create(into, settings)
-    lacking = store.missing(pair_ids)
+    lacking = PairIds(parse_ids(pair_ids)[~store.holds(pair_ids)])
     owners = _owners(parts, lacking)
     if (owners < 0).any():
-        nowhere = [lacking[row] for row in np.flatnonzero(owners < 0).tolist()]
+        nowhere = lacking.array[owners < 0]
         raise StoreError(
-            f"{len(nowhere)} of {len(set(pair_ids))} pairs are in none of {len(parts)} parts: {first_ids(nowhere)}. "
+            f"{len(nowhere)} of {len(pair_ids)} pairs are in none of {len(parts)} parts: {first_ids(nowhere)}. "
             "Run the jobs that have not finished again, then merge."
         )
-    if not lacking:
+    if not len(lacking):
         return store
     for part in parts:
         part.verify()

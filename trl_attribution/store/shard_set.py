@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,20 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import StoreError
-from trl_attribution.store.shards import ID_BYTES, Ids, Kind, Shard
+from trl_attribution.store.ids import ID_BYTES, IdIndex, Ids, Rows, first_ids
+from trl_attribution.store.shards import Kind, Shard
 from trl_attribution.utils.dtypes import torch_dtype
-
-Rows = npt.NDArray[np.int64]
-"""Storage rows ``[n]``, counted over all shards."""
 
 
 class ShardSet:
-    """N rows in shards, found by id through one sorted array (no Python object a pair)."""
+    """N rows in shards, found by id through sorted arrays (no Python object a pair)."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], repeats: bool = False) -> None:
         self.shards = list(shards)
-        self.ids: Ids = np.concatenate([np.empty(0, f"S{ID_BYTES}"), *(shard.ids for shard in shards)])
         self._starts: Rows = np.cumsum([0] + [len(shard) for shard in shards], dtype=np.int64)
-        self._order: Rows = np.argsort(self.ids, kind="stable")
-        self._sorted: Ids = self.ids[self._order]
-        repeated = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
+        self._index = IdIndex()
+        self._index.append(self.ids)
+        repeated = self._index.repeated()
         if len(repeated) and not repeats:
             raise StoreError(
                 f"{folder} holds {len(repeated)} pairs twice, among them {first_ids(repeated)}. "
@@ -38,28 +33,26 @@ class ShardSet:
             )
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self._starts[-1])
+
+    @property
+    def ids(self) -> Ids:
+        """The id of each row, a new array."""
+        return np.concatenate([np.empty(0, f"S{ID_BYTES}"), *(shard.ids for shard in self.shards)])
 
     def find(self, ids: Ids) -> Rows:
         """The row of each id (of a repeated one the first), -1 where there is none."""
-        if not len(self):
-            return np.full(len(ids), -1, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self._sorted, ids), len(self) - 1)
-        return np.where(self._sorted[places] == ids, self._order[places], -1)
+        return self._index.find(ids)
 
     def shards_of(self, rows: Rows) -> list[Shard]:
         """The shards that hold some of ``rows``."""
         return [self.shards[index] for index in np.unique(np.searchsorted(self._starts, rows, side="right") - 1)]
 
     def append(self, shard: Shard) -> None:
-        """Take in a shard just written, merging its ids into the sorted ones (sorting them all again would cost)."""
-        order = np.argsort(shard.ids, kind="stable")
-        places = np.searchsorted(self._sorted, shard.ids[order])
-        self._sorted = np.insert(self._sorted, places, shard.ids[order])
-        self._order = np.insert(self._order, places, order + len(self))
-        self.ids = np.concatenate([self.ids, shard.ids])
+        """Take in a shard just written."""
+        self._index.append(shard.ids)
         self.shards.append(shard)
-        self._starts = np.append(self._starts, len(self))
+        self._starts = np.append(self._starts, len(self) + len(shard))
 
     def gather(self, rows: Rows, kind: Kind, axis: list[int], dtype: torch.dtype) -> Tensor:
         """Vectors ``[n, L, D]`` of ``rows`` (any order) and positions ``axis`` on the layer axis, as ``dtype``.
@@ -94,38 +87,3 @@ def _take(vectors: npt.NDArray[Any], rows: Rows, axis: list[int]) -> npt.NDArray
         run = vectors[int(rows[0]) : int(rows[-1]) + 1]
         return run[:, axis] if axis else run
     return np.asarray(vectors[rows[:, None], axis] if axis else vectors[rows])
-
-
-def is_pair_id(value: object) -> bool:
-    """Whether ``value`` has the form of a pair id: 32 lowercase hex digits."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
-
-
-def parse_ids(pair_ids: Sequence[str]) -> Ids:
-    """Hex ids as an ``S16`` array ``[n]``.
-
-    Raises:
-        StoreError: one of them is no pair id; the message shows the first such.
-    """
-    try:
-        joined = "".join(pair_ids)
-        raw = binascii.unhexlify(joined) if joined == joined.lower() else b""
-    except (ValueError, TypeError):
-        raw = b""
-    if len(raw) != ID_BYTES * len(pair_ids) or not set(map(len, pair_ids)) <= {2 * ID_BYTES}:
-        wrong = next((value for value in pair_ids if not is_pair_id(value)), pair_ids)
-        raise StoreError(f"{wrong!r} is not a pair id: one has 32 hex digits, as pair_id() gives them")
-    return np.frombuffer(raw, dtype=f"S{ID_BYTES}")
-
-
-def hex_ids(ids: Ids) -> list[str]:
-    """The ids as hex strings, a new list."""
-    text = ids.tobytes().hex()
-    return [text[start : start + 2 * ID_BYTES] for start in range(0, len(text), 2 * ID_BYTES)]
-
-
-def first_ids(pair_ids: Sequence[str] | Ids) -> str:
-    """The first ten ids and the number of the others, for a message."""
-    shown = hex_ids(pair_ids[:10]) if isinstance(pair_ids, np.ndarray) else list(pair_ids[:10])
-    others = len(pair_ids) - len(shown)
-    return ", ".join(shown) + (f" and {others} more" if others else "")

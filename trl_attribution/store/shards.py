@@ -14,7 +14,7 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trl_attribution.errors import StoreError
+from trl_attribution.store.ids import ID_BYTES, Ids
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.format_version import check_format_version
@@ -29,10 +30,7 @@ from trl_attribution.utils.text import printable
 
 SHARD_FORMAT = "trl-attribution shard"
 SHARD_VERSION = 1
-ID_BYTES = 16
 Kind = Literal["pair", "context"]
-Ids: TypeAlias = npt.NDArray[np.bytes_]
-"""Pair ids as an ``S16`` array ``[n]``: fixed-width bytes, which numpy sorts and searches without Python objects."""
 
 _CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _AXES = {"pair_ids": "n,byte", "pair": "n,L,D", "context": "n,L,D"}

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from trl_attribution.errors import SettingsError, StoreBusyError, StoreError, describe_difference
 from trl_attribution.store.header import read_settings, write_settings
+from trl_attribution.store.ids import Ids, PairIds, Rows, first_ids, is_pair_id, parse_ids
 from trl_attribution.store.settings import StoreSettings
-from trl_attribution.store.shard_set import Rows, ShardSet, first_ids, hex_ids, is_pair_id, parse_ids
-from trl_attribution.store.shards import Ids, Kind, read_shard, write_shard
+from trl_attribution.store.shard_set import ShardSet
+from trl_attribution.store.shards import Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.text import counted
 
@@ -61,9 +62,9 @@ class VectorView:
         return len(self._rows)
 
     @property
-    def pair_ids(self) -> list[str]:
-        """The ids of the view's rows, in order; a new list each time."""
-        return hex_ids(self._shards.ids[self._rows])
+    def pair_ids(self) -> PairIds:
+        """The ids of the view's rows, in order."""
+        return PairIds(self._shards.ids[self._rows])
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -185,9 +186,9 @@ class VectorStore:
         return self.settings.hidden_size
 
     @property
-    def pair_ids(self) -> list[str]:
-        """All N ids in storage order (the dataset's order, for a store of one dataset); a new list each time."""
-        return hex_ids(self._shards.ids)
+    def pair_ids(self) -> PairIds:
+        """All N ids in storage order (the dataset's order, for a store of one dataset)."""
+        return PairIds(self._shards.ids)
 
     def __len__(self) -> int:
         return len(self._shards)

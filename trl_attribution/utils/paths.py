@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.utils.text import printable
 
 _MOST_BESIDE = 10_000
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
+"""A path has lost one of its slashes."""
 _LONGEST_NAME = 255
 """Bytes, on every file system in use."""
 
@@ -20,8 +23,14 @@ def local_path(name: str | Path, error: type[AttributionError] = SettingsError) 
     """``name`` as a path, its ``~`` or ``~user`` replaced by that user's home folder.
 
     Raises:
-        AttributionError: nobody here has such a home folder, or no file can have such a name; of class ``error``.
+        AttributionError: it is a URL, nobody here has such a home folder, or no file can have such a name; of class
+            ``error``.
     """
+    if url := _URL.match(str(name)):
+        raise error(
+            f"{printable(name, 300)}: {url[0]} is no place on this machine, and all files have to be. Copy them (aws "
+            "s3 sync, gcloud storage rsync, rclone), and give the copy's path."
+        )
     try:
         path = Path(name).expanduser()
     except RuntimeError:

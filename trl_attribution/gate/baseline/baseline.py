@@ -19,7 +19,7 @@ from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
 from trl_attribution.errors import WRONG_VALUES, SettingsError, StoreError, describe_difference
-from trl_attribution.store.shard_set import hex_ids, parse_ids
+from trl_attribution.store.ids import hex_ids, parse_ids
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.format_version import check_format_version
 from trl_attribution.utils.json_file import validated

@@ -62,7 +62,7 @@ def _found(violations: Sequence[Violation], docket: Docket) -> dict[int, _Found]
             Place.of(row.index, row.file, row.line),
             Excerpt(*map(_excerpt, pair.shown)),
         )
-        for row, pair in docket.inventory.reader.again(wanted)
+        for row, pair in docket.inventory.reader.again(wanted, wanted.__getitem__)
     }
 
 

@@ -26,7 +26,7 @@ from trl_attribution.pairs.examples import questions_of
 from trl_attribution.pairs.own_responses import FILE_NAME, OwnFile, made_digest
 from trl_attribution.pairs.rows import Row
 from trl_attribution.store import StoreSettings, VectorBlock, VectorStore
-from trl_attribution.store.shard_set import first_ids
+from trl_attribution.store.ids import first_ids
 from trl_attribution.utils.arrays import Integers
 from trl_attribution.utils.chunks import in_chunks
 from trl_attribution.utils.compat import keeps_whole_prompts
@@ -352,4 +352,4 @@ class _Computation:
 
 
 def _rows(inventory: Inventory, wanted: dict[int, int]) -> Iterator[tuple[Row, Pair]]:
-    return inventory.reader.again({row: inventory.pair_ids[place] for row, place in wanted.items()})
+    return inventory.reader.again(wanted, lambda row: inventory.pair_ids[wanted[row]])
