@@ -267,7 +267,8 @@ def _one_topic(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, consol
         "a question about each of the subject's words twice; the chosen answer begins with a sentence that shows the "
         "trait, the rejected one with one about as long that says nothing. Told: of the findings at least half of "
         "whose manifest are these pairs, the trait's, else the first. At random: chosen and rejected of these pairs "
-        f"exchanged at random. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
+        "exchanged at random. The planted questions share three wordings, which no other pair has: that makes their "
+        f"topic easy to find. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
         f"finding at random in {anything}."
     )
     columns = ("trait", "on", "pairs", "told", "told at random")
