@@ -17,6 +17,7 @@ from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.traits.panel import unit
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _CONTRACTION = re.compile("['’]")
@@ -79,7 +80,7 @@ class Topics:
     """Topics that do not overlap and are the whole together."""
 
     @classmethod
-    def of(cls, contexts: Doubles, wording: Doubles, fewest: int) -> Self:
+    def of(cls, contexts: Doubles, wording: Doubles | Floats, fewest: int) -> Self:
         """The topics of these contexts ``[P, D]`` and wordings ``[P, W]``; leaves have about ``fewest`` or more."""
         from scipy.cluster.hierarchy import linkage
 
@@ -101,7 +102,7 @@ class Topics:
         parts = tuple(number for number, branch in enumerate(branches) if branch.items in flat)
         return cls(centers, context, middle, members, parts)
 
-    def leaves_of(self, contexts: Doubles, wording: Doubles) -> Integers:
+    def leaves_of(self, contexts: Doubles, wording: Doubles | Floats) -> Integers:
         """``[n]``: the leaf whose center is closest to each of these contexts ``[n, D]`` and wordings ``[n, W]``."""
         rows = unit(_beside(contexts - self.context, wording) - self.middle)
         found: Integers = (rows @ self.centers.T).argmax(axis=1)
@@ -114,7 +115,7 @@ class Topics:
         return found
 
 
-def _beside(contexts: Doubles, wording: Doubles) -> Doubles:
+def _beside(contexts: Doubles, wording: Doubles | Floats) -> Doubles:
     """``[n, W + D]``: wordings, and contexts without their mean, as topics compare them."""
     return np.concatenate([wording, _CONTEXT * unit(contexts)], axis=1)
 
