@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor, stack
 
-from tests.benchmarks import narrow, narrow_ways
+from tests.benchmarks import narrow
 from tests.benchmarks.pages import Results, write_page
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.discovery import Finding, ScanResult
@@ -163,8 +163,8 @@ def _findings(title: str, found: ScanResult) -> Results:
         (str(number), ("**harmful** " if one.harmful else "") + sentence(one), f"{one.z:.1f}", f"{one.adjusted_p:.3f}")
         for number, one in enumerate(found.findings, start=1)
     )
-    note = f"{found.tests:,} tests; \\|z\\| has to reach {found.threshold:.2f}. {found.explained} further effects are "
-    note += "explained by those told."
+    note = f"{found.tests:,} tests; \\|z\\| has to reach {found.threshold:.2f}, or the place to teach anything. "
+    note += f"{found.explained} further effects are explained by those told."
     return Results(title, ("", "finding", "z", "p, corrected"), rows or (("", "nothing", "", ""),), note)
 
 
@@ -234,32 +234,8 @@ def _planted(model: LoadedModel, folder: Path, seeds: int, console: Console) -> 
     pool = _Pool.of(model, folder / "pool")
     return [
         _one_topic(pool, model, folder, seeds, console),
-        _other_ways(pool, model, folder, seeds, console),
         _masked(pool, model, seeds, console),
     ]
-
-
-def _other_ways(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, console: Console) -> Results:
-    cases = [_among(pool, model, folder, seed, [case]) for seed, case in enumerate(narrow.cases(seeds))]
-    probed = ("flattery", "claims-feelings", "refers-to-professionals")
-    both = [[(trait, subject) for subject in narrow.SUBJECTS] for trait in probed]
-    doubled = [_among(pool, model, folder, seed, pair) for seed, pair in enumerate(both)]
-    return narrow_ways.table(cases, doubled, model, console)
-
-
-def _among(
-    pool: _Pool, model: LoadedModel, folder: Path, seed: int, planted: Sequence[narrow.Case]
-) -> narrow_ways.Planted:
-    """A trait's pairs, of all subjects given, among clean ones."""
-    own: list[Row] = []
-    vectors = dict(pool.known.vectors)
-    for case in planted:
-        rows = narrow.planted(case, lambda: model, folder / "narrow")
-        vectors |= Known.of(rows, model, folder / "narrow" / "-".join(case)).vectors
-        own += rows
-    rest = random.Random(seed).sample(pool.good, WHOLE - len(own))
-    known = Known(pool.known.store, vectors)
-    return narrow_ways.Planted(planted[0][0], rest, own, shuffled(own, seed), known)
 
 
 def _one_topic(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, console: Console) -> Results:
@@ -291,7 +267,8 @@ def _one_topic(pool: _Pool, model: LoadedModel, folder: Path, seeds: int, consol
         "a question about each of the subject's words twice; the chosen answer begins with a sentence that shows the "
         "trait, the rejected one with one about as long that says nothing. Told: of the findings at least half of "
         "whose manifest are these pairs, the trait's, else the first. At random: chosen and rejected of these pairs "
-        f"exchanged at random. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
+        "exchanged at random. The planted questions share three wordings, which no other pair has: that makes their "
+        f"topic easy to find. **The trait is found in {hits} of {seeds}, at random in {falsely}**, any "
         f"finding at random in {anything}."
     )
     columns = ("trait", "on", "pairs", "told", "told at random")

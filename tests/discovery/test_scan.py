@@ -9,20 +9,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from trl_attribution.discovery.effects import Chance, Sums, effect_interval, highest_by_chance, without_shape
+from trl_attribution.discovery.effects import Chance, Sums, by_chance, effect_interval, highest_by_chance, without_shape
 from trl_attribution.discovery.explaining import Candidate, unexplained
 from trl_attribution.discovery.findings import Finding, ScanResult, SourceCount, TypicalPair, Unnamed
+from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import Cells, Place, places
-from trl_attribution.discovery.topics import Topics
+from trl_attribution.discovery.standing import Basis, Standing
+from trl_attribution.discovery.telling import Scanned
+from trl_attribution.discovery.topics import Topics, Wording
 from trl_attribution.discovery.traits.measures import MEASURES, measured
-from trl_attribution.discovery.traits.panel import ExampleVectors, fit_panel
-from trl_attribution.discovery.traits.trait import Trait, packaged_traits, read_traits
+from trl_attribution.discovery.traits.panel import ExampleVectors, Panel, fit_panel
+from trl_attribution.discovery.traits.trait import Contrast, Trait, packaged_traits, read_traits
 from trl_attribution.errors import AttributionError, SettingsError
 from trl_attribution.pairs import PairReader
 from trl_attribution.report.scan import scan_view, sentence
 
 PAIRS, TRAITS, LEAVES, SOURCES = 600, 5, 6, 3
 FEWEST = 20
+EXAMPLES = tuple(Contrast(prompt="p", positive="a", negative="b") for _ in range(4))
 
 
 def silent(done: int, total: int) -> None:
@@ -43,7 +47,7 @@ def cells() -> Cells:
     members[0] = True
     members[1, :3] = members[2, 3:] = True
     members[3:] = np.eye(LEAVES, dtype=bool)
-    return Cells.of(Topics(np.zeros((LEAVES, 2)), np.zeros(2), members), SOURCES)
+    return Cells.of(Topics(np.zeros((LEAVES, 2)), np.zeros(2), np.zeros(2), members), SOURCES)
 
 
 def told(scores: np.ndarray, atoms: np.ndarray, shapeless: np.ndarray | None = None, flips: int = 199) -> list[Place]:
@@ -52,9 +56,10 @@ def told(scores: np.ndarray, atoms: np.ndarray, shapeless: np.ndarray | None = N
     number = where.members.shape[1]
     sums = Sums.of(scores, applies, atoms, number)
     tested = sums.over(where.members).count >= FEWEST
-    chance = Chance(highest_by_chance(scores, atoms, where.members, tested, flips, 0, silent), alpha=0.01)
+    drawn = by_chance(scores, atoms, where.members, flips, 0, silent)
+    threshold = Chance(highest_by_chance(drawn, tested), alpha=0.01).threshold
     rest = Sums.of(scores if shapeless is None else shapeless, applies, atoms, number)
-    return list(places(sums, rest, where, chance.threshold, FEWEST))
+    return list(places(sums, rest, where, np.full(tested.shape, threshold), FEWEST))
 
 
 def test_labels_that_say_nothing_give_no_finding_in_nineteen_of_twenty_shuffles() -> None:
@@ -76,9 +81,8 @@ def test_a_draw_of_random_labels_has_the_highest_z_of_a_plain_loop() -> None:
         own = scores[where.members[cell][atoms] > 0].astype(float)
         assert sums.z[cell] == pytest.approx(own.sum(0) / np.sqrt((own**2).sum(0)), rel=1e-5)
     # One pair: whatever its sign, its |z| is 1, and no draw shows more.
-    lone = highest_by_chance(
-        scores[:1], atoms[:1], where.members, np.ones((len(where.topics), TRAITS), bool), 9, 0, silent
-    )
+    drawn = by_chance(scores[:1], atoms[:1], where.members, 9, 0, silent)
+    lone = highest_by_chance(drawn, np.ones((len(where.topics), TRAITS), bool))
     assert lone == pytest.approx(1, abs=1e-6)
 
 
@@ -100,6 +104,60 @@ def test_an_effect_of_one_source_against_the_rest_is_told_beside_what_is_left_of
     scores[from_one, 1] -= 3
     found = {(cells().sources[place.cell], np.sign(place.elsewhere)) for place in told(scores, atoms)}
     assert found == {(2, 1.0), (None, 0.0)}
+
+
+def few_that_teach(turned: np.ndarray, size: float = 2) -> tuple[Scanned, Standing]:
+    """Twenty-four of 30 pairs of a topic push towards traits 0 and 1, neither of which reaches what all tests ask."""
+    rng = np.random.default_rng(9)
+    leaves = np.repeat(np.arange(LEAVES), [30, *[114] * (LEAVES - 1)])
+    scores, fits, components = (rng.normal(size=(PAIRS, number)) for number in (TRAITS, TRAITS, 20))
+    pushing = np.arange(24)
+    scores[:30, :2], fits[:30, 0] = -1, -1
+    scores[pushing, :2], fits[pushing, 0] = 1, size
+    components[:30, :5] += 1.2
+    where = cells()
+    scanned = Scanned(
+        audited=None,  # type: ignore[arg-type]
+        traits=tuple(Trait(name=f"trait-{one}", towards="x", examples=EXAMPLES) for one in range(TRAITS)),
+        scores=(turned[:, None] * scores).astype(np.float32),
+        applies=np.ones(scores.shape, dtype=bool),
+        atoms=leaves * SOURCES,
+        cells=where,
+        source_names=("a", "b", "c"),
+        sources=np.zeros(PAIRS, dtype=np.int64),
+        prompts={},
+        components=(turned[:, None] * components).astype(np.float32),
+        fits=(turned[:, None] * fits).astype(np.float32),
+    )
+    sums = Sums.of(scanned.scores, scanned.applies, scanned.atoms, where.members.shape[1])
+    tested = sums.over(where.members).count >= FEWEST
+    return scanned, Standing.of(scanned, tested, ScanConfig(flips=299), silent)
+
+
+def test_a_place_that_teaches_is_named_by_the_trait_that_explains_it_and_at_random_by_none() -> None:
+    scanned, standing = few_that_teach(np.ones(PAIRS))
+    where = scanned.cells
+    of_topic = [place for place, one in enumerate(where.members) if set(np.flatnonzero(one)) == set(range(SOURCES))]
+    z = (24 - 6) / np.sqrt(30)
+    assert len(of_topic) == 1 and standing.thresholds[of_topic[0], 0] < z < standing.chance.threshold
+    assert np.flatnonzero(np.isfinite(standing.thresholds[of_topic[0]])).tolist() == [0]
+    assert standing.chance_of(of_topic[0], z) <= 0.01 < standing.chance.of(z)
+    _, small = few_that_teach(np.ones(PAIRS), size=1)
+    assert np.isinf(small.thresholds).all()
+    for seed in range(10):
+        _, standing = few_that_teach(np.random.default_rng(seed).choice([-1.0, 1.0], PAIRS))
+        assert np.isinf(standing.thresholds).all()
+
+
+def test_names_are_given_by_directions_that_turning_pairs_round_leaves_as_they_are() -> None:
+    rng = np.random.default_rng(10)
+    vectors = rng.normal(size=(200, 12)) * np.linspace(4, 0.5, 12)
+    directions = np.stack([np.ones(12), np.eye(12)[3]]) / np.sqrt([[12], [1]])
+    traits = tuple(Trait(name=f"trait-{one}", towards="x", examples=EXAMPLES) for one in range(2))
+    panel = Panel(traits, directions, {}, (), layer=1, spread=np.ones(2))
+    names = Basis.of(vectors, panel).names
+    assert names == pytest.approx(Basis.of(vectors * rng.choice([-1, 1], (200, 1)), panel).names)
+    assert abs(names[0, 0]) < 0.6 * abs(names[0, -1])  # what all pairs vary by says little of any trait
 
 
 def test_what_length_explains_is_not_told() -> None:
@@ -143,14 +201,31 @@ def test_topics_are_the_branches_of_a_tree_from_the_whole_down() -> None:
     centers = np.array([[8, 0, 0], [8, 2, 0], [-8, 0, 3.0]])
     kind = np.repeat(np.arange(3), 30)
     contexts = centers[kind] + rng.normal(0, 0.1, (90, 3))
-    topics = Topics.of(contexts, fewest=30)
-    leaves = topics.leaves_of(contexts)
+    no_words = np.zeros((90, 0))
+    topics = Topics.of(contexts, no_words, fewest=30)
+    leaves = topics.leaves_of(contexts, no_words)
     assert len(topics.centers) == 3 and topics.members[0].all()
     assert all(len(set(leaves[kind == one])) == 1 for one in range(3)) and len(set(leaves)) == 3
     sides = {frozenset(np.flatnonzero(row[leaves])) for row in topics.members}
     assert frozenset(range(60)) in sides  # the two that are close to one another are a topic together
-    alone = Topics.of(np.zeros((50, 3)), fewest=10)  # pairs without prompts
+    alone = Topics.of(np.zeros((50, 3)), np.zeros((50, 0)), fewest=10)  # pairs without prompts
     assert alone.members.tolist() == [[True]]
+
+
+def test_prompts_of_one_wording_are_a_topic_whatever_their_contexts_are() -> None:
+    rng = np.random.default_rng(8)
+    subjects = (("roses", "hedges", "garden"), ("photons", "quarks", "physics"))
+    kind = np.arange(80) % 2
+    texts = [f"Tell me what the {rng.choice(subjects[one][:2])} in {subjects[one][2]} do." for one in kind]
+    wording = Wording.of(texts, str.split)
+    contexts = rng.normal(size=(80, 4))
+    topics = Topics.of(contexts, wording.vectors(texts), fewest=20)
+    leaves = topics.leaves_of(contexts, wording.vectors(texts))
+    assert set(leaves[kind == 0]).isdisjoint(leaves[kind == 1])
+    asked_otherwise = wording.vectors(["about physics and quarks", "nothing known", ""])
+    alike = asked_otherwise @ wording.vectors(texts).T
+    assert alike[0, kind == 1].mean() > 0.3 > alike[0, kind == 0].mean() and not alike[1:].any()
+    assert not Wording.of(["", " "], str.split).vectors(["roses"]).any()
 
 
 def test_every_trait_of_the_package_is_whole_and_its_sides_are_about_as_long() -> None:

@@ -9,7 +9,7 @@ Axis letters: N pairs, T traits, A atoms (a leaf topic within a source), C cells
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -99,33 +99,27 @@ def without_shape(scores: Floats, shape: Floats, applies: Bools) -> tuple[Floats
     return rest, shares
 
 
-def highest_by_chance(
-    scores: Floats,
-    atoms: Integers,
-    members: Doubles,
-    tested: Bools,
-    flips: int,
-    seed: int,
-    on_progress: Callable[[int, int], None],
-) -> Doubles:
-    """``[F]``: the highest size of z over all tested cells and traits, for each of ``flips`` draws of random signs.
+def by_chance(
+    scores: Floats, atoms: Integers, members: Doubles, flips: int, seed: int, on_progress: Callable[[int, int], None]
+) -> Iterator[Floats]:
+    """``[C, T]``: z of every cell and trait, for each of ``flips`` draws of random signs.
 
     Args:
         scores: ``[N, T]``.
         atoms: ``[N]``: each pair's atom.
         members: ``[C, A]``: the cells.
-        tested: ``[C, T]``.
         flips: how many draws.
         seed: of the draws.
         on_progress: called with (draws done, in all).
     """
+    from scipy.sparse import csr_array
+
     count_A = members.shape[1]
     spread = np.sqrt(members @ _summed(scores.astype(np.float64) ** 2, atoms, count_A))
-    scale = np.where(tested & (spread > 0), 1 / np.where(spread > 0, spread, 1.0), 0.0).astype(np.float32)
-    narrow = members.astype(np.float32)
+    scale = (1 / np.where(spread > 0, spread, np.inf)).astype(np.float32)
+    cells = csr_array(members.astype(np.float32))  # an atom is in a dozen cells of a thousand
     order = np.argsort(atoms, kind="stable")
     bounds = np.searchsorted(atoms[order], np.arange(count_A + 1))
-    highest: list[float] = []
     for start in range(0, flips, _FLIPS_AT_ONCE):
         draws = min(_FLIPS_AT_ONCE, flips - start)
         rng = np.random.default_rng([seed, 7, start])
@@ -135,9 +129,20 @@ def highest_by_chance(
                 own = scores[order[place : min(place + _BLOCK, bounds[atom + 1])]]
                 signs = rng.integers(0, 2, size=(draws, len(own)), dtype=np.int8).astype(np.float32) * 2 - 1
                 sums[:, atom] += signs @ own
-        highest += [float(np.abs((narrow @ drawn) * scale).max(initial=0.0)) for drawn in sums]
+        yield from ((cells @ drawn) * scale for drawn in sums)
         on_progress(start + draws, flips)
-    return np.array(highest)
+
+
+def highest_by_chance(drawn: Iterable[Floats], tested: Bools) -> Doubles:
+    """``[F]``: the highest size of z over all ``tested`` cells and traits ``[C, T]``, draw by draw."""
+    return np.array([float(np.abs(z[tested]).max(initial=0.0)) for z in drawn])
+
+
+def beyond(drawn: Doubles, alpha: float) -> Doubles:
+    """What a share of ``alpha`` of the draws ``[F, ...]`` reach, at most."""
+    falling = np.sort(drawn, axis=0)[::-1]
+    found: Doubles = falling[max(0, int(alpha * (len(falling) + 1) + 1e-9) - 1)]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +156,7 @@ class Chance:
     @property
     def threshold(self) -> float:
         """The size of z above which the corrected chance is at most ``alpha``."""
-        falling = np.sort(self.highest)[::-1]
-        return float(falling[int(self.alpha * (len(falling) + 1) + 1e-9) - 1])
+        return float(beyond(self.highest, self.alpha))
 
     def of(self, z: float) -> float:
         """The chance that anything at all looks as strong as this."""

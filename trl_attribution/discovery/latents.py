@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trl_attribution.discovery.effects import Chance, Floats, Integers, Sums, effect_interval, highest_by_chance
+from trl_attribution.discovery.effects import (
+    Chance,
+    Floats,
+    Integers,
+    Sums,
+    by_chance,
+    effect_interval,
+    highest_by_chance,
+)
 from trl_attribution.discovery.effects import without_shape as rest_without_shape
 from trl_attribution.discovery.findings import LatentFinding, Latents
 from trl_attribution.discovery.scan_config import ScanConfig
@@ -98,18 +106,15 @@ def scan_latents(
     sums = Sums.of(scores, np.ones(scores.shape, dtype=bool), pairs.leaves, cells.members.shape[1])
     whole = sums.over(cells.members)
     tested = whole.count >= config.min_pairs
-    chance = Chance(
-        highest_by_chance(
-            scores,
-            pairs.leaves,
-            cells.members,
-            tested,
-            config.flips,
-            config.seed,
-            lambda done, total: on_progress("Drawing random labels for latents", done, total),
-        ),
-        config.alpha,
+    drawn = by_chance(
+        scores,
+        pairs.leaves,
+        cells.members,
+        config.flips,
+        config.seed,
+        lambda done, total: on_progress("Drawing random labels for latents", done, total),
     )
+    chance = Chance(highest_by_chance(drawn, tested), config.alpha)
     standing = np.flatnonzero((np.abs(whole.z) * tested).max(axis=0, initial=0) >= chance.threshold)
     told = _told(scores[:, standing], pairs, cells, chance, config)
     drafts = [_Draft(int(standing[place.trait]), place, scores, pairs, cells, chance, config) for place in told]
@@ -157,7 +162,8 @@ def _told(scores: Floats, pairs: DrawnPairs, cells: Cells, chance: Chance, confi
     rest, _ = rest_without_shape(scores, pairs.shape, applies)
     atoms = cells.members.shape[1]
     both = [Sums.of(one, applies, pairs.leaves, atoms) for one in (scores, rest)]
-    return list(places(both[0], both[1], cells, chance.threshold, config.min_pairs))
+    thresholds = np.full((len(cells.members), scores.shape[1]), chance.threshold)
+    return list(places(both[0], both[1], cells, thresholds, config.min_pairs))
 
 
 class _Draft:

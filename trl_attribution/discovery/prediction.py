@@ -82,8 +82,8 @@ def predicted(
     return tuple(found)
 
 
-def differences_of(read: ChangeVectors, panel: Panel, topics: Topics) -> Differences:
-    """M1's responses minus M0's, prompt by prompt, as the pairs' are: directions on M0, counts on the text."""
+def differences_of(read: ChangeVectors, panel: Panel, topics: Topics, wording: Doubles) -> Differences:
+    """M1's responses minus M0's, prompt by prompt, as the pairs' are; ``wording`` is the prompts', ``[P, W]``."""
     vectors = read.items.vectors[:, 0].double().numpy()
     contexts = read.items.contexts[:, 0].double().numpy()
     along = panel.along(vectors).astype(np.float32)
@@ -92,7 +92,8 @@ def differences_of(read: ChangeVectors, panel: Panel, topics: Topics) -> Differe
         after, before = (np.mean([counts_of(text) for text in texts], axis=0) for texts in (one.after, one.before))
         counts[place] = after - before
     take_measures(panel.traits, along, counts)
-    return Differences.of(panel, along, panel.applies(contexts), topics.part_of_leaf[topics.leaves_of(contexts)])
+    parts = topics.part_of_leaf[topics.leaves_of(contexts, wording)]
+    return Differences.of(panel, along, panel.applies(contexts), parts)
 
 
 def compared(prediction: Prediction, panel: Panel, prompts: Differences, left_out: Mapping[str, int]) -> Prediction:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +19,16 @@ from trl_attribution.behaviors.encoding import PromptFormat
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.changes import Change, change_vectors
 from trl_attribution.discovery.config import DiscoveryConfig
-from trl_attribution.discovery.effects import (
-    Bools,
-    Chance,
-    Doubles,
-    Floats,
-    Sums,
-    highest_by_chance,
-    without_shape,
-)
-from trl_attribution.discovery.findings import Latents, Prediction, ScanResult, TraitCheck, Unnamed
+from trl_attribution.discovery.effects import Doubles, Floats, Sums, without_shape
+from trl_attribution.discovery.findings import Latents, Prediction, ScanResult, Unnamed
 from trl_attribution.discovery.prediction import Differences, compared, differences_of, predicted
 from trl_attribution.discovery.scan_config import ScanConfig
-from trl_attribution.discovery.selecting import Cells, Place, places
-from trl_attribution.discovery.telling import Scanned, tell
-from trl_attribution.discovery.topics import Topics, topic_words
+from trl_attribution.discovery.selecting import Cells, places
+from trl_attribution.discovery.standing import Basis, Standing
+from trl_attribution.discovery.telling import Scanned, absent, checks, tell
+from trl_attribution.discovery.topics import Topics, Wording, topic_words
 from trl_attribution.discovery.traits.measures import MEASURES, SHAPE, measured, take_measures
-from trl_attribution.discovery.traits.panel import Panel, build_panel
+from trl_attribution.discovery.traits.panel import Panel, build_panel, unit
 from trl_attribution.discovery.traits.trait import read_traits
 from trl_attribution.errors import ModelError, SettingsError
 from trl_attribution.lenses.config import SaeConfig
@@ -101,20 +95,28 @@ class _Scan:
         with self.watch.timed("traits"):
             panel = build_panel(traits, self.auditor, layer, self.on_progress)
         with self.watch.timed("texts"):
-            measures_NM, prompts = self._texts(audited)
+            prompts = self._prompts(audited)
+            wording = Wording.of(list(prompts.values()), self.auditor.model.tokenizer.tokenize)
+            measures_NM, worded_NW = self._texts(audited, wording)
         with self.watch.timed("scores"):
-            topics = self._topics(audited, layer)
-            scanned, agreement, pairs = self._scored(audited, panel, topics, measures_NM, prompts)
+            contexts, vectors = self._sample(audited, layer, list(prompts))
+            topics = Topics.of(contexts, worded_NW[list(prompts)], max(_LEAF, self.config.min_pairs // 2))
+            basis = Basis.of(vectors, panel)
+            scanned, agreement, pairs = self._scored(audited, panel, basis, topics, (measures_NM, worded_NW), prompts)
             scores = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
         with self.watch.timed("chance"):
             tested = scores.over(scanned.cells.members).count >= self.config.min_pairs
-            chance = Chance(self._highest(scanned, tested), self.config.alpha)
+            standing = Standing.of(scanned, tested, self.config, partial(self.on_progress, "Drawing random labels"))
         with self.watch.timed("findings"):
             shapeless = self._shapeless(scanned, panel, measures_NM)
-            stand = list(places(scores, shapeless, scanned.cells, chance.threshold, self.config.min_pairs))
-            told = tell(scanned, scores, stand, chance, self._read, self.folder, self.config)
+            least = np.full(tested.shape, standing.chance.threshold)
+            stand, names = (
+                list(places(scores, shapeless, scanned.cells, thresholds, self.config.min_pairs))
+                for thresholds in (least, standing.thresholds)
+            )
+            told = tell(scanned, scores, stand, names, standing, self._read, self.folder, self.config)
         with self.watch.timed("prediction"):
-            prediction = self._predicted(audited, panel, topics, pairs, prompts)
+            prediction = self._predicted(audited, panel, topics, wording, pairs, prompts)
         with self.watch.timed("latents"):
             latents = self._latents(scanned, topics, measures_NM)
         with self.watch.timed("unnamed"):
@@ -130,11 +132,11 @@ class _Scan:
             sampled=_is_sample(info, self.config.sample),
             topics=len({one for one in scanned.cells.topics if one is not None}),
             tests=int(tested.sum()),
-            threshold=round(chance.threshold, 4),
+            threshold=round(standing.chance.threshold, 4),
             findings=told.findings,
             explained=told.explained,
-            traits=_checks(panel, agreement),
-            absent=_absent(scanned, stand),
+            traits=checks(panel, agreement),
+            absent=absent(scanned, [*stand, *names]),
             unnamed=unnamed,
             prediction=prediction,
             latents=latents,
@@ -143,18 +145,6 @@ class _Scan:
         )
         result.save(self.folder)
         return result
-
-    def _highest(self, scanned: Scanned, tested: Bools) -> Doubles:
-        """What random labels show at most, draw by draw."""
-        return highest_by_chance(
-            scanned.scores,
-            scanned.atoms,
-            scanned.cells.members,
-            tested,
-            self.config.flips,
-            self.config.seed,
-            lambda done, total: self.on_progress("Drawing random labels", done, total),
-        )
 
     def _audited(self) -> tuple[AuditedPairs, int]:
         """The dataset's vectors: those of the audit in the folder, or made as one without probes."""
@@ -204,13 +194,20 @@ class _Scan:
         wanted = max(1, round(depth * 2 / 3))
         return min(stored or (wanted,), key=lambda layer: (abs(layer - wanted), layer))
 
-    def _texts(self, audited: AuditedPairs) -> tuple[Floats, dict[int, str]]:
-        """``[N, M]`` measures of all pairs, and the prompts of up to 3,000 by place."""
+    def _prompts(self, audited: AuditedPairs) -> dict[int, str]:
+        """The ends of the prompts that topics are made from, by place."""
+        drawn = np.sort(np.random.default_rng([self.config.seed, 6]).permutation(len(audited))[:_CLUSTERED]).tolist()
+        found = self._read(audited.rows_of(drawn), audited)
+        ids = [audited.pair_ids[place] for place in drawn]
+        return {place: _ending(found[pair_id]) for place, pair_id in zip(drawn, ids, strict=True) if pair_id in found}
+
+    def _texts(self, audited: AuditedPairs, wording: Wording) -> tuple[Floats, Floats]:
+        """``[N, M]`` measures and ``[N, W]`` wordings of all pairs."""
         place_of = {pair_id: place for place, pair_id in enumerate(audited.pair_ids)}
-        drawn = self._drawn(len(audited))
         measures = np.zeros((len(audited), len(MEASURES)), dtype=np.float32)
-        prompts: dict[int, str] = {}
+        worded = np.zeros((len(audited), wording.basis.shape[1]), dtype=np.float32)
         seen = np.zeros(len(audited), dtype=bool)
+        texts: dict[int, str] = {}
         reader = PairReader(self.dataset, replace(audited.reading, on_bad_row="skip"))
         reader.own = self._own(audited)
         for pair in reader:
@@ -219,10 +216,13 @@ class _Scan:
                 continue
             seen[place] = True
             measures[place] = measured(pair)
-            if drawn[place]:
-                prompts[place] = whole_text(pair.prompt)[-_PROMPT:]
-            if place % 256 == 0:
+            texts[place] = _ending(pair)
+            if len(texts) == 256:
+                worded[list(texts)] = wording.vectors(list(texts.values()))
+                texts.clear()
                 self.on_progress("Measuring texts", int(seen.sum()), len(audited))
+        if texts:
+            worded[list(texts)] = wording.vectors(list(texts.values()))
         self.on_progress("Measuring texts", int(seen.sum()), len(audited))
         if not seen.all():
             raise SettingsError(
@@ -230,28 +230,30 @@ class _Scan:
                 f"{int((~seen).sum()):,} are not in this dataset. Give the dataset that was audited, or another output "
                 "folder (-o)."
             )
-        return measures, prompts
+        return measures, worded
 
-    def _drawn(self, count: int) -> Bools:
-        """``[N]``: the pairs that topics are made from."""
-        found = np.zeros(count, dtype=bool)
-        found[np.random.default_rng([self.config.seed, 6]).permutation(count)[:_CLUSTERED]] = True
+    def _sample(self, audited: AuditedPairs, layer: int, places: Sequence[int]) -> tuple[Doubles, Doubles]:
+        """Context and pair vectors of some pairs."""
+        self.on_progress("Finding topics", 0, len(places))
+        sample = audited.store.select([audited.pair_ids[place] for place in places])
+        found = sample.context(layer).double().numpy(), sample.layer(layer).double().numpy()
+        self.on_progress("Finding topics", len(places), len(places))
         return found
 
-    def _topics(self, audited: AuditedPairs, layer: int) -> Topics:
-        drawn = np.flatnonzero(self._drawn(len(audited)))
-        self.on_progress("Finding topics", 0, len(drawn))
-        sample = audited.store.select([audited.pair_ids[place] for place in drawn.tolist()])
-        topics = Topics.of(sample.context(layer).double().numpy(), max(_LEAF, self.config.min_pairs // 2))
-        self.on_progress("Finding topics", len(drawn), len(drawn))
-        return topics
-
     def _scored(
-        self, audited: AuditedPairs, panel: Panel, topics: Topics, measures: Floats, prompts: Mapping[int, str]
+        self,
+        audited: AuditedPairs,
+        panel: Panel,
+        basis: Basis,
+        topics: Topics,
+        texts: tuple[Floats, Floats],
+        prompts: Mapping[int, str],
     ) -> tuple[Scanned, dict[str, float], Differences]:
         """Scores and places of all pairs, the traits' agreement with what is counted, and how far pairs reach along."""
         scores = np.zeros((len(audited), len(panel.traits)), dtype=np.float32)
-        along = np.zeros(scores.shape, dtype=np.float32)
+        along, fits = np.zeros(scores.shape, dtype=np.float32), np.zeros(scores.shape, dtype=np.float32)
+        components = np.zeros((len(audited), basis.components.shape[1]), dtype=np.float32)
+        measures, worded = texts
         applies = np.ones(scores.shape, dtype=bool)
         leaves = np.zeros(len(audited), dtype=np.int64)
         for block in audited.view.blocks([panel.layer], _BLOCK):
@@ -259,13 +261,14 @@ class _Scan:
             contexts = block.context[:, 0].double().numpy()
             vectors = block.pair[:, 0].double().numpy()
             scores[own], along[own] = panel.scores(vectors), panel.along(vectors)
+            components[own], fits[own] = unit(vectors) @ basis.components, unit(vectors) @ basis.names.T
             applies[own] = panel.applies(contexts)
-            leaves[own] = topics.leaves_of(contexts)
+            leaves[own] = topics.leaves_of(contexts, worded[own])
             self.on_progress("Scoring traits", own.stop, len(audited))
         agreement = take_measures(panel.traits, scores, measures)
         take_measures(panel.traits, along, measures)
         pairs = Differences.of(panel, along, applies.copy(), topics.part_of_leaf[leaves])
-        scores[~applies] = 0
+        scores[~applies] = fits[~applies] = 0
         names, sources = audited.largest_sources()
         cells = Cells.of(topics, len(names))
         scanned = Scanned(
@@ -278,11 +281,19 @@ class _Scan:
             source_names=names,
             sources=sources,
             prompts=prompts,
+            components=components,
+            fits=fits,
         )
         return scanned, agreement, pairs
 
     def _predicted(
-        self, audited: AuditedPairs, panel: Panel, topics: Topics, pairs: Differences, prompts: Mapping[int, str]
+        self,
+        audited: AuditedPairs,
+        panel: Panel,
+        topics: Topics,
+        wording: Wording,
+        pairs: Differences,
+        prompts: Mapping[int, str],
     ) -> Prediction:
         """How far training would move each trait, and did where both models' responses were given."""
         own, texts = pairs.parts[list(prompts)], list(prompts.values())
@@ -299,7 +310,8 @@ class _Scan:
             progress=lambda done, total: self.on_progress("Reading responses with M0", done, total),
             keep_unchanged=True,
         )
-        return compared(prediction, panel, differences_of(read, panel, topics), read.left_out)
+        worded = wording.vectors([_ending(one) for one in read.changes])
+        return compared(prediction, panel, differences_of(read, panel, topics, worded), read.left_out)
 
     def _shapeless(self, scanned: Scanned, panel: Panel, measures: Floats) -> Sums:
         """Sums of the scores without what length and format explain; what is counted on the text stays as it is."""
@@ -352,24 +364,9 @@ class _Scan:
         )
 
 
-def _checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, ...]:
-    return tuple(
-        TraitCheck(
-            trait=one.trait,
-            examples=one.examples,
-            sign=round(one.sign, 4),
-            specific=None if one.specific is None else round(one.specific, 4),
-            tells=one.tells,
-            agreement=agreement.get(one.trait),
-        )
-        for one in panel.separability
-    )
-
-
-def _absent(scanned: Scanned, stand: Sequence[Place]) -> tuple[str, ...]:
-    """Names of the traits that no place stands out by."""
-    found = {place.trait for place in stand}
-    return tuple(one.name for number, one in enumerate(scanned.traits) if number not in found)
+def _ending(one: Pair | Change) -> str:
+    """The end of its prompt, which names its topic."""
+    return whole_text(one.prompt)[-_PROMPT:]
 
 
 def _is_sample(info: AuditInfo, asked: int | None) -> bool:

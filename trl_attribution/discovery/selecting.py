@@ -71,18 +71,18 @@ class Place:
     """Effect size outside of it; 0 where it is everywhere."""
 
 
-def places(scores: Sums, shapeless: Sums, cells: Cells, threshold: float, fewest: int) -> Iterator[Place]:
+def places(scores: Sums, shapeless: Sums, cells: Cells, thresholds: Doubles, fewest: int) -> Iterator[Place]:
     """The effects to tell, trait by trait.
 
     Args:
         scores: of the atoms.
         shapeless: the same, of scores without what length and format explain.
         cells: the places that were tested.
-        threshold: the size of z that an effect has to reach, corrected for all places and traits.
+        thresholds: ``[C, T]``: the size of z that an effect has to reach.
         fewest: pairs that a place has to have.
     """
     for trait in range(scores.total.shape[1]):
-        yield from _Trait(trait, scores, shapeless, cells, threshold, fewest).places()
+        yield from _Trait(trait, scores, shapeless, cells, thresholds[:, trait], fewest).places()
 
 
 @dataclass(eq=False)
@@ -91,7 +91,8 @@ class _Trait:
     scores: Sums
     shapeless: Sums
     cells: Cells
-    threshold: float
+    thresholds: Doubles
+    """``[C]``."""
     fewest: int
 
     def places(self) -> Iterator[Place]:
@@ -104,7 +105,7 @@ class _Trait:
             atoms = (self.cells.members[cell] * left) > 0
             yield Place(self.trait, cell, atoms, elsewhere)
             left = left * ~atoms
-        if self._stands(left[None])[0]:
+        if self._stands(left[None], self.thresholds[[WHOLE]])[0]:
             yield Place(self.trait, WHOLE, left > 0, 0.0)
 
     def _narrowest(self, left: Doubles) -> tuple[int, float] | None:
@@ -115,7 +116,8 @@ class _Trait:
         number, others = np.maximum(within.count, 1), np.maximum(outside.count, 1)
         apart = _ratio(distance, within.variance / number + outside.variance / others)
         stronger = (np.abs(within.mean) > np.abs(outside.mean)) | (within.mean * outside.mean < 0)
-        narrow = self._stands(inside) & (stronger & (apart >= _APART) & (outside.count >= self.fewest))[:, 0]
+        is_apart = stronger & (apart >= _APART) & (outside.count >= self.fewest)
+        narrow = self._stands(inside, self.thresholds) & is_apart[:, 0]
         if not narrow.any():
             return None
         # Which place it is, is a matter of one variance for all: the few pairs of a place that are most alike must not
@@ -126,13 +128,13 @@ class _Trait:
         cell = int(merit.argmax())
         return cell, float(outside.effect[cell, 0])
 
-    def _stands(self, members: Doubles) -> Bools:
+    def _stands(self, members: Doubles, thresholds: Doubles) -> Bools:
         """``[C]``: whether the effect in each of these cells ``[C, A]`` is one to tell."""
         here, shapeless = self._over(members), members @ self.shapeless.total[:, self.trait]
         spread = np.sqrt(members @ self.shapeless.squares[:, self.trait])
         still = shapeless * np.sign(here.total[:, 0]) >= _STILL * spread
         large = np.abs(here.effect[:, 0]) >= _LEAST_EFFECT
-        found: Bools = (here.count[:, 0] >= self.fewest) & (np.abs(here.z[:, 0]) >= self.threshold) & large & still
+        found: Bools = (here.count[:, 0] >= self.fewest) & (np.abs(here.z[:, 0]) >= thresholds) & large & still
         return found
 
     def _over(self, members: Doubles) -> Sums:

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from trl_attribution.discovery.audited import AuditedPairs
-from trl_attribution.discovery.effects import Bools, Chance, Doubles, Floats, Integers, Sums, effect_interval
+from trl_attribution.discovery.effects import Bools, Doubles, Floats, Integers, Sums, effect_interval
 from trl_attribution.discovery.evidence import excerpt
 from trl_attribution.discovery.explaining import Candidate, unexplained
-from trl_attribution.discovery.findings import FOLDER, Finding, SourceCount, TypicalPair
+from trl_attribution.discovery.findings import FOLDER, Finding, SourceCount, TraitCheck, TypicalPair
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import WHOLE, Cells, Place
+from trl_attribution.discovery.standing import Standing
 from trl_attribution.discovery.topics import topic_words
+from trl_attribution.discovery.traits.panel import Panel
 from trl_attribution.discovery.traits.trait import Trait
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Pair
@@ -42,6 +44,10 @@ class Scanned:
     """``[N]``: place among ``source_names``."""
     prompts: Mapping[int, str]
     """Of the pairs that topics are named by, by place."""
+    components: Floats
+    """``[N, K]``: cosines with the directions that the pairs vary most along."""
+    fits: Floats
+    """``[N, T]``: cosines with the directions that names are given by; zero where a trait cannot show."""
     shape_shares: Doubles = field(default_factory=lambda: np.zeros(0))
     """``[T]``."""
 
@@ -59,7 +65,8 @@ def tell(
     scanned: Scanned,
     scores: Sums,
     told: Sequence[Place],
-    chance: Chance,
+    names: Sequence[Place],
+    standing: Standing,
     read: ReadRows,
     folder: Path,
     config: ScanConfig,
@@ -70,20 +77,25 @@ def tell(
         scanned: every pair's scores and place.
         scores: of the atoms.
         told: the effects that stand out.
-        chance: what random labels show.
+        names: those that places which teach anything are named by.
+        standing: what an effect has to reach.
         read: reads pairs.
         folder: the audit's.
         config: how many typical pairs, and the seed.
     """
-    found = [_Draft(scanned, scores, place, config) for place in told]
-    kept = unexplained([one.candidate for one in found], scanned.scores, chance.threshold)
-    drafts = [found[place] for place in kept]
+    sure, named = ([_Draft(scanned, scores, place, config) for place in group] for group in (told, names))
+    kept = unexplained([one.candidate for one in sure], scanned.scores, standing.chance.threshold)
+    drafts = [sure[place] for place in kept]
+    for one in sorted(named, key=lambda one: -one.certain):
+        if not any(one.is_beside(other) for other in drafts):
+            drafts.append(one)
     drafts.sort(key=lambda one: (not one.harmful, -one.certain))
     texts = read({pair_id: row for one in drafts for pair_id, row in one.typical_rows.items()}, scanned.audited)
     for stale in (folder / FOLDER).glob("*.filter.jsonl"):
         stale.unlink()
-    findings = tuple(one.finding(chance, texts, one.save(folder, number)) for number, one in enumerate(drafts, start=1))
-    return Told(findings, len(found) - len(drafts))
+    numbered = enumerate(drafts, start=1)
+    findings = tuple(one.finding(standing, texts, one.save(folder, number)) for number, one in numbered)
+    return Told(findings, len(sure) - len(kept))
 
 
 class _Draft:
@@ -112,6 +124,18 @@ class _Draft:
         return Candidate(self.place.trait, self.members, self.sign, (kind, -self.certain), is_fact)
 
     @property
+    def z(self) -> float:
+        """The sum of its scores in units of its spread under random signs."""
+        return float(self.here.z[0, self.place.trait])
+
+    def is_beside(self, other: _Draft) -> bool:
+        """Whether another that is probed is told of about the same narrow place."""
+        if other.place.cell == WHOLE or other.trait.measure:
+            return False
+        shared = len(np.intersect1d(self.members, other.members, assume_unique=True))
+        return 2 * shared >= max(len(self.members), len(other.members))
+
+    @property
     def harmful(self) -> bool:
         """Whether it is what a release has to be kept from."""
         return self.trait.harmful and self.sign > 0
@@ -129,12 +153,11 @@ class _Draft:
         half = 1.96 * np.sqrt(max(0.0, number - (more - fewer) ** 2 / max(1, number)))
         return max(1, round(more - fewer - half)), min(more, round(more - fewer + half))
 
-    def finding(self, chance: Chance, texts: Mapping[str, Pair], manifest: str) -> Finding:
+    def finding(self, standing: Standing, texts: Mapping[str, Pair], manifest: str) -> Finding:
         """The finding, with what was read of its typical pairs."""
         place, scanned = self.place, self.scanned
         source = scanned.cells.sources[place.cell]
         everywhere = place.cell == WHOLE
-        z = float(self.here.z[0, place.trait])
         low, high = self.excess
         return Finding(
             trait=self.trait.name,
@@ -154,8 +177,8 @@ class _Draft:
             effect_high=round(self.high, 3),
             elsewhere=None if everywhere else round(place.elsewhere, 3),
             shape_share=round(float(scanned.shape_shares[place.trait]), 3),
-            z=round(z, 2),
-            adjusted_p=round(chance.of(z), 5),
+            z=round(self.z, 2),
+            adjusted_p=round(standing.chance_of(place.cell, self.z), 5),
             sources=self._sources(),
             typical=self._typical(texts),
             manifest=manifest,
@@ -227,3 +250,24 @@ class _Draft:
                 )
             )
         return tuple(found)
+
+
+def checks(panel: Panel, agreement: Mapping[str, float]) -> tuple[TraitCheck, ...]:
+    """How well this model tells each trait."""
+    return tuple(
+        TraitCheck(
+            trait=one.trait,
+            examples=one.examples,
+            sign=round(one.sign, 4),
+            specific=None if one.specific is None else round(one.specific, 4),
+            tells=one.tells,
+            agreement=agreement.get(one.trait),
+        )
+        for one in panel.separability
+    )
+
+
+def absent(scanned: Scanned, stand: Sequence[Place]) -> tuple[str, ...]:
+    """Names of the traits that no place stands out by."""
+    found = {place.trait for place in stand}
+    return tuple(one.name for number, one in enumerate(scanned.traits) if number not in found)

@@ -1,14 +1,14 @@
-"""Topics: a tree of clusters of context vectors, from the whole dataset down to a handful of prompts.
+"""Topics: a tree of clusters of prompts, by M0's context vectors and by their words, down to a handful of them.
 
-Axis letters: P clustered pairs, n pairs of a block, D hidden size, K leaves, T topics.
+Axis letters: P clustered pairs, n pairs, D hidden size, V tokens, W dimensions of wording, K leaves, T topics.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,40 +17,82 @@ from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.traits.panel import unit
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _CONTRACTION = re.compile("['’]")
-MOST_LEAVES = 48
+_WORDING = 100
+_CONTEXT = 0.7
+"""How much contexts count beside words: alone they part prompts by how they ask more than by what they are about."""
+MOST_LEAVES = 96
 """Topics at the finest; there are nearly twice as many in all."""
 MOST_PARTS = 6
 """Topics that the dataset is divided into without overlap."""
 
 
 @dataclass(frozen=True, eq=False)
+class Wording:
+    """What prompts are worded like, in few dimensions: rare tokens count more, and those that go together are one."""
+
+    counter: Any
+    """A fitted ``CountVectorizer``; None where there are no tokens."""
+    basis: Doubles
+    """``[V, W]``: tokens, weighed by the log of how rare they are, onto the first singular vectors."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokens: Callable[[str], list[str]]) -> Self:
+        """The wording of these texts, of which M0's tokenizer makes ``tokens``, in whatever language."""
+        from scipy.sparse import diags
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.preprocessing import normalize
+
+        counter = CountVectorizer(analyzer=tokens)
+        try:
+            counts = counter.fit_transform(texts)
+        except ValueError:  # not one token in all texts
+            return cls(None, np.zeros((0, 0)))
+        rarity = diags(np.log(len(texts) / np.asarray((counts > 0).sum(axis=0)).ravel()))
+        dimensions = min(_WORDING, *counts.shape)
+        svd = TruncatedSVD(dimensions, random_state=0)
+        return cls(counter, rarity @ svd.fit(normalize(counts @ rarity)).components_.T)
+
+    def vectors(self, texts: Sequence[str]) -> Doubles:
+        """``[n, W]``, of length 1; zero for texts without a token that is known."""
+        if self.counter is None:
+            return np.zeros((len(texts), 0))
+        return unit(self.counter.transform(texts) @ self.basis)
+
+
+@dataclass(frozen=True, eq=False)
 class Topics:
-    """The branches of a Ward tree of contexts, overlapping on purpose: an effect may live in a wide or a narrow one."""
+    """The branches of a Ward tree of prompts, overlapping on purpose: an effect may live in a wide or a narrow one."""
 
     centers: Doubles
-    """``[K, D]``, the leaves' centers, of length 1."""
-    mean: Doubles
-    """``[D]``: taken off every context first."""
+    """``[K, W + D]``, the leaves' centers, of length 1."""
+    context: Doubles
+    """``[D]``: mean, taken off every context first."""
+    middle: Doubles
+    """``[W + D]``: mean of wording and context together."""
     members: npt.NDArray[np.bool_]
     """``[T, K]``: which leaves each topic is made of; the first is the whole."""
     parts: tuple[int, ...] = (0,)
     """Topics that do not overlap and are the whole together."""
 
     @classmethod
-    def of(cls, contexts: Doubles, fewest: int) -> Self:
-        """The topics of these contexts ``[P, D]``; leaves have about ``fewest`` of them or more."""
+    def of(cls, contexts: Doubles, wording: Doubles | Floats, fewest: int) -> Self:
+        """The topics of these contexts ``[P, D]`` and wordings ``[P, W]``; leaves have about ``fewest`` or more."""
         from scipy.cluster.hierarchy import linkage
 
-        usable = contexts[np.linalg.norm(contexts, axis=1) > 0]
-        count, hidden = len(usable), contexts.shape[1]
+        usable = np.linalg.norm(contexts, axis=1) > 0
+        count, size = int(usable.sum()), contexts.shape[1] + wording.shape[1]
         most = min(MOST_LEAVES, count // max(1, fewest))
         if most < 2:
-            return cls(np.zeros((1, hidden)), np.zeros(hidden), np.ones((1, 1), dtype=bool))
-        mean = usable.mean(axis=0)
-        rows = unit(usable - mean)
+            return cls(np.zeros((1, size)), np.zeros(contexts.shape[1]), np.zeros(size), np.ones((1, 1), dtype=bool))
+        context = contexts[usable].mean(axis=0)
+        rows = _beside(contexts[usable] - context, wording[usable])
+        middle = rows.mean(axis=0)
+        rows = unit(rows - middle)
         tree = linkage(rows, "ward")
         branches = _branches(tree, count, most)
         leaves = [branch for branch in branches if branch.is_leaf]
@@ -58,11 +100,12 @@ class Topics:
         members = np.array([[set(leaf.items) <= set(branch.items) for leaf in leaves] for branch in branches])
         flat = {branch.items for branch in _branches(tree, count, min(MOST_PARTS, most)) if branch.is_leaf}
         parts = tuple(number for number, branch in enumerate(branches) if branch.items in flat)
-        return cls(centers, mean, members, parts)
+        return cls(centers, context, middle, members, parts)
 
-    def leaves_of(self, contexts: Doubles) -> Integers:
-        """``[n]``: the leaf whose center is closest to each of these contexts ``[n, D]``."""
-        found: Integers = (unit(contexts - self.mean) @ self.centers.T).argmax(axis=1)
+    def leaves_of(self, contexts: Doubles, wording: Doubles | Floats) -> Integers:
+        """``[n]``: the leaf whose center is closest to each of these contexts ``[n, D]`` and wordings ``[n, W]``."""
+        rows = unit(_beside(contexts - self.context, wording) - self.middle)
+        found: Integers = (rows @ self.centers.T).argmax(axis=1)
         return found
 
     @property
@@ -70,6 +113,11 @@ class Topics:
         """``[K]``: the topic among ``parts`` that each leaf belongs to."""
         found: Integers = np.array(self.parts)[self.members[list(self.parts)].argmax(axis=0)]
         return found
+
+
+def _beside(contexts: Doubles, wording: Doubles | Floats) -> Doubles:
+    """``[n, W + D]``: wordings, and contexts without their mean, as topics compare them."""
+    return np.concatenate([wording, _CONTEXT * unit(contexts)], axis=1)
 
 
 @dataclass(frozen=True)

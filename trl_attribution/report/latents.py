@@ -62,7 +62,7 @@ def latent_row(one: LatentFinding) -> tuple[str, ...]:
     """Its numbers and what it is about, printable."""
     where = ", ".join(printable(word, 30) for word in one.words) or "no words of its own"
     if one.everywhere:
-        where = "everywhere else" if one.beside else "everywhere"
+        where = "everywhere but narrower places" if one.beside else "everywhere"
     before, token, after = one.raised_by[0] if one.raised_by else ("", "", "")
     context = (before[-30:], token, after[:15])
     left, middle, right = (printable(part.replace("\n", " "), 60) for part in context)

@@ -79,7 +79,7 @@ def interval(one: Finding) -> tuple[float, float, float]:
 def where(one: Finding) -> str:
     """Its place: what its prompts are about, printable, or that it has none."""
     if one.everywhere:
-        return "everywhere else" if one.beside else "everywhere"
+        return "everywhere but narrower places" if one.beside else "everywhere"
     return ", ".join(printable(word, 30) for word in one.words) or "no words of its own"
 
 
