@@ -164,7 +164,7 @@ def test_the_notebook_scans_decides_and_cleans(
     cells = json.loads((EXAMPLES / "audit_a_dataset.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] for cell in code) and len(cells) <= 24
-    given = {"SCAN": {"traits": "rude", "flips": 99, "unnamed": False}, "RULE": {"top_k": 20}}
+    given = {"SCAN": {"traits": "rude", "flips": 199, "unnamed": False}, "RULE": {"top_k": 20}}
     place: dict[str, Any] = {"MODEL": model_folder, "LAYER": 2, **given}
     for cell in code:
         if "parameters" not in cell["metadata"].get("tags", ()):

@@ -24,13 +24,13 @@ FIRST_HOUR = ROOT / "scripts" / "first_hour.py"
 SMALL = {
     "from trl_attribution.models import embedded_gguf; print(embedded_gguf())": "print('{model}')",
     "compliance -o example/": "compliance -o example/ --pairs 80",
-    'scan "$MODEL"': 'scan "$MODEL" --layer 2 --traits rude --flips 99 --no-unnamed',
+    'scan "$MODEL"': 'scan "$MODEL" --layer 2 --traits rude --flips 199 --no-unnamed',
     "--layer 20 -o audit/": "--layer 2 --top-k 8 -o audit/",
     "--layer 20": "--layer 2",
     "max_steps=10": "max_steps=2",
     "MODEL = embedded_gguf()": "MODEL = '{model}'",
     "LAYER = 20": "LAYER = 2",
-    "SCAN = {}": "SCAN = dict(traits='rude', flips=99, unnamed=False)",
+    "SCAN = {}": "SCAN = dict(traits='rude', flips=199, unnamed=False)",
     "RULE = {}": "RULE = dict(top_k=20)",
 }
 

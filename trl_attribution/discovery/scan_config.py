@@ -41,9 +41,9 @@ class ScanConfig:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise SettingsError(f"alpha: {self.alpha} must lie between 0 and 1")
-        if (self.flips + 1) * self.alpha < 1:
+        if (self.flips + 1) * self.alpha < 2:  # half of it for effects, half for places
             raise SettingsError(
-                f"flips: {self.flips} draws cannot show a chance of {self.alpha}; give at least {round(1 / self.alpha)}"
+                f"flips: {self.flips} draws cannot show a chance of {self.alpha}; give at least {round(2 / self.alpha)}"
             )
         for name, fewest in (("sample", 1), ("min_pairs", 5), ("sae_pairs", 20), ("typical", 0), ("seed", 0)):
             value = getattr(self, name)

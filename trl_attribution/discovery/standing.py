@@ -25,6 +25,8 @@ from trl_attribution.discovery.traits.panel import Panel, unit
 if TYPE_CHECKING:
     from trl_attribution.discovery.telling import Scanned
 
+_TESTS = 2
+"""Of an effect, and of a place: each gets its part of the chance that anything at all is found."""
 _COMPONENTS = 64
 _RIDGE = 3.0
 """In units of the mean eigenvalue of the pair vectors' second moments."""
@@ -95,8 +97,9 @@ class Standing:
         middle, spread = np.mean(powers, axis=0), np.std(powers, axis=0)
         scale = np.where(large & (spread > 0), 1 / np.where(spread > 0, spread, 1.0), 0.0)
         taught = ((whole.over(members).z ** 2).sum(axis=1) - middle) * scale
-        chance = Chance(np.array(drawn), config.alpha)
-        places = Chance(((np.array(powers) - middle) * scale).max(axis=1), config.alpha)
+        each = config.alpha / _TESTS
+        chance = Chance(np.array(drawn), each)
+        places = Chance(((np.array(powers) - middle) * scale).max(axis=1), each)
         names = beyond(np.array(within), _MISNAMED)
         least = np.where(taught >= places.threshold, names, np.inf)
         return cls(chance, places, taught, np.where(_names(scanned, tested), least[:, None], np.inf))
@@ -104,7 +107,9 @@ class Standing:
     def chance_of(self, cell: int, z: float) -> float:
         """The chance that anything at all looks as strong as this effect, or as the place that it is the name of."""
         found = self.chance.of(z)
-        return found if abs(z) >= self.chance.threshold else min(found, self.places.of(self.taught[cell]))
+        if abs(z) < self.chance.threshold:
+            found = min(found, self.places.of(self.taught[cell]))
+        return min(1.0, _TESTS * found)
 
 
 def _names(scanned: Scanned, tested: Bools) -> Bools:
