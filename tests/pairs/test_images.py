@@ -25,7 +25,7 @@ from trl_attribution import pair_id
 from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
 from trl_attribution.gate.policy.file import load_policy
-from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs, whole_text
+from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs
 from trl_attribution.pairs.unsupported import require_pairs
 
 Row = dict[str, Any]
@@ -211,8 +211,8 @@ def test_an_image_inside_a_message_or_a_response_is_refused_with_the_place_where
 
 def test_pairs_are_shown_with_a_word_for_each_image() -> None:
     first, second = next(iter(PairReader(image_rows(2)))), list(PairReader(image_rows(2, blocks=True)))[1]
-    assert whole_text(first.shown[0]) == "[image]\nWhat is in number 0?"
-    assert whole_text(second.shown[0]) == "Look: [image][image]What is in number 1?"
+    assert first.shown[0] == [{"role": "user", "content": "[image] What is in number 0?"}]
+    assert second.shown[0] == [{"role": "user", "content": "Look: [image][image]What is in number 1?"}]
 
 
 def encoded(row: Row, architecture: str = "llava", **encoding: Any) -> Any:
