@@ -212,9 +212,13 @@ def test_other_trainers_on_images_are_refused_when_the_callback_is_made(
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
 
 
-def test_a_stream_of_images_is_refused_when_the_callback_is_made(tmp_path: Path) -> None:
-    stream = Dataset.from_list(image_rows(2)).to_iterable_dataset()
-    place = vision_folder("llava", tmp_path / "model")
-    trainer = make_trainer(place, tmp_path, stream, trainer={"processing_class": processor("llava")}, max_steps=1)
-    with pytest.raises(SettingsError, match="images cannot be read of a stream"):
-        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+def test_what_cannot_be_read_again_as_it_is_trained_on_is_refused_when_the_callback_is_made(tmp_path: Path) -> None:
+    dataset, place = Dataset.from_list(image_rows(2)), vision_folder("llava", tmp_path / "model")
+    refused = {
+        "images cannot be read of a stream": dataset.to_iterable_dataset(),
+        "it has a transform": dataset.with_transform(dict),
+    }
+    for message, rows in refused.items():
+        trainer = make_trainer(place, tmp_path, rows, trainer={"processing_class": processor("llava")}, max_steps=1)
+        with pytest.raises(SettingsError, match=message):
+            AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")

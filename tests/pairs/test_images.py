@@ -186,6 +186,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "datasets.Image(mode='L')",
     ),
+    "images that a transform changes": (
+        lambda: Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b", "image": picture(1)}]).with_transform(
+            lambda batch: {**batch, "image": [image.resize((9, 9)) for image in batch["image"]]}
+        ),
+        "of a dataset with a transform",
+    ),
     "sounds": (lambda: [{"prompt": "p", "chosen": "a", "rejected": "b", "audio": b""}], "only text and images"),
 }
 
