@@ -140,13 +140,16 @@ def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> 
     assert least_cosine(merged.store, offline("llava", rows, tmp_path / "offline").store) >= 0.99999
 
 
-def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> None:
+def test_vectors_of_another_vision_tower_or_processor_are_not_taken_over(tmp_path: Path) -> None:
     rows = image_rows(2)
     offline("llava", rows, tmp_path / "audit")
-    other = loaded("llava")
-    torch.nn.init.zeros_(other.model.get_parameter("model.vision_tower.encoder.layers.1.mlp.fc1.weight"))
-    with pytest.raises(SettingsError, match="vision: stored"):
-        DataAuditor(other, layers=LAYERS, vector_dtype="float32").audit(rows, tmp_path / "audit")
+    tower, scaled, written = (loaded("llava") for _ in range(3))
+    torch.nn.init.zeros_(tower.model.get_parameter("model.vision_tower.encoder.layers.1.mlp.fc1.weight"))
+    scaled.processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    written.processor.chat_template = f"See: {written.processor.chat_template}"
+    for other in (tower, scaled, written):
+        with pytest.raises(SettingsError, match="vision: stored"):
+            DataAuditor(other, layers=LAYERS, vector_dtype="float32").audit(rows, tmp_path / "audit")
 
 
 def test_a_row_with_a_broken_image_ends_an_audit_before_anything_is_written(tmp_path: Path) -> None:

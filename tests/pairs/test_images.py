@@ -187,8 +187,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "datasets.Image(mode='L')",
     ),
     "images that a transform changes": (
-        lambda: Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b", "image": picture(1)}]).with_transform(
-            lambda batch: {**batch, "image": [image.resize((9, 9)) for image in batch["image"]]}
+        lambda: Dataset.from_list(image_rows(1)).with_transform(
+            lambda batch: {**batch, "images": [[image.resize((9, 9)) for image in row] for row in batch["images"]]}
         ),
         "of a dataset with a transform",
     ),
@@ -233,6 +233,8 @@ def test_a_row_that_its_processor_cannot_take_is_a_fault_of_that_row() -> None:
     plain = {"prompt": "What is it?", "chosen": " A cat.", "rejected": " No.", "images": [picture(1)]}
     assert encoded(plain).reason == "processor_error"
     assert encoded({**plain, "prompt": "<image>What is it?"}).chosen.response_ids
+    twice = {**image_rows(1)[0], "prompt": [{"role": "user", "content": "<image>What is it?"}]}
+    assert "write no image token of the model there" in encoded(twice).detail
     assert encoded(image_rows(1)[0], max_length=20).reason == "prompt_too_long"
 
 

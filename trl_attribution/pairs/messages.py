@@ -127,7 +127,7 @@ def _text_of_block(block: Mapping[str, Any]) -> str:
 
 
 def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
-    """``prompt`` with a word for each of its ``images``: in its place, else before what the user says first, as in TRL."""
+    """``prompt`` with a word for each of its ``images``: in its place, else before the user's first text, as in TRL."""
     if not images or isinstance(prompt, str):
         return prompt
     shown = [{**message, "content": text_of(message)} if _has_places(message) else message for message in prompt]

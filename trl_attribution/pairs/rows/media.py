@@ -42,7 +42,7 @@ def image_modes(features: Features | None) -> list[str]:
 
 
 def is_transformed(dataset: Any) -> bool:
-    """Whether rows are changed as they are read (``set_transform``), so that what is stored is not what is trained on."""
+    """Whether rows are changed as they are read (``set_transform``): what is stored is not what is trained on."""
     return (getattr(dataset, "format", None) or {}).get("type") == "custom"
 
 
