@@ -296,9 +296,18 @@ def test_lines_with_paths_of_images_are_written_beside_them_only(tmp_path: Path)
     manifest = manifest_for(path, ids(path)[:2], "filter")
     manifest.apply_file(path, path.parent / "kept.jsonl")
     assert (path.parent / "kept.jsonl").read_text().splitlines() == path.read_text().splitlines()[2:]
-    with pytest.raises(DataError, match="Write the output beside it"):
-        manifest.apply_file(path, tmp_path / "kept.jsonl")
-    assert not (tmp_path / "kept.jsonl").exists()
+    named = Dataset.from_list([{**row, "images": []} for row in image_rows(2)]).remove_columns("images")
+    named.add_column("images", [["0.png"], []]).save_to_disk(tmp_path / "saved")
+    picture(0).save(tmp_path / "saved" / "0.png")
+    saved = manifest_for(tmp_path / "saved", ids(tmp_path / "saved")[1:], "filter")
+    for one, source, target in (
+        (manifest, path, tmp_path / "kept.jsonl"),
+        (manifest, path, path.parent / "kept"),  # a folder, which paths go out from
+        (saved, tmp_path / "saved", tmp_path / "other"),
+    ):
+        with pytest.raises(DataError, match="Write a file into "):
+            one.apply_file(source, target)
+        assert not target.exists()
 
 
 def test_an_image_known_by_its_path_alone_is_not_copied_into_a_typed_file(tmp_path: Path) -> None:

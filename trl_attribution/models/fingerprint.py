@@ -92,9 +92,7 @@ def vision_digest(model: torch.nn.Module, processor: ProcessorMixin | None) -> s
     of_images = {} if settings is None else settings.to_dict()
     # Its class depends on what is installed.
     kept = {name: value for name, value in of_images.items() if not name.endswith(("_type", "_class"))}
-    template = getattr(
-        processor, "chat_template", None
-    )  # the tokenizer, whose own is in a fingerprint, may have another
+    template = getattr(processor, "chat_template", None)
     return digest_of(weights + json.dumps([kept, template], sort_keys=True, default=str))
 
 

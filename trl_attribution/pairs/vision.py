@@ -89,8 +89,8 @@ def collated(pair: Pair, processor: Any, encoding: Encoding) -> dict[str, Tensor
             "processor_error",
             "prompt",
             f"the model's chat template or processor refuses it with its {len(example['images'])} image(s) "
-            f"({printable(error)}). Give each image one place in the prompt; in messages of plain text TRL makes it, so "
-            "write no image token of the model there.",
+            f"({printable(error)}). Give each image one place in the prompt; in messages of plain text TRL makes it, "
+            "so write no image token of the model there.",
         ) from error
 
 
