@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trl_attribution.errors import DataError, SettingsError
 from trl_attribution.pairs import PairReader, Reading, pair_id
+from trl_attribution.pairs.rows.media import is_transformed
 from trl_attribution.pairs.vision import SINCE
 from trl_attribution.utils.compat import is_before, version_of
 
@@ -45,7 +46,7 @@ def watch_images(trainer: Any) -> Callable[[], Tensor | None]:
         To be asked within a step: the ids of its batch, [2B, 16] bytes; None where the dataset has no images.
 
     Raises:
-        SettingsError: TRL is too old, or the dataset is a stream.
+        SettingsError: TRL is too old, or the dataset is a stream or has a transform.
     """
     from datasets import IterableDataset
 
@@ -57,6 +58,11 @@ def watch_images(trainer: Any) -> Callable[[], Tensor | None]:
         raise SettingsError(
             "dataset: images cannot be read of a stream. Give the trainer a map-style dataset: "
             "Dataset.from_list(list(stream))"
+        )
+    if is_transformed(trainer.train_dataset):
+        raise SettingsError(
+            "dataset: it has a transform (set_transform), so that what is stored is not what is trained on. Give the "
+            "trainer one without: Dataset.map does the same once"
         )
     step = trainer._compute_loss  # noqa: SLF001  # what compute_loss of every supported TRL calls
     if not isinstance(step, _Step):

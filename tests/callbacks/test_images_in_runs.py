@@ -140,13 +140,16 @@ def test_jobs_that_share_an_audit_of_images_come_to_the_same(tmp_path: Path) -> 
     assert least_cosine(merged.store, offline("llava", rows, tmp_path / "offline").store) >= 0.99999
 
 
-def test_vectors_of_another_vision_tower_are_not_taken_over(tmp_path: Path) -> None:
+def test_vectors_of_another_vision_tower_or_processor_are_not_taken_over(tmp_path: Path) -> None:
     rows = image_rows(2)
     offline("llava", rows, tmp_path / "audit")
-    other = loaded("llava")
-    torch.nn.init.zeros_(other.model.get_parameter("model.vision_tower.encoder.layers.1.mlp.fc1.weight"))
-    with pytest.raises(SettingsError, match="vision: stored"):
-        DataAuditor(other, layers=LAYERS, vector_dtype="float32").audit(rows, tmp_path / "audit")
+    tower, scaled, written = (loaded("llava") for _ in range(3))
+    torch.nn.init.zeros_(tower.model.get_parameter("model.vision_tower.encoder.layers.1.mlp.fc1.weight"))
+    scaled.processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    written.processor.chat_template = f"See: {written.processor.chat_template}"
+    for other in (tower, scaled, written):
+        with pytest.raises(SettingsError, match="vision: stored"):
+            DataAuditor(other, layers=LAYERS, vector_dtype="float32").audit(rows, tmp_path / "audit")
 
 
 def test_a_row_with_a_broken_image_ends_an_audit_before_anything_is_written(tmp_path: Path) -> None:
@@ -212,9 +215,13 @@ def test_other_trainers_on_images_are_refused_when_the_callback_is_made(
         AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
 
 
-def test_a_stream_of_images_is_refused_when_the_callback_is_made(tmp_path: Path) -> None:
-    stream = Dataset.from_list(image_rows(2)).to_iterable_dataset()
-    place = vision_folder("llava", tmp_path / "model")
-    trainer = make_trainer(place, tmp_path, stream, trainer={"processing_class": processor("llava")}, max_steps=1)
-    with pytest.raises(SettingsError, match="images cannot be read of a stream"):
-        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
+def test_what_cannot_be_read_again_as_it_is_trained_on_is_refused_when_the_callback_is_made(tmp_path: Path) -> None:
+    dataset, place = Dataset.from_list(image_rows(2)), vision_folder("llava", tmp_path / "model")
+    refused = {
+        "images cannot be read of a stream": dataset.to_iterable_dataset(),
+        "it has a transform": dataset.with_transform(dict),
+    }
+    for message, rows in refused.items():
+        trainer = make_trainer(place, tmp_path, rows, trainer={"processing_class": processor("llava")}, max_steps=1)
+        with pytest.raises(SettingsError, match=message):
+            AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")

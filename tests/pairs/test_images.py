@@ -25,7 +25,7 @@ from trl_attribution import pair_id
 from trl_attribution.errors import AttributionError, DataError, ModelError, SettingsError
 from trl_attribution.gate.check import GateOptions, run_gate
 from trl_attribution.gate.policy.file import load_policy
-from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs, whole_text
+from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault, encode_pairs
 from trl_attribution.pairs.unsupported import require_pairs
 
 Row = dict[str, Any]
@@ -186,6 +186,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "datasets.Image(mode='L')",
     ),
+    "images that a transform changes": (
+        lambda: Dataset.from_list(image_rows(1)).with_transform(
+            lambda batch: {**batch, "images": [[image.resize((9, 9)) for image in row] for row in batch["images"]]}
+        ),
+        "of a dataset with a transform",
+    ),
     "sounds": (lambda: [{"prompt": "p", "chosen": "a", "rejected": "b", "audio": b""}], "only text and images"),
 }
 
@@ -211,8 +217,8 @@ def test_an_image_inside_a_message_or_a_response_is_refused_with_the_place_where
 
 def test_pairs_are_shown_with_a_word_for_each_image() -> None:
     first, second = next(iter(PairReader(image_rows(2)))), list(PairReader(image_rows(2, blocks=True)))[1]
-    assert whole_text(first.shown[0]) == "[image]\nWhat is in number 0?"
-    assert whole_text(second.shown[0]) == "Look: [image][image]What is in number 1?"
+    assert first.shown[0] == [{"role": "user", "content": "[image] What is in number 0?"}]
+    assert second.shown[0] == [{"role": "user", "content": "Look: [image][image]What is in number 1?"}]
 
 
 def encoded(row: Row, architecture: str = "llava", **encoding: Any) -> Any:
@@ -227,6 +233,8 @@ def test_a_row_that_its_processor_cannot_take_is_a_fault_of_that_row() -> None:
     plain = {"prompt": "What is it?", "chosen": " A cat.", "rejected": " No.", "images": [picture(1)]}
     assert encoded(plain).reason == "processor_error"
     assert encoded({**plain, "prompt": "<image>What is it?"}).chosen.response_ids
+    twice = {**image_rows(1)[0], "prompt": [{"role": "user", "content": "<image>What is it?"}]}
+    assert "write no image token of the model there" in encoded(twice).detail
     assert encoded(image_rows(1)[0], max_length=20).reason == "prompt_too_long"
 
 
@@ -288,9 +296,18 @@ def test_lines_with_paths_of_images_are_written_beside_them_only(tmp_path: Path)
     manifest = manifest_for(path, ids(path)[:2], "filter")
     manifest.apply_file(path, path.parent / "kept.jsonl")
     assert (path.parent / "kept.jsonl").read_text().splitlines() == path.read_text().splitlines()[2:]
-    with pytest.raises(DataError, match="Write the output beside it"):
-        manifest.apply_file(path, tmp_path / "kept.jsonl")
-    assert not (tmp_path / "kept.jsonl").exists()
+    named = Dataset.from_list([{**row, "images": []} for row in image_rows(2)]).remove_columns("images")
+    named.add_column("images", [["0.png"], []]).save_to_disk(tmp_path / "saved")
+    picture(0).save(tmp_path / "saved" / "0.png")
+    saved = manifest_for(tmp_path / "saved", ids(tmp_path / "saved")[1:], "filter")
+    for one, source, target in (
+        (manifest, path, tmp_path / "kept.jsonl"),
+        (manifest, path, path.parent / "kept"),  # a folder, which paths go out from
+        (saved, tmp_path / "saved", tmp_path / "other"),
+    ):
+        with pytest.raises(DataError, match="Write a file into "):
+            one.apply_file(source, target)
+        assert not target.exists()
 
 
 def test_an_image_known_by_its_path_alone_is_not_copied_into_a_typed_file(tmp_path: Path) -> None:

@@ -82,14 +82,18 @@ def with_adapter(identity: ModelFingerprint, model: torch.nn.Module, adapter: st
 
 
 def vision_digest(model: torch.nn.Module, processor: ProcessorMixin | None) -> str:
-    """What images go through, which is no part of a fingerprint: the weights and settings of all but the text part."""
+    """What images go through, which is no part of a fingerprint: weights and settings of all but the text part.
+
+    With the processor's chat template, which says where images stand, and need not be the tokenizer's.
+    """
     base, settings = unwrapped(model), getattr(processor, "image_processor", None)
     text = {id(parameter) for parameter in text_part(base).module.parameters()}
     weights = _weights_digest((name, one) for name, one in own_parameters(base) if id(one) not in text)
     of_images = {} if settings is None else settings.to_dict()
     # Its class depends on what is installed.
     kept = {name: value for name, value in of_images.items() if not name.endswith(("_type", "_class"))}
-    return digest_of(weights + json.dumps(kept, sort_keys=True, default=str))
+    template = getattr(processor, "chat_template", None)
+    return digest_of(weights + json.dumps([kept, template], sort_keys=True, default=str))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trl_attribution.errors import DataError
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.rows.media import as_stored
+from trl_attribution.utils.paths import local_path
 from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
@@ -63,18 +64,20 @@ def check_moved(source: RowSource, target: Path) -> None:
     """Refuse to write rows that name files of images to where their paths lead elsewhere.
 
     Raises:
-        DataError: the target is not beside the file that the rows are from.
+        DataError: paths in the target go out from another folder than in the rows' own files.
     """
     if not has_images(source.columns or ()) or as_stored(source.features or {}) is not None:
         return
     parts = getattr(source, "parts", None)
     if parts is not None and not target.suffix:  # the folder is copied, with all that lies in it
         return
-    files = [one.path for one in parts or [source] if hasattr(one, "path")]
-    if any(file.absolute().parent.resolve() != target.absolute().parent.resolve() for file in files):
+    folders = [one.path.parent for one in parts or [source] if hasattr(one, "path")]
+    folders += [local_path(source.name)] if source.kind == "save_to_disk" else []
+    there = target.parent if target.suffix else target
+    if any(folder.resolve() != there.resolve() for folder in folders):
         raise DataError(
             f"{target}: {source.name} names its images by paths from its own folder, which would lead nowhere from "
-            "there. Write the output beside it."
+            f"there. Write a file into {folders[0]}."
         )
 
 

@@ -127,10 +127,19 @@ def _text_of_block(block: Mapping[str, Any]) -> str:
 
 
 def with_places_shown(prompt: str | Messages, images: int) -> str | Messages:
-    """``prompt`` with its ``images`` in front, as TRL puts them, if it is messages that say no place for them."""
-    if not images or isinstance(prompt, str) or SHOWN in whole_text(prompt):
+    """``prompt`` with a word for each of its ``images``: in its place, else before the user's first text, as in TRL."""
+    if not images or isinstance(prompt, str):
         return prompt
-    return [{"role": "user", "content": SHOWN * images}, *prompt]
+    shown = [{**message, "content": text_of(message)} if _has_places(message) else message for message in prompt]
+    first = next((message for message in prompt if message["role"] == "user"), {})
+    if shown == prompt and isinstance(first.get("content"), str):
+        shown[prompt.index(first)] = {**first, "content": f"{SHOWN * images} {first['content']}"}
+    return shown
+
+
+def _has_places(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(map(is_place_of_image, content))
 
 
 def whole_text(part: str | Sequence[dict[str, Any]]) -> str:

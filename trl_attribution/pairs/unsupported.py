@@ -9,7 +9,7 @@ from trl_attribution.errors import DataError
 from trl_attribution.pairs.formats import LAYOUTS, Form, Reading
 from trl_attribution.pairs.images import IMAGE_COLUMNS
 from trl_attribution.pairs.rows import RowSource
-from trl_attribution.pairs.rows.media import image_modes
+from trl_attribution.pairs.rows.media import image_modes, is_transformed
 from trl_attribution.utils.kinds import EXAMPLES
 from trl_attribution.utils.text import printable
 
@@ -86,6 +86,8 @@ def refuse_images(source: RowSource, columns: Sequence[str], reading: Reading, f
         fault = "need a column 'prompt': TRL splits no prompt off responses where there are images. Add it"
     elif source.kind == "stream":
         fault = "cannot be read of a stream. Give a map-style dataset: Dataset.from_list(list(stream))"
+    elif is_transformed(getattr(source, "dataset", None)):
+        fault = "of a dataset with a transform are changed while they are read. Store them changed (Dataset.map)"
     elif modes := image_modes(source.features):
         fault = f"are converted while they are read (datasets.Image(mode={modes[0]!r})). Store them converted"
     if fault is not None:

@@ -53,9 +53,10 @@ def encode_with_images(
     found: list[EncodedPair | RowFault] = []
     for pair in pairs:
         try:
+            encoded = _encoded(pair, processor, encoding)  # first: what it says of a place too many is of images
             if pair.conversational:
                 check_text(_without_images(pair))
-            found.append(_encoded(pair, processor, encoding))
+            found.append(encoded)
         except RowFault as fault:
             found.append(fault)
     return found
@@ -88,7 +89,8 @@ def collated(pair: Pair, processor: Any, encoding: Encoding) -> dict[str, Tensor
             "processor_error",
             "prompt",
             f"the model's chat template or processor refuses it with its {len(example['images'])} image(s) "
-            f"({printable(error)}). Give each image one place in the prompt.",
+            f"({printable(error)}). Give each image one place in the prompt; in messages of plain text TRL makes it, "
+            "so write no image token of the model there.",
         ) from error
 
 

@@ -41,6 +41,11 @@ def image_modes(features: Features | None) -> list[str]:
     return [image.mode for image in _images(features) if image.mode]
 
 
+def is_transformed(dataset: Any) -> bool:
+    """Whether rows are changed as they are read (``set_transform``): what is stored is not what is trained on."""
+    return (getattr(dataset, "format", None) or {}).get("type") == "custom"
+
+
 def _images(feature: Any) -> Iterator[Image]:
     """The types of images at any depth."""
     from datasets import Image
