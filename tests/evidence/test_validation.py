@@ -242,7 +242,8 @@ def test_the_command_line_answers_with_its_exit_code_and_writes_the_document(wor
     [
         ({"training": {"dpo": {"learning_rat": 1}}}, r"training.dpo.learning_rat: DPOConfig has no such field"),
         ({"training": {"dpo": {"loss_type": "none"}}}, r"training.dpo: DPOTrainer refuses it: Unknown loss type: none"),
-        ({"reading": {"prompt": "x"}}, r"reading: .*choose from prompt_column"),
+        ({"reading": {"prompt": "x"}}, r"reading: prompt is no field of Reading; choose from prompt_column"),
+        ({"reading": ["x"]}, r"reading: must hold fields of Reading \(prompt_column, .*, not \['x'\]"),
         ({"behaviors": [{"file": "harmless.jsonl"}]}, r"behavior 'harmless' has no judge"),
         ({"behaviors": [{"file": "trigger.jsonl"}, {"file": "trigger.jsonl"}]}, r"behaviors: two are named 'trigger'"),
         ({"sizes": [12]}, r"sizes: 12 of 12"),

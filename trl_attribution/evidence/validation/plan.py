@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,10 +29,15 @@ def _size(value: Any) -> Any:
 
 
 def _reading(given: Any) -> Reading:
+    known = asdict(Reading())
+    if isinstance(given, Reading):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"must hold fields of Reading ({', '.join(known)}), not {printable(given, 40)}")
+    if unknown := [printable(name, 40) for name in given if name not in known]:
+        raise ValueError(f"{unknown[0]} is no field of Reading; choose from {', '.join(known)}")
     try:
-        return given if isinstance(given, Reading) else Reading(**given)
-    except TypeError as error:
-        raise ValueError(f"{printable(error, 300)}; choose from {', '.join(asdict(Reading()))}") from None
+        return Reading(**given)
     except SettingsError as error:
         raise ValueError(str(error)) from None
 
