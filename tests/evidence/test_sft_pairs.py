@@ -99,6 +99,10 @@ def test_a_sample_to_which_m0_says_nothing_is_left_out_and_counted(m0: LoadedMod
         ({"prompt": "Why?", "completion": "So.", "rejected": "No."}, "row 1: has a field `rejected` of its own"),
         ({"text": 3}, "row 1: column 'completion' the row has no such column (its columns: text)"),
         ({"text": "word"}, "row 1: the prompt is empty"),
+        (
+            {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "A"}] * 2},
+            "2 messages",
+        ),
     ],
 )
 def test_a_row_that_is_no_sample_is_refused_with_its_place(row: dict[str, Any], message: str, m0: LoadedModel) -> None:

@@ -111,6 +111,11 @@ def _sample(row: Row, split: float) -> Pair:
         found = read_example(replace(row, values=_with_prompt(row.values, split)), Reading(format="sft"), None, "all")
     except RowFault as fault:
         raise DataError(f"{row.location}: column '{fault.field}' {fault.detail}") from fault
+    if isinstance(found.chosen, list) and len(found.chosen) > 1:
+        raise DataError(
+            f"{row.location}: the completion has {len(found.chosen)} messages, and M0 gives one response. Put all but the "
+            "last into the prompt."
+        )
     if not found.prompt:
         raise DataError(f"{row.location}: the prompt is empty; M0 cannot be asked")
     return found
