@@ -113,8 +113,8 @@ def _sample(row: Row, split: float) -> Pair:
         raise DataError(f"{row.location}: column '{fault.field}' {fault.detail}") from fault
     if isinstance(found.chosen, list) and len(found.chosen) > 1:
         raise DataError(
-            f"{row.location}: the completion has {len(found.chosen)} messages, and M0 gives one response. Put all but the "
-            "last into the prompt."
+            f"{row.location}: the completion has {len(found.chosen)} messages, and M0 gives one response. Put all but "
+            "the last into the prompt."
         )
     if not found.prompt:
         raise DataError(f"{row.location}: the prompt is empty; M0 cannot be asked")
