@@ -129,7 +129,7 @@ class CallbackWork(Work):
         weights = (folder / "out" / "checkpoint-6" / "model.safetensors").read_bytes()
         return {
             **_files(audit, "manifest.*.jsonl"),
-            "ids": store.pair_ids,
+            "ids": list(store.pair_ids),
             "vectors": [_digest(one) for one in (*vectors, weights)],
             "scores": _scores(audit),
         }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +18,13 @@ from trl_attribution.discovery.findings import Finding, ScanResult, SourceCount,
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import Cells, Place, places
 from trl_attribution.discovery.standing import Basis, Standing
-from trl_attribution.discovery.telling import Scanned
+from trl_attribution.discovery.telling import Scanned, tell
 from trl_attribution.discovery.topics import Topics, Wording
 from trl_attribution.discovery.traits.measures import MEASURES, measured
 from trl_attribution.discovery.traits.panel import ExampleVectors, Panel, fit_panel
 from trl_attribution.discovery.traits.trait import Contrast, Trait, packaged_traits, read_traits
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.pairs import PairReader
+from trl_attribution.pairs import PairReader, Reading
 from trl_attribution.report.scan import scan_view, sentence
 
 PAIRS, TRAITS, LEAVES, SOURCES = 600, 5, 6, 3
@@ -134,6 +137,14 @@ def few_that_teach(turned: np.ndarray, size: float = 2) -> tuple[Scanned, Standi
     return scanned, Standing.of(scanned, tested, ScanConfig(flips=299), silent)
 
 
+def listed_pairs(count: int) -> Any:
+    """What a manifest says of the audit that it is made from."""
+    info = SimpleNamespace(dataset=SimpleNamespace(fingerprint="0" * 64), model=SimpleNamespace(digest="0" * 32))
+    ids = [f"{number:032x}" for number in range(count)]
+    listed = type("Listed", (SimpleNamespace,), {"__len__": lambda _: count})
+    return listed(info=info, pair_ids=ids, rows=np.arange(count), reading=Reading(), rows_of=lambda _: {})
+
+
 def test_a_place_that_teaches_is_named_by_the_trait_that_explains_it_and_at_random_by_none() -> None:
     scanned, standing = few_that_teach(np.ones(PAIRS))
     where = scanned.cells
@@ -147,6 +158,20 @@ def test_a_place_that_teaches_is_named_by_the_trait_that_explains_it_and_at_rand
     for seed in range(10):
         _, standing = few_that_teach(np.random.default_rng(seed).choice([-1.0, 1.0], PAIRS))
         assert np.isinf(standing.thresholds).all()
+
+
+def test_what_a_place_is_only_named_by_says_perhaps_and_comes_after_what_is_sure(tmp_path: Path) -> None:
+    scanned, standing = few_that_teach(np.ones(PAIRS))
+    harmful = tuple(one.model_copy(update={"harmful": True}) for one in scanned.traits)
+    scanned.scores[:, 1] += 1  # what is sure
+    scanned = replace(scanned, traits=harmful, audited=listed_pairs(PAIRS), shape_shares=np.zeros(TRAITS))
+    sums = Sums.of(scanned.scores, scanned.applies, scanned.atoms, scanned.cells.members.shape[1])
+    cell, trait = np.argwhere(np.isfinite(standing.thresholds))[0].tolist()
+    named = Place(trait, cell, scanned.cells.members[cell] > 0, 0.0)
+    sure = Place(1, 0, np.ones_like(named.atoms), 0.0)
+    found = tell(scanned, sums, [sure], [named], standing, lambda *_: {}, tmp_path, ScanConfig()).findings
+    assert [(one.says, one.guessed, one.harmful) for one in found] == [("x", False, True), ("perhaps x", True, True)]
+    assert found[1].adjusted_p <= 0.01
 
 
 def test_names_are_given_by_directions_that_turning_pairs_round_leaves_as_they_are() -> None:

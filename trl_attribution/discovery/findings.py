@@ -46,6 +46,8 @@ class Finding(_Part):
     trait: str
     says: str
     """In words: "refuses harmful requests"; RAW where the trait is the user's."""
+    guessed: bool = False
+    """Whether its place teaches something for certain, and the trait is only what fits best."""
     direction: Literal["towards", "away"]
     harmful: bool
     """Whether this is what a release has to be kept from."""
@@ -255,6 +257,8 @@ class ScanResult(JsonFile):
         harmful = sum(one.harmful for one in self.findings)
         about = f"{self.examples.counted(self.pairs)} of {printable(self.dataset['name'], 80)}, layer {self.layer}"
         return f"ScanResult({about}: {len(self.findings)} findings, {harmful} of them harmful)"
+
+    __str__ = __repr__  # pydantic's own is every number of it
 
     def _repr_html_(self) -> str:
         """Where which trait is pushed towards, for a notebook; dataset text is escaped."""

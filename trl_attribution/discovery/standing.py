@@ -119,7 +119,7 @@ def _names(scanned: Scanned, tested: Bools) -> Bools:
         for scores in (scanned.scores, scanned.fits)
     )
     spread = np.sqrt(fits.squares[WHOLE] / np.maximum(fits.count[WHOLE], 1))
-    probed = np.array([not one.measure for one in scanned.traits])
+    probed = np.array([not one.measure for one in scanned.traits], dtype=bool)
     sizes = np.where(tested & probed, fits.z, 0.0)  # what a place leads away from says little of what it is
     first = (sizes > 0) & (sizes == sizes.max(axis=1, initial=0.0, keepdims=True))
     found: Bools = first & (plain.total > 0) & (fits.mean >= _LARGE * spread)

@@ -83,13 +83,14 @@ def tell(
         folder: the audit's.
         config: how many typical pairs, and the seed.
     """
-    sure, named = ([_Draft(scanned, scores, place, config) for place in group] for group in (told, names))
+    sure = [_Draft(scanned, scores, place, config) for place in told]
+    named = [_Draft(scanned, scores, place, config, guessed=True) for place in names]
     kept = unexplained([one.candidate for one in sure], scanned.scores, standing.chance.threshold)
     drafts = [sure[place] for place in kept]
     for one in sorted(named, key=lambda one: -one.certain):
         if not any(one.is_beside(other) for other in drafts):
             drafts.append(one)
-    drafts.sort(key=lambda one: (not one.harmful, -one.certain))
+    drafts.sort(key=lambda one: (not one.harmful, one.harmful and one.guessed, -one.certain))
     texts = read({pair_id: row for one in drafts for pair_id, row in one.typical_rows.items()}, scanned.audited)
     for stale in (folder / FOLDER).glob("*.filter.jsonl"):
         stale.unlink()
@@ -101,8 +102,8 @@ def tell(
 class _Draft:
     """One finding in the making."""
 
-    def __init__(self, scanned: Scanned, scores: Sums, place: Place, config: ScanConfig) -> None:
-        self.scanned, self.place = scanned, place
+    def __init__(self, scanned: Scanned, scores: Sums, place: Place, config: ScanConfig, guessed: bool = False) -> None:
+        self.scanned, self.place, self.guessed = scanned, place, guessed
         self.trait = scanned.traits[place.trait]
         inside = place.atoms[scanned.atoms] & scanned.applies[:, place.trait]
         self.members = np.flatnonzero(inside)
@@ -161,7 +162,8 @@ class _Draft:
         low, high = self.excess
         return Finding(
             trait=self.trait.name,
-            says=self.trait.towards if self.sign > 0 else self.trait.opposite,
+            says=("perhaps " if self.guessed else "") + (self.trait.towards if self.sign > 0 else self.trait.opposite),
+            guessed=self.guessed,
             direction="towards" if self.sign > 0 else "away",
             harmful=self.harmful,
             everywhere=everywhere,
