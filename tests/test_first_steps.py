@@ -119,10 +119,8 @@ def test_a_newcomers_first_hour_goes_from_an_installed_wheel_to_a_run(
     ]
     words = [part for one in small for part in ("--instead", one)]
     with serving(wheel_alone) as programs:
-        where = programs.run(
-            place, "python", "-c", "import trl_attribution as t; print(t.__file__)", PYTHONPATH=""
-        ).stdout
-        assert Path(where).is_relative_to(wheel_alone.parents[1])
+        where = programs.run(place, "python", "-c", "import trl_attribution as t; print(t.__file__)", PYTHONPATH="")
+        assert Path(where.stdout).is_relative_to(wheel_alone.parents[1]), where.stderr
         told = programs.run(
             place, sys.executable, FIRST_HOUR, "--programs", programs.folder, "--place", place, "--page",
             tmp_path / "page.md", *words,
