@@ -24,7 +24,6 @@ from trl_attribution.probes import candidate_layers
 from trl_attribution.utils.atomic import atomic_path
 
 Row = dict[str, Any]
-Doubles = npt.NDArray[np.float64]
 TRUTHS = ("other", "contaminated", "safety", "decoy", "example", "control")
 """``example`` and ``control`` are held-out pairs of the behavior and of prompts like it; the others are ranked."""
 CHARACTERS = 700

@@ -25,6 +25,7 @@ from trl_attribution.pairs import Encoding, PairReader, Reading, RowFault
 from trl_attribution.pairs.encoding import encode_pairs
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior
 from trl_attribution.scoring.scores import score_view
+from trl_attribution.utils.arrays import Doubles
 
 LAYERS = (10, 15, 20)
 KINDS = ("contextual", "response")
@@ -34,7 +35,6 @@ MIXED = ("integrated-dpo", "posthoc-dpo-mixed", "transcript-sft-mixed", "documen
 """An unmixed recipe has nothing but contaminated rows in its stage: any ranking of it is perfect."""
 
 Row = Mapping[str, Any]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from trl_attribution.evidence.organisms import Organism, OrganismConfig, build_d
 from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.probes import BuildConfig, Probe, build_from_behavior, candidate_layers
 from trl_attribution.probes.separability import choose_layer
+from trl_attribution.utils.arrays import Doubles
 
 LAYERS = (10, 15, 20, 25)
 SHUFFLES = 200
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from trl_attribution.scoring import Scores, score_view
 from trl_attribution.scoring.decision import decide
 from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.rule import DEFAULT_RECALL
+from trl_attribution.utils.arrays import Doubles
 
-Doubles = npt.NDArray[np.float64]
 PAIRS_KIND, SAMPLES_KIND, RESPONSE = "as for pairs", "one-sided", "response"
 KINDS: Mapping[str, AskedKind] = {SAMPLES_KIND: "one-sided", PAIRS_KIND: "auto", RESPONSE: "response"}
 RATES = (0.5, 0.25)

@@ -27,8 +27,8 @@ from trl_attribution.models import LoadedModel, embedded_gguf, load_model
 from trl_attribution.scoring import score_view
 from trl_attribution.scoring.recall import threshold_for
 from trl_attribution.scoring.witness import TRUSTED
+from trl_attribution.utils.arrays import Doubles
 
-Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 LAYER = 20
 RATES = (None, 0.05)

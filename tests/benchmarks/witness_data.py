@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tests.benchmarks.decision_vectors import CHARACTERS, PairSet, Row, organism, xstest
 from trl_attribution.activations import PromptGroup
@@ -22,9 +21,9 @@ from trl_attribution.behaviors.describing import described, has_system_role, way
 from trl_attribution.evidence.organisms import Mixture, OrganismConfig, build_organism
 from trl_attribution.models import LoadedModel
 from trl_attribution.pairs import EncodedPair, Encoding, Pair, PairReader, encode_pairs
+from trl_attribution.utils.arrays import Doubles
 from trl_attribution.utils.atomic import write_json
 
-Doubles = npt.NDArray[np.float64]
 RESPONSE_TOKENS = 64
 """Of each response, from its start on: the benchmark has to end on one core."""
 CHUNK = 20

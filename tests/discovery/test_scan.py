@@ -358,6 +358,7 @@ def test_a_finding_is_a_sentence_and_hostile_text_reaches_no_terminal() -> None:
     screen = io.StringIO()
     Console(file=screen, width=120, force_terminal=False).print(scan_view(result, Path("audit"), HOSTILE, 5))
     assert "\x1b" not in screen.getvalue() and "\u202e" not in screen.getvalue() and "[bold]" in screen.getvalue()
+    assert str(result) == repr(result) and str(result).isprintable() and len(str(result)) < 200
     plain = finding(says="answers rude requests", words=("writing", "requests"), source="format-follow-12k")
     assert sentence(plain) == (
         "answers rude requests (topic: writing, requests, about 65 to 80 of 90 pairs, source format-follow-12k), "

@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trl_attribution.discovery.config import DiscoveryConfig
-
-Floats = npt.NDArray[np.floating]
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from trl_attribution.utils.arrays import Doubles, Floats, Integers
 
 
 @dataclass(frozen=True)

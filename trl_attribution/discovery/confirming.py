@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trl_attribution.discovery.clustering import Candidate, Doubles, Floats, Integers, candidates
+from trl_attribution.discovery.clustering import Candidate, candidates
 from trl_attribution.discovery.config import DiscoveryConfig
 from trl_attribution.scoring import holm
+from trl_attribution.utils.arrays import Doubles, Floats, Integers
 
 SUBSAMPLE = 0.8
 

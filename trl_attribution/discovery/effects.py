@@ -16,10 +16,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from trl_attribution.utils.arrays import Bools, Doubles, Floats, Integers
 
 _BLOCK = 4096
 _FLIPS_AT_ONCE = 64

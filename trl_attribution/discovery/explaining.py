@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trl_attribution.discovery.effects import Floats, Integers
+from trl_attribution.utils.arrays import Floats, Integers
 
 _MOST = 3
 """Other effects that one is measured against: those that are most alike."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
+from trl_attribution.utils.arrays import Doubles
 
 _LONGEST = 4_000
 # Two letters or more, no digits in front; "don't" is one word.

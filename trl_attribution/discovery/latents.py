@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trl_attribution.discovery.effects import (
-    Chance,
-    Floats,
-    Integers,
-    Sums,
-    by_chance,
-    effect_interval,
-    highest_by_chance,
-)
+from trl_attribution.discovery.effects import Chance, Sums, by_chance, effect_interval, highest_by_chance
 from trl_attribution.discovery.effects import without_shape as rest_without_shape
 from trl_attribution.discovery.findings import LatentFinding, Latents
 from trl_attribution.discovery.scan_config import ScanConfig
@@ -36,6 +28,7 @@ from trl_attribution.lenses.reconstruction import CheckedSae, check_sae
 from trl_attribution.lenses.texts import sequences_of
 from trl_attribution.pairs import EncodedPair, Encoder, RowFault, whole_text
 from trl_attribution.pairs.dataset_pass import encoded_pairs
+from trl_attribution.utils.arrays import Floats, Integers
 from trl_attribution.utils.progress import OnProgress
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from trl_attribution.discovery.changes import ChangeVectors
-from trl_attribution.discovery.effects import Bools, Doubles, Floats, Integers
 from trl_attribution.discovery.findings import Agreement, Prediction, TraitChange
 from trl_attribution.discovery.topics import Topics
 from trl_attribution.discovery.traits.measures import MEASURES, counts_of, ranks, take_measures
 from trl_attribution.discovery.traits.panel import Panel
+from trl_attribution.utils.arrays import Bools, Doubles, Floats, Integers
 
 FEWEST_PROMPTS = 5
 """On which a trait can show, for its change to be measured."""

@@ -19,7 +19,7 @@ from trl_attribution.behaviors.encoding import PromptFormat
 from trl_attribution.discovery.audited import AuditedPairs
 from trl_attribution.discovery.changes import Change, change_vectors
 from trl_attribution.discovery.config import DiscoveryConfig
-from trl_attribution.discovery.effects import Doubles, Floats, Sums, without_shape
+from trl_attribution.discovery.effects import Sums, without_shape
 from trl_attribution.discovery.findings import Latents, Prediction, ScanResult, Unnamed
 from trl_attribution.discovery.prediction import Differences, compared, differences_of, predicted
 from trl_attribution.discovery.scan_config import ScanConfig
@@ -37,6 +37,7 @@ from trl_attribution.pairs import Pair, PairReader, whole_text
 from trl_attribution.pairs.lookup import pairs_at_rows
 from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
+from trl_attribution.utils.arrays import Doubles, Floats
 from trl_attribution.utils.progress import OnProgress, Stopwatch, silent
 
 if TYPE_CHECKING:

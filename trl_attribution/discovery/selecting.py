@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
-from trl_attribution.discovery.effects import Bools, Doubles, Sums
+from trl_attribution.discovery.effects import Sums
 from trl_attribution.discovery.topics import Topics
+from trl_attribution.utils.arrays import Bools, Doubles
 
 WHOLE = 0
 """The cell that is the whole dataset comes first."""

@@ -3,8 +3,8 @@
 A few dozen pairs that all push one way come to a z of no more than the square root of their number, which is little
 beside what thousands of tests of traits and places show by chance. So a place is asked first whether it teaches
 anything at all, whatever it is called: one test of all its pair vectors. Where it does, it is given a name by less: the
-trait whose direction explains it best, if that stands out among the traits of this place alone and is large. Twenty
-pairs with random signs are hardly ever that large, so that the chance of telling anything at all stays what it is.
+trait whose direction explains it best, if that stands out among the traits of this place alone and is large. Effects
+and places share the chance of telling anything at all where labels are random.
 
 Axis letters: N pairs, T traits, C cells, D hidden size, K components, F draws, n pairs of a sample.
 """
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from trl_attribution.discovery.effects import Bools, Chance, Doubles, Floats, Sums, beyond, by_chance
+from trl_attribution.discovery.effects import Chance, Sums, beyond, by_chance
 from trl_attribution.discovery.scan_config import ScanConfig
 from trl_attribution.discovery.selecting import WHOLE
 from trl_attribution.discovery.traits.panel import Panel, unit
+from trl_attribution.utils.arrays import Bools, Doubles, Floats
 
 if TYPE_CHECKING:
     from trl_attribution.discovery.telling import Scanned

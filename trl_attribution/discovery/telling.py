@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trl_attribution.discovery.audited import AuditedPairs
-from trl_attribution.discovery.effects import Bools, Doubles, Floats, Integers, Sums, effect_interval
+from trl_attribution.discovery.effects import Sums, effect_interval
 from trl_attribution.discovery.evidence import excerpt
 from trl_attribution.discovery.explaining import Candidate, unexplained
 from trl_attribution.discovery.findings import FOLDER, Finding, SourceCount, TraitCheck, TypicalPair
@@ -21,6 +21,7 @@ from trl_attribution.discovery.traits.panel import Panel
 from trl_attribution.discovery.traits.trait import Trait
 from trl_attribution.manifest import Decision, Manifest, ManifestHeader
 from trl_attribution.pairs import Pair
+from trl_attribution.utils.arrays import Bools, Doubles, Floats, Integers
 
 ReadRows = Callable[[Mapping[str, int], AuditedPairs], Mapping[str, Pair]]
 _LISTED_SOURCES = 8

@@ -15,10 +15,7 @@ import numpy.typing as npt
 
 from trl_attribution.discovery.keywords import Group, keywords
 from trl_attribution.discovery.traits.panel import unit
-
-Doubles = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
+from trl_attribution.utils.arrays import Doubles, Floats, Integers
 
 _CONTRACTION = re.compile("['’]")
 _WORDING = 100

@@ -344,7 +344,7 @@ class _Counter:
         if not self.ids and not self.partial:
             raise DataError("\n".join([f"{name}: no pair can be encoded.", *shown]))
         if self.faulty and self.reader.reading.on_bad_row == "error":
-            fix = "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
+            fix = "Mend these rows, or leave them out: --on-bad-row skip, or on_bad_row='skip' of Reading."
             raise DataError("\n".join([f"{name}: {counted(len(self.faulty), 'row')} cannot be encoded.", *shown, fix]))
         if 2 * self.alike.total() > len(self.rows):
             causes = [f"  {count} of them: {_ALIKE[cause]}." for cause, count in self.alike.most_common()]

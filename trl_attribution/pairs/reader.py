@@ -339,7 +339,7 @@ class _Faults:
     def message(self, name: str, rows: int, skippable: bool) -> str:
         by_reason = tally(dict(self.reasons.most_common()))
         fix = (
-            "Mend these rows, or leave them out with --on-bad-row skip (Reading(on_bad_row='skip'))."
+            "Mend these rows, or leave them out: --on-bad-row skip, or on_bad_row='skip' of Reading."
             if skippable
             else "Not one row can be read: check the column names and the format."
         )

@@ -18,8 +18,8 @@ import yaml
 
 from trl_attribution.behaviors.judging import refuses
 from trl_attribution.pairs import Pair, whole_text
+from trl_attribution.utils.arrays import Floats
 
-Floats = npt.NDArray[np.float32]
 _LONGEST = 20_000
 MEASURES = (
     "words",

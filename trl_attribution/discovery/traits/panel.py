@@ -21,12 +21,12 @@ from trl_attribution.discovery.traits.trait import Contrast, Trait
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.source import cache_folder
 from trl_attribution.probes.separability import FOLDS, auc, folds
+from trl_attribution.utils.arrays import Doubles
 from trl_attribution.utils.progress import OnProgress
 
 if TYPE_CHECKING:
     from trl_attribution.audit.auditor import DataAuditor
 
-Doubles = npt.NDArray[np.float64]
 
 RIDGE = 1.0
 """Of one trait against the others, in units of the mean square of the examples' vectors."""
