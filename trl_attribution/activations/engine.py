@@ -28,6 +28,7 @@ from trl_attribution.activations.workers import workers_for
 from trl_attribution.errors import DataError, ModelError
 from trl_attribution.models.limits import InputLimits, input_limits
 from trl_attribution.utils.distributed import numel
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import EncodedPair
@@ -153,10 +154,13 @@ class ActivationEngine:
             with self.runner.session():
                 found = forward.seen(batch)
         except DataError as error:
-            raise DataError(f"{pair.location}: column {error}") from error
+            raise DataError(f"{printable(pair.location)}: column {error}") from error
         except MODEL_FAULTS as error:
-            what = "out of memory" if is_out_of_memory(error) else f"the model fails ({type(error).__name__}: {error})"
-            raise ModelError(f"{pair.location}: {what} on this pair with its images. Leave it out.") from error
+            fails = f"the model fails ({type(error).__name__}: {printable(error, 300)})"
+            what = "out of memory" if is_out_of_memory(error) else fails
+            raise ModelError(
+                f"{printable(pair.location)}: {what} on this pair with its images. Leave it out."
+            ) from error
         self.stats.tokens_computed += found.tokens
         self.stats.tokens_in_sequences += sum(map(len, lengths))
         return found.groups[0]
