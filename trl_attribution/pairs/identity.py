@@ -33,6 +33,11 @@ def _json_form(value: Any) -> str:
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_json_form)
+_KEYS = {
+    name: f'"{name}":'.encode()
+    for name in ("prompt", "chosen", "rejected", "responses", "tools", "chat_template_kwargs", "images")
+}
+"""What a pair's canonical JSON may hold, as it stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def _document(
 
 def _digest(values: Mapping[str, bytes]) -> str:
     """Of the JSON object with these values, which are JSON already."""
-    entries = b",".join([b'"%b":%b' % (name.encode("ascii"), values[name]) for name in sorted(values)])
+    entries = b",".join([_KEYS[name] + values[name] for name in sorted(values)])
     return hashlib.sha256(b"{%b}" % entries).hexdigest()[:ID_LENGTH]
 
 

@@ -56,12 +56,15 @@ class TokenSpool:
             AttributionError: the disk is full.
         """
         assert pair.collate is None, "what a pair with images is cannot be kept as token ids"
-        first = pair.chosen.prompt_ids
+        first, tokens = pair.chosen.prompt_ids, array("i")
         for number, side in enumerate(pair.sides):
             shared = number > 0 and side.prompt_ids == first
-            self._write([] if shared else side.prompt_ids)
-            self._write(side.response_ids)
+            if not shared:
+                tokens.fromlist(side.prompt_ids)
+            tokens.fromlist(side.response_ids)
             self._lengths.extend((-1 if shared else len(side.prompt_ids), len(side.response_ids)))
+        with self._kept():
+            self._file.write(tokens)
         if len(pair.sides) > 2 or pair.weights != PAIR_WEIGHTS:
             self._weights[len(self)] = pair.weights
         self._ids += bytes.fromhex(pair.pair_id)
@@ -85,10 +88,6 @@ class TokenSpool:
             ids = array("i", self._file.read(size)).tolist()
             pair_id = self._ids[16 * place : 16 * place + 16].hex()
             yield _pair(pair_id, lengths, ids, self._weights.get(place, PAIR_WEIGHTS))
-
-    def _write(self, ids: list[int]) -> None:
-        with self._kept():
-            self._file.write(array("i", ids).tobytes())
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
