@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from tests.audit_cases import pair_rows, score_rows, tiny_loaded, tiny_probe
 from tests.commands import Commands
@@ -26,6 +27,7 @@ from tests.tiny import build_tiny_model
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.info import AuditInfo
+from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError
 from trl_attribution.models.fingerprint import fingerprint
 from trl_attribution.models.sharding import load_sharded
@@ -144,6 +146,39 @@ def test_an_error_on_one_rank_ends_all_of_them_and_is_told_once(
     assert json.loads(done.stdout)["error"].startswith("1 of 2 ranks failed. Rank 1: cannot write")
     assert done.stderr.count("error: ") == 1 and "exitcode  : 2" in done.stderr
     assert "most recent call last" not in done.stderr.split("torch/distributed")[0]
+
+
+@pytest.mark.slow
+def test_devices_need_no_launcher(place: Path, tmp_path: Path, commands: Commands) -> None:
+    command = [commands.python, *audit_command(place, tmp_path / "audit", "--devices", "2")]
+    done = run(command, commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_printed(done.stdout, parts=2)
+    assert_equal_audits(tmp_path / "audit", place / "alone")
+
+    write_jsonl(tmp_path / "bad.jsonl", [*pair_rows(3), {"prompt": "Why?"}])
+    command[command.index(str(place / "data.jsonl"))] = str(tmp_path / "bad.jsonl")
+    refused = run([*command, "--json"], commands)
+    assert refused.returncode == 2
+    assert "bad.jsonl:4" in json.loads(refused.stdout)["error"]
+    assert "torch" not in refused.stderr and "exitcode" not in refused.stderr  # nothing of the launcher's
+
+
+@pytest.mark.parametrize(
+    ("given", "world", "message"),
+    [
+        (["--devices", "2"], "4", "a launcher has started 4 processes"),
+        (["--devices", "2", "--merge"], "1", "--merge runs on one process"),
+        (["--devices", "2", "--dry-run"], "1", "--dry-run runs on one process"),
+        (["--devices", "2", "--device", "cuda:1"], "1", "--device cuda:1 is one of them"),
+    ],
+)
+def test_devices_that_make_no_sense_are_refused(
+    given: list[str], world: str, message: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    done = CliRunner().invoke(app, [*audit_command(place, tmp_path / "audit")[2:], *given])
+    assert done.exit_code == 2 and message in json.loads(done.stdout)["error"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.cli import options, paths
+from trl_attribution.cli.devices import start_ranks
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
@@ -50,6 +51,10 @@ def audit(
     merge: Annotated[
         bool, typer.Option("--merge", help="Finish an audit whose N shares were computed with --shard.")
     ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", min=1, metavar="N", help="Compute on N devices of this machine, a process each."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, run a sample, print what to expect; write nothing.")
     ] = False,
@@ -62,8 +67,9 @@ def audit(
     """Audit DATASET: which pairs push MODEL towards the behaviors of the probes.
 
     Writes vectors, scores.parquet and two manifests into the audit folder. Run it again after a kill and it goes on
-    where it was; run it with another rule and only the flags are made anew. Several processes share the work under a
-    launcher (accelerate launch -m trl_attribution.cli audit ...) or as jobs of their own (--shard and --merge).
+    where it was; run it with another rule and only the flags are made anew. Several processes share the work with
+    --devices, under a launcher (accelerate launch -m trl_attribution.cli audit ...), or as jobs of their own (--shard
+    and --merge).
     """
     from trl_attribution.audit.auditor import DataAuditor
     from trl_attribution.audit.shares import Share
@@ -82,14 +88,17 @@ def audit(
         )
     rule = rule or DEFAULT_RULE
     paths.check_rows(rule.top_k, dataset)
+    alone = "--dry-run" if dry_run else "--merge" if merge else None
+    if devices is not None:
+        start_ranks(devices, settings.device, alone)
     share = Share.parse(shard) if shard is not None else None
     ranks = current_ranks()
     with ranks.together():
         chosen = ProbeRegistry(probes).load_all(probe or None) if probes is not None else None
         rule.check_probes(chosen or [])
         auditor = DataAuditor(model, probes=chosen, config=settings, ranks=ranks)
-    if dry_run or merge:
-        options.refuse_ranks("--dry-run" if dry_run else "--merge")
+    if alone is not None:
+        options.refuse_ranks(alone)
     if dry_run:
         _dry_run(auditor, dataset, out)
         return
