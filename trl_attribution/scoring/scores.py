@@ -26,6 +26,7 @@ from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
+from trl_attribution.utils.finite import all_finite
 
 Progress = Callable[[int, int], None]
 
@@ -345,7 +346,7 @@ def _given_means(means: Mapping[int, Tensor], layers: Sequence[int], hidden_size
 
 def _refuse_unless_finite(rows: Tensor, start: int, pair_ids: pa.Array) -> None:
     """Raise for the pairs whose ``rows`` [n, any] of the block from ``start`` on are not finite."""
-    if torch.isfinite(rows).all():
+    if all_finite(rows):
         return
     bad = torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten().tolist()
     names = ", ".join(pair_ids[start + row].as_py() for row in bad[:10])

@@ -27,6 +27,7 @@ from trl_attribution.store.settings import StoreSettings
 from trl_attribution.store.shard_set import ShardSet
 from trl_attribution.store.shards import Kind, read_shard, write_shard
 from trl_attribution.utils.dtypes import torch_dtype
+from trl_attribution.utils.finite import all_finite
 from trl_attribution.utils.text import counted
 
 __all__ = ["ShardWriter", "StoreSettings", "VectorBlock", "VectorStore", "VectorView"]
@@ -355,10 +356,11 @@ def _storable(vectors: Tensor, kind: str, shape: tuple[int, int, int], dtype: st
 
 
 def _refuse_unless_finite(vectors: Tensor, what: str, fault: str, fix: str, pair_ids: Sequence[str]) -> None:
+    if all_finite(vectors):
+        return
     bad = (~torch.isfinite(vectors)).flatten(1).any(1).nonzero().flatten().tolist()
-    if bad:
-        named = first_ids([pair_ids[row] for row in bad])
-        raise StoreError(f"{what} of {counted(len(bad), 'pair')} are {fault}: {named}. {fix}")
+    named = first_ids([pair_ids[row] for row in bad])
+    raise StoreError(f"{what} of {counted(len(bad), 'pair')} are {fault}: {named}. {fix}")
 
 
 def _start(folder: Path, settings: StoreSettings) -> None:
