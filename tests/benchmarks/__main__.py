@@ -96,7 +96,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=Path("../shared/data"),
-        help="decisions, control-sources, witness, scan, prediction, sae: folder of xstest/ and HH-RLHF (README)",
+        help="decisions, control-sources, witness, scan, prediction, sae, many-pairs: folder of xstest/ and HH-RLHF",
     )
     parser.add_argument(
         "--draws",
@@ -144,7 +144,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> None:
     if name == "speed":
         speed.run(options.output, command, options.pairs, options.rounds, options.layer, console)
     elif name == "many-pairs":
-        many_pairs.run(options.output, command, options.many, options.ids, options.against, console)
+        many_pairs.run(options.output, command, options.many, options.ids, options.against, options.data, console)
     elif name == "quality":
         quality.run(options.output, command, tuple(range(options.seeds)), options.share, options.m0, console)
     elif name == "validation":
