@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trl_attribution.pairs import RowFault
-from trl_attribution.pairs.identity import content_ids, without_none
+from trl_attribution.pairs.identity import content_ids, same_content, without_none
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(["null", '"', "\\u2028"])
 _VALUES = st.recursive(
@@ -41,6 +41,23 @@ def test_ids_are_digests_of_the_canonical_json_both_ways_round(
     assert found.own == defined_id(prompt, chosen, rejected, tools, extra)
     assert found.flipped == defined_id(prompt, rejected, chosen, tools, extra)
     assert content_ids(prompt, rejected, chosen, tools, extra).own == found.flipped
+
+
+def with_none(value: Any) -> Any:
+    """The same content with an empty entry in every object."""
+    if isinstance(value, dict):
+        return {**{key: with_none(entry) for key, entry in value.items() if entry is not None}, "an empty entry": None}
+    return [with_none(entry) for entry in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=200, deadline=None)
+@given(_VALUES, _VALUES)
+@example([{"a": None}], [{}])
+@example([None], [])
+def test_content_is_the_same_where_it_is_so_without_its_empty_entries(one: Any, other: Any) -> None:
+    assert same_content(one, other) is (without_none(one) == without_none(other))
+    assert same_content(one, with_none(one)) and same_content(with_none(one), one)
+    assert same_content([one, other], [with_none(one), one]) is (without_none(one) == without_none(other))
 
 
 def test_any_mapping_has_the_id_of_the_dict_with_its_entries() -> None:

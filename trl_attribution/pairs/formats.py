@@ -12,7 +12,7 @@ from trl_attribution.pairs import anthropic
 from trl_attribution.pairs.encoded import EncodedResponse
 from trl_attribution.pairs.faults import RowFault
 from trl_attribution.pairs.fields import source_of, template_kwargs_of, tools_of
-from trl_attribution.pairs.identity import content_ids, without_none
+from trl_attribution.pairs.identity import content_ids, same_content
 from trl_attribution.pairs.images import PairImage, has_images, images_of
 from trl_attribution.pairs.implicit import split_prompt
 from trl_attribution.pairs.messages import (
@@ -407,8 +407,7 @@ def _check_text(response: str, name: str) -> None:
 
 
 def _check_different(chosen: Any, rejected: Any, names: tuple[str, str]) -> None:
-    # Equal values stay equal without their empty entries, and only containers can become equal by it.
-    if chosen == rejected or (not isinstance(chosen, str) and without_none(chosen) == without_none(rejected)):
+    if same_content(chosen, rejected):
         raise RowFault(
             "identical_responses",
             names[1],

@@ -138,6 +138,18 @@ def without_none(value: Any) -> Any:
     return value
 
 
+def same_content(one: Any, other: Any) -> bool:
+    """Whether two values are equal :func:`without_none`; no copies are made, and the first difference ends it."""
+    if one == other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = {key for side in (one, other) for key, entry in side.items() if entry is not None}
+        return all(same_content(one.get(key), other.get(key)) for key in keys)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_content, one, other))
+    return False
+
+
 def _dump(value: Any) -> bytes:
     return _ENCODER.encode(value).encode("utf-8")
 
