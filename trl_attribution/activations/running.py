@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trl_attribution.activations.allocator import freed_memory_kept
 from trl_attribution.activations.blocks import DecoderBlocks
 from trl_attribution.activations.packing import PromptGroup
 from trl_attribution.models.loading import evaluating
+from trl_attribution.utils.allocator import freed_memory_kept
 from trl_attribution.utils.distributed import (
     OutOfStepError,
     RankError,

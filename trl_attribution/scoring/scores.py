@@ -26,6 +26,7 @@ from trl_attribution.scoring.held_out import known_pairs
 from trl_attribution.scoring.kinds import AskedKind
 from trl_attribution.scoring.protocols import ProbeLike, VectorBlockLike, VectorViewLike
 from trl_attribution.scoring.targets import LayerTargets
+from trl_attribution.utils.allocator import freed_memory_kept
 from trl_attribution.utils.finite import all_finite
 
 Progress = Callable[[int, int], None]
@@ -105,6 +106,7 @@ class Scores:
         return calibrate(np.array(self.of(column)), self.references.get(column), flips)
 
 
+@freed_memory_kept()  # what one block frees, the next takes: fetched anew, its pages cost as much as the arithmetic
 def score_view(
     view: VectorViewLike,
     probes: Sequence[ProbeLike],

@@ -1,4 +1,4 @@
-"""Let the C library keep what one forward pass frees for the next, instead of giving it back page by page."""
+"""Let the C library keep what one forward pass, or block of scores, frees for the next: page by page it is slow."""
 
 from __future__ import annotations
 

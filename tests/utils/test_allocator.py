@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trl_attribution.activations import allocator
-from trl_attribution.activations.allocator import freed_memory_kept
+from trl_attribution.utils.allocator import freed_memory_kept
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what glibc does, read from Linux's /proc")
 PIECES, VALUES = 8, 5_000_000
