@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trl_attribution.activations import allocator
+from trl_attribution.utils import allocator
 from trl_attribution.utils.allocator import freed_memory_kept
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what glibc does, read from Linux's /proc")
