@@ -181,6 +181,16 @@ def test_devices_that_make_no_sense_are_refused(
     assert done.exit_code == 2 and message in json.loads(done.stdout)["error"]
 
 
+@pytest.mark.parametrize(("there", "said"), [(1, "model\n"), (8, "on one of 8 devices; --devices 8 takes all\n")])
+def test_devices_that_nobody_asked_for_are_named(
+    there: int, said: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    command = [argument for argument in audit_command(place, tmp_path / "audit")[2:] if argument != "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and said in done.stderr
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_finished_by_another_number_of_ranks(place: Path, tmp_path: Path, commands: Commands) -> None:
     write_jsonl(place / "many.jsonl", pair_rows(150))

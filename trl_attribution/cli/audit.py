@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trl_attribution.audit.config import AuditConfig, WitnessConfig
 from trl_attribution.cli import options, paths
-from trl_attribution.cli.devices import start_ranks
+from trl_attribution.cli.devices import idle_devices, start_ranks
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.errors import SettingsError
 from trl_attribution.scoring.rule import DEFAULT_RULE, Rule
@@ -107,7 +107,7 @@ def audit(
         _compute_share(auditor, dataset, output, share, vectors, out)
         return
     if not merge:
-        out.say(f"Loading {model}")
+        out.say(f"Loading {model}{'' if devices else idle_devices(settings.device)}")
     with out.progress() as progress:
         finish = auditor.merge if merge else auditor.audit
         found = finish(dataset, output, vectors=vectors, rule=rule, results=False, on_progress=progress)

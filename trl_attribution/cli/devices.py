@@ -44,6 +44,20 @@ def start_ranks(devices: int, device: str, alone: str | None) -> None:
     raise typer.Exit
 
 
+def idle_devices(device: str) -> str:
+    """What to say where a machine has devices that nobody has asked for; empty elsewhere.
+
+    Args:
+        device: the model's, as it was asked for.
+    """
+    import torch
+
+    there = torch.accelerator.device_count()
+    if there < 2 or device != "auto" or "WORLD_SIZE" in os.environ:
+        return ""
+    return f" on one of {there} devices; --devices {there} takes all"
+
+
 def _launch(devices: int) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
