@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from tests.training import LAYERS, make_trainer, text_rows, train
 from trl_attribution import ProbeRegistry
 from trl_attribution.callbacks import AttributionCallback
 from trl_attribution.errors import AttributionError
+from trl_attribution.models.sharding import asked_sharding
 from trl_attribution.utils import shared_storage
+from trl_attribution.utils.distributed import is_sharded
 
 
 def prepared(asked: dict[str, Any]) -> Any:
@@ -59,6 +63,19 @@ def prepared(asked: dict[str, Any]) -> Any:
     return trainer
 
 
+def shard_on_cpu() -> None:
+    """Let accelerate shard by FSDP on a CPU too: by itself it does so on accelerators alone, and takes DDP silently."""
+    begin = AcceleratorState.__init__
+
+    def begin_sharded(self: AcceleratorState, *further: Any, fsdp_plugin: Any = None, **more: Any) -> None:
+        begin(self, *further, fsdp_plugin=fsdp_plugin, **more)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = begin_sharded
+
+
 def main(asked: dict[str, Any]) -> None:
     """Train as ``asked``; before that, in these same processes, what has to be ``refused``."""
     for change in asked.get("refused", []):
@@ -73,10 +90,12 @@ def main(asked: dict[str, Any]) -> None:
             raise AssertionError(f"this was to be refused: {change}")
     trainer = prepared(asked)
     train(trainer, resume_from_checkpoint=asked.get("resume"))
+    assert is_sharded(trainer.model) == (asked_sharding() is not None)
     if trainer.accelerator.is_main_process:
         (Path(asked["folder"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
 if __name__ == "__main__":
+    shard_on_cpu()
     shared_storage.PATIENCE = 2.0  # one disk here: what does not show up at once never will
     main(json.loads(sys.argv[1]))

@@ -123,7 +123,10 @@ def _fsdp2(load: Callable[[], PreTrainedModel], device: torch.device, with_head:
     for blocks in [module for module in decoder.modules() if isinstance(module, torch.nn.ModuleList)]:
         for block in blocks:
             fully_shard(block, mesh=mesh, offload_policy=policy)
-    fully_shard(model if with_head else decoder, mesh=mesh, offload_policy=policy)
+    root = model if with_head else decoder
+    fully_shard(root, mesh=mesh, offload_policy=policy)
+    with torch.no_grad():  # whatever runs first counts as the root, and our passes may begin below it
+        root(torch.zeros(1, 1, dtype=torch.long, device=device))
     return ShardedModel(model, None)
 
 
