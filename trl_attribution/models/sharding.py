@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Sharding = Literal["zero3", "fsdp2"]
+FSDP1 = "fsdp_version: 1 is not supported; set fsdp_version: 2 in the config of accelerate"
+"""It flattens parameters, so that nobody can tell which model they are of."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def asked_sharding() -> Sharding | None:
         return "zero3" if _plugin_config()["zero_optimization"]["stage"] == 3 else None
     if launch_flag("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise SettingsError("fsdp_version: 1 is not supported; set fsdp_version: 2 in the config of accelerate")
+            raise SettingsError(FSDP1)
         return "fsdp2"
     return None
 
