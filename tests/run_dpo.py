@@ -43,6 +43,8 @@ def prepared(asked: dict[str, Any]) -> Any:
         output_dir=folder / asked.get("output", "audit").format(**os.environ),
         **asked.get("callback", {}),
     )
+    if asked.get("kind") == "reward":  # whose trainer changes its texts
+        settings["dataset"] = text_rows(len(dataset))
     if asked.get("behaviors"):
         settings["behaviors"] = folder / asked["behaviors"]
     alone = AttributionCallback(dataset=text_rows(len(dataset)), **settings) if asked.get("alone") else None
