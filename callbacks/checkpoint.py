@@ -49,8 +49,9 @@ def m0_identity(
     model, policy = reference.model, reference.called()
     own = fingerprint(model, tokenizer)
     if type(model).__name__.endswith(_REWARD):
+        decoder = fingerprint(model.base_model, None).weights  # a collective where ranks share the model
         with ranks.together():
-            below = _below_head(model, own) if ranks.is_main else own
+            below = _below_head(model, own, decoder) if ranks.is_main else own
         return Identity(ModelFingerprint.from_json(ranks.broadcast(below.to_json())), True)
     if reference.adapter is not None:
         return Identity(with_adapter(own, model, reference.adapter), True)
@@ -65,7 +66,7 @@ def m0_identity(
     return Identity(ModelFingerprint.from_json(told), bool(told["is_in_memory"]))
 
 
-def _below_head(model: PreTrainedModel, own: ModelFingerprint) -> ModelFingerprint:
+def _below_head(model: PreTrainedModel, own: ModelFingerprint, decoder: str) -> ModelFingerprint:
     name = str(model.config.name_or_path)
     try:
         if any(one.endswith(_REWARD) for one in AutoConfig.from_pretrained(name).architectures or ()):
@@ -73,7 +74,7 @@ def _below_head(model: PreTrainedModel, own: ModelFingerprint) -> ModelFingerpri
         loaded = _on_cpu(model)
     except (OSError, ValueError, ModelError):  # made in memory: there is no checkpoint below it
         return own
-    if fingerprint(loaded.model.base_model, None).weights != fingerprint(model.base_model, None).weights:
+    if fingerprint(loaded.model.base_model, None).weights != decoder:
         return own
     return ModelFingerprint(loaded.fingerprint.config, loaded.fingerprint.weights, own.chat_template)
 

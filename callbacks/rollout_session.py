@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trl_attribution.activations import ActivationEngine, PairVectors
+from trl_attribution.activations.config import Path as PassPath
 from trl_attribution.audit.setup import notes_on
 from trl_attribution.callbacks.capture import CaptureError
 from trl_attribution.callbacks.online_dpo import OnlinePairHook
@@ -30,7 +31,7 @@ from trl_attribution.pairs.dataset_pass import DatasetPass, pass_over
 from trl_attribution.pairs.examples import centered
 from trl_attribution.pairs.identity import prompt_key
 from trl_attribution.store.merging import part_folder
-from trl_attribution.utils.distributed import ALONE, random_state_kept
+from trl_attribution.utils.distributed import ALONE, Ranks, is_sharded, random_state_kept
 from trl_attribution.utils.dtypes import torch_dtype
 from trl_attribution.utils.progress import Stopwatch
 
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _READING = Reading(format="rollouts", on_bad_row="skip")
 _STAGE = "rollouts"
+_IN_PIECES = "the trainer's models are in pieces (ZeRO-3, FSDP2), and what it runs through them next would be disturbed"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class RolloutAudit(TrainingAudit):
         super().__post_init__()
         is_online = not hasattr(self.trainer, GENERATES)
         self._hook = (OnlinePairHook if is_online else RolloutHook)(self.trainer, self.ranks, self._take)
-        self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers))
+        # Each path is tried out first, and one that fails would do so amid a pass of all ranks that share M0.
+        path: PassPath = "plain" if self._is_shared else "auto"
+        self._engine = ActivationEngine(self.reference.model, self.config.activations(self.layers, path))
         self._first: _FirstGroup | None = None
 
     def begin(self, *, is_resumed: bool) -> None:
@@ -91,10 +95,15 @@ class RolloutAudit(TrainingAudit):
     def save(self, *, at_end: bool = False) -> None:
         """Bring all vectors to disk, once M0 is seen to be what it was: by its first group, at the end by its weights.
 
+        A collective.
+
         Raises:
             CaptureError: it is not.
         """
-        if self._m0_has_moved(at_end=at_end):
+        self._save(self.ranks, at_end=at_end)
+
+    def _save(self, ranks: Ranks, *, at_end: bool = False) -> None:
+        if self._m0_has_moved(ranks, at_end=at_end):
             self.release()
             shutil.rmtree(part_folder(self.folder, self.ranks.rank), ignore_errors=True)
             raise CaptureError(
@@ -104,14 +113,14 @@ class RolloutAudit(TrainingAudit):
             )
         self.recorder.write()
 
-    def _m0_has_moved(self, *, at_end: bool) -> bool:
+    def _m0_has_moved(self, ranks: Ranks, *, at_end: bool) -> bool:
         """Reading all weights takes as long as many steps, so it waits for the end; one group tells at any time."""
-        if self._first is not None and self._differs(self._first):
+        if self._first is not None and ranks.any(self._differs(self._first)):
             return True
         if not at_end or self.reference.adapter is not None:
             return False
         with self.reference.as_m0():
-            return fingerprint(self.reference.model, None).weights != self.m0.fingerprint.weights
+            return ranks.any(fingerprint(self.reference.model, None).weights != self.m0.fingerprint.weights)
 
     def _differs(self, first: _FirstGroup) -> bool:
         with random_state_kept():
@@ -122,7 +131,9 @@ class RolloutAudit(TrainingAudit):
     def keep_what_was_read(self) -> None:
         """Bring the vectors to disk as the run ends with an error, which must stay the one that is raised."""
         try:
-            self.save()
+            if self._is_shared:
+                raise CaptureError("it takes all ranks to see that M0 is what it was")
+            self._save(ALONE)
         except (AttributionError, RuntimeError, OSError) as error:
             logger.error("the vectors read since the last save are not kept: %s", error)
 
@@ -169,25 +180,30 @@ class RolloutAudit(TrainingAudit):
 
     def _read(self, rows: Rows) -> None:
         """Compute and score this rank's share of the groups in ``rows``."""
-        reader = PairReader(rows, _READING).ending_with(self.m0.tokenizer.eos_token)
-        mine = list(reader.each())[self.ranks.rank :: self.ranks.world]
-        pairs = [read for _, read in mine if isinstance(read, Pair)]
-        encoded = zip(pairs, encode_pairs(pairs, self.m0.encoder, self.encoding), strict=True)
-        groups = [(pair, one) for pair, one in encoded if not isinstance(one, RowFault)]
+        everything = list(PairReader(rows, _READING).ending_with(self.m0.tokenizer.eos_token).each())
+        mine = everything[self.ranks.rank :: self.ranks.world]
+        groups = self._encoded(mine)
         self.recorder.counts.rows += len(mine)
         self.recorder.counts.unaudited += len(mine) - len(groups)
         found = self._vectors([one for _, one in groups])
-        if self._first is None and groups:
-            first = groups[0][1]
-            self._first = _FirstGroup(first, self._vectors([first]).pair)
+        if self._first is None:
+            for _, first in self._encoded(everything)[:1]:  # the same on all ranks, which may have to read it together
+                self._first = _FirstGroup(first, self._vectors([first]).pair)
         self.recorder.keep([one.pair_id for _, one in groups], found.pair, found.context)
         self.online.score(found.pair, found.context)
         advantages = ([rows[place]["advantage"] for place in pair.all_rows] for pair, _ in groups)
         weights = [sum(map(abs, centered(group))) / 2 for group in advantages]
         self.online.push(found.pair, torch.tensor(weights), sum(len(row.members or (row,)) for row, _ in mine))
 
+    def _encoded(self, read: Sequence[tuple[Any, Pair | RowFault]]) -> list[tuple[Pair, EncodedPair]]:
+        """The groups in ``read`` that have a contrast, with their tokens."""
+        pairs = [one for _, one in read if isinstance(one, Pair)]
+        encoded = zip(pairs, encode_pairs(pairs, self.m0.encoder, self.encoding), strict=True)
+        return [(pair, one) for pair, one in encoded if not isinstance(one, RowFault)]
+
     def _vectors(self, groups: Sequence[EncodedPair]) -> PairVectors:
-        with self.reference.as_m0(), self._autocast(self._engine):
+        """Of ``groups``, or of none where another rank that shares M0 has some."""
+        with self.reference.as_m0(), self._autocast(self._engine), self._engine.in_step():
             return self._engine.pair_vectors(groups)
 
 
@@ -209,14 +225,19 @@ def open_rollout_audit(setup: RunSetup, trainer: Any) -> RolloutAudit:
             f"output_dir: {folder} holds the rollouts of another run. Choose another folder, remove this one, or "
             "resume that run (resume_from_checkpoint)."
         )
+    is_shared = is_sharded(reference.model)
+    if is_shared:
+        reference = replace(reference, reason=_IN_PIECES, stays=False)
     if not reference.stays:
         need = f"M0 reads what is generated, beside the policy ({reference.reason})"
-        copy = reloaded(setup.m0, setup.m0.device, need, "set beta above 0, so that the trainer keeps it")
-        m0, reference = replace(setup.m0, model=copy.model), loaded_copy(reference, copy.model)
+        otherwise = "use DDP or ZeRO-2" if is_shared else "set beta above 0, so that the trainer keeps it"
+        copy = reloaded(setup.m0, setup.m0.device, need, otherwise)
+        m0, reference = replace(setup.m0, model=copy.model, keeps=copy.keeps), loaded_copy(reference, copy.model)
         setup = replace(setup, m0=m0, reference=reference)
     settings, compare = setup.store_settings(encoding), setup.compare(encoding, ())
     with setup.ranks.together():
-        before_after = compare(reference, ALONE) if setup.ranks.is_main else None
+        asked = setup.ranks.is_main or is_shared
+        before_after = compare(reference, setup.ranks if is_shared else ALONE) if asked else None
     setup.claim(settings, _survey(trainer.train_dataset), "the trainer's prompts")
     return RolloutAudit(
         **setup.fields(settings, PairLookup(), 0),

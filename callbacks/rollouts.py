@@ -29,7 +29,6 @@ _REFUSED = {
     "rollout_func": f"rollout_func: what it puts into a completion need not be the model's own. Instead, {_LOGS}",
     "names": "reward_funcs: two have one name, and TRL keeps the rewards of one alone. Give each its own (__name__).",
     "images": "the prompts hold images, and only text can be audited. Leave the callback out.",
-    "pieces": f"the model is in pieces (ZeRO-3, FSDP): no rank can run M0 by itself. Use DDP or ZeRO-2, or {_LOGS}",
     "adapter": "the adapter does something before its first step, and with beta=0 no copy of it is kept: M0 would be "
     "taken for the model below it. Set beta above 0, or merge the adapter into the model first.",
 }
@@ -42,7 +41,7 @@ def check_rollouts(trainer: Any, config: CallbackConfig, dataset: Any) -> None:
     Raises:
         SettingsError: says what, and the way out.
     """
-    model, plugin = trainer.model, trainer.args.deepspeed_plugin
+    model = trainer.model
     columns = set(getattr(trainer.train_dataset, "column_names", None) or ())
     faults = {
         "dataset": dataset is not None,
@@ -51,7 +50,6 @@ def check_rollouts(trainer: Any, config: CallbackConfig, dataset: Any) -> None:
         "rollout_func": getattr(trainer, "rollout_func", None) is not None,
         "names": len(set(trainer.reward_func_names)) < len(trainer.reward_func_names),
         "images": bool(columns & {"image", "images"}),
-        "pieces": trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3),
         "adapter": trainer.args.beta == 0 and is_peft(model) and does_something(model),
     }
     for name, is_so in faults.items():

@@ -17,6 +17,7 @@ from trl_attribution.callbacks.reference_pass import (
 from trl_attribution.callbacks.vision import trains_on_images
 from trl_attribution.errors import SettingsError
 from trl_attribution.models.fingerprint import unwrapped
+from trl_attribution.models.sharding import FSDP1
 from trl_attribution.models.text_part import refuse_encoder_decoder
 from trl_attribution.utils.compat import is_before, version_of
 from trl_attribution.utils.kinds import Kind
@@ -100,7 +101,7 @@ def kind_of(trainer: Any) -> TrainerKind:
     """Which of the supported trainers ``trainer`` is, subclasses included.
 
     Raises:
-        SettingsError: none of them, or one that trains on images and is no ``DPOTrainer``.
+        SettingsError: none of them, one that trains on images and is no ``DPOTrainer``, or one under FSDP1.
         ModelError: its model is an encoder-decoder model.
     """
     kind = _BY_CLASS.get(_of_trl(trainer))
@@ -113,6 +114,9 @@ def kind_of(trainer: Any) -> TrainerKind:
             f"{kind.name} is audited from TRL {kind.since} on; {version_of('trl')} is installed. Upgrade it, or audit "
             "the dataset by itself: trl-attribution audit"
         )
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None and fsdp.fsdp_version == 1:
+        raise SettingsError(FSDP1)
     refuse_encoder_decoder(unwrapped(trainer.model).config)
     if (reason := kind.refusal(trainer)) is not None:
         raise SettingsError(f"this {kind.name} cannot be audited: {reason}")

@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from trl_attribution import DataAuditor, VectorStore
 from trl_attribution.activations import ActivationConfig
@@ -69,8 +78,9 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "dpo": (DPOTrainer, DPOConfig),
     "kto": (KTOTrainer, KTOConfig),
     "sft": (SFTTrainer, SFTConfig),
+    "reward": (RewardTrainer, RewardConfig),
 }
-ROWS: dict[str, Callable[[Rows], Rows]] = {"dpo": list, "kto": kto_rows, "sft": sft_rows}
+ROWS: dict[str, Callable[[Rows], Rows]] = {"dpo": list, "kto": kto_rows, "sft": sft_rows, "reward": list}
 """What each kind of trainer is given of pairs."""
 
 

@@ -182,6 +182,15 @@ def test_kto_and_sft_on_two_processes_equal_the_offline_audit_too(
 
 
 @BUILDS
+def test_a_reward_model_in_pieces_is_audited_as_the_model_below_its_head(
+    model: Path, expected: Audit, tmp_path: Path, commands: Commands
+) -> None:
+    run(commands, model, tmp_path, "zero3", kind="reward")
+    assert least_cosine(VectorStore.open(tmp_path / "audit" / "vectors"), expected.store) >= 0.99999
+    assert AuditInfo.load(tmp_path / "audit").model.digest == expected.info.model.digest
+
+
+@BUILDS
 def test_ranks_that_share_m0_take_its_own_responses_from_a_file(
     model: Path, tmp_path: Path, commands: Commands
 ) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.callbacks.test_callback import Interrupt, hooks_on, losses, training_of
-from tests.callbacks.test_callback_distributed import run
+from tests.callbacks.test_callback_distributed import BUILDS, run
 from tests.commands import Commands
 from tests.training import LAYERS, arguments, least_cosine, probe_on, train
 from trl_attribution import DataAuditor, Manifest, VectorStore
@@ -171,14 +171,39 @@ def test_conversations_are_read_as_the_trainer_samples_them(kind: str, model: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_groups_that_straddle_processes_are_read_once(model: Path, tmp_path: Path, commands: Commands) -> None:
-    settings = {"per_device_train_batch_size": 2, "max_steps": 5}
-    run(commands, model, tmp_path, "ddp", rollouts="GRPO", settings=settings)
+@pytest.mark.parametrize(
+    ("config", "kind", "more", "settings"),
+    [
+        ("ddp", "GRPO", {}, {}),
+        pytest.param("zero3", "GRPO", {"compared": True}, {"beta": 0.1, "gradient_checkpointing": False}, marks=BUILDS),
+        (
+            "fsdp2",
+            "RLOO",
+            {"compared": True, "adapter": True, "refused": [{"trained_before": True}]},
+            {"gradient_checkpointing": False},
+        ),
+    ],
+    ids=["ddp", "zero3", "fsdp2, adapter"],
+)
+def test_groups_that_straddle_processes_are_read_once(
+    config: str,
+    kind: str,
+    more: dict[str, Any],
+    settings: dict[str, Any],
+    model: Path,
+    tmp_path: Path,
+    commands: Commands,
+) -> None:
+    steps = {"per_device_train_batch_size": 2, "max_steps": 5, "save_strategy": "steps", "save_steps": 3}
+    refused = run(commands, model, tmp_path, config, rollouts=kind, settings={**steps, **settings}, **more)
+    assert len(refused) == 2 * len(more.get("refused", []))
+    assert all("it cannot be loaded anew" in line and "use DDP or ZeRO-2" in line for line in refused)
     rows = rows_of(tmp_path)
     assert [(row["step"], row["prompt"]) for row in rows[::4]] == [(row["step"], row["prompt"]) for row in rows[3::4]]
     assert [row["step"] for row in rows] == [step for step in range(1, 6) for _ in range(4)]
     found = training_of(tmp_path / "audit")
     assert (found["ranks"], found["rows"], found["never_seen"]) == (2, 5, 0)
+    assert 0 < found["captured"] < 5  # so that there are passes which only one of the ranks has a group for, or none
     store = VectorStore.open(tmp_path / "audit" / "vectors")
     assert least_cosine(store, offline(model, tmp_path).store) >= 0.99999
 

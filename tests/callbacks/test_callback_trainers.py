@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,6 +220,15 @@ def test_a_reward_model_has_no_behaviors(model_folder: Path, tmp_path: Path) -> 
     trainer = trainer_of(RewardTrainer, RewardConfig, model_folder, tmp_path, text_rows(8), tokenizer=model_folder)
     with pytest.raises(SettingsError, match="a reward model writes no responses"):
         AttributionCallback(trainer, dataset=text_rows(8), layers=LAYERS, behaviors="behaviors.jsonl")
+
+
+def test_fsdp_of_the_first_version_is_refused_when_the_callback_is_made(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = DPOTrainer(str(model_folder), args=config(tmp_path), train_dataset=Dataset.from_list(text_rows(4)))
+    monkeypatch.setattr(trainer.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
+    with pytest.raises(SettingsError, match="fsdp_version: 1 is not supported; set fsdp_version: 2"):
+        AttributionCallback(trainer, layers=LAYERS, output_dir=tmp_path / "audit")
 
 
 def test_an_encoder_decoder_model_is_refused_when_the_callback_is_made(tmp_path: Path, model_folder: Path) -> None:

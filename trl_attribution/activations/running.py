@@ -89,6 +89,7 @@ class StepRunner(Runner):
         self._ranks = ranks
         self._ended = False
         self._alike = False
+        self._is_root_gathered = False
         self.device = working_device()
 
     @contextmanager
@@ -98,7 +99,7 @@ class StepRunner(Runner):
         with (
             evaluating(self.model),
             torch.no_grad(),
-            root_gathered(self.model),
+            self._root(),
             self._blocks.cut_after(self.model, self._last),
         ):
             yield
@@ -120,18 +121,32 @@ class StepRunner(Runner):
             OutOfStepError: this rank failed inside the model.
         """
         self._ended = False
-        try:
+        with self._root():
+            try:
+                yield
+            except OutOfStepError:
+                raise
+            except Exception:
+                if not self._ended:
+                    self._ranks.gather("failed")
+                raise
+            idle = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=self.device)}
+            with self.session():
+                while "busy" in self._exchange("idle"):
+                    self._run(idle)
+
+    @contextmanager
+    def _root(self) -> Iterator[None]:
+        """Gather what only the outermost module would: a collective, so once for all sessions that are in step."""
+        if self._is_root_gathered:
             yield
-        except OutOfStepError:
-            raise
-        except Exception:
-            if not self._ended:
-                self._ranks.gather("failed")
-            raise
-        idle = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=self.device)}
-        with self.session():
-            while "busy" in self._exchange("idle"):
-                self._run(idle)
+            return
+        self._is_root_gathered = True
+        try:
+            with root_gathered(self.model):
+                yield
+        finally:
+            self._is_root_gathered = False
 
     def shared(self, sample: Sequence[PromptGroup]) -> list[PromptGroup]:
         """The longest few of all ranks' samples, the same on all of them."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Sharding = Literal["zero3", "fsdp2"]
+FSDP1 = "fsdp_version: 1 is not supported; set fsdp_version: 2 in the config of accelerate"
+"""It flattens parameters, so that nobody can tell which model they are of."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def asked_sharding() -> Sharding | None:
         return "zero3" if _plugin_config()["zero_optimization"]["stage"] == 3 else None
     if launch_flag("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise SettingsError("fsdp_version: 1 is not supported; set fsdp_version: 2 in the config of accelerate")
+            raise SettingsError(FSDP1)
         return "fsdp2"
     return None
 
@@ -123,7 +125,10 @@ def _fsdp2(load: Callable[[], PreTrainedModel], device: torch.device, with_head:
     for blocks in [module for module in decoder.modules() if isinstance(module, torch.nn.ModuleList)]:
         for block in blocks:
             fully_shard(block, mesh=mesh, offload_policy=policy)
-    fully_shard(model if with_head else decoder, mesh=mesh, offload_policy=policy)
+    root = model if with_head else decoder
+    fully_shard(root, mesh=mesh, offload_policy=policy)
+    with torch.no_grad():  # whatever runs first counts as the root, and our passes may begin below it
+        root(torch.zeros(1, 1, dtype=torch.long, device=device))
     return ShardedModel(model, None)
 
 
