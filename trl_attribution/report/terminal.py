@@ -116,7 +116,7 @@ def sources_table(rows: Sequence[SourceRow], kind: ExampleKind = PAIR, title: st
                 f"{row.pairs:,}",
                 f"{row.flagged:,}",
                 f"{row.share:.1%}",
-                "-" if row.enrichment is None else f"{row.enrichment:.2f}x",
+                row.enrichment_text(2),
                 f"{row.p_value:.2g}",
                 f"{row.q_value:.2g}",
                 f"{row.mean_score:+.3f}",
