@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from tests.cli.test_quick_answers import HEAVY, SCRIPT, python, user_seconds
@@ -110,6 +111,13 @@ def test_texts_that_are_wider_than_the_output_keep_their_place() -> None:
     assert len(lines) > 4 and all(line.startswith("  ") for line in lines[2:])
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_command_to_copy_stays_in_one_piece(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Text("trl-attribution apply " + "folder/" * 20 + "manifest.jsonl data.jsonl", no_wrap=True)
+    tell(Console(width=80, force_terminal=terminal, color_system=None), command)
+    assert capsys.readouterr().out == f"{command.plain}\n"
+
+
 def test_every_row_says_of_the_same_cells_what_they_count() -> None:
     rows = [[letter * 32, "1 of 2"] for letter in ("a", "3")]
     shown = drawn(table("", ("pair", ">flagged"), rows), 30, terminal=False)
@@ -131,6 +139,7 @@ def test_more_pairs_than_there_are_is_told_before_anything_is_loaded(tmp_path: P
     write_jsonl(tmp_path / "data.jsonl", PAIRS)
     for name in ("model", "probes"):
         (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     done = python(
         SCRIPT,
         *["audit", "model", "data.jsonl", "--probes", "probes", "-o", "audit", "--top-k", "500"],
@@ -138,6 +147,18 @@ def test_more_pairs_than_there_are_is_told_before_anything_is_loaded(tmp_path: P
     )
     assert "top_k 500 asks for more pairs than there are (4): choose fewer" in done.stderr
     assert done.stdout == "[2, []]\n"
+
+
+def test_a_baseline_in_the_way_is_not_got_round_by_another_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "data.jsonl", PAIRS)
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "gate-baseline.safetensors").touch()
+    words = ["gate", "init", "--probes", "probes", "--from", "data.jsonl", "--output", "other.yaml"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 2 and "gate-baseline.safetensors is there already. Name another folder" in done.output
 
 
 def test_apply_replaces_nothing_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
