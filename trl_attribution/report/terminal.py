@@ -243,7 +243,7 @@ def _probe_row(probe: Probe) -> tuple[str, ...]:
         str(probe.layer),
         "-" if auc is None else f"{auc:.3f}",
         "-" if probe.contexts is None else str(len(probe.contexts)),
-        "no" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
+        "-" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
         probe.model.digest[:12],
         probe.fingerprint[:12],
     )

@@ -34,11 +34,13 @@ def people_console() -> Console:
 def tell(console: Console, *renderables: RenderableType) -> None:
     """Print; outside of a terminal without the spaces that pad lines to its width."""
     for renderable in renderables:
+        # To be printed, texts are joined to a new one, which does not know that they are to stay in one piece.
+        is_whole = isinstance(renderable, Text) and bool(renderable.no_wrap)
         if console.is_terminal:
-            console.print(renderable)
+            console.print(renderable, soft_wrap=is_whole)
             continue
         with console.capture() as captured:
-            console.print(renderable)
+            console.print(renderable, soft_wrap=is_whole)
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
