@@ -20,7 +20,8 @@ ROWS = simple_rows()
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder: a dataset, a manifest about it, decisions, prompts, samples, a policy and a hollow model."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()  # it cannot be loaded
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")  # it cannot be loaded
     (tmp_path / "vector.gguf").touch()
     write_jsonl(tmp_path / "data.jsonl", ROWS)
     made = manifest_for(ROWS, ids_of(ROWS)[:3], "filter")

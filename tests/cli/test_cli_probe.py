@@ -136,6 +136,7 @@ def test_a_judge_that_gives_up_leaves_the_sampled_responses(place: Path, after: 
 )
 def test_a_judge_that_cannot_work_is_refused_before_a_model_is_loaded(options: str, message: str, place: Path) -> None:
     (place / "hollow").mkdir()
+    (place / "hollow" / "config.json").write_text("{}")
     command = f"probe build b --model hollow --after hollow --prompts behavior.jsonl {options}"
     assert message in run(command, expected=2)
 
@@ -143,6 +144,7 @@ def test_a_judge_that_cannot_work_is_refused_before_a_model_is_loaded(options: s
 @pytest.mark.parametrize("command", ["build b --behavior behavior.jsonl", "import b vector.pt"])
 def test_auto_beside_a_layer_is_refused_before_the_model_is_loaded(command: str, place: Path) -> None:
     (place / "hollow").mkdir()
+    (place / "hollow" / "config.json").write_text("{}")
     (place / "vector.pt").touch()
     message = run(f"probe {command} --model hollow --layer 2 --layer auto", expected=2)
     assert "give auto alone" in message

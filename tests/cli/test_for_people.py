@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from tests.cli.test_quick_answers import HEAVY, SCRIPT, python, user_seconds
@@ -19,7 +22,7 @@ from trl_attribution.cli import app, output
 from trl_attribution.report.findings import read_findings
 from trl_attribution.report.terminal import examples_table, sources_table
 from trl_attribution.scoring import SourceRow
-from trl_attribution.utils.tables import tell
+from trl_attribution.utils.tables import table, tell
 from trl_attribution.utils.version import __version__
 
 LONG_NAME = "format-following-instructions"
@@ -102,6 +105,30 @@ def test_boxes_are_drawn_on_a_terminal_alone() -> None:
     assert "─" not in drawn(sources_table(sources("web")), 100, terminal=False)
 
 
+def test_texts_that_are_wider_than_the_output_keep_their_place() -> None:
+    pairs = examples_table("Pairs", ("#", "text"), [("1", "Hello\n+ " + "a word " * 20)])
+    lines = drawn(pairs, 80, terminal=False).splitlines()
+    assert len(lines) > 4 and all(line.startswith("  ") for line in lines[2:])
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_command_to_copy_stays_in_one_piece(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Text("trl-attribution apply " + "folder/" * 20 + "manifest.jsonl data.jsonl", no_wrap=True)
+    tell(Console(width=80, force_terminal=terminal, color_system=None), command)
+    assert capsys.readouterr().out == f"{command.plain}\n"
+
+
+def test_every_row_says_of_the_same_cells_what_they_count() -> None:
+    rows = [[letter * 32, "1 of 2"] for letter in ("a", "3")]
+    shown = drawn(table("", ("pair", ">flagged"), rows), 30, terminal=False)
+    assert shown.count("pair ") == 2 == shown.count("flagged 1 of 2")
+
+
+def test_a_source_with_all_that_is_flagged_is_told_in_words() -> None:
+    alone = replace(sources("web")[0], enrichment=math.inf)
+    assert "only here" in drawn(sources_table([alone]), 200, terminal=False)
+
+
 def test_lines_of_a_pipe_have_no_spaces_at_their_end(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(width=120, force_terminal=False)
     tell(console, sources_table(sources("web")), "a[0]")
@@ -112,6 +139,7 @@ def test_more_pairs_than_there_are_is_told_before_anything_is_loaded(tmp_path: P
     write_jsonl(tmp_path / "data.jsonl", PAIRS)
     for name in ("model", "probes"):
         (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     done = python(
         SCRIPT,
         *["audit", "model", "data.jsonl", "--probes", "probes", "-o", "audit", "--top-k", "500"],
@@ -119,6 +147,18 @@ def test_more_pairs_than_there_are_is_told_before_anything_is_loaded(tmp_path: P
     )
     assert "top_k 500 asks for more pairs than there are (4): choose fewer" in done.stderr
     assert done.stdout == "[2, []]\n"
+
+
+def test_a_baseline_in_the_way_is_not_got_round_by_another_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "data.jsonl", PAIRS)
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "gate-baseline.safetensors").touch()
+    words = ["gate", "init", "--probes", "probes", "--from", "data.jsonl", "--output", "other.yaml"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 2 and "gate-baseline.safetensors is there already. Name another folder" in done.output
 
 
 def test_apply_replaces_nothing_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +191,9 @@ def test_an_audit_is_shown_without_the_heavy_libraries(tmp_path: Path, model_fol
     assert user_seconds() - before < MOST_SECONDS
     assert done.stdout.endswith("[] False\n"), done.stdout + done.stderr
     assert PAIRS[0]["prompt"] in done.stdout or PAIRS[2]["prompt"] in done.stdout
+    write_jsonl(tmp_path / "other.jsonl", [{**PAIRS[0], "prompt": "Another one."}])
+    other = asked("show", f"{tmp_path}/audit", "--dataset", f"{tmp_path}/other.jsonl")
+    assert "pairs below: is it the dataset that was audited?" in " ".join(other.split())
     # From another folder than the one in which the audit was given a relative path.
     found = read_findings(tmp_path / "audit")
     assert found.info.dataset.name == "data.jsonl" and found.audited_file == tmp_path / "data.jsonl"

@@ -63,6 +63,19 @@ def test_a_path_that_is_not_there_is_answered_at_once(command: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("notes.txt", "is a file, not a model"), ("folder", "no config.json in this folder")]
+)
+def test_what_is_there_and_is_no_model_is_answered_at_once(name: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "data.jsonl").write_text("{}")
+    before = user_seconds()
+    done = python(SCRIPT, "scan", name, "data.jsonl", "-o", "new", folder=tmp_path)
+    assert user_seconds() - before < MOST_SECONDS
+    assert json.loads(done.stdout) == [2, []] and says in done.stderr
+
+
 @pytest.mark.parametrize("word", ["s3://bucket/data.jsonl", "gs://bucket/audit", "hdfs:/data", "file:///data"])
 def test_a_url_is_refused_where_files_have_to_be_on_this_machine(word: str) -> None:
     from trl_attribution.audit.claim import check_folder

@@ -86,6 +86,9 @@ def test_a_planted_trait_is_told_with_its_source_and_filtered_by_its_manifest(pl
     assert sum(row["chosen"].startswith("Pizza!") for row in left) <= 38 - first["pushing_low"] and len(left) >= 160
     shown = run(place, f"scan model data.jsonl -o {tmp_path}/audit {SETTINGS} --show-traits")
     assert "praises pizza (" in " ".join(shown.stdout.split()) and "Traits on this model" in shown.stdout
+    write_lines(tmp_path / "more.jsonl", [{**pair_of(1), "chosen": ""}, *map(pair_of, range(200))])
+    shown = run(place, f"scan model {tmp_path}/more.jsonl -o {tmp_path}/audit {SETTINGS} --on-bad-row skip")
+    assert "1 row left out: empty_response: 1." in shown.stdout
 
 
 def test_a_scan_that_was_cut_short_or_began_with_a_sample_ends_as_an_undisturbed_one(

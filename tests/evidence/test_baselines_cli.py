@@ -47,6 +47,7 @@ def test_rankings_stand_side_by_side_with_quality_and_cost(place: Path, model_fo
     assert {row["name"] for row in found["rankings"]} == names
     assert all(0 < row["quality"]["average_precision"] <= 1 for row in found["rankings"])
     # Kept scores need no model.
+    (tmp_path / "config.json").write_text("{}")  # no model, and none is loaded
     shown = run(place, f"{command} --model {tmp_path}")
     assert "k = 3; 3 marked by bad = True" in shown
     assert "* scores of an earlier run" in shown

@@ -359,6 +359,7 @@ def test_the_command_steers_with_the_difference_to_another_model(
 )
 def test_a_wrong_option_is_refused_before_the_model_is_loaded(options: str, message: str, place: Path) -> None:
     (place / "hollow").mkdir()
+    (place / "hollow" / "config.json").write_text("{}")
     assert message in " ".join(call(STEER.replace("--model model", "--model hollow") + f" {options}", 2).split())
 
 
@@ -401,4 +402,5 @@ def test_samples_that_m0_answers_as_they_do_make_no_pair_and_no_file(place: Path
 )
 def test_what_cannot_be_expressed_is_refused(options: str, message: str, place: Path) -> None:
     (place / "hollow").mkdir()
+    (place / "hollow" / "config.json").write_text("{}")
     assert message in " ".join(call(f"organism express hollow {options}", 2).split())

@@ -407,6 +407,14 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         write_bytes("data.jsonl", LINE + b'{"prompt": "caf\xe9"}\n'),
         ["data.jsonl:2: not UTF-8 (byte 0xe9 at position 15", "iconv"],
     ),
+    "UTF-16 in JSONL": (
+        write_bytes("data.jsonl", LINE.decode().encode("utf-16")),
+        ["data.jsonl:1: not UTF-8 (byte 0xff at position 0", "iconv -f UTF-16 -t UTF-8"],
+    ),
+    "a JSONL line that ends too early": (
+        write_bytes("data.jsonl", LINE + b'{"prompt": "a", "chosen": \n'),
+        ["data.jsonl:2: broken JSON (Expecting value, column 26)"],
+    ),
     "invalid UTF-8 in CSV": (
         write_bytes("data.csv", b"chosen,rejected\na,b\ncaf\xe9,c\n"),
         ["data.csv:3: not UTF-8 (byte 0xe9", "iconv"],

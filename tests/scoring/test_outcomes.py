@@ -58,6 +58,13 @@ def test_every_other_rule_is_told_beside_the_same_estimate(rule: Rule, knows: bo
         assert "none of 480 pairs is flagged (" in found.sentence and "read the top 10 all the same" in found.sentence
 
 
+def test_the_threshold_of_the_estimate_is_not_taken_for_that_of_another_rule() -> None:
+    assert told(DEFAULT_RULE).details[0].startswith("The threshold ")
+    assert told(Rule(threshold=0.3)).details[0].startswith("The estimate's own threshold ")
+    none_there = told(Rule(top_k=30), contaminated=0)
+    assert none_there.flagged == 30 and not any("are not flagged" in line for line in none_there.details)
+
+
 def test_the_expected_number_of_wrong_ones_follows_from_the_rule() -> None:
     strict, loose = told(Rule(top_k=20)), told(Rule(top_k=200))
     assert strict.wrong is not None and loose.wrong is not None

@@ -56,7 +56,7 @@ def demo(
     out.say("3/5 Scanning: what would this dataset teach? Nobody says what to look for")
     with out.progress() as progress:
         scanned = DataAuditor(model).scan(data, folder, layer=layer, on_progress=progress)
-    out.show(scan_view(scanned, folder, str(data), shown=6, typical=1), "")
+    out.show(*scan_view(scanned, folder, str(data), shown=6, typical=1).renderables, "")
     out.say(
         f"4/5 Building the probe {PROBE!r} from {len(organism.behavior)} held-out behavior prompts and as many "
         "harmless look-alikes as controls"

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from trl_attribution.cli import options, paths
 from trl_attribution.cli.output import Output, undecided, verb
 from trl_attribution.errors import AttributionError, SettingsError
-from trl_attribution.utils.text import counted, printable
+from trl_attribution.utils.text import counted
 
 if TYPE_CHECKING:
     import datetime
@@ -151,14 +151,9 @@ def init(
     from trl_attribution.utils.atomic import atomic_path
 
     target = output.with_name(_BASELINE)
-    for path in (output, *([target] if trusted is not None else [])):
+    for path, wanted in ((output, "file"), *([(target, "folder")] if trusted is not None else [])):
         if path.exists() and not overwrite:
-            raise SettingsError(f"{path} is there already. Name another file with --output, or add --overwrite.")
-    # Where all vectors are at hand no model is loaded, which would tell.
-    if model is not None and Path(model).is_file() and Path(model).suffix != ".gguf":
-        raise SettingsError(
-            f"--model: {printable(model)} is a file, not a model; give a folder, a .gguf file or a Hub id"
-        )
+            raise SettingsError(f"{path} is there already. Name another {wanted} with --output, or add --overwrite.")
     known = ProbeRegistry(probes)
     found = known.load_all() if probes.is_dir() and known.names() else []
     registry = Path(os.path.relpath(probes, output.parent)).as_posix()

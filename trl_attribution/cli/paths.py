@@ -84,6 +84,21 @@ class Given:
 
 
 @dataclass(frozen=True)
+class GivenModel(Given):
+    """A model: loading it would tell too that it is none, after the libraries."""
+
+    def check(self, option: str, value: str | Path) -> None:
+        """As for any input, and files that are no model are refused; a dataset in its place is told by its kind."""
+        super().check(option, value)
+        path = local_path(value, self.error)
+        shown = printable(value, 300)
+        if path.is_file() and path.suffix != ".gguf" and file_kind(path) is None:
+            raise self.error(f"{shown} is a file, not a model; give a folder, a .gguf file or a Hub id")
+        if path.is_dir() and not any(is_there(path / name) for name in ("config.json", "adapter_config.json")):
+            raise self.error(f"{shown}: no config.json in this folder; give the folder that holds the model's files")
+
+
+@dataclass(frozen=True)
 class GivenPart(Given):
     """An input that a Hub id may name with a folder behind a colon: ``owner/name:folder``."""
 
@@ -122,7 +137,7 @@ class Made:
             raise SettingsError(f"{option}: {shown}: {printable(nearest)} cannot be written; choose another place")
 
 
-MODEL = Given("model", ModelError, hub="model")
+MODEL = GivenModel("model", ModelError, hub="model")
 DATASET = Given("dataset", DataError, hub="dataset")
 PROMPTS = Given("prompts", DataError, hub="dataset")
 MANIFEST = Given(

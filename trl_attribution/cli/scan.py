@@ -102,7 +102,7 @@ def scan(
         )
     if show_traits:
         out.show(traits_table(found.traits), "")
-    out.show(scan_view(found, output, dataset, show))
+    out.show(*scan_view(found, output, dataset, show).renderables)  # each by itself: commands stay in one piece
     if found.latents is not None:
         out.show(latents_view(found.latents, show, found.examples))
     if found.prediction is not None and changes is not None:

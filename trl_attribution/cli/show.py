@@ -9,6 +9,7 @@ import typer
 
 from trl_attribution.cli.output import Output, verb
 from trl_attribution.cli.report import AuditFolder, Dataset, Discovery, Probes, audit_probes
+from trl_attribution.utils.text import printable
 
 if TYPE_CHECKING:
     from trl_attribution.pairs import Pair
@@ -52,7 +53,11 @@ def _texts(found: Findings, dataset: str | None, start: int, count: int) -> tupl
         return {}, (["The dataset is not at hand: give --dataset to see texts."] if len(listed) and count else [])
     wanted = dict(zip(listed.pair_ids[chosen], listed.rows[chosen].tolist(), strict=True))
     own = found.info.own_responses(found.folder)
-    return pairs_at_rows(given, found.reading, wanted, own) if wanted else {}, []
+    texts = pairs_at_rows(given, found.reading, wanted, own) if wanted else {}
+    if len(texts) == len(wanted):
+        return texts, []
+    lacking = f"{printable(given, 300)} lacks {len(wanted) - len(texts)} of the {len(wanted)} pairs below"
+    return texts, [f"{lacking}: is it the dataset that was audited?"]
 
 
 def _document(found: Findings, start: int, count: int) -> dict[str, Any]:

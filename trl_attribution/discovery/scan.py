@@ -39,6 +39,7 @@ from trl_attribution.pairs.own_responses import OwnFile
 from trl_attribution.store.header import read_settings
 from trl_attribution.utils.arrays import Doubles, Floats
 from trl_attribution.utils.progress import OnProgress, Stopwatch, silent
+from trl_attribution.utils.text import counted, tally
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,6 +124,8 @@ class _Scan:
         with self.watch.timed("unnamed"):
             unnamed = self._unnamed(audited, layer)
         info = audited.info
+        if skipped := info.dataset.skipped:
+            self.notes.append(f"{counted(sum(skipped.values()), 'row')} left out: {tally(skipped)}.")
         result = ScanResult(
             dataset=info.dataset.model_dump(include={"name", "fingerprint", "pairs"}),
             model=info.model.model_dump(include={"name", "digest"}),

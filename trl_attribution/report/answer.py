@@ -87,13 +87,6 @@ def null_text(one: ProbeFindings, kind: ExampleKind) -> str:
     return f"the mirror null: each {kind.one} is as likely as its own flip"
 
 
-def enrichment_text(row: SourceRow) -> str:
-    """How many times the share of all other sources."""
-    if row.enrichment is None:
-        return "-"
-    return "only here" if math.isinf(row.enrichment) else f"{row.enrichment:.1f}x"
-
-
 def _origins(found: Findings) -> str:
     if len(found.sources) < 2:
         return f"All {found.kind.several} are of one source, so sources cannot be compared."

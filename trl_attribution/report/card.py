@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from trl_attribution.errors import SettingsError
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs.dataset_pass import alike_text
-from trl_attribution.report.answer import answer_of, enrichment_text, rule_text
+from trl_attribution.report.answer import answer_of, rule_text
 from trl_attribution.report.discovery import NO_WORDS, cluster_title
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.utils.card import Section, hub_name, read_card, shown_name
@@ -127,7 +127,7 @@ def _by_source(found: Findings) -> list[str]:
             f"{row.pairs:,}",
             f"{row.flagged:,}",
             f"{row.share:.1%}",
-            enrichment_text(row),
+            row.enrichment_text(),
             f"{row.q_value:.2g}",
             *(f"{counts[place[row.source], probe]:,}" for probe in range(len(by_probe))),
         )

@@ -139,7 +139,7 @@ def _cost_facts(cost: CostInfo, kind: ExampleKind) -> list[Fact]:
     if cost.training_seconds:
         lines.append(("training in all", duration_text(cost.training_seconds)))
     if cost.tokens_computed:
-        lines.append(("tokens computed", f"{cost.tokens_computed:,} of {cost.tokens_in_sequences:,} in sequences"))
+        lines.append(("tokens computed", f"{cost.tokens_computed:,}; the sequences hold {cost.tokens_in_sequences:,}"))
     if cost.flops:
         lines.append(("FLOPs", f"{cost.flops:.3g} in the linear layers"))
     for name, peak in (("memory", cost.peak_memory_bytes), ("device memory", cost.peak_device_memory_bytes)):

@@ -24,12 +24,13 @@ from trl_attribution.report import facts, teaches
 from trl_attribution.report import latents as lensing
 from trl_attribution.report import prediction as predicting
 from trl_attribution.report import scan as wording
-from trl_attribution.report.answer import answer_of, enrichment_text
+from trl_attribution.report.answer import answer_of
 from trl_attribution.report.clusters import cluster_facts, discovery_data, register_command, suggested_name
 from trl_attribution.report.discovery import NO_WORDS, cluster_title, discovery_facts
 from trl_attribution.report.findings import Findings, read_findings
 from trl_attribution.report.page_data import PageTexts, ReportConfig, page_data, page_texts, text_chunks
 from trl_attribution.report.texts import ListedPairs, visible
+from trl_attribution.scoring import SourceRow
 from trl_attribution.utils.atomic import atomic_path
 from trl_attribution.utils.kinds import ExampleKind
 from trl_attribution.utils.text import printable
@@ -230,7 +231,7 @@ def page_template() -> Template:
     environment.filters |= {
         "shown": printable,
         "visible": lambda text, limit: visible(text, limit)[0],
-        "enrichment": enrichment_text,
+        "enrichment": SourceRow.enrichment_text,
     }
     told = (facts.probe_facts, cluster_facts, cluster_title, discovery_facts, register_command, suggested_name)
     environment.globals |= {"no_words": NO_WORDS, "teaches": teaches, "wording": wording, "predicting": predicting}

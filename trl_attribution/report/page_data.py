@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from trl_attribution.evidence.readouts.behavior_change import Rate
 from trl_attribution.pairs import Pair
-from trl_attribution.report.answer import enrichment_text
 from trl_attribution.report.findings import Findings, ProbeFindings
 from trl_attribution.report.listed import Listed
 from trl_attribution.report.texts import PairText, Segment, readable, visible
@@ -166,7 +165,7 @@ def _source(row: SourceRow) -> dict[str, Any]:
         "source": visible(row.source, 200)[0],
         "label": _label(row.source),
         "share": row.share,
-        "text": f"{text}, {enrichment_text(row)}" if above else text,
+        "text": f"{text}, {row.enrichment_text()}" if above else text,
         "stands_out": above,
     }
 

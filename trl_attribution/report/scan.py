@@ -21,7 +21,7 @@ _DETAILED = 3
 _MOSTLY = 0.6
 
 
-def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typical: int = 3) -> RenderableType:
+def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typical: int = 3) -> Group:
     """The findings as a table and sentences, ``typical`` pairs of the first, what was not told, and what to do next."""
     data = f"{printable(result.dataset['name'], 200)} ({_pairs(result)})"
     parts: list[RenderableType] = [Text(f"{headline(result, data)}.", "bold")]
@@ -33,7 +33,7 @@ def scan_view(result: ScanResult, folder: Path, dataset: str, shown: int, typica
         if one.typical[:typical]:
             parts.append(_typical(one, typical))
         command = apply_command(one, folder, dataset) or f"apply {one.manifest}, in a folder whose name can be shown"
-        parts.append(Text(f"   without its {result.examples.several}: {command}", "dim"))
+        parts.append(Text(f"   without its {result.examples.several}: {command}", "dim", no_wrap=True))
     parts += ["", *(Text(line, "dim") for line in closing_lines(result))]
     return Group(*parts)
 

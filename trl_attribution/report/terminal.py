@@ -116,7 +116,7 @@ def sources_table(rows: Sequence[SourceRow], kind: ExampleKind = PAIR, title: st
                 f"{row.pairs:,}",
                 f"{row.flagged:,}",
                 f"{row.share:.1%}",
-                "-" if row.enrichment is None else f"{row.enrichment:.2f}x",
+                row.enrichment_text(2),
                 f"{row.p_value:.2g}",
                 f"{row.q_value:.2g}",
                 f"{row.mean_score:+.3f}",
@@ -243,7 +243,7 @@ def _probe_row(probe: Probe) -> tuple[str, ...]:
         str(probe.layer),
         "-" if auc is None else f"{auc:.3f}",
         "-" if probe.contexts is None else str(len(probe.contexts)),
-        "no" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
+        "-" if probe.reference_scores is None else counted(probe.reference_scores.shape[1], "pair"),
         probe.model.digest[:12],
         probe.fingerprint[:12],
     )

@@ -75,14 +75,15 @@ class Decision:
             f"{reading(read_first)}"
         )
 
-    def details(self, kind: ExampleKind = PAIR) -> tuple[str, ...]:
-        """What the sentence stands on, a sentence each."""
+    def details(self, kind: ExampleKind = PAIR, *, flags: bool = True) -> tuple[str, ...]:
+        """What the sentence stands on, a sentence each; without ``flags`` pairs were flagged by another rule."""
         shares = {name: rate.value for name, rate in self.false_positives.items()}
         shares["neutral"] = self.prevalence.neutral_above
         several = kind.several
         rates = ", ".join(f"{share:.1%} of {_MEANT[name].format(several=several)}" for name, share in shares.items())
-        lines = [f"{self._catching(kind)} It is reached by {rates}."]
-        if not self.flags_anything and self.prevalence.above:
+        threshold = "The threshold" if flags else "The estimate's own threshold"
+        lines = [f"{threshold} {self._catching(kind)} It is reached by {rates}."]
+        if flags and not self.flags_anything and self.prevalence.above:
             lines.append(
                 f"{self.prevalence.above:,} {several} reach it here and are not flagged: all of them may be chance."
             )
@@ -97,7 +98,7 @@ class Decision:
     def _catching(self, kind: ExampleKind) -> str:
         found, recall = self.threshold.threshold, self.threshold.recall
         share = f"{recall.low:.0%} to {recall.high:.0%} of {kind.several} like the examples"
-        return f"The threshold {found:.3f} catches {share}, by cross-validation over prompts."
+        return f"{found:.3f} catches {share}, by cross-validation over prompts."
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for files and ``--json``."""

@@ -114,6 +114,12 @@ class SourceRow:
     """Benjamini-Hochberg over the sources."""
     mean_score: float
 
+    def enrichment_text(self, digits: int = 1) -> str:
+        """How many times the share of all other sources."""
+        if self.enrichment is None:
+            return "-"
+        return "only here" if math.isinf(self.enrichment) else f"{self.enrichment:.{digits}f}x"
+
     def as_json(self) -> dict[str, Any]:
         """The row for strict JSON: an infinite enrichment becomes the string ``"inf"``."""
         enrichment = "inf" if self.enrichment == math.inf else self.enrichment

@@ -73,7 +73,7 @@ class Outcome:
     @property
     def details(self) -> tuple[str, ...]:
         """What the sentence stands on, a sentence each."""
-        told = () if self.decision is None else self.decision.details(self.kind)
+        told = () if self.decision is None else self.decision.details(self.kind, flags=self.goes_by_recall)
         if not self.read_first.strata:
             return told
         within = max(1, round(MARGIN * self.flagged))

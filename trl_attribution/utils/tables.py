@@ -12,7 +12,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 
 Cell = str | Text
@@ -33,11 +34,13 @@ def people_console() -> Console:
 def tell(console: Console, *renderables: RenderableType) -> None:
     """Print; outside of a terminal without the spaces that pad lines to its width."""
     for renderable in renderables:
+        # To be printed, texts are joined to a new one, which does not know that they are to stay in one piece.
+        is_whole = isinstance(renderable, Text) and bool(renderable.no_wrap)
         if console.is_terminal:
-            console.print(renderable)
+            console.print(renderable, soft_wrap=is_whole)
             continue
         with console.capture() as captured:
-            console.print(renderable)
+            console.print(renderable, soft_wrap=is_whole)
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
@@ -103,21 +106,28 @@ class WholeTable(Table):
         """What is short side by side with the names of the columns; beneath it the last, where that has lines."""
         if self.title:
             yield self.title
-        headers = [as_text(column.header).plain for column in self.columns]  # type: ignore[arg-type]
+        rows = list(rows)
+        headers = [
+            as_text(column.header).plain if _is_counted(column, cells) else ""  # type: ignore[arg-type]
+            for column, cells in zip(self.columns, zip(*rows, strict=True), strict=False)
+        ]
         is_number = self.columns[-1].justify == "right"
         for row in rows:
             *short, last = row if "\n" in row[-1].plain and not is_number else (*row, Text())
             yield Text("  ").join(_with_name(*one) for one in zip(headers, short, strict=False) if one[1].plain)
-            yield from (Text("  ").append_text(line) for line in last.split("\n") if last.plain)
+            yield from (Padding.indent(line, 2) for line in last.split("\n") if last.plain)
         if self.caption:
             yield self.caption
 
 
+def _is_counted(column: Column, cells: Iterable[Text]) -> bool:
+    """Whether cells say what they count: where one begins as a number, all do; names speak for themselves."""
+    return column.justify == "right" or any(cell.plain.startswith(tuple("+-.0123456789")) for cell in cells)
+
+
 def _with_name(name: str, cell: Text) -> Text:
-    """A cell by itself: a number says what it counts, a name speaks for itself."""
     text = Text(", ").join(cell.split("\n"))
-    is_number = cell.plain[:1] in "+-.0123456789"
-    return Text(f"{name} ").append_text(text) if name and is_number else text
+    return Text(f"{name} ").append_text(text) if name else text
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]] = (), caption: str = "") -> Table:

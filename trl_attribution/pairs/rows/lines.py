@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def json_object(raw: bytes, location: str) -> dict[str, Any]:
     Raises:
         DataError: it holds none.
     """
-    text = _decoded(raw, location)
+    text = _decoded(raw, location).rstrip(" \t\r\n")  # behind a line's end the fault would have a column of the next line
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -158,9 +159,10 @@ def _decoded(raw: bytes, location: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        encoding = "UTF-16" if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "LATIN1"
         raise DataError(
             f"{location}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start} of the line). "
-            "Save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8"
+            f"Save the file as UTF-8, for example with: iconv -f {encoding} -t UTF-8"
         ) from error
 
 
