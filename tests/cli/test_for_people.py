@@ -210,3 +210,29 @@ def test_libraries_speak_where_a_file_of_options_says_debug(
     monkeypatch.setattr(sys, "argv", ["trl-attribution", "audit", "--config", str(tmp_path / "options.yaml")])
     output.quieten_what_loads()
     assert os.environ.pop("A_LIBRARY_IS_QUIET", None) == (None if speaks else "1")
+
+
+def test_a_log_gets_a_line_of_progress_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 59.0, 100.0, 150.0, 160.0, 170.0, 230.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    with output.Output().progress() as report:
+        for done in (0, 590, 1000, 1500):
+            report("vectors", done, 4000)
+        report("scores", 0, 4000)
+        report("scores", 100, 4000)
+        report("unknown", 5, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Computing vectors: 1,000 of 4,000, 10.0/s, 5.0 min left"]
+
+
+def test_quiet_and_json_have_no_progress_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "PROGRESS_SECONDS", 0.0)
+    for settings in ({"quiet": True}, {"as_json": True}):
+        with output.Output(**settings).progress() as report:
+            report("vectors", 0, 2)
+            report("vectors", 1, 2)
+    assert capsys.readouterr().err == ""

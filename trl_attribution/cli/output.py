@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,12 +30,15 @@ from trl_attribution.errors import AttributionError
 from trl_attribution.utils.compat import check_versions
 from trl_attribution.utils.distributed import RankError, end_rank, leave_ranks
 from trl_attribution.utils.tables import people_console, tell
+from trl_attribution.utils.text import duration_text
 
 _QUIET = {
     "transformers": {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     "datasets": {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
     "tqdm": {"TQDM_DISABLE": "1"},  # what transformers draws by itself while it reads a GGUF file
 }
+PROGRESS_SECONDS = 60.0
+"""Between two lines of progress in a log."""
 _STAGES = {
     "read": "Reading",
     "vectors": "Computing vectors",
@@ -80,7 +84,10 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
-        """A callback (stage, done, total) that draws a bar a stage with rate and time left, on a terminal only."""
+        """A callback (stage, done, total) that draws a bar a stage; in a log, a line now and then in its place."""
+        if not self.errors.is_interactive:
+            yield _ProgressLines(self.say)
+            return
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -88,7 +95,7 @@ class Output:
             _RateColumn(),
             TimeRemainingColumn(),
             console=self.errors,
-            disable=self.quiet or self.as_json or not self.errors.is_interactive,
+            disable=self.quiet or self.as_json,
         ) as bars:
             tasks: dict[str, Any] = {}
 
@@ -98,6 +105,32 @@ class Output:
                 bars.update(tasks[stage], completed=done)
 
             yield report
+
+
+@dataclass
+class _ProgressLines:
+    """Progress where no bar can be drawn: a line a minute, none for what takes less."""
+
+    say: Callable[[str], None]
+    stage: str = ""
+    begun: float = 0.0
+    told: float = 0.0
+    before: int = 0
+    """What was done of the stage when it began."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.begun, self.told, self.before = stage, now, now, done
+        elif now - self.told >= PROGRESS_SECONDS:
+            self._tell(done, total, now)
+
+    def _tell(self, done: int, total: int, now: float) -> None:
+        self.told = now
+        rate = (done - self.before) / (now - self.begun)
+        left = f", {duration_text((total - done) / rate)} left" if total and rate else ""
+        of = f" of {total:,}" if total else ""
+        self.say(f"{_STAGES.get(self.stage, self.stage)}: {done:,}{of}, {rate:,.1f}/s{left}")
 
 
 class _RateColumn(ProgressColumn):

@@ -74,7 +74,9 @@ def json_object(raw: bytes, location: str) -> dict[str, Any]:
     Raises:
         DataError: it holds none.
     """
-    text = _decoded(raw, location).rstrip(" \t\r\n")  # behind a line's end the fault would have a column of the next line
+    text = _decoded(raw, location).rstrip(
+        " \t\r\n"
+    )  # behind a line's end the fault would have a column of the next line
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
