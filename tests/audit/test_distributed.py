@@ -27,6 +27,7 @@ from tests.tiny import build_tiny_model
 from trl_attribution.activations import ActivationConfig, ActivationEngine
 from trl_attribution.audit.auditor import DataAuditor
 from trl_attribution.audit.info import AuditInfo
+from trl_attribution.audit.shared_run import idle_note
 from trl_attribution.cli import app
 from trl_attribution.errors import AttributionError
 from trl_attribution.models.fingerprint import fingerprint
@@ -179,6 +180,15 @@ def test_devices_that_make_no_sense_are_refused(
     monkeypatch.setenv("WORLD_SIZE", world)
     done = CliRunner().invoke(app, [*audit_command(place, tmp_path / "audit")[2:], *given])
     assert done.exit_code == 2 and message in json.loads(done.stdout)["error"]
+
+
+def test_ranks_that_had_nothing_to_compute_are_named() -> None:
+    said = idle_note([196, 0], 512)
+    assert said is not None and said.startswith("1 of 2 processes had nothing to compute")
+    assert "--shard-size 98 " in said
+    assert idle_note([100, 96], 98) is None
+    assert idle_note([0, 0], 512) is None  # all was there already
+    assert "--shard-size 1 " in str(idle_note([1, 0, 0], 512))
 
 
 @pytest.mark.parametrize(("there", "said"), [(1, "model\n"), (8, "on one of 8 devices; --devices 8 takes all\n")])

@@ -151,8 +151,13 @@ class AuditRun:
         if rule is not None:
             rule.check(pairs)
             rule.check_probes(probes)
-        self.notes = notes_on(self.reader, pairs, probes, self.config.score, rule)
-        for note in self.notes:
+        for note in notes_on(self.reader, pairs, probes, self.config.score, rule):
+            self.warn(note)
+
+    def warn(self, note: str | None) -> None:
+        """Say ``note`` now, and keep it for whoever reads the audit."""
+        if note is not None:
+            self.notes += (note,)
             logger.warning(note)
 
     def compute(

@@ -64,6 +64,7 @@ class SharedRun(AuditRun):
         with ranks.together():
             found = None
             if ranks.is_main:
+                self.warn(idle_note([pairs for _, pairs in written], self.config.shard_size))
                 _await_parts([(Path(path), pairs) for path, pairs in written])
                 found = self._merged(data)
         if found is not None:
@@ -219,6 +220,18 @@ class SharedRun(AuditRun):
             f"{len(missing):,} of {len(data.index):,} pairs have not been computed. Missing shards: {named}. "
             "Run `trl-attribution audit` with --shard for each of them, then --merge again."
         )
+
+
+def idle_note(pairs: Sequence[int], shard_size: int) -> str | None:
+    """What to say of ranks that had nothing to compute, where others had; ``pairs`` are those of each rank."""
+    idle = sum(not count for count in pairs)
+    if idle in (0, len(pairs)):
+        return None
+    fitting = max(1, sum(pairs) // len(pairs))
+    return (
+        f"{idle} of {len(pairs)} processes had nothing to compute: pairs are dealt out in blocks of {shard_size}. With "
+        f"--shard-size {fitting} (shard_size) there is a block for each."
+    )
 
 
 def _as_others_see_it(folder: Path, reading: Reading) -> Audit:
