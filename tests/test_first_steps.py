@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shlex
 import subprocess
@@ -101,7 +102,8 @@ def wheel_alone(distributions: Path, tmp_path: Path) -> Path:
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps", wheel]
-    subprocess.run(pip, check=True)
+    # A wheel that was built from a folder on PYTHONPATH leaves a trace there, by which pip takes it for installed.
+    subprocess.run(pip, check=True, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
     (site,) = (tmp_path / "env").glob("lib/*/site-packages")
     # A path in such a file is looked into, the files of its kind there (an editable installation's) are not.
     (site / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
