@@ -90,7 +90,10 @@ def outcome(trainer: Any) -> tuple[list[Any], list[torch.Tensor]]:
 
 
 def shard_on_cpu() -> None:
-    """Let accelerate shard by FSDP on a CPU too: by itself it does so on accelerators alone, and takes DDP silently."""
+    """Let accelerate shard by FSDP on a CPU too: by itself it does so on accelerators alone, and takes DDP silently.
+
+    It can go once ``AcceleratorState`` takes an ``fsdp_plugin`` for processes on CPUs (accelerate 1.x does not).
+    """
     begin = AcceleratorState.__init__
 
     def begin_sharded(self: AcceleratorState, *further: Any, fsdp_plugin: Any = None, **more: Any) -> None:
